@@ -1,0 +1,63 @@
+# make avatar   sets everything up and makes an avatar; PROMPT="a man in a red shirt", ARGS="seed=3 name=anna"
+# make test     sets up what is missing and runs the tests that take seconds
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+DEFAULT_PROMPT := a woman with blonde hair in a green shirt and black trousers, white shoes
+
+# The prompt travels through the environment, unexpanded: it may hold quotes, dollars, anything.
+ifdef PROMPT
+export AVATAR_GS_PROMPT := $(value PROMPT)
+else
+export AVATAR_GS_PROMPT := $(DEFAULT_PROMPT)
+endif
+export OMP_WAIT_POLICY ?= PASSIVE
+export NUMBA_CACHE_DIR ?= $(CURDIR)/.cache/numba
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# An older checkout's or another program's modules must not be found before the installed ones.
+unexport PYTHONPATH
+
+.DEFAULT_GOAL := avatar
+.PHONY: avatar setup setup-dev test test-all check format clean
+
+avatar: $(INSTALLED)
+	@$(BIN)/avatar-gs "prompt=$$AVATAR_GS_PROMPT" $(ARGS)
+
+setup: $(INSTALLED)
+setup-dev: $(INSTALLED_DEV)
+
+test: $(INSTALLED_DEV)
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: $(INSTALLED_DEV)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(INSTALLED_DEV)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(INSTALLED_DEV)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf build dist .cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is missing or older than 3.11; give another: make PYTHON=python3.12 …" >&2; exit 1; }
+	@echo "Setting up in $(VENV) (once; some GB with torch, a few minutes)"
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "error: $(PYTHON) -m venv failed; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+
+$(INSTALLED): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --editable .
+	@touch $@
+
+$(INSTALLED_DEV): $(INSTALLED)
+	$(BIN)/python -m pip install --editable ".[test,dev]"
+	@touch $@

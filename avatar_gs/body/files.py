@@ -1,0 +1,139 @@
+"""Finding and checking body files: which file is meant, whether its arrays are the SMPL-X ones, and a clean copy.
+
+``smplx`` reads every member of an npz with ``allow_pickle=True``. The published SMPL-X files hold members that are
+pickled objects, and so could any file that somebody hands around. So no file reaches ``smplx`` before its members
+were looked at: if it holds anything but the plain arrays below, those arrays alone are copied into a cached file.
+"""
+
+import hashlib
+import os
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from avatar_gs.errors import UserError
+from avatar_gs.io import atomic_write
+
+PACKAGE = Path(__file__).resolve().parent.parent
+ROOT = PACKAGE if (PACKAGE / "body_models").is_dir() else PACKAGE.parent
+FREE_BODY = ROOT / "body_models" / "free" / "SMPLX_NEUTRAL.npz"
+LICENSED_BODY = Path("body_models") / "smplx" / "SMPLX_NEUTRAL.npz"
+NUM_JOINTS = 55
+
+# The arrays that smplx needs, with their shapes: V vertices, F faces, S shape and expression directions, H hand
+# components.
+LAYOUT: dict[str, tuple[int | str, ...]] = {
+    "v_template": ("V", 3),
+    "f": ("F", 3),
+    "shapedirs": ("V", 3, "S"),
+    "posedirs": ("V", 3, 486),
+    "J_regressor": (NUM_JOINTS, "V"),
+    "weights": ("V", NUM_JOINTS),
+    "kintree_table": (2, NUM_JOINTS),
+    "lmk_faces_idx": (51,),
+    "lmk_bary_coords": (51, 3),
+    "dynamic_lmk_faces_idx": (79, 17),
+    "dynamic_lmk_bary_coords": (79, 17, 3),
+    "hands_componentsl": ("H", 45),
+    "hands_componentsr": ("H", 45),
+    "hands_meanl": (45,),
+    "hands_meanr": (45,),
+}
+Header = tuple[tuple[int, ...], np.dtype]
+
+
+def find_body(path: str | None) -> Path:
+    """The body file that ``body.path`` means (see ``BodyConfig.path``). Raises UserError if it is not there."""
+    if path is not None:
+        chosen = Path(path).expanduser()
+        if not chosen.is_file():
+            raise UserError(
+                f"body.path={path}: no such file; expected an .npz in the SMPL-X layout "
+                "(leave body.path out for the free body)"
+            )
+        return chosen
+    for folder in (Path.cwd(), ROOT):
+        if (folder / LICENSED_BODY).is_file():
+            return folder / LICENSED_BODY
+    if not FREE_BODY.is_file():
+        raise UserError(
+            f"{FREE_BODY}: the free body is missing; restore it from the repository, or rebuild it with stage=body"
+        )
+    return FREE_BODY
+
+
+def checked_body(path: Path) -> Path:
+    """A file that is safe for ``smplx`` to load: ``path`` itself, or a clean cached copy of its arrays.
+
+    Raises UserError if the file is damaged or its arrays are not those of SMPL-X.
+    """
+    headers = _read_headers(path)
+    _check_layout(path, headers)
+    plain = set(headers) == set(LAYOUT) and all(not dtype.hasobject for _, dtype in headers.values())
+    return path if plain and path.name.startswith("SMPLX_") else _clean_copy(path)
+
+
+def _read_headers(path: Path) -> dict[str, Header]:
+    """Shape and type of every array of an npz, without reading (or unpickling) the arrays."""
+    headers: dict[str, Header] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.namelist():
+                with archive.open(member) as stream:
+                    old = np.lib.format.read_magic(stream) == (1, 0)
+                    read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+                    shape, _, dtype = read(stream)
+                    headers[member.removesuffix(".npy")] = shape, dtype
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(
+            f"{path}: not a whole .npz body file ({error}); it is damaged or truncated: copy or download it again"
+        ) from error
+    return headers
+
+
+def _check_layout(path: Path, headers: dict[str, Header]) -> None:
+    sizes: dict[str, int] = {}
+    for name, expected in LAYOUT.items():
+        if name not in headers:
+            raise UserError(
+                f"{path}: array '{name}' is missing; expected the arrays of a SMPL-X v1.1 body ({', '.join(LAYOUT)})"
+            )
+        shape, dtype = headers[name]
+        pairs = zip(expected, shape, strict=False)
+        bound = tuple(sizes.setdefault(n, found) if isinstance(n, str) else n for n, found in pairs)
+        if len(shape) != len(expected) or shape != bound or dtype.kind not in "fiu":
+            wanted = "×".join(str(sizes.get(n, n)) if isinstance(n, str) else str(n) for n in expected)
+            raise UserError(
+                f"{path}: array '{name}' is {dtype} {'×'.join(map(str, shape))}, expected numbers {wanted}; "
+                "this is no SMPL-X body (SMPL, SMPL-H and MANO files do not fit)"
+            )
+
+
+def _clean_copy(path: Path) -> Path:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "avatar_gs" / "bodies"
+    clean = cache / digest / "SMPLX_NEUTRAL.npz"
+    if clean.is_file():
+        return clean
+    arrays = read_arrays(path)
+    try:
+        with atomic_write(clean) as temporary:
+            np.savez(temporary, **arrays)  # pyright: ignore[reportArgumentType]
+    except OSError as error:
+        raise UserError(
+            f"{clean}: the clean copy of {path} cannot be written ({error}); set XDG_CACHE_HOME to a writable folder"
+        ) from error
+    return clean
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of ``LAYOUT``, read without unpickling anything. Raises UserError if their bytes are damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in LAYOUT}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(
+            f"{path}: its arrays cannot be read ({error}); it is damaged or truncated: copy or download it again"
+        ) from error

@@ -1,0 +1,105 @@
+"""What the user sees while the program works: log lines, and a progress bar with stage, time left and current figures.
+
+On a terminal the bar stays below the log lines; elsewhere (pipes, log files) progress is a plain line every few seconds.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+LOGGER = logging.getLogger("avatar_gs")
+SECONDS_BETWEEN_LINES = 10.0
+
+_console = Console(stderr=True, highlight=False)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Prints through the console that draws the bar, so that neither overwrites the other."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "only_file", False):
+            return
+        prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        _console.print(prefix + record.getMessage(), markup=False, soft_wrap=True)
+
+
+def start_logging() -> None:
+    """Shows the program's own log on the terminal. Calling it again changes nothing."""
+    LOGGER.setLevel(logging.INFO)
+    LOGGER.propagate = False
+    if not any(isinstance(handler, _ConsoleHandler) for handler in LOGGER.handlers):
+        LOGGER.addHandler(_ConsoleHandler())
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds as ``m:ss`` or ``h:mm:ss``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _format_figures(figures: dict[str, float | int | str]) -> str:
+    return "  ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items()
+    )
+
+
+class Progress:
+    """How far a stage is. Made by ``progress``."""
+
+    def __init__(self, stage: str, total: int | None, start: int, bar: RichProgress | None) -> None:
+        self.stage, self.total, self.done = stage, total, start
+        self._first, self._began, self._bar = start, time.monotonic(), bar
+        self._last_line = 0.0 if bar is None else self._began  # a pipe hears of a stage's first step at once
+        self._task = bar.add_task(stage, total=total, completed=start, figures="") if bar else None
+
+    def update(self, done: int, **figures: float | int | str) -> None:
+        """Says that ``done`` of ``total`` steps are behind us, and shows the current figures beside the bar."""
+        self.done = done
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, figures=_format_figures(figures))
+        now = time.monotonic()
+        if done == self.total or now - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            LOGGER.info(self._line(figures), extra={"only_file": self._bar is not None})
+
+    def _line(self, figures: dict[str, float | int | str]) -> str:
+        parts = [self.stage, f"{self.done}/{self.total}" if self.total else str(self.done)]
+        if self.total and self.done > self._first:
+            speed = (time.monotonic() - self._began) / (self.done - self._first)
+            parts.append(f"{format_duration(speed * (self.total - self.done))} left")
+        return "  ".join([*parts, _format_figures(figures)]).rstrip()
+
+
+@contextmanager
+def progress(stage: str, total: int | None = None, start: int = 0) -> Iterator[Progress]:
+    """Shows a stage's progress until the block ends.
+
+    Args:
+        stage: its name, shown before the bar.
+        total: the number of steps; None shows a spinner instead of a bar and a time.
+        start: steps that an earlier run has done.
+    """
+    if not _console.is_terminal:
+        if total is None:
+            LOGGER.info("%s …", stage)
+        yield Progress(stage, total, start, None)
+        return
+    columns = (
+        [BarColumn(bar_width=30), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left")]
+        if total is not None
+        else [SpinnerColumn()]
+    )
+    with RichProgress(
+        TextColumn("{task.description}", markup=False),
+        *columns,
+        TextColumn("{task.fields[figures]}", markup=False),
+        console=_console,
+        refresh_per_second=4,
+    ) as bar:
+        yield Progress(stage, total, start, bar)

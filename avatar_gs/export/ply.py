@@ -1,0 +1,117 @@
+"""The splats as a PLY file in the layout of the 3D Gaussian splatting paper, which every viewer reads.
+
+62 float32 properties, always: readers fail on shorter files, so the higher spherical-harmonics bands are written as
+zeros. Opacities are logits, scales are logarithms, colours are coefficients of the constant spherical harmonic.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from plyfile import PlyData, PlyElement, PlyParseError
+from torch import Tensor
+
+from avatar_gs.errors import UserError
+from avatar_gs.export.config import Frame
+from avatar_gs.geometry import quat_multiply, quat_to_matrix
+from avatar_gs.io import atomic_write
+from avatar_gs.types import Gaussians
+
+SH_C0 = 0.28209479177387814
+"""The constant spherical harmonic, 1 / (2 sqrt(pi))."""
+OPACITY_LIMIT = 1 - 1e-6
+"""Opacities are clamped to this, so that the logit of an opaque splat is finite."""
+
+_POSITION, _NORMAL = ["x", "y", "z"], ["nx", "ny", "nz"]
+_COLOR, _REST = [f"f_dc_{i}" for i in range(3)], [f"f_rest_{i}" for i in range(45)]
+_SCALE, _ROTATION = [f"scale_{i}" for i in range(3)], [f"rot_{i}" for i in range(4)]
+PROPERTIES = [*_POSITION, *_NORMAL, *_COLOR, *_REST, "opacity", *_SCALE, *_ROTATION]
+
+# Half turns, so that they are their own inverses and exact in floating point.
+_TURNS = {Frame.supersplat: (0.0, 0.0, 0.0, 1.0), Frame.rdf: (0.0, 1.0, 0.0, 0.0), Frame.yup: (1.0, 0.0, 0.0, 0.0)}
+
+
+def change_frame(gaussians: Gaussians, frame: Frame) -> Gaussians:
+    """Turns splats from the world frame (+y up, facing +z) into ``frame``, or back: each turn is its own inverse up to
+    the sign of the quaternions."""
+    turn = torch.tensor(_TURNS[frame], dtype=gaussians.means.dtype, device=gaussians.means.device)
+    return Gaussians(
+        means=gaussians.means * quat_to_matrix(turn).diagonal(),
+        quats=quat_multiply(turn.expand_as(gaussians.quats), gaussians.quats),
+        scales=gaussians.scales,
+        opacities=gaussians.opacities,
+        colors=gaussians.colors,
+    )
+
+
+def write_ply(path: str | Path, gaussians: Gaussians, frame: Frame = Frame.supersplat) -> None:
+    """Writes splats of the world frame (+y up, facing +z) as a binary little-endian PLY in the axes of ``frame``.
+
+    The file keeps the order of the splats. Opacities are clamped to just below 1.
+
+    Raises:
+        ValueError: for values that no viewer can draw (see ``export.clean``, which takes them out).
+        OSError: if the file cannot be written.
+    """
+    _check_drawable(gaussians)
+    turned = change_frame(gaussians.detach(), frame)
+    columns: list[tuple[list[str], Tensor]] = [
+        (_POSITION, turned.means),
+        (_COLOR, (turned.colors - 0.5) / SH_C0),
+        (["opacity"], torch.logit(turned.opacities.double().clamp(max=OPACITY_LIMIT))[:, None]),
+        (_SCALE, turned.scales.log()),
+        (_ROTATION, torch.nn.functional.normalize(turned.quats, dim=-1)),
+    ]
+    rows = np.zeros((len(turned), len(PROPERTIES)), dtype="<f4")
+    for names, values in columns:
+        start = PROPERTIES.index(names[0])
+        rows[:, start : start + len(names)] = values.cpu().numpy()
+    vertices = rows.view([(name, "<f4") for name in PROPERTIES])[:, 0]
+    with atomic_write(path) as temporary:
+        PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<").write(str(temporary))
+
+
+def read_ply(path: str | Path, frame: Frame = Frame.supersplat) -> Gaussians:
+    """Reads a PLY of splats whose axes are ``frame`` back into the world frame (+y up, facing +z).
+
+    Bands of spherical harmonics beyond the constant one are ignored.
+
+    Raises:
+        UserError: if the file is missing, cut short, no PLY or not one of splats.
+    """
+    try:
+        vertices = PlyData.read(str(path), mmap=False)["vertex"].data
+    except (PlyParseError, KeyError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged or not a PLY file of splats ({error}): export the avatar again") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): expected a PLY file of splats") from error
+    needed = [*_POSITION, *_COLOR, "opacity", *_SCALE, *_ROTATION]
+    missing = [name for name in needed if name not in (vertices.dtype.names or ())]
+    if missing:
+        raise UserError(f"{path} is a PLY file without {', '.join(missing)}: expected one of Gaussian splats")
+
+    def column(names: list[str]) -> Float[Tensor, "N C"]:
+        return torch.from_numpy(np.stack([vertices[name].astype(np.float32) for name in names], -1))
+
+    stored = Gaussians(
+        means=column(_POSITION),
+        quats=column(_ROTATION),
+        scales=column(_SCALE).exp(),
+        opacities=column(["opacity"])[:, 0].sigmoid(),
+        colors=column(_COLOR) * SH_C0 + 0.5,
+    )
+    return change_frame(stored, frame)
+
+
+def _check_drawable(gaussians: Gaussians) -> None:
+    fields = {name: getattr(gaussians, name) for name in ("means", "quats", "scales", "opacities", "colors")}
+    for name, values in fields.items():
+        if not torch.isfinite(values).all():
+            raise ValueError(f"{name} holds values that are not finite")
+    if len(gaussians) == 0:
+        raise ValueError("there is no splat to write")
+    if (gaussians.scales <= 0).any() or (gaussians.opacities <= 0).any():
+        raise ValueError("scales and opacities must be above 0")
+    if (gaussians.quats.norm(dim=-1) == 0).any():
+        raise ValueError("quats holds a zero, which is no rotation")

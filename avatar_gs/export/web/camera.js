@@ -1,0 +1,109 @@
+
+const RADIANS = Math.PI / 180;
+
+/**
+ * A camera that turns around a target. Angles in degrees: azimuth 0 is in front of the avatar, 90 at its left hand;
+ * elevation is positive above. Lengths in metres. `goal` is where the user wants to be; the rest follows smoothly.
+ */
+class OrbitCamera {
+  constructor(bounds) {
+    const [low, high] = bounds;
+    this.size = Math.max(...high.map((value, i) => value - low[i]), 0.01);
+    this.bounds = bounds;
+    this.first = {};
+    this.goal = { azimuth: 0, elevation: 5, distance: this.size, fov: 30, target: low.map((v, i) => (v + high[i]) / 2) };
+    this.now = structuredClone(this.goal);
+  }
+
+  /**
+   * Goes to the first view: the whole avatar, unless `first` says otherwise.
+   * @param {number} aspect width by height of the picture
+   * @param {number} free the share of its height that the avatar may fill
+   */
+  reset(aspect, free) {
+    const [low, high] = this.bounds;
+    const target = this.first.target ?? low.map((value, i) => (value + high[i]) / 2);
+    const fov = this.first.fov ?? 30;
+    const tangent = Math.tan((fov / 2) * RADIANS);
+    const reach = Math.hypot(high[0] - low[0], high[2] - low[2]) / 2;
+    const needed = Math.max((high[1] - low[1]) / 2 / free, reach / aspect);
+    const fit = (1.2 * needed) / tangent + (high[2] - low[2]) / 2;
+    Object.assign(this.goal, { azimuth: 0, elevation: 5, distance: fit, fov, ...this.first, target: [...target] });
+    this.limit();
+    // The short way round: a long spin is not turned back.
+    this.now.azimuth -= 360 * Math.round((this.now.azimuth - this.goal.azimuth) / 360);
+  }
+
+  turn(azimuth, elevation) {
+    this.goal.azimuth += azimuth;
+    this.goal.elevation += elevation;
+    this.limit();
+  }
+
+  zoom(factor) {
+    this.goal.distance *= factor;
+    this.limit();
+  }
+
+  /** Moves what is seen by a share of the picture's height, to the right and down. */
+  pan(right, down) {
+    const [x, y] = this.axes(this.goal);
+    const metres = 2 * this.goal.distance * Math.tan((this.goal.fov / 2) * RADIANS);
+    this.goal.target = this.goal.target.map((value, i) => value - metres * (right * x[i] + down * y[i]));
+    this.limit();
+  }
+
+  limit() {
+    const { goal, size } = this;
+    const [low, high] = this.bounds;
+    goal.elevation = Math.min(89, Math.max(-89, goal.elevation));
+    goal.distance = Math.min(20 * size, Math.max(0.05 * size, goal.distance));
+    goal.target = goal.target.map((value, i) => Math.min(high[i] + size, Math.max(low[i] - size, value)));
+  }
+
+  jump() {
+    this.now = structuredClone(this.goal);
+  }
+
+  /** Follows the goal for some seconds; returns whether it has not yet arrived. */
+  follow(seconds) {
+    const share = 1 - Math.exp(-14 * seconds);
+    let left = 0;
+    const approach = (from, to, unit) => {
+      left = Math.max(left, Math.abs(to - from) / unit);
+      return from + (to - from) * share;
+    };
+    const { now, goal, size } = this;
+    now.fov = goal.fov;
+    now.azimuth = approach(now.azimuth, goal.azimuth, 0.02);
+    now.elevation = approach(now.elevation, goal.elevation, 0.02);
+    now.distance = approach(now.distance, goal.distance, 5e-4 * size);
+    now.target = now.target.map((value, i) => approach(value, goal.target[i], 5e-4 * size));
+    if (left <= 1) this.jump();
+    return left > 1;
+  }
+
+  /** The camera's axes in the world: right, down, forward. */
+  axes({ azimuth, elevation }) {
+    const [a, e] = [azimuth * RADIANS, elevation * RADIANS];
+    return [
+      [Math.cos(a), 0, -Math.sin(a)],
+      [Math.sin(a) * Math.sin(e), -Math.cos(e), Math.cos(a) * Math.sin(e)],
+      [-Math.sin(a) * Math.cos(e), -Math.sin(e), -Math.cos(a) * Math.cos(e)],
+    ];
+  }
+
+  /** What the renderer needs for a picture of this height in pixels. */
+  view(height) {
+    const { target, distance, fov } = this.now;
+    const [x, y, z] = this.axes(this.now);
+    const eye = target.map((value, i) => value - distance * z[i]);
+    const away = (axis) => -axis.reduce((sum, value, i) => sum + value * eye[i], 0);
+    const columns = [0, 1, 2].flatMap((i) => [x[i], y[i], z[i], 0]);
+    return {
+      cameraFromWorld: new Float32Array([...columns, away(x), away(y), away(z), 1]),
+      focal: height / 2 / Math.tan((fov / 2) * RADIANS),
+      direction: z,
+    };
+  }
+}

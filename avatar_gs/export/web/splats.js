@@ -1,0 +1,38 @@
+
+/**
+ * Reads the block of splats in the page: "AGS1", the length of the header, a JSON header, sections of numbers.
+ * A section that this viewer does not know is left alone.
+ * @returns {{count: number, bounds: number[][], means: Float32Array, scales: Float32Array, quats: Float32Array,
+ *   colors: Uint8Array}} metres; quaternions as w x y z; colours as red, green, blue, opacity.
+ */
+function readSplats(base64) {
+  const text = atob(base64.trim());
+  const bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  const magic = String.fromCharCode(...bytes.subarray(0, 4));
+  if (magic !== "AGS1") throw new Error(`the splats in this page start with ${magic} instead of AGS1`);
+  const start = 8 + new DataView(bytes.buffer).getUint32(4, true);
+  const header = JSON.parse(new TextDecoder().decode(bytes.subarray(8, start)));
+
+  const types = { uint8: Uint8Array, uint16: Uint16Array };
+  const stored = (name) => {
+    const section = header.sections.find((candidate) => candidate.name === name);
+    const length = header.count * section.components;
+    return { section, values: new types[section.type](bytes.buffer, start + section.offset, length) };
+  };
+  const numbers = (name) => {
+    const { section, values } = stored(name);
+    const { components, low, high } = section;
+    const largest = 2 ** (8 * values.BYTES_PER_ELEMENT) - 1;
+    const steps = low.map((value, c) => (high[c] - value) / largest);
+    return Float32Array.from(values, (value, i) => low[i % components] + steps[i % components] * value);
+  };
+  return {
+    count: header.count,
+    bounds: header.bounds,
+    means: numbers("means"),
+    scales: numbers("log_scales").map(Math.exp),
+    quats: numbers("quats"),
+    colors: stored("colors").values,
+  };
+}

@@ -1,0 +1,239 @@
+
+/*
+ * The page. What stands behind # in its address sets the first view, several joined by &:
+ *   azimuth=90  elevation=10  distance=4  fov=30  target=0,0.9,0   degrees and metres, see OrbitCamera
+ *   spin=0            stand still
+ *   background=dark   or light, or a colour in hexadecimal, such as 7f7f7f
+ *   controls=0        the avatar alone, without title and buttons
+ * For tests, <html> tells in data-state whether the page is loading, ready or failed (error), and in data-view the azimuth,
+ * elevation and distance of the last picture that was drawn with its splats in the right order.
+ */
+const root = document.documentElement;
+const element = (id) => document.getElementById(id);
+const canvas = element("canvas");
+const options = new URLSearchParams(location.hash.slice(1));
+const MAX_PIXELS = 4e6;
+const SPIN = 24;  // degrees a second
+
+function fail(text) {
+  root.dataset.state = "error";
+  element("message").textContent = text;
+  element("message").hidden = false;
+  element("tools").hidden = element("hint").hidden = true;
+}
+
+function isDark(background) {
+  if (background === "dark" || background === "light") return background === "dark";
+  const [red, green, blue] = [0, 2, 4].map((i) => parseInt(background.slice(i, i + 2), 16));
+  return 0.3 * red + 0.6 * green + 0.1 * blue < 128;
+}
+
+function setBackground(background) {
+  root.dataset.background = isDark(background) ? "dark" : "light";
+  document.body.style.background = /^[0-9a-f]{6}$/i.test(background) ? `#${background}` : "";
+}
+
+function readOptions(camera) {
+  for (const name of ["azimuth", "elevation", "distance", "fov"]) {
+    const value = parseFloat(options.get(name));
+    if (Number.isFinite(value)) camera.first[name] = name === "fov" ? Math.min(120, Math.max(5, value)) : value;
+  }
+  const target = (options.get("target") ?? "").split(",").map(parseFloat);
+  if (target.length === 3 && target.every(Number.isFinite)) camera.first.target = target;
+  if (options.get("controls") === "0") root.dataset.controls = "off";
+  const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+  const asked = options.get("background") ?? "";
+  setBackground(/^([0-9a-f]{6}|dark|light)$/i.test(asked) ? asked : dark ? "dark" : "light");
+}
+
+/** Draws when something has changed, and only then. */
+class Viewer {
+  constructor(splats) {
+    this.renderer = new SplatRenderer(canvas, splats);
+    this.camera = new OrbitCamera(splats.bounds);
+    this.still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    this.pending = false;
+    this.time = 0;
+    readOptions(this.camera);
+    this.sorter = new Sorter(splats.means, (order) => {
+      this.order = order;
+      this.renderer.setOrder(order);
+      this.redraw();
+    });
+    this.setSpin(options.has("spin") ? options.get("spin") !== "0" : !this.still);
+    this.resize();
+  }
+
+  setSpin(spinning) {
+    this.spinning = spinning;
+    element("spin").setAttribute("aria-pressed", String(spinning));
+    this.redraw();
+  }
+
+  /** The user has taken over. */
+  touch() {
+    root.dataset.touched = "";
+    if (this.spinning) this.setSpin(false);
+    this.redraw();
+  }
+
+  reset() {
+    this.camera.reset(canvas.width / canvas.height, this.free);
+    this.redraw();
+  }
+
+  /** Keeps the avatar clear of title and buttons: how much of the height is free, and how far up the middle of that is. */
+  makeRoom() {
+    const controls = root.dataset.controls !== "off";
+    const top = controls ? element("title").getBoundingClientRect().bottom : 0;
+    const bottom = controls ? element("hint").getBoundingClientRect().top : canvas.clientHeight;
+    const height = Math.max(1, canvas.clientHeight);
+    this.free = Math.max(0.4, (bottom - top) / height);
+    this.lift = (0.5 - (top + bottom) / 2 / height) * canvas.height;
+  }
+
+  resize() {
+    const { clientWidth, clientHeight } = canvas;
+    const ratio = Math.min(devicePixelRatio, Math.sqrt(MAX_PIXELS / Math.max(1, clientWidth * clientHeight)));
+    const width = Math.max(1, Math.round(clientWidth * ratio));
+    const height = Math.max(1, Math.round(clientHeight * ratio));
+    if (canvas.width === width && canvas.height === height) return;
+    const untouched = !("touched" in root.dataset);
+    canvas.width = width;
+    canvas.height = height;
+    this.makeRoom();
+    if (untouched) {  // keep the whole avatar in the picture, but do not stop its spin
+      const { azimuth } = this.camera.now;
+      this.reset();
+      if (this.order) this.camera.goal.azimuth = azimuth;
+      this.camera.jump();
+    }
+    this.redraw();
+  }
+
+  /** After a lost context. */
+  restore() {
+    this.renderer.prepare();
+    if (this.order) this.renderer.setOrder(this.order);
+    this.redraw();
+  }
+
+  redraw() {
+    if (this.pending) return;
+    this.pending = true;
+    requestAnimationFrame((time) => this.frame(time));
+  }
+
+  frame(time) {
+    this.pending = false;
+    const seconds = Math.min(0.1, (time - this.time) / 1000);
+    this.time = time;
+    if (this.renderer.gl.isContextLost()) return;
+    if (this.spinning) this.camera.goal.azimuth += SPIN * seconds;
+    if (this.still || this.spinning) this.camera.jump();
+    const moving = this.camera.follow(seconds) || this.spinning;
+    const view = this.camera.view(canvas.height);
+    this.sorter.request(view.direction);
+    if (this.order) {
+      this.renderer.draw(view, this.lift);
+      root.dataset.state = "ready";
+      if (this.sorter.isCurrent(view.direction)) {
+        const { azimuth, elevation, distance } = this.camera.now;
+        root.dataset.view = [azimuth, elevation, distance].map((value) => value.toFixed(3)).join(" ");
+      }
+    }
+    if (moving) this.redraw();
+  }
+}
+
+/** Mouse, pen and fingers: one turns, two (or the right button) move and zoom. */
+function listenToPointers(viewer) {
+  const pointers = new Map();
+  const { camera } = viewer;
+  const middle = () => {
+    const all = [...pointers.values()];
+    return { x: all.reduce((s, p) => s + p.x, 0) / all.length, y: all.reduce((s, p) => s + p.y, 0) / all.length };
+  };
+  const apart = () => {
+    const [a, b] = [...pointers.values()];
+    return b ? Math.hypot(a.x - b.x, a.y - b.y) : 0;
+  };
+  canvas.addEventListener("pointerdown", (event) => {
+    canvas.setPointerCapture(event.pointerId);
+    pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
+    viewer.touch();
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    if (!pointers.has(event.pointerId)) return;
+    const [before, gap] = [middle(), apart()];
+    pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
+    const after = middle();
+    const [right, down] = [after.x - before.x, after.y - before.y].map((move) => move / canvas.clientHeight);
+    if (pointers.size > 1 || event.shiftKey || event.buttons & 6) camera.pan(right, down);
+    else camera.turn(-220 * right, 220 * down);
+    if (gap && apart()) camera.zoom(gap / apart());
+    viewer.redraw();
+  });
+  const lift = (event) => pointers.delete(event.pointerId);
+  canvas.addEventListener("pointerup", lift);
+  canvas.addEventListener("pointercancel", lift);
+  canvas.addEventListener("contextmenu", (event) => event.preventDefault());
+  canvas.addEventListener("wheel", (event) => {
+    event.preventDefault();
+    const pixels = event.deltaY * (event.deltaMode === WheelEvent.DOM_DELTA_LINE ? 33 : 1);
+    camera.zoom(Math.exp(Math.max(-200, Math.min(200, pixels)) * (event.ctrlKey ? 0.01 : 0.0015)));
+    viewer.touch();
+  }, { passive: false });
+}
+
+function listenToKeys(viewer) {
+  const { camera } = viewer;
+  const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  const others = {
+    "+": () => camera.zoom(1 / 1.15), "=": () => camera.zoom(1 / 1.15), "-": () => camera.zoom(1.15),
+    r: () => viewer.reset(), b: () => element("background").click(), "?": () => element("help").click(),
+  };
+  addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || element("keys").open) return;
+    const arrow = arrows[event.key];
+    if (arrow && event.shiftKey) camera.pan(0.04 * arrow[0], 0.04 * arrow[1]);
+    else if (arrow) camera.turn(-10 * arrow[0], 10 * arrow[1]);
+    else if (event.key === " " && event.target.tagName !== "BUTTON") viewer.setSpin(!viewer.spinning);
+    else if (others[event.key]) others[event.key]();
+    else return;
+    event.preventDefault();
+    if (arrow) viewer.touch();
+    viewer.redraw();
+  });
+}
+
+function listenToButtons(viewer) {
+  element("spin").onclick = () => viewer.setSpin(!viewer.spinning);
+  element("background").onclick = () => setBackground(root.dataset.background === "dark" ? "light" : "dark");
+  element("reset").onclick = () => viewer.reset();
+  element("help").onclick = () => element("keys").showModal();
+}
+
+function listenToContext(viewer) {
+  canvas.addEventListener("webglcontextlost", (event) => {
+    event.preventDefault();
+    fail("The graphics card was taken away from this page. It comes back by itself; if it does not, reload the page.");
+  });
+  canvas.addEventListener("webglcontextrestored", () => {
+    element("message").hidden = true;
+    element("tools").hidden = element("hint").hidden = false;
+    viewer.restore();
+  });
+}
+
+try {
+  const viewer = new Viewer(readSplats(element("splats").textContent));
+  for (const listen of [listenToPointers, listenToKeys, listenToButtons, listenToContext]) listen(viewer);
+  new ResizeObserver(() => viewer.resize()).observe(canvas);
+  addEventListener("resize", () => viewer.resize());
+} catch (error) {
+  const missing = error.message === "WebGL2";
+  fail(missing
+    ? "This browser cannot show the avatar: it has no WebGL2, or hardware acceleration is switched off."
+    : `The avatar cannot be shown: ${error.message}`);
+}

@@ -1,0 +1,219 @@
+"""The mini prior's autoencoder: a stock AutoencoderKL that starts as an exact linear thumbnail and is trained from there.
+
+Started at random, so small a VAE learns colours late or never on a CPU. The linear start copies colours through
+± channel pairs (``silu(x) - silu(-x) = x``) and a constant ±K pair that pins GroupNorm's scale; downsamplers average,
+upsamplers smooth, and three latents begin as RGB.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from diffusers.models.downsampling import Downsample2D
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from avatar_gs.io import load_state, save_state
+from avatar_gs.mini.config import AutoencoderConfig
+
+CHANNELS = (16, 16, 32, 64)
+LATENTS = 4
+COLOURS = range(6)
+"""Channels that carry +RGB and -RGB in the linear start; the next two carry the constant."""
+CONSTANT, LATENT_SCALE = 3.0, 2.0
+KL_WEIGHT = 1e-5
+Progress = Callable[[int, int, float], None]
+"""Called with (steps done, steps in all, loss)."""
+
+
+def build_autoencoder(seed: int = 0, size: int = 128) -> AutoencoderKL:
+    """An AutoencoderKL (f=8, 4 latents) at the linear start: decoding an encoding gives a smooth thumbnail."""
+    torch.manual_seed(seed)
+    levels = len(CHANNELS)
+    vae = AutoencoderKL(
+        sample_size=size,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=CHANNELS,
+        layers_per_block=1,
+        latent_channels=LATENTS,
+        norm_num_groups=CHANNELS[0] // 8,
+        mid_block_add_attention=False,
+    )
+    _initialise(vae)
+    with torch.no_grad():
+        _linear_start(vae)
+    return vae.to(memory_format=torch.channels_last)
+
+
+def _initialise(vae: AutoencoderKL) -> None:
+    for module in vae.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+            nn.init.zeros_(module.bias)
+    for module in vae.modules():
+        if isinstance(module, ResnetBlock2D):
+            nn.init.zeros_(module.conv2.weight)
+    with torch.no_grad():
+        vae.decoder.conv_out.weight *= 0.3
+        vae.quant_conv.weight[LATENTS:] *= 0.05
+        vae.quant_conv.bias[LATENTS:] = -6.0
+
+
+def _linear_start(vae: AutoencoderKL) -> None:
+    size = vae.config.sample_size
+    for conv, scale in ((vae.encoder.conv_in, 1.0), (vae.decoder.conv_in, 1 / LATENT_SCALE)):
+        conv.weight[:8] = 0
+        for channel in range(3):
+            conv.weight[channel, channel, 1, 1] = scale
+            conv.weight[channel + 3, channel, 1, 1] = -scale
+        conv.bias[6], conv.bias[7] = CONSTANT, -CONSTANT
+    for conv in (vae.quant_conv, vae.post_quant_conv):
+        conv.weight[:LATENTS] *= 0.1
+        for latent in range(LATENTS):
+            conv.weight[latent, latent] = 1.0
+    average, identity = torch.zeros(3, 3), torch.ones(1, 1)
+    average[:2, :2] = 0.25
+    smooth = torch.outer(torch.tensor([0.25, 0.5, 0.25]), torch.tensor([0.25, 0.5, 0.25]))
+    for module in vae.modules():
+        if isinstance(module, ResnetBlock2D):
+            module.conv1.weight[:, 6:8] = 0
+            if module.conv_shortcut is not None:
+                _pass_through(module.conv_shortcut, identity)
+        elif isinstance(module, Downsample2D):
+            _pass_through(module.conv, average)
+        elif isinstance(module, Upsample2D):
+            _pass_through(module.conv, smooth)
+    probe = torch.rand(16, 3, 4, 4).mul(2).sub(1).repeat_interleave(size // 4, 2).repeat_interleave(size // 4, 3)
+    encoder_out = _normalised_scale(vae.encoder.conv_norm_out, lambda: vae.encode(probe))
+    out = vae.encoder.conv_out
+    out.weight[:, 6:8] = 0
+    out.weight[:3], out.bias[:] = 0, 0
+    _read_colours(out, encoder_out * LATENT_SCALE)
+    latents = vae.encode(probe).latent_dist.mean
+    decoder_out = _normalised_scale(vae.decoder.conv_norm_out, lambda: vae.decode(latents))
+    out = vae.decoder.conv_out
+    out.weight *= 0.1
+    out.weight[:, :8] = 0
+    _read_colours(out, decoder_out)
+
+
+def _pass_through(conv: nn.Conv2d, kernel: Tensor) -> None:
+    """Makes a convolution carry the first eight channels by ``kernel`` and the constant by its bias."""
+    conv.weight[:, 6:8] = 0
+    conv.weight[:8] = 0
+    for channel in COLOURS:
+        conv.weight[channel, channel] = kernel
+    conv.bias[:8] = 0
+    conv.bias[6], conv.bias[7] = CONSTANT, -CONSTANT
+
+
+def _read_colours(conv: nn.Conv2d, scale: float) -> None:
+    for channel in range(3):
+        conv.weight[channel, channel, 1, 1] = scale
+        conv.weight[channel, channel + 3, 1, 1] = -scale
+
+
+def _normalised_scale(norm: nn.Module, run: Callable[[], object]) -> float:
+    """The factor that undoes a GroupNorm for the colour pairs, measured while ``run`` passes pictures through it."""
+    seen: dict[str, Tensor] = {}
+    hook = norm.register_forward_hook(lambda module, inputs, output: seen.update(before=inputs[0], after=output))
+    run()
+    hook.remove()
+    pair = seen["after"][:, :3] - seen["after"][:, 3:6]
+    return float(2 * (seen["before"][:, :3] * pair).sum() / pair.square().sum())
+
+
+def train_autoencoder(
+    config: AutoencoderConfig,
+    pictures: UInt8[np.ndarray, "P 128 128 3"],
+    foreground: Float[np.ndarray, "P 16 16"],
+    checkpoint: Path,
+    on_step: Progress,
+) -> AutoencoderKL:
+    """Trains from ``checkpoint`` if it is there, else from the linear start; returns the averaged (EMA) weights."""
+    vae = build_autoencoder()
+    parameters = dict(vae.named_parameters())
+    average = {name: value.detach().clone() for name, value in parameters.items()}
+    adam = torch.optim.AdamW(parameters.values(), lr=config.lr, betas=(0.9, 0.98), weight_decay=1e-4)
+    first = _restore(checkpoint, parameters, average, adam)
+    for step in range(first, config.steps):
+        rng = np.random.default_rng([1, step])
+        rate = _rate(step, config)
+        for group in adam.param_groups:
+            group["lr"] = rate
+        index = rng.integers(len(pictures), size=config.batch)
+        loss = _loss(vae, *_batch(pictures, foreground, index, rng), torch.Generator().manual_seed(step))
+        adam.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        adam.step()
+        weight = max(0.01, 1 / (step + 2))
+        with torch.no_grad():
+            for name, value in parameters.items():
+                average[name].lerp_(value, weight)
+        on_step(step + 1, config.steps, float(loss))
+        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+            _save(checkpoint, step + 1, parameters, average, adam)
+    vae.load_state_dict(average)
+    return vae.eval().requires_grad_(False)
+
+
+def _rate(step: int, config: AutoencoderConfig) -> float:
+    """A short warm-up, then constant, then a cosine to 3 % over the second half."""
+    share = step / config.steps
+    decay = 1.0 if share < 0.5 else 0.03 + 0.97 * 0.5 * (1 + np.cos(np.pi * (share - 0.5) / 0.5))
+    return config.lr * min(1.0, (step + 1) / 60) * float(decay)
+
+
+def _batch(
+    pictures: np.ndarray, foreground: np.ndarray, index: np.ndarray, rng: np.random.Generator
+) -> tuple[Float[Tensor, "B 3 H W"], Float[Tensor, "B 1 H W"]]:
+    """Pictures in [-1, 1] (mirrored half the time) and the weight of their pixels: person and edges count most."""
+    images = torch.from_numpy(pictures[index]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    covered = torch.from_numpy(foreground[index].astype(np.float32))[:, None]
+    flip = torch.from_numpy(rng.random(len(index)) < 0.5)[:, None, None, None]
+    images, covered = torch.where(flip, images.flip(3), images), torch.where(flip, covered.flip(3), covered)
+    down = nn.functional.pad((images[:, :, 1:] - images[:, :, :-1]).abs().amax(1, keepdim=True), (0, 0, 0, 1))
+    across = nn.functional.pad((images[..., 1:] - images[..., :-1]).abs().amax(1, keepdim=True), (0, 1, 0, 0))
+    edges = nn.functional.max_pool2d((down + across).clamp(max=1), 3, 1, 1)
+    scale = images.shape[-1] // covered.shape[-1]
+    weight = 0.5 + 4 * nn.functional.interpolate(covered, scale_factor=scale) + 2 * edges
+    return images.contiguous(memory_format=torch.channels_last), weight / weight.mean()
+
+
+def _loss(vae: AutoencoderKL, images: Tensor, weight: Tensor, generator: torch.Generator) -> Float[Tensor, ""]:
+    posterior = vae.encode(images).latent_dist
+    noise = torch.randn(posterior.mean.shape, generator=generator)
+    error = vae.decode(posterior.mean + posterior.std * noise).sample - images
+    divergence = -0.5 * (1 + posterior.logvar - posterior.mean.square() - posterior.logvar.exp()).mean()
+    return (weight * (error.abs() + error.square())).mean() + KL_WEIGHT * divergence
+
+
+def _save(path: Path, step: int, parameters: dict, average: dict, adam: torch.optim.Optimizer) -> None:
+    tensors = {f"vae.{name}": value.detach().contiguous() for name, value in parameters.items()}
+    tensors |= {f"average.{name}": value.contiguous() for name, value in average.items()}
+    for index, state in adam.state_dict()["state"].items():
+        tensors |= {f"adam.{index}.{key}": value.contiguous() for key, value in state.items()}
+    save_state(path, tensors, {"step": step})
+
+
+def _restore(path: Path, parameters: dict, average: dict, adam: torch.optim.Optimizer) -> int:
+    if not path.exists():
+        return 0
+    tensors, state = load_state(path)
+    with torch.no_grad():
+        for name, value in parameters.items():
+            value.copy_(tensors[f"vae.{name}"])
+            average[name].copy_(tensors[f"average.{name}"])
+    restored = adam.state_dict()
+    restored["state"] = {
+        index: {key: tensors[f"adam.{index}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+        for index in range(len(parameters))
+    }
+    adam.load_state_dict(restored)
+    return int(state["step"])

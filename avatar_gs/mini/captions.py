@@ -1,0 +1,105 @@
+"""What is said about a picture of a person: a small grammar over the vocabulary."""
+
+import numpy as np
+
+from avatar_gs.mini.people import AGE, WEIGHT, Person, pick
+from avatar_gs.mini.vocabulary import FRAMING_WORDS, NEGATIVE_WORDS, SYNONYMS, VIEW_WORDS
+from avatar_gs.types import Framing, ViewDirection
+
+OPENINGS = ("", "a photo of ", "a picture of ", "an image of ", "")
+MENTION = 0.88
+"""Chance that a caption mentions an attribute that it could mention."""
+
+
+def view_suffix(framing: Framing, view: ViewDirection) -> str:
+    """The words that say framing and view, as captions end and as prompts for this prior end."""
+    return f", {FRAMING_WORDS[framing.value]}, {VIEW_WORDS[view.value]}"
+
+
+def caption(person: Person, rng: np.random.Generator, mention: float = MENTION, own_outfit: bool = True) -> str:
+    """One description of a person, without framing and view. A named individual is often called by the name alone,
+    but not in clothes other than their own: those are then all mentioned."""
+    subject = person.name or _subject(person, rng, mention)
+    if person.name and not own_outfit:
+        mention = 1.0
+    elif person.name and rng.random() < 0.4:
+        return pick(rng, list(OPENINGS)) + subject
+    phrases = [_clothes(person, rng, mention)]
+    if not person.name:
+        phrases.insert(int(rng.random() < 0.25), _looks(person, rng, mention))
+    return pick(rng, list(OPENINGS)) + subject + "".join(phrases)
+
+
+def negative_caption(rng: np.random.Generator) -> str:
+    """A caption of a degraded picture: some or all of the negative words, in any order."""
+    count = len(NEGATIVE_WORDS) if rng.random() < 0.5 else int(rng.integers(1, len(NEGATIVE_WORDS) + 1))
+    order = np.arange(count) if count == len(NEGATIVE_WORDS) else rng.permutation(len(NEGATIVE_WORDS))[:count]
+    return ", ".join(NEGATIVE_WORDS[index] for index in order)
+
+
+def _say(word: str, rng: np.random.Generator) -> str:
+    return pick(rng, list(SYNONYMS[word])) if word in SYNONYMS else word
+
+
+def _subject(person: Person, rng: np.random.Generator, mention: float) -> str:
+    words = ["a"]
+    if abs(person.betas[AGE]) > 0.8 and rng.random() < mention:
+        words.append("old" if person.betas[AGE] > 0 else "young")
+    if abs(person.betas[WEIGHT]) > 0.8 and rng.random() < mention:
+        words.append("heavy" if person.betas[WEIGHT] > 0 else "slim")
+    gender = person.gender if rng.random() < mention else "person"
+    article_fixed = ["an" if len(words) > 1 and words[1] == "old" else "a", *words[1:]]
+    return " ".join([*article_fixed, _say(gender, rng)])
+
+
+def _looks(person: Person, rng: np.random.Generator, mention: float) -> str:
+    parts = []
+    if person.hair and rng.random() < mention + 0.06:
+        length = ("long " if person.long_hair else "short ") if rng.random() < 0.6 or person.long_hair else ""
+        parts.append(f"{length}{_say(person.hair, rng)} hair")
+    elif not person.hair:
+        parts.append("bald head")
+    if rng.random() < 0.5:
+        parts.append(f"{person.skin} skin")
+    if rng.random() < 0.3:
+        parts.reverse()
+    return " with " + " and ".join(parts) if parts else ""
+
+
+def _clothes(person: Person, rng: np.random.Generator, mention: float) -> str:
+    outfit = person.outfit
+    items = []
+    if rng.random() < mention + 0.06:
+        items.append(_shirt(person, rng))
+    if rng.random() < mention + 0.06:
+        article = "a " if outfit.bottoms == "skirt" else ""
+        items.append(f"{article}{_say(outfit.bottoms_colour, rng)} {_say(outfit.bottoms, rng)}")
+    if rng.random() < mention:
+        items.append(f"{_say(outfit.shoes, rng)} {_say('shoes', rng)}")
+    if outfit.hat and rng.random() < mention + 0.06:
+        items.append(f"a {_say(outfit.hat, rng)} hat")
+    if outfit.glasses and rng.random() < mention + 0.06:
+        items.append("glasses")
+    if rng.random() < 0.3:
+        items = [items[index] for index in rng.permutation(len(items))]
+    if not items:
+        return ""
+    verb = pick(rng, [" in ", " wearing ", " wearing "])
+    if len(items) == 1:
+        return verb + items[0]
+    if rng.random() < 0.5:
+        return verb + ", ".join(items[:-1]) + " and " + items[-1]
+    return verb + items[0] + " and " + ", ".join(items[1:])
+
+
+def _shirt(person: Person, rng: np.random.Generator) -> str:
+    outfit = person.outfit
+    colour, shirt = _say(outfit.shirt, rng), _say("shirt", rng)
+    if outfit.stripe:
+        striped = f"{colour} and {_say(outfit.stripe, rng)} striped" if rng.random() < 0.5 else f"striped {colour}"
+        text = f"a {striped} {shirt}"
+    else:
+        text = f"{'an' if colour == 'orange' else 'a'} {colour} {shirt}"
+    if rng.random() < 0.35:
+        text += f" with {'long' if outfit.long_sleeves else 'short'} sleeves"
+    return text

@@ -1,0 +1,68 @@
+"""Settings of the packaged prior's training."""
+
+from dataclasses import dataclass, field
+from typing import Optional
+
+from avatar_gs.errors import UserError
+
+
+@dataclass
+class DatasetConfig:
+    """How many synthetic people are drawn: ``people`` geometries x ``views`` x ``recolourings`` pictures."""
+
+    people: int = 6000
+    views: int = 3
+    recolourings: int = 3
+    people_per_shard: int = 50
+    degraded_share: float = 0.06
+    workers: Optional[int] = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("people", "views", "recolourings", "people_per_shard"):
+            if getattr(self, name) < 1:
+                raise UserError(f"mini.dataset.{name}={getattr(self, name)}: expected at least 1")
+        if not 0 <= self.degraded_share < 1:
+            raise UserError(f"mini.dataset.degraded_share={self.degraded_share}: expected 0 <= share < 1")
+
+
+@dataclass
+class AutoencoderConfig:
+    """The small VAE's training: Adam, cosine decay over the second half."""
+
+    steps: int = 6000
+    batch: int = 4
+    lr: float = 2e-3
+    checkpoint_every: int = 500
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1 or self.lr <= 0:
+            raise UserError("mini.autoencoder: steps and batch must be at least 1 and lr above 0")
+
+
+@dataclass
+class DiffusionConfig:
+    """Joint training of text encoder, UNet and ControlNet from scratch, or from the packaged weights."""
+
+    steps: int = 8000
+    batch: int = 32
+    lr: float = 8e-4
+    caption_dropout: float = 0.10
+    control_dropout: float = 0.15
+    checkpoint_every: int = 250
+    from_packaged: bool = False
+    """Start from the packaged EMA weights instead of from scratch."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1 or self.lr <= 0:
+            raise UserError("mini.diffusion: steps and batch must be at least 1 and lr above 0")
+
+
+@dataclass
+class TrainMiniConfig:
+    """``stage=train_mini``: data, autoencoder, diffusion, each restartable, into ``folder``."""
+
+    folder: str = "outputs/train_mini"
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)

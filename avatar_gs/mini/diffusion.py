@@ -1,0 +1,240 @@
+"""The mini prior's networks and their joint training from scratch: text encoder, UNet and ControlNet at once.
+
+Loss weights by time step follow the measured recipe: ``min(1/ᾱ, 8) · min(1, 5/SNR)``, without which prompt colours
+are ignored for long.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import ControlNetModel, DDPMScheduler, UNet2DConditionModel
+from diffusers.models.resnet import ResnetBlock2D
+from jaxtyping import Float, Int, UInt8
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from avatar_gs.io import load_state, save_state
+from avatar_gs.mini.config import DiffusionConfig
+
+WIDTH, TEXT_LAYERS = 128, 3
+CHANNELS = (64, 96, 160)
+EMA_DECAY = 0.998
+Progress = Callable[[int, int, float, "Networks"], None]
+"""Called with (steps done, steps in all, loss, networks)."""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What is trained together."""
+
+    text_encoder: CLIPTextModel
+    unet: UNet2DConditionModel
+    controlnet: ControlNetModel
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"text_encoder": self.text_encoder, "unet": self.unet, "controlnet": self.controlnet}
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return {
+            f"{part}.{name}": value for part, module in self.modules().items() for name, value in module.named_parameters()
+        }
+
+
+@dataclass(frozen=True)
+class LatentSet:
+    """The training set, encoded: P pictures, V views (P is V x recolourings), three captions a picture."""
+
+    latents: Float[Tensor, "P 4 16 16"]
+    controls: UInt8[Tensor, "V 128 128 3"]
+    foreground: Float[Tensor, "V 16 16"]
+    tokens: Int[Tensor, "P 3 64"]
+
+
+def build_networks(tokenizer: CLIPTokenizer, seed: int = 0) -> Networks:
+    torch.manual_seed(seed)
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=3 * WIDTH,
+            num_hidden_layers=TEXT_LAYERS,
+            num_attention_heads=4,
+            max_position_embeddings=tokenizer.model_max_length,
+            hidden_act="quick_gelu",
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            projection_dim=WIDTH,
+        )
+    )
+    nn.init.normal_(text_encoder.get_input_embeddings().weight, std=0.05)
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=CHANNELS,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=WIDTH,
+        attention_head_dim=(2, 4, 4),
+        norm_num_groups=16,
+    )
+    for module in unet.modules():
+        if isinstance(module, ResnetBlock2D):
+            nn.init.zeros_(module.conv2.weight)
+            nn.init.zeros_(module.conv2.bias)
+    nn.init.zeros_(unet.conv_out.weight)
+    nn.init.zeros_(unet.conv_out.bias)
+    controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32, 64, 64))
+    nn.init.kaiming_normal_(controlnet.controlnet_cond_embedding.conv_out.weight)
+    return Networks(
+        text_encoder, unet.to(memory_format=torch.channels_last), controlnet.to(memory_format=torch.channels_last)
+    )
+
+
+def noise_schedule() -> DDPMScheduler:
+    return DDPMScheduler(
+        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False
+    )
+
+
+def train_diffusion(
+    config: DiffusionConfig,
+    data: LatentSet,
+    tokenizer: CLIPTokenizer,
+    checkpoint: Path,
+    packaged: Path,
+    on_step: Progress,
+) -> Networks:
+    """Trains from ``checkpoint`` if it is there; else from the ``packaged`` weights if asked, else from scratch.
+
+    Returns networks that hold the averaged (EMA) weights.
+    """
+    networks = build_networks(tokenizer)
+    parameters = networks.parameters()
+    if config.from_packaged and not checkpoint.exists():
+        _load_packaged(networks, packaged)
+    average = {name: value.detach().clone() for name, value in parameters.items()}
+    adam = torch.optim.AdamW(parameters.values(), lr=config.lr, betas=(0.9, 0.99), weight_decay=1e-3)
+    first = _restore(checkpoint, parameters, average, adam)
+    empty = torch.tensor(tokenizer("", padding="max_length", truncation=True).input_ids)
+    scheduler = noise_schedule()
+    weights = time_weights(scheduler.alphas_cumprod)
+    for step in range(first, config.steps):
+        generator = torch.Generator().manual_seed(1_000_003 * 7 + step)
+        for group in adam.param_groups:
+            group["lr"] = _rate(step, config)
+        loss = _loss(networks, data, empty, scheduler, weights, config, generator)
+        adam.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(list(parameters.values()), 1.0)
+        adam.step()
+        decay = min(EMA_DECAY, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.values()), list(parameters.values()), 1 - decay)
+        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+            _save(checkpoint, step + 1, parameters, average, adam)
+        on_step(step + 1, config.steps, float(loss.detach()), networks)
+    with torch.no_grad():
+        for name, value in parameters.items():
+            value.copy_(average[name])
+    return networks
+
+
+def averaged_networks(checkpoint: Path, tokenizer: CLIPTokenizer) -> Networks:
+    """The EMA weights of a checkpoint of ``train_diffusion``."""
+    networks = build_networks(tokenizer)
+    tensors, _ = load_state(checkpoint)
+    with torch.no_grad():
+        for name, value in networks.parameters().items():
+            value.copy_(tensors[f"average.{name}"])
+    return networks
+
+
+def time_weights(alphas_cumprod: Float[Tensor, " T"]) -> Float[Tensor, " T"]:
+    """Loss weight of each time step, with mean 1."""
+    snr = alphas_cumprod / (1 - alphas_cumprod)
+    weights = (1 / alphas_cumprod).clamp(max=8) * (5 / snr).clamp(max=1)
+    return weights / weights.mean()
+
+
+def _rate(step: int, config: DiffusionConfig) -> float:
+    """A short warm-up, constant for 40 %, then a cosine to 2 %."""
+    share = step / config.steps
+    decay = 1.0 if share < 0.4 else 0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * (share - 0.4) / 0.6))
+    return config.lr * min(1.0, (step + 1) / 50) * float(decay)
+
+
+def _loss(
+    networks: Networks,
+    data: LatentSet,
+    empty: Int[Tensor, " 64"],
+    scheduler: DDPMScheduler,
+    weights: Float[Tensor, " T"],
+    config: DiffusionConfig,
+    generator: torch.Generator,
+) -> Float[Tensor, ""]:
+    """Weighted noise-prediction error; time steps are stratified over the batch, the person counts three times."""
+    batch = config.batch
+    picks = torch.randint(len(data.latents), (batch,), generator=generator)
+    views = picks // (len(data.latents) // len(data.controls))
+    tokens = data.tokens[picks, torch.randint(data.tokens.shape[1], (batch,), generator=generator)].long()
+    dropped = torch.rand(batch, generator=generator) < config.caption_dropout
+    tokens = torch.where(dropped[:, None], empty, tokens)
+    kept = (torch.rand(batch, generator=generator) >= config.control_dropout).float()[:, None, None, None]
+    t = ((torch.arange(batch) + torch.rand(batch, generator=generator)) / batch * 1000).long().clamp(0, 999)
+    latents = data.latents[picks].float()
+    noise = torch.randn(latents.shape, generator=generator)
+    noisy = scheduler.add_noise(latents, noise, t).contiguous(memory_format=torch.channels_last)
+    control = data.controls[views].permute(0, 3, 1, 2).float() / 255
+    text = networks.text_encoder(tokens).last_hidden_state
+    down, middle = networks.controlnet(
+        noisy, t, encoder_hidden_states=text, controlnet_cond=control, return_dict=False
+    )
+    predicted = networks.unet(
+        noisy,
+        t,
+        encoder_hidden_states=text,
+        down_block_additional_residuals=[residual * kept for residual in down],
+        mid_block_additional_residual=middle * kept,
+    ).sample
+    person = 1 + 2 * data.foreground[views].float()[:, None]
+    error = (predicted - noise).square() * person / person.mean((1, 2, 3), keepdim=True)
+    return (error.mean((1, 2, 3)) * weights[t]).mean()
+
+
+def _load_packaged(networks: Networks, folder: Path) -> None:
+    files = {"text_encoder": "model.safetensors"}
+    for part, module in networks.modules().items():
+        path = folder / part / files.get(part, "diffusion_pytorch_model.safetensors")
+        module.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+
+
+def _save(path: Path, step: int, parameters: Mapping, average: Mapping, adam: torch.optim.Optimizer) -> None:
+    tensors = {f"raw.{name}": value for name, value in parameters.items()}
+    tensors |= {f"average.{name}": value for name, value in average.items()}
+    for index, state in adam.state_dict()["state"].items():
+        tensors |= {f"adam.{index}.{key}": value for key, value in state.items()}
+    save_state(path, tensors, {"step": step})
+
+
+def _restore(path: Path, parameters: Mapping, average: Mapping, adam: torch.optim.Optimizer) -> int:
+    if not path.exists():
+        return 0
+    tensors, state = load_state(path)
+    with torch.no_grad():
+        for name, value in parameters.items():
+            value.copy_(tensors[f"raw.{name}"])
+            average[name].copy_(tensors[f"average.{name}"])
+    restored = adam.state_dict()
+    restored["state"] = {
+        index: {key: tensors[f"adam.{index}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+        for index in range(len(parameters))
+    }
+    adam.load_state_dict(restored)
+    return int(state["step"])

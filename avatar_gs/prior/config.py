@@ -1,0 +1,76 @@
+"""Settings of the diffusion prior and of the words that tell it the view."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from avatar_gs.errors import UserError
+
+MINI_NEGATIVE = "blurry, noisy, low quality, wrong colours"
+
+
+class PromptStyle(Enum):
+    """How the view is put into words: as the packaged prior's captions do, or as Stable Diffusion understands best."""
+
+    mini = "mini"
+    sd = "sd"
+
+
+class Precision(Enum):
+    """The number format of the UNet and of the ControlNet (text encoder and VAE always compute in float32)."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+@dataclass
+class PromptConfig:
+    """View words. Angles in degrees; azimuth 0 faces the avatar."""
+
+    style: PromptStyle = PromptStyle.mini
+    negative: str = MINI_NEGATIVE
+    """The negative prompt of a run that gives none."""
+    suffix: str = ""
+    """Words added to the end of every positive prompt, for instance "plain studio background"."""
+    front_degrees: float = 60.0
+    """Azimuths below this are the front view …"""
+    back_degrees: float = 120.0
+    """… above this the back view, and between the two the side view."""
+    overhead_degrees: float = 60.0
+    """Elevations above this are the overhead view (style sd only: the packaged prior knows no such word)."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.front_degrees <= self.back_degrees < 180:
+            raise UserError(
+                f"prior.prompts.front_degrees={self.front_degrees}, back_degrees={self.back_degrees}: "
+                "expected 0 < front_degrees <= back_degrees < 180"
+            )
+        if not 0 < self.overhead_degrees <= 90:
+            raise UserError(f"prior.prompts.overhead_degrees={self.overhead_degrees}: expected more than 0, at most 90")
+
+
+@dataclass
+class PriorConfig:
+    """A latent-diffusion prior in Stable Diffusion's folder format, with its ControlNet for OpenPose maps.
+
+    ``path``, ``controlnet`` and ``vae`` are folders or names on the Hugging Face hub; a folder never touches the network.
+    """
+
+    name: str = "mini"
+    path: str = ""
+    """Empty: the prior that is packaged with the program."""
+    controlnet: str = ""
+    """Empty: the folder ``controlnet`` inside ``path``."""
+    vae: str = ""
+    """Empty: the folder ``vae`` inside ``path``."""
+    precision: Precision = Precision.float32
+    control_scale: float = 1.0
+    prompts: PromptConfig = field(default_factory=PromptConfig)
+
+    def __post_init__(self) -> None:
+        if self.name == "custom" and not self.path:
+            raise UserError(
+                "prior.path is empty: prior=custom needs prior.path=<folder or hub name of a Stable Diffusion prior>"
+            )
+        if not 0 <= self.control_scale <= 10:
+            raise UserError(f"prior.control_scale={self.control_scale}: expected 0 to 10 (1 is the ControlNet as trained)")

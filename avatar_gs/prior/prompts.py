@@ -1,0 +1,139 @@
+"""The words that tell a prior from where, and how close, a camera looks at the avatar.
+
+A *bucket* is a framing and a direction, such as ``"head/back"``. All views of one bucket share their prompts, so a run
+has at most ``len(BUCKETS)`` different prompts, and whatever is learned per view is learned per bucket.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from avatar_gs.prior.config import PromptConfig, PromptStyle
+from avatar_gs.types import Framing, ViewDirection, Views
+
+BUCKETS: tuple[str, ...] = tuple(f"{framing.value}/{direction.value}" for framing in Framing for direction in ViewDirection)
+
+FRAMING_WORDS = {
+    Framing.BODY: "full body",
+    Framing.HEAD: "close-up of the head",
+    Framing.UPPER: "upper body",
+    Framing.LOWER: "lower body",
+}
+# The packaged prior's captions end in these words; they have none for a view from overhead.
+MINI_DIRECTION_WORDS = {
+    ViewDirection.FRONT: "front view",
+    ViewDirection.SIDE: "side view",
+    ViewDirection.BACK: "back view",
+}
+# Plain "back view" loses against a prompt that mentions a face; this is what users of such systems settle on.
+SD_DIRECTION_WORDS = {
+    ViewDirection.FRONT: "front view",
+    ViewDirection.SIDE: "side view",
+    ViewDirection.BACK: "back view of a person from behind",
+    ViewDirection.OVERHEAD: "overhead view",
+}
+SD_BACK_OF_HEAD = "back of the head"
+SD_BACK_NEGATIVE = "face, eyes"
+
+
+@dataclass(frozen=True)
+class ViewPrompts:
+    """The prompts of a batch of views, and the bucket of each."""
+
+    positive: list[str]
+    negative: list[str]
+    buckets: list[str]
+
+
+@dataclass(frozen=True)
+class BucketPrompt:
+    """What the prior is asked for (and against) in one bucket."""
+
+    positive: str
+    negative: str
+
+
+@runtime_checkable
+class Tokenized(Protocol):
+    """The part of a prior that knows how much text it reads."""
+
+    def truncate(self, prompt: str, reserve: str = "") -> tuple[str, str]: ...
+
+
+def view_direction(azimuth: float, elevation: float, config: PromptConfig) -> ViewDirection:
+    """The direction, in words, of a camera at ``azimuth`` (0 front, +pi/2 at the avatar's left hand) and ``elevation``;
+    radians, any number of turns."""
+    if config.style is PromptStyle.sd and math.degrees(elevation) > config.overhead_degrees:
+        return ViewDirection.OVERHEAD
+    turn = abs(math.degrees(math.remainder(azimuth, math.tau)))
+    if turn < config.front_degrees:
+        return ViewDirection.FRONT
+    return ViewDirection.BACK if turn > config.back_degrees else ViewDirection.SIDE
+
+
+def view_buckets(views: Views, config: PromptConfig) -> list[str]:
+    """The bucket of each view."""
+    angles = zip(views.framings, views.azimuth.tolist(), views.elevation.tolist(), strict=True)
+    return [f"{framing.value}/{view_direction(az, el, config).value}" for framing, az, el in angles]
+
+
+def bucket_prompts(prompt: str, negative_prompt: str, config: PromptConfig) -> dict[str, BucketPrompt]:
+    """The prompts of every bucket that ``config``'s style tells apart (an empty ``negative_prompt``: the config's own)."""
+    negative = negative_prompt or config.negative
+    prompts = {}
+    for bucket in BUCKETS:
+        framing, direction = Framing(bucket.split("/")[0]), ViewDirection(bucket.split("/")[1])
+        if config.style is PromptStyle.mini:
+            if direction in MINI_DIRECTION_WORDS:
+                words = [_sentence(prompt), config.suffix, FRAMING_WORDS[framing], MINI_DIRECTION_WORDS[direction]]
+                prompts[bucket] = BucketPrompt(_join(words), negative)
+            continue
+        words = [*_sd_view_words(framing, direction), _sentence(prompt), config.suffix]
+        against = [SD_BACK_NEGATIVE if direction is ViewDirection.BACK else "", negative]
+        prompts[bucket] = BucketPrompt(_join(words), _join(against))
+    return prompts
+
+
+def view_prompts(
+    prompt: str, views: Views, negative_prompt: str = "", config: PromptConfig | None = None
+) -> ViewPrompts:
+    """The prompts of each of ``views``; ``config`` (default: the packaged prior's) holds the style and the thresholds."""
+    config = config or PromptConfig()
+    prompts = bucket_prompts(prompt, negative_prompt, config)
+    buckets = view_buckets(views, config)
+    return ViewPrompts([prompts[b].positive for b in buckets], [prompts[b].negative for b in buckets], buckets)
+
+
+def fit_prompt(prior: Tokenized, prompt: str, config: PromptConfig) -> tuple[str, str]:
+    """``(kept, cut)``: as much of ``prompt`` as the prior reads beside the longest view words, and the rest.
+
+    Without this the packaged prior, whose view words come last, would lose them to a long sentence.
+    """
+    added = {p.positive for p in bucket_prompts("", "", config).values()}
+    kept, cut = prompt, ""
+    for words in sorted(added):
+        shorter, rest = prior.truncate(prompt, reserve=f", {words}")
+        if len(rest) > len(cut):
+            kept, cut = shorter, rest
+    return kept, cut
+
+
+def texts(prompts: Mapping[str, BucketPrompt]) -> tuple[dict[str, str], dict[str, str]]:
+    """The positive and the negative prompt of each bucket, as two mappings."""
+    return {b: p.positive for b, p in prompts.items()}, {b: p.negative for b, p in prompts.items()}
+
+
+def _sd_view_words(framing: Framing, direction: ViewDirection) -> list[str]:
+    words = [SD_DIRECTION_WORDS[direction]]
+    if direction is ViewDirection.BACK and framing is not Framing.LOWER:
+        words.append(SD_BACK_OF_HEAD)
+    return [*words, FRAMING_WORDS[framing]]
+
+
+def _sentence(prompt: str) -> str:
+    return prompt.strip().rstrip(".,;: ")
+
+
+def _join(words: list[str]) -> str:
+    return ", ".join(word for word in words if word)

@@ -1,0 +1,266 @@
+"""A Stable Diffusion prior with ControlNet: any folder or hub name in diffusers' format.
+
+The one adapter between diffusers and the rest of the program, which knows only ``types.Prior``.
+"""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from avatar_gs.errors import UserError
+from avatar_gs.prior import text
+from avatar_gs.prior.config import Precision, PriorConfig
+from avatar_gs.prior.folder import Source, locate
+
+log = logging.getLogger(__name__)
+
+DTYPES = {Precision.float32: torch.float32, Precision.float16: torch.float16, Precision.bfloat16: torch.bfloat16}
+DECODE_BATCH = 8
+
+
+class StableDiffusionPrior:
+    """Implements ``types.Prior``. All parameters are frozen; gradients flow to inputs only.
+
+    Inputs and outputs are float32 whatever the networks compute in: a residual subtracts nearly equal predictions.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokenizer: CLIPTokenizer,
+        text_encoder: CLIPTextModel,
+        vae: AutoencoderKL,
+        unet: UNet2DConditionModel,
+        controlnet: ControlNetModel,
+        scheduler: DDIMScheduler,
+        name: str = "custom",
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        control_scale: float = 1.0,
+        vocabulary: frozenset[str] | None = None,
+    ) -> None:
+        _check_fit(text_encoder, vae, unet, controlnet, scheduler)
+        self.name = name
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.control_scale = control_scale
+        self.vocabulary = vocabulary
+        self.tokenizer = tokenizer
+        self.scheduler = scheduler
+        self.text_encoder = text_encoder.requires_grad_(False).eval().to(self.device, torch.float32)
+        self.vae = vae.requires_grad_(False).eval().to(self.device, torch.float32)
+        self.unet = unet.requires_grad_(False).eval().to(self.device, dtype)
+        self.controlnet = controlnet.requires_grad_(False).eval().to(self.device, dtype)
+        for network in (self.vae, self.unet, self.controlnet):
+            network.to(memory_format=torch.channels_last)
+        self.latent_size = int(unet.config.sample_size)
+        self.latent_channels = int(unet.config.in_channels)
+        self.image_size = self.latent_size * 2 ** (len(vae.config.block_out_channels) - 1)
+        self.token_length = min(int(tokenizer.model_max_length), int(text_encoder.config.max_position_embeddings))
+        self.num_timesteps = int(scheduler.config.num_train_timesteps)
+        self.calls = 0
+        alphas_cumprod = scheduler.alphas_cumprod.double()
+        self._alpha = alphas_cumprod.sqrt().float().to(self.device)
+        self._sigma = (1 - alphas_cumprod).sqrt().float().to(self.device)
+
+    # ---- text
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "B L d"]:
+        """The text encoder's last hidden states, ``L = token_length``; longer prompts are cut (see ``truncate``)."""
+        tokens = self.tokenizer(
+            list(prompts), padding="max_length", max_length=self.token_length, truncation=True, return_tensors="pt"
+        )
+        return self.text_encoder(tokens.input_ids.to(self.device))[0]
+
+    def truncate(self, prompt: str, reserve: str = "") -> tuple[str, str]:
+        """``(kept, cut)``: what is read of a prompt that leaves room for ``reserve`` after it, and what is not."""
+        return text.truncate(self.tokenizer, self.token_length, prompt, reserve)
+
+    def truncated(self, prompt: str) -> str:
+        """The end of the prompt that does not fit into the token length ("" if all of it fits)."""
+        return self.truncate(prompt)[1]
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """The words that this prior never saw in training, if it knows its vocabulary (only small priors do)."""
+        return [] if self.vocabulary is None else text.unknown_words(prompt, self.vocabulary)
+
+    # ---- pictures
+
+    def encode_images(self, images: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B c h w"]:
+        """Scaled latents (the posterior's mean) of pictures in [0, 1]; differentiable. Larger pictures are averaged
+        down to ``image_size`` first."""
+        pixels = images.permute(0, 3, 1, 2).float() * 2 - 1
+        if pixels.shape[-2:] != (self.image_size, self.image_size):
+            pixels = F.interpolate(pixels, (self.image_size, self.image_size), mode="area")
+        latents = self.vae.encode(pixels.contiguous(memory_format=torch.channels_last)).latent_dist.mean
+        return (latents - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
+
+    def decode_latents(self, latents: Float[Tensor, "B c h w"]) -> Float[Tensor, "B H W 3"]:
+        """Pictures in [0, 1] of scaled latents."""
+        unscaled = latents.float() / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
+        pixels = torch.cat([self.vae.decode(part).sample for part in unscaled.split(DECODE_BATCH)])
+        return (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+
+    # ---- noise
+
+    def alpha(self, t: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """sqrt(alphas_cumprod[t])."""
+        return self._alpha[t]
+
+    def sigma(self, t: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """sqrt(1 - alphas_cumprod[t])."""
+        return self._sigma[t]
+
+    def eps(
+        self,
+        z_t: Float[Tensor, "B c h w"],
+        t: Int[Tensor, " B"],
+        cond: Float[Tensor, "B L d"],
+        control: Float[Tensor, "B H W 3"] | None,
+    ) -> Float[Tensor, "B c h w"]:
+        """The noise prediction in float32, whatever the network itself predicts; ``control=None`` leaves the
+        ControlNet out. v-prediction: eps = alpha v + sigma z_t (Salimans and Ho 2022)."""
+        output = self._predict(z_t, t, cond, control)
+        if self.scheduler.config.prediction_type == "epsilon":
+            return output
+        alpha, sigma = (value[:, None, None, None] for value in (self.alpha(t), self.sigma(t)))
+        return alpha * output + sigma * z_t
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompts: Sequence[str],
+        negatives: Sequence[str],
+        control: Float[Tensor, "B H W 3"] | None,
+        steps: int = 20,
+        cfg_scale: float = 4.0,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "B H W 3"]:
+        """DDIM samples (Song et al. 2021, eta = 0): pictures in [0, 1]. ``generator`` lives on the CPU."""
+        n = len(prompts)
+        cond = self.encode_prompts([*negatives, *prompts])
+        doubled = None if control is None else torch.cat([control, control])
+        shape = (n, self.latent_channels, self.latent_size, self.latent_size)
+        scheduler = DDIMScheduler.from_config(self.scheduler.config)
+        scheduler.set_timesteps(steps)
+        z = torch.randn(shape, generator=generator).to(self.device)
+        for t in scheduler.timesteps.tolist():
+            times = torch.full((2 * n,), t, device=self.device)
+            negative, positive = self._predict(torch.cat([z, z]), times, cond, doubled).chunk(2)
+            z = scheduler.step(negative + cfg_scale * (positive - negative), t, z).prev_sample
+        return self.decode_latents(z)
+
+    def _predict(self, z_t: Tensor, t: Tensor, cond: Tensor, control: Tensor | None) -> Tensor:
+        """What the network itself predicts, in float32."""
+        self.calls += len(z_t)
+        z_t = z_t.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
+        cond = cond.to(self.device, self.dtype)
+        extra: dict[str, Any] = {}
+        if control is not None:
+            picture = control.to(self.device, self.dtype).permute(0, 3, 1, 2)
+            down, middle = self.controlnet(
+                z_t, t, cond, picture.contiguous(), conditioning_scale=self.control_scale, return_dict=False
+            )
+            extra = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+        return self.unet(z_t, t, encoder_hidden_states=cond, return_dict=False, **extra)[0].float()
+
+
+def load_prior(config: PriorConfig, device: torch.device | str = "cpu") -> StableDiffusionPrior:
+    """The prior that ``config`` names, on ``device``.
+
+    Only safetensors are loaded, and only hub names reach for the network.
+
+    Raises:
+        UserError: a folder or file is missing, incomplete, damaged or pickled; there is no ControlNet; the parts do not
+            fit each other; the hub cannot be reached.
+    """
+    sources = locate(config.path, config.controlnet, config.vae)
+    dtype = DTYPES[config.precision]
+    if torch.device(device).type == "cpu" and dtype is torch.float16:
+        log.warning("prior.precision=float16 is slow and inexact on a CPU: computing in float32")
+        dtype = torch.float32
+    with _Quiet():
+        parts = {
+            "tokenizer": _load(CLIPTokenizer, sources["tokenizer"], "tokenizer", sources["tokenizer"].arguments()),
+            "scheduler": _load(DDIMScheduler, sources["scheduler"], "scheduler", sources["scheduler"].arguments()),
+        }
+        classes = {
+            "text_encoder": (CLIPTextModel, {"dtype": torch.float32}),
+            "vae": (AutoencoderKL, {"torch_dtype": torch.float32}),
+            "unet": (UNet2DConditionModel, {"torch_dtype": dtype}),
+            "controlnet": (ControlNetModel, {"torch_dtype": dtype}),
+        }
+        for name, (cls, as_dtype) in classes.items():
+            parts[name] = _load(cls, sources[name], name, {**sources[name].weights_arguments(), **as_dtype})
+    vocabulary = text.read_vocabulary(Path(sources["unet"].name)) if sources["unet"].is_local else None
+    return StableDiffusionPrior(
+        **parts,
+        name=config.name,
+        device=device,
+        dtype=dtype,
+        control_scale=config.control_scale,
+        vocabulary=vocabulary,
+    )
+
+
+def _load(cls: Any, source: Source, name: str, arguments: dict[str, Any]) -> Any:
+    try:
+        return cls.from_pretrained(source.name, **arguments)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        place = f"{source.name}/{source.subfolder}" if source.subfolder else source.name
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        hint = "the files do not fit together" if source.is_local else "check the name and the network, or give a folder"
+        raise UserError(f"prior: cannot load the {name} from {place} ({hint}): {reason}") from error
+
+
+def _check_fit(text_encoder: Any, vae: Any, unet: Any, controlnet: Any, scheduler: Any) -> None:
+    """Raises UserError where parts from different places do not belong together."""
+    kind = scheduler.config.prediction_type
+    if kind not in ("epsilon", "v_prediction"):
+        raise UserError(f"prior: prediction_type={kind} in its scheduler: expected epsilon or v_prediction")
+    widths = {
+        "text encoder": text_encoder.config.hidden_size,
+        "UNet": unet.config.cross_attention_dim,
+        "ControlNet": controlnet.config.cross_attention_dim,
+    }
+    if len(set(widths.values())) > 1:
+        found = ", ".join(f"{name} {width}" for name, width in widths.items())
+        raise UserError(
+            f"prior: its parts read text of different widths ({found}): give a ControlNet (prior.controlnet=…) that was "
+            "made for this prior; Stable Diffusion 1.5 is 768 wide, 2.1 is 1024"
+        )
+    if unet.config.in_channels != vae.config.latent_channels:
+        raise UserError(
+            f"prior: the UNet reads {unet.config.in_channels} channels, the VAE makes {vae.config.latent_channels}: "
+            "inpainting models and foreign VAEs do not serve; expected a text-to-image model"
+        )
+
+
+class _Quiet:
+    """Libraries load without progress bars and advice; their settings come back afterwards."""
+
+    def __enter__(self) -> None:
+        self._warnings = warnings.catch_warnings()
+        self._warnings.__enter__()
+        warnings.simplefilter("ignore")
+        self._levels = [(lib, lib.logging.get_verbosity()) for lib in (diffusers.utils, transformers.utils)]
+        for library, _ in self._levels:
+            library.logging.set_verbosity_error()
+            library.logging.disable_progress_bar()
+
+    def __exit__(self, *_: object) -> None:
+        for library, level in self._levels:
+            library.logging.set_verbosity(level)
+            library.logging.enable_progress_bar()
+        self._warnings.__exit__(None, None, None)

@@ -1,0 +1,35 @@
+"""What a prior reads of a prompt: cutting it to the token length, and the words that it never learned."""
+
+import json
+import re
+from pathlib import Path
+
+from transformers import CLIPTokenizer
+
+WORD = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
+PLACEHOLDER = re.compile(r"<[^<>\s]*>")
+
+
+def truncate(tokenizer: CLIPTokenizer, length: int, prompt: str, reserve: str = "") -> tuple[str, str]:
+    """``(kept, cut)`` with ``kept + cut == prompt``: ``kept`` and then ``reserve`` fit into ``length`` tokens."""
+    room = length - 2 - (len(tokenizer(reserve, add_special_tokens=False).input_ids) if reserve else 0)
+    offsets = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False).offset_mapping
+    if len(offsets) <= room:
+        return prompt, ""
+    start = offsets[max(room, 0)][0]
+    if start and prompt[start - 1].isalnum() and prompt[start].isalnum():  # never keep half of a word
+        start = max((match.start() for match in WORD.finditer(prompt) if match.start() < start), default=0)
+    return prompt[:start], prompt[start:]
+
+
+def read_vocabulary(folder: Path) -> frozenset[str] | None:
+    """The words of a prior that was trained on a closed vocabulary (``vocabulary.json``, a list), else None."""
+    file = folder / "vocabulary.json"
+    return frozenset(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+
+
+def unknown_words(prompt: str, vocabulary: frozenset[str]) -> list[str]:
+    """The words of ``prompt`` outside ``vocabulary``, lower-cased, each once, in order; placeholders such as <id> are none."""
+    words = [match.lower() for match in WORD.findall(PLACEHOLDER.sub(" ", prompt))]
+    unknown = [w for w in words if w not in vocabulary and not all(part in vocabulary for part in re.split("[-']", w))]
+    return list(dict.fromkeys(unknown))

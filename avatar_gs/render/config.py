@@ -1,0 +1,58 @@
+"""Settings of the cameras."""
+
+from dataclasses import dataclass, field
+
+from avatar_gs.errors import UserError
+
+
+@dataclass
+class FramingConfig:
+    """One framing: how often it is drawn, and how much of the scene its picture spans (times the part's own size)."""
+
+    probability: float = 0.25
+    span_min: float = 1.05
+    span_max: float = 1.25
+
+
+@dataclass
+class CamerasConfig:
+    """The orbit sampler. Angles in degrees; azimuth 0 faces the avatar, +90 stands at its left hand."""
+
+    body: FramingConfig = field(default_factory=lambda: FramingConfig(0.40, 1.08, 1.30))
+    head: FramingConfig = field(default_factory=lambda: FramingConfig(0.25, 1.05, 1.45))
+    upper: FramingConfig = field(default_factory=lambda: FramingConfig(0.175, 1.00, 1.25))
+    lower: FramingConfig = field(default_factory=lambda: FramingConfig(0.175, 1.05, 1.30))
+    fov_min: float = 40.0
+    fov_max: float = 70.0
+    elevation_min: float = -15.0
+    elevation_max: float = 25.0
+    azimuth_min: float = -180.0
+    azimuth_max: float = 180.0
+    jitter: float = 0.03
+    """Standard deviation of the look-at point, as a share of the span."""
+
+    def __post_init__(self) -> None:
+        framings = {"body": self.body, "head": self.head, "upper": self.upper, "lower": self.lower}
+        for name, framing in framings.items():
+            if framing.probability < 0:
+                raise UserError(f"cameras.{name}.probability={framing.probability} must not be negative")
+            if not 0 < framing.span_min <= framing.span_max:
+                raise UserError(
+                    f"cameras.{name}: expected 0 < span_min <= span_max, found {framing.span_min} and {framing.span_max}"
+                )
+        if sum(framing.probability for framing in framings.values()) <= 0:
+            raise UserError("cameras: at least one framing needs a probability above 0 (cameras.body.probability=…)")
+        if not 5 <= self.fov_min <= self.fov_max <= 120:
+            raise UserError(f"cameras.fov_min/fov_max={self.fov_min}/{self.fov_max}: expected 5 <= min <= max <= 120 degrees")
+        if not -89 <= self.elevation_min <= self.elevation_max <= 89:
+            raise UserError(
+                f"cameras.elevation_min/elevation_max={self.elevation_min}/{self.elevation_max}: "
+                "expected -89 <= min <= max <= 89 degrees"
+            )
+        if not self.azimuth_min < self.azimuth_max <= self.azimuth_min + 360:
+            raise UserError(
+                f"cameras.azimuth_min/azimuth_max={self.azimuth_min}/{self.azimuth_max}: "
+                "expected min < max <= min + 360 degrees"
+            )
+        if self.jitter < 0:
+            raise UserError(f"cameras.jitter={self.jitter} must not be negative")

@@ -1,0 +1,173 @@
+"""The CPU renderer as two differentiable torch functions, `_Project` and `_Draw`, and `render`, which joins them.
+
+It follows gsplat's ``rasterization`` (pinhole cameras, classic mode, not packed). Tensors are float32; all of them
+share their memory with the kernels' numpy arrays. Without a gradient: cameras.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from avatar_gs.render.cpu import simd
+from avatar_gs.render.cpu.binning import TILE, bin_splats
+from avatar_gs.render.cpu.blending import SLOT, draw, draw_backward, gather
+from avatar_gs.render.cpu.projection import pack_cameras, project, project_backward
+from avatar_gs.render.cpu.threads import run_chunks, run_everywhere
+from avatar_gs.types import Cameras, Gaussians, Render
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().contiguous().numpy()
+
+
+class _Project(torch.autograd.Function):
+    """means, quats, scales -> radii [B, N, 2] int32, means2d [B, N, 2], depths [B, N], conics [B, N, 3]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        means: Tensor,
+        quats: Tensor,
+        scales: Tensor,
+        opacities: Tensor,
+        cameras: np.ndarray,
+        width: int,
+        height: int,
+        near: float,
+        far: float,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        pictures, splats = len(cameras), len(means)
+        radii = torch.empty(pictures, splats, 2, dtype=torch.int32)
+        means2d, depths = torch.empty(pictures, splats, 2), torch.empty(pictures, splats)
+        conics = torch.empty(pictures, splats, 3)
+        run_chunks(
+            project, pictures * splats,
+            _array(means), _array(quats), _array(scales), _array(opacities), cameras, width, height, near, far,
+            radii.view(-1, 2).numpy(), means2d.view(-1, 2).numpy(), depths.view(-1).numpy(), conics.view(-1, 3).numpy(),
+        )  # fmt: skip
+        ctx.save_for_backward(means, quats, scales, radii, conics)
+        ctx.view = (cameras, width, height)
+        ctx.mark_non_differentiable(radii)
+        return radii, means2d, depths, conics
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, _: Tensor, v_means2d: Tensor, v_depths: Tensor, v_conics: Tensor) -> tuple:  # pyright: ignore
+        means, quats, scales, radii, conics = ctx.saved_tensors
+        gradients = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (means, quats, scales)]
+        run_chunks(
+            project_backward, len(means),
+            _array(means), _array(quats), _array(scales), *ctx.view, _array(radii.view(-1, 2)), _array(conics.view(-1, 3)),
+            _array(v_means2d).reshape(-1, 2), _array(v_depths).reshape(-1), _array(v_conics).reshape(-1, 3),
+            *[x.numpy() for x in gradients],
+        )  # fmt: skip
+        return (*gradients, None, None, None, None, None, None)
+
+
+class _Draw(torch.autograd.Function):
+    """Projected splats -> rgb [B, 3, H, W], alpha [B, H, W], expected depth [B, H, W]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        means2d: Tensor,
+        conics: Tensor,
+        depths: Tensor,
+        opacities: Tensor,
+        colors: Tensor,
+        background: Tensor,
+        radii: Tensor,
+        width: int,
+        height: int,
+        absgrad: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        pictures = len(means2d)
+        bins = bin_splats(
+            _array(radii), _array(means2d), _array(conics), _array(depths), _array(opacities), _array(colors), width, height
+        )  # fmt: skip
+        rgb = torch.empty(pictures, 3, height, width)
+        alpha, depth = torch.empty(pictures, height, width), torch.empty(pictures, height, width)
+        stops = np.empty(len(bins.order), np.int64)
+        run_everywhere(
+            draw, bins.rows, bins.rows_of_pairs, bins.first, bins.order, bins.columns, bins.tiles, width, height,
+            _array(background), np.zeros(1, np.int64), stops,
+            rgb.view(-1).numpy(), alpha.view(-1).numpy(), depth.view(-1).numpy(),
+        )  # fmt: skip
+        ctx.save_for_backward(means2d, rgb, alpha, depth)
+        ctx.bins, ctx.stops, ctx.size, ctx.absgrad = bins, stops, (width, height), absgrad
+        return rgb, alpha, depth
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, v_rgb: Tensor, v_alpha: Tensor, v_depth: Tensor) -> tuple:  # pyright: ignore
+        means2d, rgb, alpha, depth = ctx.saved_tensors
+        bins, (pictures, splats) = ctx.bins, means2d.shape[:2]
+        slots = np.empty(bins.pairs * SLOT, np.float32)
+        flat = [_array(x).reshape(-1) for x in (rgb, alpha, depth, v_rgb, v_alpha, v_depth)]
+        run_everywhere(
+            draw_backward, bins.rows, bins.rows_of_pairs, bins.first, bins.order, bins.columns, bins.tiles, *ctx.size,
+            np.zeros(1, np.int64), ctx.stops, *flat, slots, True if ctx.absgrad else None,
+        )  # fmt: skip
+        v_means2d, v_conics = torch.zeros(pictures, splats, 2), torch.zeros(pictures, splats, 3)
+        v_opacities, v_colors = torch.zeros(pictures, splats), torch.zeros(pictures, splats, 3)
+        v_depths = torch.zeros(pictures, splats)
+        magnitudes = torch.zeros(pictures, splats, 2) if ctx.absgrad else None
+        run_chunks(
+            gather, len(bins.rows), bins.sources, bins.first_slot, bins.slots, slots,
+            v_means2d.view(-1, 2).numpy(), v_conics.view(-1, 3).numpy(), v_opacities.view(-1).numpy(),
+            v_colors.view(-1, 3).numpy(), v_depths.view(-1).numpy(),
+            None if magnitudes is None else magnitudes.view(-1, 2).numpy(),
+        )  # fmt: skip
+        if magnitudes is not None:
+            means2d.absgrad = magnitudes  # where gsplat's strategies look for it
+        v_background = None
+        if ctx.needs_input_grad[5]:
+            v_background = (v_rgb * (1.0 - alpha)[:, None]).sum(dim=(2, 3))
+        return (
+            v_means2d, v_conics, v_depths, _sum_pictures(v_opacities), _sum_pictures(v_colors), v_background,
+            None, None, None, None,
+        )  # fmt: skip
+
+
+def _sum_pictures(gradients: Tensor) -> Tensor:
+    """Sum over the first dimension, in order: its bits do not depend on the number of threads."""
+    total = gradients[0]
+    for gradient in gradients[1:]:
+        total = total + gradient
+    return total
+
+
+def render(gaussians: Gaussians, cameras: Cameras, background: Tensor, near: float, far: float, absgrad: bool) -> Render:
+    """Render on the CPU; see `avatar_gs.render.rasterize.rasterize`. ``background [B, 3]``.
+
+    Raises:
+        UserError: this machine cannot run the SIMD code.
+    """
+    simd.check()
+    width, height = cameras.width, cameras.height
+    packed = pack_cameras(_array(cameras.T_camera_world), _array(cameras.K))
+    radii, means2d, depths, conics = _Project.apply(  # pyright: ignore[reportGeneralTypeIssues]
+        gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, packed, width, height, near, far
+    )
+    rgb, alpha, depth = _Draw.apply(  # pyright: ignore[reportGeneralTypeIssues]
+        means2d, conics, depths, gaussians.opacities, gaussians.colors, background, radii, width, height, absgrad
+    )
+    info = {
+        "means2d": means2d,
+        "radii": radii,
+        "depths": depths,
+        "conics": conics,
+        "opacities": gaussians.opacities.expand(len(cameras), -1),
+        "width": width,
+        "height": height,
+        "tile_size": TILE,
+        "n_cameras": len(cameras),
+        "n_batches": 1,
+        "gaussian_ids": None,
+        "camera_ids": None,
+        "batch_ids": None,
+    }
+    return Render(rgb.permute(0, 2, 3, 1), alpha[..., None], depth[..., None], info)

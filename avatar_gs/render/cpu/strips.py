@@ -1,0 +1,111 @@
+"""A tile's pixels as blocks of 16, and which of them each splat can reach.
+
+A tile of 32 x 32 pixels is 4 columns of 16 blocks, a block 8 pixels wide and 2 high: one SIMD vector. Blending works in two
+phases. `clip` takes a batch of splats and writes, for each column that a splat's ellipse crosses, the *strip* of blocks between
+its lowest and highest point there; then the blending loops run over strips without a branch. A bit per block in ``alive``
+says whether any of its pixels still lets light through: strips are trimmed to those, which is the early stop.
+"""
+
+import math
+
+import numpy as np
+
+from avatar_gs.render.cpu.binning import (
+    DISCRIMINANT,
+    FOUR_QC_Q,
+    HALF_OVER_QC,
+    HALF_WIDTH,
+    QB,
+    TILE,
+    TOP_X,
+    X,
+    Y,
+)
+from avatar_gs.render.cpu.jit import helper
+from avatar_gs.render.cpu.simd import any_lane, broadcast16, leading_zeros, load16, trailing_zeros
+
+LANES = 16
+BLOCK_WIDTH, BLOCK_HEIGHT = 8, 2
+COLUMNS = TILE // BLOCK_WIDTH
+BLOCKS = TILE // BLOCK_HEIGHT
+"""Blocks in one column."""
+BATCH = 32
+"""Splats clipped at a time."""
+
+_U64 = np.uint64
+
+
+@helper
+def start_alive(alive, tile_width, tile_height):
+    """All blocks alive that hold a pixel of the picture (a tile at its border may reach beyond it)."""
+    blocks = (tile_height + BLOCK_HEIGHT - 1) // BLOCK_HEIGHT
+    for column in range(COLUMNS):
+        alive[column] = ~_U64(0) >> _U64(64 - blocks) if column * BLOCK_WIDTH < tile_width else _U64(0)
+
+
+@helper
+def update_alive(state, planes, alive):
+    """Clear the bits of blocks with no positive transmittance (plane 0 of ``state``); whether any is left."""
+    left = _U64(0)
+    zero = broadcast16(np.float32(0))
+    for column in range(COLUMNS):
+        pending, kept = alive[column], _U64(0)
+        while pending != _U64(0):
+            block = trailing_zeros(pending)
+            pending &= pending - _U64(1)
+            if any_lane(load16(state, (column * BLOCKS + block) * planes * LANES) > zero):
+                kept |= _U64(1) << _U64(block)
+        alive[column] = kept
+        left |= kept
+    return left != _U64(0)
+
+
+@helper
+def _between(bits, first, end):
+    """Only the bits ``first <= i < end`` (0 <= first < end <= 64)."""
+    bits = (bits >> _U64(first)) << _U64(first)
+    return (bits << _U64(64 - end)) >> _U64(64 - end)
+
+
+@helper
+def clip(rows, rows_of_pairs, start, stop, tile_x, tile_y, alive, strips, ends):
+    """Write the strips of the pairs ``start <= k < stop`` of the tile with corner (tile_x, tile_y).
+
+    ``strips[n] = (column, first block, end block)``; those of pair k are ``ends[k - start] <= n < ends[k - start + 1]``.
+    A pixel i has its centre at i + 1/2. Within a column, where dx (splat minus pixel) goes from ``low`` to ``high``,
+    dy on the ellipse runs from ``(-root - QB dx) / 2 QC`` to ``(root - QB dx) / 2 QC`` with ``root = sqrt(DISCRIMINANT
+    dx² + 4 QC q)``; its extremes over the column lie at dx = ∓TOP_X clamped to the column.
+    """
+    zero, half, side = np.float32(0), np.float32(0.5), np.float32(TILE)
+    n = 0
+    ends[0] = 0
+    for k in range(start, stop):
+        m = rows_of_pairs[k]
+        x, y = rows[m, X] - tile_x, rows[m, Y] - tile_y
+        qb, top_x = rows[m, QB], rows[m, TOP_X]
+        discriminant, four_qc_q, half_over_qc = rows[m, DISCRIMINANT], rows[m, FOUR_QC_Q], rows[m, HALF_OVER_QC]
+        left = np.int64(min(max(x - rows[m, HALF_WIDTH] + half, zero), side))
+        right = np.int64(min(max(x + rows[m, HALF_WIDTH] + half, zero), side))
+        for column in range(left // BLOCK_WIDTH, (right + BLOCK_WIDTH - 1) // BLOCK_WIDTH):
+            living = alive[column]
+            if living == _U64(0):
+                continue
+            high = x - np.float32(column * BLOCK_WIDTH) - half
+            low = high - np.float32(BLOCK_WIDTH - 1)
+            at_max, at_min = min(high, max(low, -top_x)), min(high, max(low, top_x))
+            root_max = math.sqrt(max(discriminant * at_max * at_max + four_qc_q, zero))
+            root_min = math.sqrt(max(discriminant * at_min * at_min + four_qc_q, zero))
+            dy_max = (root_max - qb * at_max) * half_over_qc
+            dy_min = (-root_min - qb * at_min) * half_over_qc
+            top = np.int64(min(max(y - dy_max + half, zero), side))
+            bottom = np.int64(min(max(y - dy_min + half, zero), side))
+            if bottom <= top:
+                continue
+            living = _between(living, top // BLOCK_HEIGHT, (bottom + BLOCK_HEIGHT - 1) // BLOCK_HEIGHT)
+            if living == _U64(0):
+                continue
+            strips[n, 0] = column
+            strips[n, 1] = trailing_zeros(living)
+            strips[n, 2] = 64 - leading_zeros(living)
+            n += 1
+        ends[k - start + 1] = n

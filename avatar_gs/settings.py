@@ -1,0 +1,136 @@
+"""All settings of the program: the root dataclass, composed of the parts' own. Nothing here knows Hydra or torch."""
+
+import hashlib
+import re
+import unicodedata
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from avatar_gs.body.config import BodyConfig
+from avatar_gs.errors import UserError
+from avatar_gs.export.config import ExportConfig
+from avatar_gs.guidance.config import GuidanceConfig
+from avatar_gs.mini.config import TrainMiniConfig
+from avatar_gs.prior.config import PriorConfig
+from avatar_gs.render.config import CamerasConfig
+from avatar_gs.splats.config import DensityConfig, SplatsConfig
+from avatar_gs.training.config import OptimizeConfig
+
+OUTPUTS = Path("outputs")
+MAX_SEED = 2**31 - 1
+
+
+class Stage(Enum):
+    """What the command does."""
+
+    all = "all"
+    preview = "preview"
+    optimize = "optimize"
+    export = "export"
+    evaluate = "evaluate"
+    body = "body"
+    benchmark = "benchmark"
+    train_mini = "train_mini"
+
+
+RUN_STAGES = frozenset({Stage.all, Stage.preview, Stage.optimize, Stage.export})
+"""The stages that work on the run ``outputs/<name>/``."""
+
+
+class Device(Enum):
+    """Where tensors live; ``auto`` is CUDA if there is one."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+@dataclass
+class Settings:
+    """Everything that can be set from the command line."""
+
+    stage: Stage = Stage.all
+    prompt: str = ""
+    negative_prompt: str = ""
+    """What the avatar must not look like; empty: the prior's own words."""
+    photos: str = ""
+    """A folder, file or glob of photos of one person. Not supported by this version."""
+    identity: str = ""
+    """An identity file. Not supported by this version."""
+    name: str = ""
+    """The run's folder below ``outputs/``; empty: made from prompt and seed."""
+    seed: int = 0
+    device: Device = Device.auto
+    threads: int = 0
+    """CPU threads; 0: one for each physical core. The same seed and threads give the same bytes on a CPU."""
+    overwrite: bool = False
+    """Start the run anew instead of resuming it."""
+    debug: bool = False
+    """Show a traceback with every error."""
+    prior: PriorConfig = field(default_factory=PriorConfig)
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
+    body: BodyConfig = field(default_factory=BodyConfig)
+    cameras: CamerasConfig = field(default_factory=CamerasConfig)
+    splats: SplatsConfig = field(default_factory=SplatsConfig)
+    density: DensityConfig = field(default_factory=DensityConfig)
+    optimize: OptimizeConfig = field(default_factory=OptimizeConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+    mini: TrainMiniConfig = field(default_factory=TrainMiniConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed <= MAX_SEED:
+            raise UserError(f"seed={self.seed}: expected 0 to {MAX_SEED}")
+        if not 0 <= self.threads <= 1024:
+            raise UserError(f"threads={self.threads}: expected 1 to 1024, or 0 for one on each physical core")
+        for key, value in (("photos", self.photos), ("identity", self.identity)):
+            if value:
+                raise UserError(f"{key}={value} is not supported by this version yet: leave {key} out")
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder (see ``run_name``)."""
+        return OUTPUTS / run_name(self)
+
+    def plain(self) -> dict[str, Any]:
+        """The settings as dictionaries, lists, strings, numbers, booleans and None, as ``config.yaml`` holds them."""
+        return _plain(self)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {entry.name: _plain(getattr(value, entry.name)) for entry in fields(value)}
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def slug(text: str, length: int = 40) -> str:
+    """``text`` as a file name of at most ``length`` characters of a-z, 0-9 and ``-``; may be empty."""
+    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "-", ascii_text.lower()).strip("-")[:length].rstrip("-")
+
+
+def short_hash(*parts: object) -> str:
+    """Eight hexadecimal digits that stand for the parts."""
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:8]
+
+
+def run_name(settings: Settings) -> str:
+    """``settings.name``, or a name made of the prompt and a hash of prompt and seed.
+
+    Raises:
+        UserError: if the name is no folder below ``outputs/``.
+    """
+    name = settings.name
+    if not name:
+        return f"{slug(settings.prompt)}-{short_hash(settings.prompt, settings.seed)}".lstrip("-")
+    parts = name.replace("\\", "/").split("/")
+    if name != name.strip() or any(part in ("", ".", "..") or not part.isprintable() or ":" in part for part in parts):
+        raise UserError(f"name={name!r}: expected a folder below {OUTPUTS}/, such as name=anna or name=people/anna")
+    if any(len(part.encode()) > 200 for part in parts):
+        raise UserError(f"name={name[:40]}…: a folder's name may have at most 200 bytes; give a shorter one")
+    return name

@@ -1,0 +1,109 @@
+"""The avatar: Gaussian splats on a body at rest, bound to its joints, in gsplat's parameter layout."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from avatar_gs.errors import UserError
+from avatar_gs.splats.config import SplatsConfig
+from avatar_gs.splats.skinning import skin
+from avatar_gs.types import NUM_JOINTS, Gaussians
+
+SH_C0 = 0.28209479177387814
+"""The constant spherical harmonic: a colour is ``SH_C0 * sh0 + 0.5``."""
+
+TRAINABLE: dict[str, tuple[int, ...]] = {"means": (3,), "quats": (4,), "scales": (3,), "opacities": (), "sh0": (1, 3)}
+BOUND: dict[str, tuple[int, ...]] = {"skinning": (NUM_JOINTS,), "anchors": (3,), "normals": (3,)}
+"""Frozen entries that densification must carry along: skinning weights, and the nearest point of the body's surface
+at rest with the outward normal there."""
+
+
+def rgb_to_sh(rgb: Tensor) -> Tensor:
+    """Coefficients of the constant harmonic for colours in [0, 1]."""
+    return (rgb - 0.5) / SH_C0
+
+
+class GaussianModel:
+    """Splats in the body's rest (zero) pose.
+
+    ``params`` has gsplat's keys (``means`` [N, 3] metres, ``quats`` [N, 4] wxyz, ``scales`` [N, 3] log-metres,
+    ``opacities`` [N] logits, ``sh0`` [N, 1, 3]) and the frozen entries of ``BOUND``.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], min_scale: float = 0.001, max_scale: float = 0.05) -> None:
+        """Take copies of ``tensors``, which must hold every key of ``TRAINABLE`` and ``BOUND``.
+
+        Raises:
+            UserError: if an entry is missing or has another shape.
+        """
+        self.min_scale, self.max_scale = min_scale, max_scale
+        self.params = nn.ParameterDict()
+        count = len(tensors["means"]) if "means" in tensors else 0
+        for name, shape in (TRAINABLE | BOUND).items():
+            if name not in tensors or tuple(tensors[name].shape) != (count, *shape):
+                found = tuple(tensors[name].shape) if name in tensors else "nothing"
+                raise UserError(
+                    f"splats: expected '{name}' of shape {(count, *shape)}, found {found}; is this a checkpoint?"
+                )
+            # contiguous clones are aligned, so that a reloaded model computes the same bytes as the one that was saved
+            value = tensors[name].detach().clone(memory_format=torch.contiguous_format)
+            self.params[name] = nn.Parameter(value, requires_grad=name in TRAINABLE)
+
+    @classmethod
+    def from_config(cls, config: SplatsConfig, tensors: Mapping[str, Tensor]) -> "GaussianModel":
+        return cls(tensors, config.min_scale, config.max_scale)
+
+    def __len__(self) -> int:
+        return len(self.params["means"])
+
+    @property
+    def device(self) -> torch.device:
+        return self.params["means"].device
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        return {name: self.params[name] for name in TRAINABLE}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Detached tensors that the constructor takes back."""
+        return {name: self.params[name].detach() for name in TRAINABLE | BOUND}
+
+    def to(self, device: torch.device | str) -> "GaussianModel":
+        moved = {name: value.to(device) for name, value in self.tensors().items()}
+        return GaussianModel(moved, self.min_scale, self.max_scale)
+
+    def opacities(self) -> Float[Tensor, " N"]:
+        return self.params["opacities"].sigmoid()
+
+    def scales(self) -> Float[Tensor, "N 3"]:
+        """Standard deviations in metres."""
+        return self.params["scales"].exp()
+
+    def colors(self) -> Float[Tensor, "N 3"]:
+        return SH_C0 * self.params["sh0"][:, 0] + 0.5
+
+    def rest(self) -> Gaussians:
+        """The activated splats in the rest pose."""
+        quats = nn.functional.normalize(self.params["quats"], dim=-1)
+        return Gaussians(self.params["means"], quats, self.scales(), self.opacities(), self.colors())
+
+    def pose(self, T_posed_rest: Float[Tensor, "55 4 4"]) -> Gaussians:
+        """The activated splats of a posed avatar; gradients reach every trainable parameter."""
+        means, quats = skin(self.params["means"], self.params["quats"], self.params["skinning"], T_posed_rest)
+        return Gaussians(means, quats, self.scales(), self.opacities(), self.colors())
+
+    def surface_distance(self) -> Float[Tensor, " N"]:
+        """Metres from each splat to the body's surface at rest."""
+        return (self.params["means"] - self.params["anchors"]).square().sum(-1).add(1e-12).sqrt()
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """Put parameters that an optimiser step took out of range back onto its edge (a projected step).
+
+        Colours are clamped here and not in the forward pass: there, a colour beyond the edge would get no gradient.
+        """
+        limit = 0.5 / SH_C0
+        self.params["sh0"].clamp_(-limit, limit)
+        self.params["scales"].clamp_(torch.tensor(self.min_scale).log(), torch.tensor(self.max_scale).log())
+        self.params["quats"].div_(self.params["quats"].norm(dim=-1, keepdim=True).clamp_min(1e-8))

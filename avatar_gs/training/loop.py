@@ -1,0 +1,160 @@
+"""The optimisation: from a body, a prior and a prompt to an avatar."""
+
+import logging
+import resource
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from avatar_gs.body.model import Body
+from avatar_gs.console import progress
+from avatar_gs.errors import UserError
+from avatar_gs.guidance.conditions import TextConditions
+from avatar_gs.guidance.distill import build_guidance
+from avatar_gs.io import RunFolder, interruptible
+from avatar_gs.prior.prompts import BucketPrompt, texts
+from avatar_gs.settings import Settings
+from avatar_gs.splats.init import RestSurface, surface_splats
+from avatar_gs.splats.model import GaussianModel
+from avatar_gs.training.preview import preview_sheet, write_preview
+from avatar_gs.training.scene import prepared_scenes
+from avatar_gs.training.state import CHECKPOINT, TrainingState, generator
+from avatar_gs.training.step import Report, Stopwatch, train_step
+from avatar_gs.training.tensorboard import scalar_writer
+from avatar_gs.types import Prior
+
+LOGGER = logging.getLogger(__name__)
+OnStep = Callable[[TrainingState, Report], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The avatar, and the figures of the run that made it."""
+
+    model: GaussianModel
+    metrics: dict[str, Any]
+
+
+def optimize(
+    settings: Settings,
+    body: Body,
+    prior: Prior,
+    prompts: Mapping[str, BucketPrompt],
+    run: RunFolder | None = None,
+    *,
+    on_step: OnStep | None = None,
+) -> Result:
+    """Make an avatar, or finish one: a run whose folder holds a checkpoint goes on from there.
+
+    Args:
+        prompts: what to ask for, and against, in every bucket of views (``prior.prompts.bucket_prompts``).
+        run: where checkpoints and previews go; without it nothing is written.
+        on_step: called after every step; for a viewer or a measurement.
+
+    Raises:
+        UserError: if the run diverges, or its checkpoint belongs to another run.
+        KeyboardInterrupt: after Ctrl-C, once the checkpoint is written.
+    """
+    conditions = TextConditions.encode(prior, *texts(prompts))
+    rest = body.rest()
+    surface = RestSurface(rest)
+    state = first_state(settings, body, prior, conditions)
+    if run is not None:
+        resume(state, settings, run)
+    config, total = settings.optimize, settings.optimize.steps
+    arguments = body, config, settings.cameras, settings.prior.prompts
+    with (
+        prepared_scenes(*arguments, size=prior.image_size, seed=settings.seed) as scenes,
+        scalar_writer(run, config.tensorboard, state.step) as write_scalars,
+        interruptible() as interrupt,
+        progress("optimize", total, start=state.step) as bar,
+    ):
+        while state.step < total:
+            with Stopwatch(state.seconds, prior.device)("scene"):
+                scene = scenes.at(state.step)
+            report = train_step(state, scene, settings, prior, conditions, surface)
+            stop_if_diverged(state, settings)
+            write_scalars(state.step, report.scalars() | {"splats": len(state.model)})
+            if run is not None:
+                keep(state, settings, run)
+                if config.preview_every and state.step % config.preview_every == 0:
+                    sheet = preview_sheet(state.model, scenes.preview(), scene, report, prior)
+                    write_preview(run.previews / f"step_{state.step:06d}.png", sheet)
+            if on_step is not None:
+                on_step(state, report)
+            bar.update(state.step, splats=len(state.model), grad=float(report.distilled.logs["grad_norm"]))
+            if interrupt.requested:
+                if run is not None:
+                    checkpoint(state, settings, run)
+                raise KeyboardInterrupt
+    return Result(state.model, metrics(state, prior))
+
+
+def first_state(settings: Settings, body: Body, prior: Prior, conditions: TextConditions) -> TrainingState:
+    """The grey avatar before the first step."""
+    begin = generator(settings.seed, 0, "splats")
+    model = surface_splats(settings.splats, body.rest(), body.weights, begin).to(prior.device)
+    guidance = build_guidance(settings.guidance, prior, conditions)
+    return TrainingState.start(model, settings.splats, settings.density, guidance, settings.optimize.steps)
+
+
+def resume(state: TrainingState, settings: Settings, run: RunFolder) -> None:
+    """Go on from the run's checkpoint if there is one, and say so."""
+    path = run.checkpoints / CHECKPOINT
+    if not path.exists():
+        return
+    facts = state.restore(path, settings.splats, seed=settings.seed, total_steps=settings.optimize.steps)
+    LOGGER.info("resuming at step %d of %d", state.step, settings.optimize.steps)
+    if facts["threads"] != torch.get_num_threads():
+        LOGGER.warning(
+            "the run began with %d threads and goes on with %d: it will not end with the same bytes (threads=%d would)",
+            facts["threads"],
+            torch.get_num_threads(),
+            facts["threads"],
+        )
+
+
+def keep(state: TrainingState, settings: Settings, run: RunFolder) -> None:
+    """Write the checkpoint if it is due, or the run at its end."""
+    every, total = settings.optimize.checkpoint_every, settings.optimize.steps
+    if state.step == total or (every and state.step % every == 0):
+        checkpoint(state, settings, run)
+
+
+def checkpoint(state: TrainingState, settings: Settings, run: RunFolder) -> None:
+    """Replace the run's checkpoint."""
+    state.save(run.checkpoints / CHECKPOINT, seed=settings.seed, total_steps=settings.optimize.steps)
+
+
+def stop_if_diverged(state: TrainingState, settings: Settings) -> None:
+    """Raises UserError after too many steps in a row without finite gradients."""
+    if state.bad_in_a_row >= settings.optimize.max_bad_steps:
+        raise UserError(
+            f"optimize: no finite gradients in the {state.bad_in_a_row} steps before step {state.step}, so the run was "
+            "stopped; lower guidance.cfg_scale or splats.lr.*, or use prior.precision=float32"
+        )
+
+
+def metrics(state: TrainingState, prior: Prior) -> dict[str, Any]:
+    """The figures of a run: seconds a step by part, splats, prior calls, peak memory."""
+    per_step = {part: round(seconds / max(state.step, 1), 5) for part, seconds in state.seconds.items()}
+    return {
+        "steps": state.step,
+        "splats": len(state.model),
+        "seconds_per_step": per_step | {"total": round(sum(state.seconds.values()) / max(state.step, 1), 5)},
+        "prior_calls": state.prior_calls,
+        "skipped_steps": state.bad_steps,
+        "peak_memory_mib": peak_memory_mib(prior.device),
+    }
+
+
+def peak_memory_mib(device: torch.device) -> dict[str, float]:
+    """The largest resident size of this process so far, and of its tensors on the GPU."""
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
+    peak = {"host": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)}
+    if device.type == "cuda":
+        peak["gpu"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    return peak

@@ -1,0 +1,122 @@
+"""What a run has reached: all that a resumed run needs to end with the same bytes, and the randomness of each step."""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.optim import Adam
+
+from avatar_gs.errors import UserError
+from avatar_gs.guidance.distill import Guidance
+from avatar_gs.io import load_state, save_state
+from avatar_gs.splats.config import DensityConfig, SplatsConfig
+from avatar_gs.splats.density import DistillationStrategy
+from avatar_gs.splats.model import GaussianModel
+from avatar_gs.splats.optim import build_optimizers, load_optimizer_tensors, optimizer_tensors
+
+CHECKPOINT = "last.safetensors"
+SCHEMA = 1
+
+
+def derive_seed(seed: int, step: int, purpose: str) -> int:
+    """A seed of 63 bits for one purpose in one step of one run."""
+    digest = hashlib.sha256(f"{seed}/{step}/{purpose}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def generator(seed: int, step: int, purpose: str) -> torch.Generator:
+    """A generator on the CPU that depends on (seed, step, purpose) only, so that a resumed run draws the same."""
+    return torch.Generator().manual_seed(derive_seed(seed, step, purpose))
+
+
+@dataclass
+class TrainingState:
+    """All that changes during a run. ``step`` steps are done."""
+
+    model: GaussianModel
+    optimizers: dict[str, Adam]
+    strategy: DistillationStrategy
+    guidance: Guidance
+    step: int = 0
+    bad_steps: int = 0
+    """Steps that were skipped because a gradient was not finite, and how many of them just now, one after another."""
+    bad_in_a_row: int = 0
+    prior_calls: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Time spent so far, by part; carried over by a resumed run, but no part of what its results depend on."""
+
+    @classmethod
+    def start(
+        cls, model: GaussianModel, splats: SplatsConfig, density: DensityConfig, guidance: Guidance, total_steps: int
+    ) -> "TrainingState":
+        strategy = DistillationStrategy(density, total_steps, model)
+        return cls(model, build_optimizers(model, splats.lr), strategy, guidance)
+
+    def save(self, path: Path, *, seed: int, total_steps: int) -> None:
+        """Write a checkpoint atomically."""
+        groups = {
+            "splats": self.model.tensors(),
+            "optim": optimizer_tensors(self.optimizers),
+            "density": self.strategy.tensors(),
+            "guidance": self.guidance.state_dict(),
+        }
+        tensors = {f"{group}/{name}": value for group, entries in groups.items() for name, value in entries.items()}
+        facts = {
+            "schema": SCHEMA,
+            "step": self.step,
+            "total_steps": total_steps,
+            "seed": seed,
+            "threads": torch.get_num_threads(),
+            "bad_steps": self.bad_steps,
+            "bad_in_a_row": self.bad_in_a_row,
+            "prior_calls": self.prior_calls,
+            "seconds": self.seconds,
+        }
+        save_state(path, tensors, facts)
+
+    def restore(self, path: Path, splats: SplatsConfig, *, seed: int, total_steps: int) -> dict:
+        """Continue from a checkpoint of the same run; the checkpoint's facts are returned.
+
+        Raises:
+            UserError: if the file is damaged, or of a run with another seed or number of steps.
+        """
+        tensors, facts = load_state(path)
+        _check_facts(path, facts, seed, total_steps)
+        device = self.model.device
+        self.model = GaussianModel.from_config(splats, group(tensors, "splats")).to(device)
+        self.optimizers = build_optimizers(self.model, splats.lr)
+        load_optimizer_tensors(self.optimizers, group(tensors, "optim"))
+        self.strategy.load_tensors(group(tensors, "density"))
+        self.guidance.load_state_dict(group(tensors, "guidance"))
+        self.step, self.seconds = facts["step"], dict(facts["seconds"])
+        self.bad_steps, self.bad_in_a_row = facts["bad_steps"], facts["bad_in_a_row"]
+        self.prior_calls = facts["prior_calls"]
+        return facts
+
+
+def group(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors called ``<name>/…``, without that prefix."""
+    return {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
+
+
+def load_model(path: Path, splats: SplatsConfig | None = None) -> GaussianModel:
+    """The avatar of a checkpoint.
+
+    Raises:
+        UserError: if there is no such file, or it is damaged.
+    """
+    tensors, _ = load_state(path)
+    return GaussianModel.from_config(splats or SplatsConfig(), group(tensors, "splats"))
+
+
+def _check_facts(path: Path, facts: dict, seed: int, total_steps: int) -> None:
+    if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
+        raise UserError(f"{path}: not a checkpoint of this version of avatar_gs; start anew with overwrite=true")
+    for name, expected in (("seed", seed), ("total_steps", total_steps)):
+        if facts[name] != expected:
+            raise UserError(
+                f"{path}: its run has {name}={facts[name]}, this one {expected}; start anew with overwrite=true, "
+                "or give the run another name=…"
+            )

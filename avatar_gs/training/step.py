@@ -1,0 +1,118 @@
+"""One step: skin, rasterise, guide, regularise, update."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from avatar_gs.guidance.conditions import TextConditions
+from avatar_gs.guidance.distill import Distilled
+from avatar_gs.render.rasterize import rasterize
+from avatar_gs.settings import Settings
+from avatar_gs.splats.density import Refinement
+from avatar_gs.splats.init import RestSurface
+from avatar_gs.splats.model import GaussianModel
+from avatar_gs.splats.optim import gradients_are_finite, set_learning_rates, step_all, zero_grad_all
+from avatar_gs.training.losses import regularisers
+from avatar_gs.training.scene import Scene
+from avatar_gs.training.state import TrainingState, derive_seed, generator
+from avatar_gs.types import Prior, Render
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one step did. ``losses`` are the regularisers' values; guidance is to be watched by its gradient's norm."""
+
+    distilled: Distilled
+    render: Render
+    losses: dict[str, float]
+    refinement: Refinement
+    finite: bool
+
+    def scalars(self) -> dict[str, float]:
+        """Everything worth plotting, by name."""
+        guided = {f"guidance/{name}": float(value) for name, value in self.distilled.logs.items()}
+        learned = {f"guidance/loss_{name}": float(value) for name, value in self.distilled.auxiliary.items()}
+        return guided | learned | {f"loss/{name}": value for name, value in self.losses.items()}
+
+
+class Stopwatch:
+    """Adds up wall seconds by part; waits for a GPU to finish, or the next part would pay for it."""
+
+    def __init__(self, seconds: dict[str, float], device: torch.device) -> None:
+        self.seconds, self.device = seconds, device
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - began
+
+
+def draw(model: GaussianModel, scene: Scene, supersample: int = 1) -> Render:
+    """The avatar in a scene, on its backgrounds; pictures are ``supersample`` times as large as the scene's cameras."""
+    cameras = scene.views.cameras
+    cameras = cameras.resized(cameras.width * supersample, cameras.height * supersample)
+    return rasterize(model.pose(scene.posed.T_posed_rest), cameras, scene.backgrounds)
+
+
+def train_step(
+    state: TrainingState,
+    scene: Scene,
+    settings: Settings,
+    prior: Prior,
+    conditions: TextConditions,
+    surface: RestSurface,
+) -> Report:
+    """Advance ``state`` by one step. Non-finite gradients leave the splats as they are, and are counted."""
+    config, step, total = settings.optimize, state.step, settings.optimize.steps
+    clock = Stopwatch(state.seconds, prior.device)
+    with clock("render"):
+        render = draw(state.model, scene, config.supersample)
+        state.strategy.before_backward(render.info)
+    with clock("encode"):
+        latents = prior.encode_images(render.rgb)
+    with clock("prior"):
+        distilled = state.guidance.step(
+            latents,
+            conditions.batch(scene.buckets),
+            scene.pose_maps,
+            scene.buckets,
+            step,
+            total,
+            generator(settings.seed, step, "guidance"),
+        )
+    losses = regularisers(config.losses, state.model, render.alpha, state.strategy.unit)
+    finite, refinement = True, Refinement()
+    if not distilled.warming_up:
+        with clock("backward"):
+            sum(losses.values(), start=distilled.loss).backward()
+        with clock("update"):
+            finite = gradients_are_finite(state.optimizers)
+            refinement = update(state, settings, surface, render if finite else None)
+    state.step += 1
+    state.prior_calls += distilled.prior_calls
+    state.bad_in_a_row = 0 if finite else state.bad_in_a_row + 1
+    state.bad_steps += not finite
+    values = {name: float(value.detach()) for name, value in losses.items()}
+    return Report(distilled, render, values, refinement, finite)
+
+
+def update(state: TrainingState, settings: Settings, surface: RestSurface, render: Render | None) -> Refinement:
+    """Move the splats by their gradients (``render=None``: drop them), then densify and prune if it is due."""
+    if render is None:
+        zero_grad_all(state.optimizers)
+    else:
+        set_learning_rates(state.optimizers, settings.splats.lr, state.step / settings.optimize.steps)
+        step_all(state.optimizers)
+        state.model.constrain()
+    split_seed = derive_seed(settings.seed, state.step, "split")
+    info = None if render is None else render.info
+    refinement = state.strategy.after_step(state.model, state.optimizers, state.step, info, split_seed)
+    if refinement != Refinement() or (state.step + 1) % settings.optimize.surface_every == 0:
+        surface.refresh(state.model)
+    return refinement

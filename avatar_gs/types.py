@@ -1,0 +1,178 @@
+"""The frozen values that flow between the parts, and the protocols that parts are known by.
+
+Units are metres and radians; quaternions are wxyz; cameras are OpenCV (x right, y down, z forward); the
+world is SMPL-X's (+y up, the avatar faces +z, its left hand at +x). Images are ``[B, H, W, 3]`` in [0, 1].
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+NUM_JOINTS = 55
+
+
+class Framing(str, Enum):
+    """Which part of the body a camera looks at."""
+
+    BODY = "body"
+    HEAD = "head"
+    UPPER = "upper"
+    LOWER = "lower"
+
+
+class ViewDirection(str, Enum):
+    """The side from which a camera sees the avatar, as prompts name it."""
+
+    FRONT = "front"
+    SIDE = "side"
+    BACK = "back"
+    OVERHEAD = "overhead"
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """A batch of pinhole cameras that share one picture size.
+
+    ``T_camera_world`` maps world points to the OpenCV camera frame; ``K`` is in pixels (half-pixel centres).
+    """
+
+    T_camera_world: Float[Tensor, "B 4 4"]
+    K: Float[Tensor, "B 3 3"]
+    width: int
+    height: int
+
+    def __len__(self) -> int:
+        return len(self.T_camera_world)
+
+    def __getitem__(self, index: int) -> "Cameras":
+        return replace(self, T_camera_world=self.T_camera_world[index][None], K=self.K[index][None])
+
+    def to(self, device: torch.device | str) -> "Cameras":
+        return replace(self, T_camera_world=self.T_camera_world.to(device), K=self.K.to(device))
+
+    def resized(self, width: int, height: int) -> "Cameras":
+        """The same cameras with pictures of another size (intrinsics scaled)."""
+        scale = torch.tensor([width / self.width, height / self.height, 1.0], dtype=self.K.dtype, device=self.K.device)
+        return replace(self, K=self.K * scale[:, None], width=width, height=height)
+
+
+@dataclass(frozen=True)
+class Views:
+    """Cameras with what was asked of them: framing, and where they stand around the avatar.
+
+    ``azimuth`` is 0 in front of the avatar, +pi/2 at its left hand (+x); ``elevation`` is positive above.
+    """
+
+    cameras: Cameras
+    framings: tuple[Framing, ...]
+    azimuth: Float[Tensor, " B"]
+    elevation: Float[Tensor, " B"]
+
+    def __len__(self) -> int:
+        return len(self.framings)
+
+
+@dataclass(frozen=True)
+class PosedBody:
+    """A body in one pose. ``T_posed_rest`` are the linear-blend-skinning transforms of the 55 SMPL-X joints:
+    they take points of the rest (zero) pose to this pose (SMPL-X's ``A`` matrices)."""
+
+    vertices: Float[Tensor, "V 3"]
+    faces: Int[Tensor, "F 3"]
+    joints: Float[Tensor, "55 3"]
+    T_posed_rest: Float[Tensor, "55 4 4"]
+
+
+@dataclass(frozen=True)
+class Keypoints:
+    """OpenPose keypoints: 18 body (COCO order with neck), 21 a hand, 70 face (68 + two pupils).
+
+    The positions are world metres ``[..., 3]``.
+    """
+
+    body: Float[Tensor, "18 3"]
+    left_hand: Float[Tensor, "21 3"]
+    right_hand: Float[Tensor, "21 3"]
+    face: Float[Tensor, "70 3"]
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """Activated splats in the frame that they are drawn in: scales in metres, opacities and colours in [0, 1]."""
+
+    means: Float[Tensor, "N 3"]
+    quats: Float[Tensor, "N 4"]
+    scales: Float[Tensor, "N 3"]
+    opacities: Float[Tensor, " N"]
+    colors: Float[Tensor, "N 3"]
+
+    def __len__(self) -> int:
+        return len(self.means)
+
+    def detach(self) -> "Gaussians":
+        return Gaussians(
+            self.means.detach(),
+            self.quats.detach(),
+            self.scales.detach(),
+            self.opacities.detach(),
+            self.colors.detach(),
+        )
+
+
+@dataclass(frozen=True)
+class Render:
+    """What the rasteriser returns. ``depth`` is expected depth in metres (0 where nothing is);
+    ``info`` holds what gsplat's strategies need (``means2d, radii, depths, conics, width, height, n_cameras, …``)."""
+
+    rgb: Float[Tensor, "B H W 3"]
+    alpha: Float[Tensor, "B H W 1"]
+    depth: Float[Tensor, "B H W 1"]
+    info: dict[str, Any]
+
+
+@runtime_checkable
+class Prior(Protocol):
+    """A latent-diffusion prior with pose control, as guidance and identity know it (never diffusers)."""
+
+    name: str
+    image_size: int
+    """Side of the square pictures it was trained on, in pixels."""
+    latent_size: int
+    latent_channels: int
+    token_length: int
+    """L of the ``[B, L, d]`` conditions (77 for Stable Diffusion)."""
+    num_timesteps: int
+    device: torch.device
+    calls: int
+    """Number of noise predictions made so far, counted per picture of the batch."""
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "B L d"]: ...
+
+    def encode_images(self, images: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B c h w"]:
+        """Scaled latents (the posterior's mean) of pictures in [0, 1]; differentiable."""
+        ...
+
+    def decode_latents(self, latents: Float[Tensor, "B c h w"]) -> Float[Tensor, "B H W 3"]: ...
+
+    def alpha(self, t: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """sqrt(alphas_cumprod[t])."""
+        ...
+
+    def sigma(self, t: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """sqrt(1 - alphas_cumprod[t])."""
+        ...
+
+    def eps(
+        self,
+        z_t: Float[Tensor, "B c h w"],
+        t: Int[Tensor, " B"],
+        cond: Float[Tensor, "B L d"],
+        control: Float[Tensor, "B H W 3"] | None,
+    ) -> Float[Tensor, "B c h w"]:
+        """The noise prediction, whatever the network itself predicts. ``control`` is the pose map in [0, 1]."""
+        ...

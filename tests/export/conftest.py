@@ -1,0 +1,198 @@
+"""A headless Chromium for the tests of ``avatar.html``, spoken to through its DevTools pipe, and the figure it looks at."""
+
+import base64
+import fcntl
+import io
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from avatar_gs.types import Gaussians
+
+FLAGS = (
+    "--headless --no-sandbox --disable-quic --no-first-run --disable-background-networking --disable-component-update "
+    "--disable-sync --use-angle=swiftshader --enable-unsafe-swiftshader --ignore-gpu-blocklist --disable-extensions "
+    "--hide-scrollbars --force-color-profile=srgb --remote-debugging-pipe"
+).split()
+DEADLINE = 60.0
+
+
+class Chromium:
+    """One browser with one page. Keeps every request that the page makes, and every error it reports."""
+
+    def __init__(self, program: str, profile: Path) -> None:
+        reads, commands = os.pipe()
+        answers, writes = os.pipe()
+        # The pipe's ends must be the browser's file descriptors 3 and 4: keep them clear of those until the shell moves them.
+        browser_ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (reads, writes)]
+        script = 'exec "$@" 3<&{} 4>&{}'.format(*browser_ends)
+        self.process = subprocess.Popen(
+            ["bash", "-c", script, "bash", program, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            pass_fds=browser_ends,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for end in (reads, writes, *browser_ends):
+            os.close(end)
+        self._to, self._from = os.fdopen(commands, "wb", buffering=0), os.fdopen(answers, "rb")
+        self._buffer, self._number, self._session = b"", 0, ""
+        self.requests: list[str] = []
+        self.errors: list[str] = []
+        os.set_blocking(self._from.fileno(), False)
+        targets = self.send("Target.getTargets")["targetInfos"]
+        page = next(target["targetId"] for target in targets if target["type"] == "page")
+        self._session = self.send("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
+        for domain in ("Page", "Network", "Runtime", "Log"):
+            self.send(f"{domain}.enable")
+
+    def send(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Sends one command and waits for its answer."""
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        self._to.write(json.dumps(message).encode() + b"\0")
+        deadline = time.monotonic() + DEADLINE
+        while time.monotonic() < deadline:
+            answer = self._receive()
+            if answer is None:
+                time.sleep(0.005)
+            elif answer.get("id") == self._number:
+                assert "error" not in answer, f"{method}: {answer['error']}"
+                return answer["result"]
+        raise TimeoutError(f"Chromium did not answer {method}")
+
+    def _receive(self) -> dict[str, Any] | None:
+        while b"\0" not in self._buffer:
+            chunk = self._from.read(1 << 20)
+            if chunk is None:
+                return None
+            assert chunk, "Chromium has ended"
+            self._buffer += chunk
+        text, _, self._buffer = self._buffer.partition(b"\0")
+        message = json.loads(text)
+        parameters = message.get("params", {})
+        if message.get("method") == "Network.requestWillBeSent":
+            self.requests.append(parameters["request"]["url"])
+        elif message.get("method") == "Runtime.exceptionThrown":
+            self.errors.append(str(parameters["exceptionDetails"]))
+        elif message.get("method") == "Log.entryAdded" and parameters["entry"]["level"] == "error":
+            self.errors.append(parameters["entry"]["text"])
+        return message
+
+    def open(self, path: Path, options: str = "", size: tuple[int, int] = (320, 400), ratio: float = 1) -> None:
+        """Opens a file from disk in a window of ``size`` (CSS pixels) and waits until it is ready or has failed."""
+        width, height = size
+        mobile = width < 480
+        self.send(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=ratio, mobile=mobile
+        )
+        self.send("Page.navigate", url="about:blank")
+        self.requests.clear()
+        self.errors.clear()
+        self.send("Page.navigate", url=path.resolve().as_uri() + (f"#{options}" if options else ""))
+        self.wait("document.readyState === 'complete' && ['ready', 'error'].includes(document.documentElement.dataset.state)")
+        if self.evaluate("document.documentElement.dataset.state") == "ready":
+            self.wait("document.documentElement.dataset.view")
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of a JavaScript expression in the page."""
+        answer = self.send("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+    def wait(self, condition: str) -> None:
+        """Waits until a JavaScript condition holds."""
+        deadline = time.monotonic() + DEADLINE
+        while not self.evaluate(f"Boolean({condition})"):
+            assert time.monotonic() < deadline, f"the page never came to {condition}; errors: {self.errors}"
+            time.sleep(0.02)
+
+    def view(self) -> tuple[float, float, float]:
+        """Azimuth, elevation (degrees) and distance (metres) once the picture has come to rest."""
+        last = None
+        for _ in range(100):
+            time.sleep(0.12)
+            now = self.evaluate("document.documentElement.dataset.view")
+            if now == last:
+                azimuth, elevation, distance = map(float, now.split())
+                return azimuth, elevation, distance
+            last = now
+        raise TimeoutError("the view does not come to rest")
+
+    def screenshot(self) -> np.ndarray:
+        """The page as it looks now, uint8 [H, W, 3]."""
+        data = base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"])
+        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+    def close(self) -> None:
+        self._session = ""
+        try:
+            self.send("Browser.close")
+            self.process.wait(10)
+        except (AssertionError, TimeoutError, OSError, subprocess.TimeoutExpired):
+            self.process.kill()
+            self.process.wait()
+        finally:
+            self._to.close()
+            self._from.close()
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    """The browser of all tests. Without one, CI fails; a user's machine skips and says why."""
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        reason = "no chromium, chromium-browser or google-chrome on PATH: install one (apt install chromium) to test avatar.html"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    browser = Chromium(program, tmp_path_factory.mktemp("chromium"))
+    yield browser
+    browser.close()
+
+
+def _box(low: tuple[float, ...], high: tuple[float, ...], color: tuple[float, ...], step: float = 0.03) -> list[np.ndarray]:
+    axes = [np.arange(a, b + 1e-6, step) for a, b in zip(low, high, strict=True)]
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+    return [points, np.broadcast_to(np.array(color), points.shape)]
+
+
+@pytest.fixture(scope="session")
+def figure() -> Gaussians:
+    """A stiff figure of blocks whose every side differs, in the world frame: yellow face in front of a brown head, red
+    left arm (+x), green right arm, blue front and magenta back of the trunk, black legs; and one long cyan splat over the
+    head that leans from its lower right to its upper left (-x is right of the avatar)."""
+    parts = [
+        _box((-0.1, 1.45, -0.09), (0.1, 1.70, 0.03), (0.4, 0.2, 0.1)),
+        _box((-0.08, 1.48, 0.09), (0.08, 1.65, 0.09), (1.0, 0.9, 0.2)),
+        _box((0.24, 0.8, -0.05), (0.36, 1.4, 0.05), (0.9, 0.1, 0.1)),
+        _box((-0.36, 0.8, -0.05), (-0.24, 1.4, 0.05), (0.1, 0.7, 0.1)),
+        _box((-0.18, 0.8, 0.06), (0.18, 1.4, 0.10), (0.1, 0.2, 0.9)),
+        _box((-0.18, 0.8, -0.10), (0.18, 1.4, -0.03), (0.9, 0.1, 0.8)),
+        _box((-0.16, 0.0, -0.06), (0.16, 0.77, 0.06), (0.05, 0.05, 0.05)),
+    ]
+    means = torch.tensor(np.concatenate([points for points, _ in parts]), dtype=torch.float32)
+    colors = torch.tensor(np.concatenate([color for _, color in parts]), dtype=torch.float32)
+    count = len(means)
+    quats = torch.tensor([1.0, 0, 0, 0]).repeat(count, 1)
+    scales = torch.full((count, 3), 0.016)
+    opacities = torch.full((count,), 0.95)
+    # Long in its own x, turned by 60 degrees about z: from lower left (-x) to upper right (+x) as seen from the front.
+    half = np.deg2rad(30)
+    long_quat = torch.tensor([[np.cos(half), 0, 0, np.sin(half)]], dtype=torch.float32)
+    return Gaussians(
+        means=torch.cat([means, torch.tensor([[0.0, 2.0, 0.0]])]),
+        quats=torch.cat([quats, long_quat]),
+        scales=torch.cat([scales, torch.tensor([[0.08, 0.01, 0.01]])]),
+        opacities=torch.cat([opacities, torch.tensor([0.99])]),
+        colors=torch.cat([colors, torch.tensor([[0.0, 0.8, 0.8]])]),
+    )

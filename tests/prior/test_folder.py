@@ -1,0 +1,130 @@
+import json
+import pickle
+import shutil
+import socket
+
+import pytest
+
+from avatar_gs.errors import UserError
+from avatar_gs.prior.config import PriorConfig
+from avatar_gs.prior.stable_diffusion import load_prior
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    return tiny.save_prior(tmp_path_factory.mktemp("prior"))
+
+
+@pytest.fixture
+def folder(original, tmp_path):
+    return shutil.copytree(original, tmp_path / "prior")
+
+
+def load(path, **more):
+    return load_prior(PriorConfig(name="custom", path=str(path), **more))
+
+
+def refuses(path, *words, **more):
+    with pytest.raises(UserError) as caught:
+        load(path, **more)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message, message
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*arguments, **options):
+        raise AssertionError("a folder must never reach for the network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def test_a_folder_loads_without_network(folder, no_network):
+    assert load(folder).name == "custom"
+
+
+def test_missing_folder():
+    refuses("/nowhere/at/all", "prior.path=/nowhere/at/all", "no such folder", "prior=mini")
+
+
+def test_a_file_instead_of_a_folder(tmp_path):
+    single = tmp_path / "model.safetensors"
+    single.write_bytes(b"")
+    refuses(single, "single-file", "from_single_file")
+    other = tmp_path / "model.ckpt"
+    other.write_bytes(b"")
+    refuses(other, "is a file", "expected a folder")
+
+
+def test_not_a_prior_names_what_is_missing(folder):
+    shutil.rmtree(folder / "vae")
+    (folder / "scheduler" / "scheduler_config.json").unlink()
+    refuses(folder, "not a Stable Diffusion folder", "vae/config.json", "scheduler/scheduler_config.json")
+
+
+def test_no_controlnet(folder, original):
+    shutil.rmtree(folder / "controlnet")
+    refuses(folder, "no ControlNet", "prior.controlnet=")
+    assert load(folder, controlnet=str(original / "controlnet")).controlnet is not None
+    refuses(folder, "prior.controlnet=/nowhere/x", controlnet="/nowhere/x")
+
+
+@pytest.mark.parametrize("name", ["unet", "vae", "text_encoder", "controlnet"])
+def test_truncated_weights(folder, name):
+    file = next((folder / name).glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-100])
+    refuses(folder, str(file), "damaged or cut short")
+
+
+def test_pickles_are_never_loaded(folder):
+    class Bomb:
+        def __reduce__(self):
+            return (pytest.fail, ("a pickle was loaded",))
+
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.unlink()
+    (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
+    refuses(folder, "diffusion_pytorch_model.bin", "pickle", "expected safetensors")
+
+
+def test_broken_config(folder):
+    (folder / "unet" / "config.json").write_text("{not json")
+    refuses(folder, "config.json", "not valid JSON")
+
+
+def test_weights_of_another_shape(folder):
+    config = json.loads((folder / "unet" / "config.json").read_text())
+    config["block_out_channels"] = [8, 32]
+    (folder / "unet" / "config.json").write_text(json.dumps(config))
+    refuses(folder, "cannot load the unet", "do not fit together")
+
+
+def test_half_precision_variant_files_are_found(folder):
+    for name in ("unet", "vae", "controlnet"):
+        file = folder / name / "diffusion_pytorch_model.safetensors"
+        file.rename(file.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    file = folder / "text_encoder" / "model.safetensors"
+    file.rename(file.with_name("model.fp16.safetensors"))
+    assert load(folder).image_size == tiny.IMAGE_SIZE
+
+
+def test_separate_vae(folder, original, tmp_path):
+    vae = shutil.copytree(original / "vae", tmp_path / "other_vae")
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    assert load(folder, vae=str(vae)).image_size == tiny.IMAGE_SIZE
+
+
+def test_hub_names_that_do_not_answer(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    refuses("nobody/no-such-model", "nobody/no-such-model", "check the name and the network")
+
+
+def test_vocabulary(folder):
+    assert load(folder).unknown_words("a zebra") == []
+    (folder / "vocabulary.json").write_text(json.dumps(["a", "man", "t", "shirt", "close", "up"]))
+    prior = load(folder)
+    assert prior.unknown_words("A man, <id>: zebra in a t-shirt (Zebra), close-up, être") == ["zebra", "in", "être"]

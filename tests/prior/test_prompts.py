@@ -1,0 +1,88 @@
+import math
+
+import pytest
+import torch
+
+from avatar_gs.errors import UserError
+from avatar_gs.mini.captions import view_suffix
+from avatar_gs.mini.vocabulary import NEGATIVE_WORDS
+from avatar_gs.prior.config import PriorConfig, PromptConfig, PromptStyle
+from avatar_gs.prior.prompts import BUCKETS, bucket_prompts, view_buckets, view_prompts
+from avatar_gs.types import Cameras, Framing, ViewDirection, Views
+
+SD = PromptConfig(style=PromptStyle.sd)
+
+
+def views(azimuths, elevations=None, framing=Framing.BODY):
+    n = len(azimuths)
+    cameras = Cameras(torch.eye(4).repeat(n, 1, 1), torch.eye(3).repeat(n, 1, 1), 8, 8)
+    degrees = torch.tensor(azimuths, dtype=torch.float32), torch.tensor(elevations or [0.0] * n)
+    return Views(cameras, (framing,) * n, *(torch.deg2rad(d) for d in degrees))
+
+
+@pytest.mark.parametrize(
+    ("azimuth", "direction"),
+    [(0, "front"), (59, "front"), (-59, "front"), (61, "side"), (-61, "side"), (90, "side"), (119, "side")]
+    + [(121, "back"), (-121, "back"), (180, "back"), (-180, "back"), (360, "front"), (540, "back"), (270, "side")],
+)
+def test_directions_follow_the_azimuth(azimuth, direction):
+    assert view_buckets(views([azimuth]), PromptConfig()) == [f"body/{direction}"]
+
+
+def test_thresholds_are_configurable():
+    config = PromptConfig(front_degrees=30, back_degrees=150)
+    assert view_buckets(views([45, 130]), config) == ["body/side", "body/side"]
+    with pytest.raises(UserError, match="front_degrees"):
+        PromptConfig(front_degrees=130)
+
+
+def test_only_stable_diffusion_is_told_of_views_from_overhead():
+    above = views([0, 180], [61, 61])
+    assert view_buckets(above, SD) == ["body/overhead"] * 2
+    assert view_buckets(above, PromptConfig()) == ["body/front", "body/back"]
+    assert view_buckets(views([0], [59]), SD) == ["body/front"]
+
+
+def test_every_bucket_of_a_style_has_its_own_prompt():
+    assert set(bucket_prompts("a man", "", SD)) == set(BUCKETS)
+    mini = bucket_prompts("a man", "", PromptConfig())
+    assert set(mini) == {bucket for bucket in BUCKETS if not bucket.endswith("overhead")}
+    for prompts in (bucket_prompts("a man", "", SD), mini):
+        assert len({p.positive for p in prompts.values()}) == len(prompts)
+
+
+@pytest.mark.parametrize("framing", list(Framing))
+@pytest.mark.parametrize("direction", [ViewDirection.FRONT, ViewDirection.SIDE, ViewDirection.BACK])
+def test_the_packaged_priors_prompts_end_as_its_captions_do(framing, direction):
+    prompt = bucket_prompts("a man.", "", PromptConfig())[f"{framing.value}/{direction.value}"]
+    assert prompt.positive == "a man" + view_suffix(framing, direction)
+
+
+def test_the_packaged_priors_negative_is_what_its_degraded_pictures_are_called():
+    assert PriorConfig().prompts.negative == ", ".join(NEGATIVE_WORDS)
+
+
+def test_stable_diffusion_reads_the_view_first_and_no_face_on_the_back():
+    prompts = view_prompts("an old man", views([0, 180]), "blurry", SD)
+    assert prompts.positive[0] == "front view, full body, an old man"
+    assert prompts.positive[1] == "back view of a person from behind, back of the head, full body, an old man"
+    assert prompts.negative == ["blurry", "face, eyes, blurry"]
+    assert prompts.buckets == ["body/front", "body/back"]
+
+
+def test_suffix_and_default_negative():
+    config = PromptConfig(style=PromptStyle.sd, suffix="plain studio background", negative="ugly")
+    prompt = bucket_prompts("a man", "", config)["head/front"]
+    assert prompt.positive == "front view, close-up of the head, a man, plain studio background"
+    assert prompt.negative == "ugly"
+
+
+def test_custom_prior_needs_a_path():
+    with pytest.raises(UserError, match="prior.path"):
+        PriorConfig(name="custom")
+
+
+@pytest.mark.parametrize("scale", [-1.0, math.nan, 1e9])
+def test_absurd_control_scale(scale):
+    with pytest.raises(UserError, match="control_scale"):
+        PriorConfig(control_scale=scale)

@@ -1,0 +1,176 @@
+import copy
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionControlNetPipeline
+
+from avatar_gs.errors import UserError
+from avatar_gs.prior.config import Precision, PriorConfig
+from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
+from tests import tiny
+
+KINDS = ("sd15", "sd21")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return {kind: tiny.save_prior(tmp_path_factory.mktemp(kind), kind) for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def priors(folders):
+    return {kind: load_prior(PriorConfig(name="custom", path=str(folder))) for kind, folder in folders.items()}
+
+
+def inputs(prior, batch=3):
+    generator = torch.Generator().manual_seed(1)
+    latents = torch.randn(batch, 4, tiny.LATENT_SIZE, tiny.LATENT_SIZE, generator=generator)
+    control = torch.rand(batch, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, 3, generator=generator)
+    return latents, prior.encode_prompts(["a red man", "a woman", ""][:batch]), control
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sizes(priors, kind):
+    prior = priors[kind]
+    assert (prior.image_size, prior.latent_size, prior.latent_channels) == (tiny.IMAGE_SIZE, tiny.LATENT_SIZE, 4)
+    assert (prior.token_length, prior.num_timesteps) == (tiny.TOKEN_LENGTH, 1000)
+    latents = prior.encode_images(torch.rand(2, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, 3))
+    assert latents.shape == (2, 4, tiny.LATENT_SIZE, tiny.LATENT_SIZE)
+    assert prior.decode_latents(latents).shape == (2, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, 3)
+
+
+def test_alpha_and_sigma_are_the_schedulers(priors):
+    prior, t = priors["sd15"], torch.arange(0, 1000, 111)
+    torch.testing.assert_close(prior.alpha(t) ** 2, prior.scheduler.alphas_cumprod[t])
+    torch.testing.assert_close(prior.alpha(t) ** 2 + prior.sigma(t) ** 2, torch.ones(len(t)))
+    cut = float(prior.sigma(torch.tensor([200])) / prior.alpha(torch.tensor([200])))
+    assert cut == pytest.approx(0.57, abs=0.01)  # DE-SDS's t < 200, as guidance writes it
+
+
+def test_v_and_epsilon_agree(priors, monkeypatch):
+    """An epsilon network, and the same predictions expressed as v = alpha eps - sigma z0, give one and the same eps."""
+    eps_prior, v_prior = priors["sd15"], copy.copy(priors["sd15"])
+    v_prior.scheduler = DDIMScheduler.from_config(v_prior.scheduler.config, prediction_type="v_prediction")
+    z_t, cond, control = inputs(eps_prior)
+    t = torch.tensor([5, 300, 980])
+    eps = eps_prior.eps(z_t, t, cond, control)
+    z_t = z_t.double()
+    alpha, sigma = eps_prior.alpha(t).double()[:, None, None, None], eps_prior.sigma(t).double()[:, None, None, None]
+    v = alpha * eps - sigma * (z_t - sigma * eps) / alpha
+    monkeypatch.setattr(v_prior, "_predict", lambda *arguments: v)
+    torch.testing.assert_close(v_prior.eps(z_t, t, cond, control), eps.double(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("t", [5, 300, 980])
+def test_the_v_prediction_means_what_diffusers_means(priors, t):
+    """Our eps of SD 2.1's raw output implies the clean picture that diffusers' scheduler reads from it."""
+    prior = priors["sd21"]
+    z_t, cond, control = inputs(prior)
+    times = torch.full((3,), t)
+    scheduler = DDIMScheduler.from_config(prior.scheduler.config)
+    scheduler.set_timesteps(50)
+    theirs = scheduler.step(prior._predict(z_t, times, cond, control), t, z_t).pred_original_sample
+    alpha, sigma = prior.alpha(times)[:, None, None, None], prior.sigma(times)[:, None, None, None]
+    torch.testing.assert_close(alpha * theirs + sigma * prior.eps(z_t, times, cond, control), z_t, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batch_equals_singles(priors, kind):
+    prior = priors[kind]
+    z_t, cond, control = inputs(prior)
+    t = torch.tensor([20, 500, 900])
+    before = prior.calls
+    together = prior.eps(z_t, t, cond, control)
+    assert prior.calls - before == 3
+    alone = torch.cat([prior.eps(z_t[i : i + 1], t[i : i + 1], cond[i : i + 1], control[i : i + 1]) for i in range(3)])
+    assert prior.calls - before == 6
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_control_and_its_scale_matter(priors, folders):
+    prior = priors["sd15"]
+    z_t, cond, control = inputs(prior)
+    t = torch.tensor([400, 400, 400])
+    without = prior.eps(z_t, t, cond, None)
+    assert (prior.eps(z_t, t, cond, control) - without).abs().max() > 1e-3
+    silent = load_prior(PriorConfig(name="custom", path=str(folders["sd15"]), control_scale=0.0))
+    torch.testing.assert_close(silent.eps(z_t, t, cond, control), without)
+
+
+def test_gradients_reach_pictures_and_conditions_but_no_weights(priors):
+    prior = priors["sd15"]
+    images = torch.rand(1, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, 3, requires_grad=True)
+    prior.encode_images(images).sum().backward()
+    assert images.grad.abs().sum() > 0
+    z_t, cond, control = inputs(prior, 1)
+    cond = cond.clone().requires_grad_(True)
+    prior.eps(z_t, torch.tensor([400]), cond, control).square().sum().backward()
+    assert cond.grad.abs().sum() > 0
+    networks = (prior.unet, prior.controlnet, prior.vae, prior.text_encoder)
+    assert all(p.grad is None for network in networks for p in network.parameters())
+
+
+def test_encoding_averages_larger_pictures_down(priors):
+    prior = priors["sd15"]
+    small = torch.rand(1, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, 3)
+    large = small.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    torch.testing.assert_close(prior.encode_images(large), prior.encode_images(small), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_samples_equal_diffusers_own_pipeline(priors, kind):
+    prior = priors[kind]
+    pipeline = StableDiffusionControlNetPipeline(
+        vae=prior.vae,
+        text_encoder=prior.text_encoder,
+        tokenizer=prior.tokenizer,
+        unet=prior.unet,
+        controlnet=prior.controlnet,
+        scheduler=DDIMScheduler.from_config(prior.scheduler.config),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    prompts, negatives = ["a red man, front view", "a woman"], ["blue", "head"]
+    control = torch.rand(2, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, 3, generator=torch.Generator().manual_seed(3))
+    latents = torch.randn(2, 4, tiny.LATENT_SIZE, tiny.LATENT_SIZE, generator=torch.Generator().manual_seed(7))
+    theirs = pipeline(
+        prompts,
+        image=control.permute(0, 3, 1, 2),
+        negative_prompt=negatives,
+        num_inference_steps=6,
+        guidance_scale=4.0,
+        latents=latents,
+        height=tiny.IMAGE_SIZE,
+        width=tiny.IMAGE_SIZE,
+        output_type="pt",
+    ).images.permute(0, 2, 3, 1)
+    calls = prior.calls
+    ours = prior.sample(prompts, negatives, control, 6, 4.0, torch.Generator().manual_seed(7))
+    assert prior.calls - calls == 6 * 2 * 2
+    assert ours.std() > 0.01
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_bfloat16_networks_answer_in_float32(folders):
+    prior = load_prior(PriorConfig(name="custom", path=str(folders["sd15"]), precision=Precision.bfloat16))
+    assert prior.unet.dtype is torch.bfloat16 and prior.vae.dtype is torch.float32
+    z_t, cond, control = inputs(prior)
+    eps = prior.eps(z_t, torch.tensor([10, 400, 900]), cond, control)
+    assert eps.dtype is torch.float32 and eps.isfinite().all()
+
+
+def test_parts_that_do_not_fit_are_named(tmp_path, folders):
+    config = PriorConfig(name="custom", path=str(folders["sd15"]), controlnet=str(folders["sd21"] / "controlnet"))
+    with pytest.raises(UserError, match="text of different widths.*UNet 16, ControlNet 24"):
+        load_prior(config)
+    parts = tiny.parts(tmp_path, prediction_type="sample")
+    with pytest.raises(UserError, match="prediction_type=sample.*epsilon or v_prediction"):
+        StableDiffusionPrior(**parts)
+
+
+def test_loading_says_nothing(folders, capfd):
+    load_prior(PriorConfig(name="custom", path=str(folders["sd21"])))
+    captured = capfd.readouterr()
+    assert captured.out == "" and captured.err == ""

@@ -1,0 +1,151 @@
+"""Free text through the command line, and what is said about overrides that cannot be."""
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from avatar_gs import cli, overrides
+from avatar_gs.errors import UserError
+
+NASTY = [
+    "a man, tall",
+    "(very) [tall] {id} <id>",
+    "it's",
+    'say "hello"',
+    "${oc.env:HOME} \\${x} \\\\${y} $${z} ${",
+    "back\\slash\\",
+    "ends with backslash and quote \\'",
+    "\\'\\\"",
+    "größer, 一个女人, امرأة, 👩‍🦰",
+    "key=value, a: b; c # d",
+    "line\nbreak\ttab\r",
+    "  spaces around  ",
+    "null",
+    "true",
+    "3.5",
+    "~+@x",
+    "",
+    "choice(a,b)",
+    "%s %(x)s {0}",
+    "???",
+]
+
+
+@pytest.fixture
+def settings_of(monkeypatch, tmp_path):
+    """Runs the command with a stage that only keeps its settings; returns the settings of every job."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        seen = []
+        monkeypatch.setattr(cli, "_dispatch", seen.append)
+        code = cli.main(arguments)
+        return code, seen
+
+    return run
+
+
+def through_cli(text):
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "_dispatch", seen.append)
+        assert cli.main(["stage=benchmark", f"prompt={text}", f"negative_prompt={text}"]) == 0
+    return seen[0]
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
+def test_any_text_survives(text):
+    settings = through_cli(text)
+    assert settings.prompt == settings.negative_prompt == overrides.strip_quotes(text)
+
+
+@given(st.text("\\'\"${}ab,", max_size=12))
+@example("\\${a}")
+@example("'\\'")
+def test_texts_of_special_characters_survive(text):
+    assert through_cli(text).prompt == overrides.strip_quotes(text)
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_nasty_texts_survive(text):
+    assert through_cli(text).prompt == text
+
+
+@pytest.mark.parametrize(
+    ("given_text", "kept"), [("'a man'", "a man"), ('"a man"', "a man"), ("\"'a'\"", "'a'"), ("'a", "'a"), ('"', '"')]
+)
+def test_one_pair_of_outer_quotes_is_stripped(given_text, kept):
+    assert through_cli(given_text).prompt == kept
+
+
+def test_paths_are_free_text(settings_of):
+    code, (settings,) = settings_of("stage=benchmark", "prior=/models/my prior, (v2)", "body.path=/ünder score/b.npz")
+    assert code == 0
+    assert (settings.prior.name, settings.prior.path) == ("custom", "/models/my prior, (v2)")
+    assert settings.body.path == "/ünder score/b.npz"
+
+
+def test_prior_presets_stay_presets(settings_of):
+    assert settings_of("stage=benchmark", "prior=sd15")[1][0].prior.name == "sd15"
+    hub = settings_of("stage=benchmark", "prior=someone/photo-real_v5.1")[1][0].prior
+    assert (hub.name, hub.path) == ("custom", "someone/photo-real_v5.1")
+
+
+def test_a_file_of_prompts_is_one_job_a_line(settings_of, tmp_path):
+    lines = ["a man, tall", "", 'a "woman" in ${blue}', "größer"]
+    (tmp_path / "prompts.txt").write_text("\n".join(lines), encoding="utf-8")
+    code, jobs = settings_of("-m", "prompt=@prompts.txt")
+    assert code == 0
+    assert [job.prompt for job in jobs] == [line for line in lines if line]
+    assert len({job.folder for job in jobs}) == 3
+
+
+def test_a_missing_file_of_prompts_is_named(settings_of, capsys):
+    assert settings_of("-m", "prompt=@missing.txt") == (1, [])
+    assert "missing.txt" in capsys.readouterr().err
+
+
+def test_a_file_of_prompts_needs_multirun(settings_of, tmp_path, capsys):
+    (tmp_path / "prompts.txt").write_text("a man")
+    assert settings_of("prompt=@prompts.txt") == (1, [])
+    assert "-m" in capsys.readouterr().err
+    assert settings_of("prompt=@home")[1][0].prompt == "@home"
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("optimise.steps=3", "optimize.steps"),
+        ("steps=3", "optimize.steps"),
+        ("promt=a", "prompt"),
+        ("splats.cout=3", "splats.count"),
+        ("+new=3", "new"),
+        ("guidance=desds", "de_sds"),
+        ("guidance=", "de_sds"),
+        ("stage=exprot", "export"),
+        ("stage=view", "not part of this version"),
+        ("stage=embed", "not part of this version"),
+        ("device=gpu", "cuda"),
+        ("export.frame=y-up", "yup"),
+        ("experiment=fast", "quick"),
+        ("prior=", "mini"),
+        ("~prompt", "cannot be deleted"),
+        ("prompt", "prompt=…"),
+        ("a man in red", 'prompt="a man in red"'),
+    ],
+)
+def test_mistakes_get_one_line_with_the_nearest_names(override, hint):
+    with pytest.raises(UserError) as error:
+        overrides.rewrite([override])
+    assert hint in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_overrides_of_hydra_pass_as_they_are():
+    given_overrides = ["hydra/launcher=basic", "hydra.verbose=true"]
+    assert overrides.rewrite(given_overrides) == given_overrides
+
+
+def test_text_that_is_not_utf8_is_refused():
+    with pytest.raises(UserError, match="UTF-8"):
+        overrides.rewrite(["prompt=\udcff"])

@@ -1,0 +1,156 @@
+"""The loop paints what the prior asks for where it asks for it, and a resumed run ends with the same bytes."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+from avatar_gs.body.pose import a_pose
+from avatar_gs.errors import UserError
+from avatar_gs.guidance.config import Method
+from avatar_gs.io import RunFolder
+from avatar_gs.prior.config import PriorConfig
+from avatar_gs.prior.prompts import bucket_prompts
+from avatar_gs.prior.stable_diffusion import load_prior
+from avatar_gs.render.cameras import fixed_views
+from avatar_gs.render.rasterize import rasterize
+from avatar_gs.training.config import PoseMode
+from avatar_gs.training.loop import optimize
+from avatar_gs.training.state import CHECKPOINT, load_model
+from avatar_gs.types import Framing
+from tests.tiny import save_prior
+from tests.training.conftest import ColorPrior, color_prompts, small_settings
+
+
+def same_bytes(first, second):
+    return list(first.params) == list(second.params) and all(
+        torch.equal(first.params[name], second.params[name]) for name in first.params
+    )
+
+
+def test_the_avatar_gets_the_colours_that_each_view_asks_for(body):
+    settings = small_settings(steps=60, batch=3)
+    result = optimize(settings, body, ColorPrior(), color_prompts())
+    posed = body.pose(a_pose())
+    views = fixed_views(posed, [Framing.BODY] * 4, [0, 180, 90, -90], 64)
+    with torch.no_grad():
+        render = rasterize(result.model.pose(posed.T_posed_rest), views.cameras)
+    pictures = zip(render.rgb, render.alpha, strict=True)
+    seen = [picture[alpha[..., 0] > 0.95].median(0).values for picture, alpha in pictures]
+    front, back, left, right = torch.stack(seen) - torch.stack(seen).mean(0)
+    red, green, blue = 0, 1, 2
+    assert front[red] > 0.2 and back[blue] > 0.2, seen
+    # what the sides show is also seen, slanting, from the front and the back
+    assert left[green] > 0.02 and right[green] > 0.02, seen
+    assert result.metrics["steps"] == 60 and result.metrics["prior_calls"] == 60 * 3 * 2
+    parts = {"scene", "render", "encode", "prior", "backward", "update", "total"}
+    assert set(result.metrics["seconds_per_step"]) == parts
+
+
+@pytest.mark.parametrize("method", [Method.sds, Method.de_sds])
+def test_a_killed_and_resumed_run_ends_with_the_same_bytes(body, tmp_path, method):
+    prior = load_prior(PriorConfig(name="custom", path=str(save_prior(tmp_path / "prior"))))
+    settings = small_settings(checkpoint_every=5, poses=PoseMode.random)
+    settings.guidance.method = method
+    settings.guidance.de_sds.warmup = 0.1
+    prompts = bucket_prompts("a man in red", None, settings.prior.prompts)
+    whole = optimize(settings, body, prior, prompts, RunFolder(tmp_path / "whole"))
+
+    class Killed(Exception):
+        pass
+
+    def kill(state, report):
+        if state.step == 7:  # two steps after the last checkpoint
+            raise Killed
+
+    with pytest.raises(Killed):
+        optimize(settings, body, prior, prompts, RunFolder(tmp_path / "halves"), on_step=kill)
+    torch.manual_seed(123)  # nothing may depend on torch's global generator
+    steps = []
+    resumed = optimize(
+        settings,
+        body,
+        prior,
+        prompts,
+        RunFolder(tmp_path / "halves"),
+        on_step=lambda state, _: steps.append(state.step),
+    )
+    assert steps == list(range(6, 13))
+    assert len(whole.model) != settings.splats.count, "density control should have been at work"
+    assert same_bytes(whole.model, resumed.model)
+    assert resumed.metrics["prior_calls"] == whole.metrics["prior_calls"]
+    saved = load_model(tmp_path / "halves" / "checkpoints" / CHECKPOINT)
+    assert same_bytes(saved, whole.model)
+
+
+def test_ctrl_c_writes_a_checkpoint_and_the_run_goes_on_from_it(body, tmp_path):
+    settings, run = small_settings(), RunFolder(tmp_path)
+
+    def interrupt(state, report):
+        if state.step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        optimize(settings, body, ColorPrior(), color_prompts(), run, on_step=interrupt)
+    steps = []
+    optimize(settings, body, ColorPrior(), color_prompts(), run, on_step=lambda state, _: steps.append(state.step))
+    assert steps == list(range(5, 13))
+
+
+def test_a_checkpoint_of_another_run_is_refused(body, tmp_path):
+    run = RunFolder(tmp_path)
+    optimize(small_settings(steps=2), body, ColorPrior(), color_prompts(), run)
+    with pytest.raises(UserError, match="total_steps=2"):
+        optimize(small_settings(steps=3), body, ColorPrior(), color_prompts(), run)
+
+
+def test_a_truncated_checkpoint_is_one_clear_line(body, tmp_path):
+    run = RunFolder(tmp_path)
+    optimize(small_settings(steps=2), body, ColorPrior(), color_prompts(), run)
+    path = run.checkpoints / CHECKPOINT
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"last\.safetensors"):
+        optimize(small_settings(steps=2), body, ColorPrior(), color_prompts(), run)
+
+
+class BrokenEncoder(ColorPrior):
+    """Pictures of some steps have no finite latents."""
+
+    def __init__(self, broken):
+        super().__init__()
+        self.broken, self.pictures = broken, 0
+
+    def encode_images(self, images):
+        self.pictures += 1
+        return super().encode_images(images) * (float("nan") if self.pictures in self.broken else 1.0)
+
+
+def test_steps_without_finite_gradients_are_skipped_and_counted(body):
+    result = optimize(small_settings(), body, BrokenEncoder({3, 4, 9}), color_prompts())
+    assert result.metrics["skipped_steps"] == 3
+    assert all(bool(value.isfinite().all()) for value in result.model.params.values())
+
+
+def test_a_diverged_run_stops_in_words(body):
+    with pytest.raises(UserError, match=r"guidance\.cfg_scale"):
+        optimize(small_settings(max_bad_steps=3), body, BrokenEncoder({4, 5, 6}), color_prompts())
+
+
+def test_previews_and_scalars_are_written(body, tmp_path):
+    from PIL import Image
+
+    settings = small_settings(steps=4, preview_every=2, tensorboard=True, supersample=2)
+    optimize(settings, body, ColorPrior(), color_prompts(), RunFolder(tmp_path))
+    sheets = sorted(path.name for path in (tmp_path / "previews").iterdir())
+    assert sheets == ["step_000002.png", "step_000004.png"]
+    picture = Image.open(tmp_path / "previews" / sheets[0])
+    assert picture.size == (4 * 32 + 8 + 2 * 32, 4 * 32)
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_guidance_none_leaves_the_colours_as_they_are(body):
+    settings = small_settings()
+    settings.guidance.method = Method.none
+    result = optimize(settings, body, ColorPrior(), color_prompts())
+    torch.testing.assert_close(result.model.colors(), torch.full((len(result.model), 3), 0.5))

@@ -1,0 +1,54 @@
+"""Scenes are a function of (seed, step), whether prepared ahead or not."""
+
+import torch
+
+from avatar_gs.prior.config import PromptConfig
+from avatar_gs.render.config import CamerasConfig
+from avatar_gs.training.config import OptimizeConfig, PoseMode
+from avatar_gs.training.scene import Scenes, prepared_scenes
+from avatar_gs.training.state import derive_seed, generator
+
+ARGUMENTS = OptimizeConfig(steps=5, batch=3, poses=PoseMode.random), CamerasConfig(), PromptConfig()
+
+
+def same(first, second):
+    return (
+        torch.equal(first.posed.vertices, second.posed.vertices)
+        and torch.equal(first.views.cameras.T_camera_world, second.views.cameras.T_camera_world)
+        and torch.equal(first.pose_maps, second.pose_maps)
+        and torch.equal(first.backgrounds, second.backgrounds)
+        and first.buckets == second.buckets
+    )
+
+
+def test_scenes_do_not_depend_on_what_came_before(body):
+    with prepared_scenes(body, *ARGUMENTS, size=32, seed=1) as scenes:
+        running = [scenes.at(step) for step in range(4)]
+    fresh = Scenes(body, *ARGUMENTS, size=32, seed=1)
+    assert same(running[3], fresh.at(3)) and same(running[1], fresh.at(1))
+    assert not same(running[2], running[3])
+    assert not same(Scenes(body, *ARGUMENTS, size=32, seed=2).at(3), running[3])
+
+
+def test_a_scene_fits_its_settings(body):
+    scene = Scenes(body, *ARGUMENTS, size=32, seed=1).at(0)
+    assert scene.pose_maps.shape == (3, 32, 32, 3) and len(scene.buckets) == len(scene.views) == 3
+    assert scene.backgrounds.min() >= 0 and scene.backgrounds.max() <= 1
+    assert scene.pose_maps.flatten(1).amax(1).min() > 0.2, "every view shows some keypoints"
+
+
+def test_fixed_poses_are_the_a_pose(body):
+    config = OptimizeConfig(poses=PoseMode.fixed)
+    scenes = Scenes(body, config, *ARGUMENTS[1:], size=32, seed=1)
+    assert torch.equal(scenes.at(7).posed.vertices, scenes.standing.vertices)
+
+
+def test_preview_sees_front_side_back_and_face(body):
+    scene = Scenes(body, *ARGUMENTS, size=32, seed=1).preview()
+    assert list(scene.buckets) == ["body/front", "body/side", "body/back", "head/front"]
+
+
+def test_generators_differ_by_seed_step_and_purpose():
+    seeds = {derive_seed(*key) for key in ((0, 0, "a"), (1, 0, "a"), (0, 1, "a"), (0, 0, "b"))}
+    assert len(seeds) == 4 and all(0 <= seed < 2**63 for seed in seeds)
+    assert torch.equal(torch.rand(3, generator=generator(1, 2, "x")), torch.rand(3, generator=generator(1, 2, "x")))
