@@ -37,7 +37,7 @@ test-all: $(INSTALLED_DEV)
 check: $(INSTALLED_DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 format: $(INSTALLED_DEV)
@@ -52,7 +52,7 @@ $(BIN)/python:
 	  { echo "error: $(PYTHON) is missing or older than 3.11; give another: make PYTHON=python3.12 …" >&2; exit 1; }
 	@echo "Setting up in $(VENV) (once; some GB with torch, a few minutes)"
 	@$(PYTHON) -m venv $(VENV) || \
-	  { echo "error: $(PYTHON) -m venv failed; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	  { rm -rf $(VENV); echo "error: $(PYTHON) -m venv failed; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 
 $(INSTALLED): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --editable .

@@ -16,10 +16,10 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, QuotedString
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from avatar_gs import __version__, completion, config, overrides
@@ -69,7 +69,7 @@ Options:
   -m, --multirun              run once for each combination of values (a=1,2 b=3,4)
   -c, --cfg job|hydra|all     print the settings and stop; -p KEY prints a part, --resolve resolves them
   -sc install=bash            shell completion: eval "$(avatar-gs -sc install=bash)" (also zsh, fish)
-  -i, --info                  what Hydra knows; --config-dir DIR adds a folder of presets
+  -i, --info                  what Hydra knows of the configuration
   -h, --help; --version
 """
 
@@ -95,7 +95,7 @@ def _main(arguments: list[str]) -> int:
         print(f"avatar-gs {__version__}")
         return 0
     config.register()
-    hydra = _start_hydra(options.config_dir)
+    hydra = _start_hydra()
     try:
         return _run_hydra(hydra, options)
     finally:
@@ -121,18 +121,12 @@ def _parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--resolve", action="store_true")
     parser.add_argument("-sc", "--shell-completion", "--shell_completion", action="store_true")
     parser.add_argument("-i", "--info", nargs="?", const="all", default=None)
-    parser.add_argument("-cd", "--config-dir")
     return parser.parse_intermixed_args(arguments)
 
 
-def _start_hydra(config_dir: str | None) -> Hydra:
+def _start_hydra() -> Hydra:
     hydra_version.setbase("1.3")
     search_path = create_config_search_path(str(config.CONF))
-    if config_dir is not None:
-        folder = Path(config_dir).resolve()
-        if not folder.is_dir():
-            raise UserError(f"--config-dir {config_dir}: no such folder")
-        search_path.append("command-line", f"file://{folder}")
     return Hydra.create_main_hydra2(task_name="avatar_gs", config_search_path=search_path)
 
 
@@ -187,17 +181,18 @@ def _sweep(hydra: Hydra, given: list[str], parsed: list[Override]) -> int:
 
 def _sweep_name(parsed: Sequence[Override]) -> str:
     """The folder that a sweep's runs share: ``name``, or one made of the prompt or of all overrides."""
-    texts = {
-        override.get_key_element(): override.value().text
-        for override in parsed
-        if isinstance(override.value(), QuotedString)
-    }
+    texts = OmegaConf.create(
+        {override.get_key_element(): override.value() for override in parsed if _is_text(override)}
+    )
     if texts.get("name"):
-        return run_name(Settings(name=texts["name"]))
-    prompt = texts.get("prompt")
-    if prompt:
-        return f"{slug(prompt)}-{short_hash(prompt)}".lstrip("-")
-    return f"sweep-{short_hash(*sorted(override.input_line for override in parsed))}"
+        return run_name(Settings(name=texts.name))
+    if texts.get("prompt"):
+        return f"{slug(texts.prompt)}-{short_hash(texts.prompt)}".lstrip("-")
+    return f"sweep-{short_hash(*sorted(str(override.input_line) for override in parsed))}"
+
+
+def _is_text(override: Override) -> bool:
+    return override.get_key_element() in ("name", "prompt") and isinstance(override.value(), str)
 
 
 def _changed_keys(job_overrides: Sequence[str], fixed: Sequence[str]) -> str:
@@ -269,7 +264,8 @@ def one_line(error: Exception) -> str | None:
         lines = [str(cause).splitlines()[0].rstrip() for cause in (error, error.__cause__) if cause and str(cause)]
         return ": ".join(dict.fromkeys(lines)).removeprefix("Error merging override ")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full{f' ({error.filename})' if error.filename else ''}: free some space and give the same command"
+        place = f" ({error.filename})" if error.filename else ""
+        return f"the disk is full{place}: free some space and give the same command"
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
         return f"{error.filename}: {os.strerror(error.errno)}; give its owner's rights, or work in another folder"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

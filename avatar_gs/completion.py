@@ -23,7 +23,9 @@ def run(hydra: Hydra, arguments: Sequence[str]) -> None:
     """
     action, _, shell = arguments[0].partition("=") if len(arguments) == 1 else ("", "", "")
     if action not in ACTIONS or shell not in SHELLS:
-        raise UserError(f"-sc {' '.join(arguments)}: expected {'|'.join(ACTIONS)}={'|'.join(SHELLS)}, as in -sc install=bash")
+        raise UserError(
+            f"-sc {' '.join(arguments)}: expected {'|'.join(ACTIONS)}={'|'.join(SHELLS)}, as in -sc install=bash"
+        )
     if action == "query":
         print(" ".join(_suggestions(hydra, shell, os.environ.get("COMP_LINE", ""))))
         return

@@ -12,10 +12,11 @@ from typing import Any, cast
 import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from avatar_gs.device import physical_cores
 from avatar_gs.errors import UserError
-from avatar_gs.settings import RUN_STAGES, Settings, Stage
+from avatar_gs.settings import OUTPUTS, RUN_STAGES, Settings, Stage
 
 _PACKAGE = Path(__file__).resolve().parent
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
@@ -118,12 +119,21 @@ def resolve(config: DictConfig, overrides: Iterable[str], name: str | None = Non
     saved_file = settings.folder / "config.yaml"
     if saved_file.exists() and not starts_anew:
         settings = _over_saved(settings, saved_file, explicit_keys(overrides))
+    elif settings.stage is Stage.export:
+        raise UserError(
+            f"{settings.folder} is no run{_runs_there()}; stage=export needs name=… of one, or its prompt and seed"
+        )
     if not settings.prompt.strip():
         raise UserError(
             "prompt is empty: say what the avatar looks like, for instance "
             'prompt="a man in a red shirt and blue trousers" (or name=… of a run that exists)'
         )
     return settings
+
+
+def _runs_there() -> str:
+    names = [file.parent.relative_to(OUTPUTS).as_posix() for file in OUTPUTS.glob("**/config.yaml")]
+    return f" (there are {', '.join(sorted(names)[:5])}{', …' if len(names) > 5 else ''})" if names else ""
 
 
 def _over_saved(settings: Settings, saved_file: Path, explicit: set[str]) -> Settings:
@@ -145,10 +155,9 @@ def _over_saved(settings: Settings, saved_file: Path, explicit: set[str]) -> Set
         )
     taken = {key: value for key, value in saved.items() if not is_below(key, explicit)}
     try:
-        result = parse(_nested(given | taken))
-    except UserError as error:
-        raise UserError(f"{saved_file}: {error}") from error
-    return result
+        return parse(_nested(given | taken))
+    except (UserError, OmegaConfBaseException) as error:
+        raise UserError(f"{saved_file}: {str(error).splitlines()[0]}") from error
 
 
 def _read_saved(path: Path) -> dict[str, Any]:

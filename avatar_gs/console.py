@@ -1,6 +1,6 @@
 """What the user sees while the program works: log lines, and a progress bar with stage, time left and current figures.
 
-On a terminal the bar stays below the log lines; elsewhere (pipes, log files) progress is a plain line every few seconds.
+On a terminal the bar stays below the log lines; elsewhere (pipes, files) progress is a plain line every few seconds.
 """
 
 import logging

@@ -49,8 +49,9 @@ def pin_threads(threads: int) -> None:
     import numba
     import torch
 
-    torch.set_num_threads(threads)
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    most = numba.config.NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue] (made when numba loads)
+    numba.set_num_threads(min(threads, most))
+    torch.set_num_threads(threads)  # last: numba's OpenMP layer changes torch's number when it starts
 
 
 def choose_device(device: str) -> str:

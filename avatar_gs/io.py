@@ -42,9 +42,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         yield temporary
-        with open(temporary, "rb+") as file:  # a rename may reach the disk before the bytes it names
+        with temporary.open("rb+") as file:  # a rename may reach the disk before the bytes it names
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -82,7 +82,9 @@ def load_state(path: str | os.PathLike[str], device: torch.device | str = "cpu")
     except FileNotFoundError:
         raise UserError(f"{path} is not there") from None
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is damaged or not a file of avatar_gs ({error}): delete it, or give another") from error
+        raise UserError(
+            f"{path} is damaged or not a file of avatar_gs ({error}): delete it, or give another"
+        ) from error
 
 
 @dataclass
@@ -136,7 +138,8 @@ class RunFolder:
     def open(
         cls, path: str | os.PathLike[str], config: Mapping[str, Any], *, anew: bool = False
     ) -> Iterator["RunFolder"]:
-        """Makes or continues the run in folder ``path``; the program's log goes to its ``log.txt`` until the block ends.
+        """Makes or continues the run in folder ``path``; the program's log goes to its ``log.txt``
+        until the block ends.
 
         Args:
             config: the resolved settings as plain values; saved if the run is new.
@@ -165,6 +168,9 @@ class RunFolder:
         logger.addHandler(handler)
         try:
             yield run
+        except BaseException as error:  # the command says it on the terminal
+            logger.error("%s: %s", type(error).__name__, error, extra={"only_file": True})
+            raise
         finally:
             logger.removeHandler(handler)
             handler.close()

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.core.override_parser.types import Quote, QuotedString
+from omegaconf import MISSING
 
 from avatar_gs.config import enum_choices, escape_interpolation, flatten, presets, text_keys
 from avatar_gs.errors import UserError
 from avatar_gs.settings import Settings
 
+EVALUATE, EVALUATE_PRESET = "stage=evaluate", "experiment=quick"
+"""An evaluation makes many avatars: quick ones, unless the command names a preset (``experiment=null``: none)."""
 LATER_STAGES = ("embed", "animate", "playground", "view")
 _FORM = re.compile(r"(?P<sign>\+{0,2})(?P<key>[A-Za-z_][\w./@-]*)=(?P<value>.*)", re.DOTALL)
 _WORDS = re.compile(r"[\w.-]+(,[\w.-]+)*")
@@ -46,7 +49,10 @@ def rewrite(overrides: Sequence[str], *, multirun: bool = False) -> list[str]:
         UserError: for what no setting, preset or stage is called, with the nearest names; a missing ``@`` file.
     """
     names = Names.known()
-    return [rewritten for override in overrides for rewritten in _rewrite_one(override, names, multirun)]
+    rewritten = [part for override in overrides for part in _rewrite_one(override, names, multirun)]
+    if EVALUATE in rewritten and not any(part.startswith("experiment=") for part in rewritten):
+        rewritten.append(EVALUATE_PRESET)
+    return rewritten
 
 
 def quote(text: str) -> str:
@@ -95,6 +101,8 @@ def _not_an_override(override: str, names: Names) -> str:
 def _text(key: str, value: str, multirun: bool) -> str:
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise UserError(f"{key}= is not valid UTF-8 text: give it in UTF-8")
+    if strip_quotes(value) == MISSING:
+        raise UserError(f"{key}={value} is no text: expected words")
     if value == "null" and key == "body.path":
         return value
     if key == "prompt" and value.startswith("@"):
@@ -110,7 +118,9 @@ def _prompt_lines(path: Path) -> list[str]:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise UserError(f"prompt=@{path}: cannot read this file of prompts ({reason}); expected one prompt a line") from error
+        raise UserError(
+            f"prompt=@{path}: cannot read this file of prompts ({reason}); expected one prompt a line"
+        ) from error
     if not lines:
         raise UserError(f"prompt=@{path}: the file has no prompts; expected one a line")
     return lines
@@ -123,7 +133,9 @@ def _prior(value: str, names: Names, multirun: bool) -> list[str]:
     if all(word in names.presets["prior"] for word in words):
         return [f"prior={text}"]
     if not text:
-        raise UserError(f"prior= is empty: expected {', '.join(names.presets['prior'])}, a folder, a file or a hub name")
+        raise UserError(
+            f"prior= is empty: expected {', '.join(names.presets['prior'])}, a folder, a file or a hub name"
+        )
     if multirun and any(word in names.presets["prior"] for word in words):
         raise UserError(f"prior={text}: a sweep over priors takes presets only ({', '.join(names.presets['prior'])})")
     return ["prior=custom", f"prior.path={quote(text)}"]

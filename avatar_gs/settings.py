@@ -10,6 +10,7 @@ from typing import Any
 
 from avatar_gs.body.config import BodyConfig
 from avatar_gs.errors import UserError
+from avatar_gs.evaluation.config import EvaluateConfig, Suite
 from avatar_gs.export.config import ExportConfig
 from avatar_gs.guidance.config import GuidanceConfig
 from avatar_gs.mini.config import TrainMiniConfig
@@ -78,6 +79,9 @@ class Settings:
     optimize: OptimizeConfig = field(default_factory=OptimizeConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     mini: TrainMiniConfig = field(default_factory=TrainMiniConfig)
+    suite: Suite = Suite.colours
+    """What ``stage=evaluate`` measures."""
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= MAX_SEED:

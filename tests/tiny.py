@@ -1,5 +1,8 @@
 """Stable Diffusion in miniature: the real classes in the shapes of SD 1.5 and SD 2.1, with random weights."""
 
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# (the annotations in diffusers are narrower than what it takes and returns)
+
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +11,10 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-WORDS = "a man woman in red blue green shirt trousers tall very full body front side back view close up of the head upper lower".split()
+WORDS = (
+    *("a", "man", "woman", "in", "red", "blue", "green", "shirt", "trousers", "tall", "very", "full", "body", "front"),
+    *("side", "back", "view", "close", "up", "of", "the", "head", "upper", "lower"),
+)
 TOKEN_LENGTH = 16
 LATENT_SIZE = 8
 IMAGE_SIZE = 16
@@ -32,14 +38,19 @@ def save_tokenizer(folder: Path) -> CLIPTokenizer:
     (folder / "vocab.json").write_text(json.dumps(ids))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(f"{a} {b}" for a, b in merges) + "\n")
     special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
-    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": TOKEN_LENGTH, "unk_token": "<|endoftext|>", **special}
+    config = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": TOKEN_LENGTH,
+        "unk_token": "<|endoftext|>",
+        **special,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return CLIPTokenizer.from_pretrained(folder)
 
 
 def parts(folder: Path, kind: str = "sd15", prediction_type: str | None = None) -> dict[str, Any]:
-    """Random networks with what tells SD 1.5 (heads of one count, ε) and SD 2.1 (heads of one width, linear projections,
-    gelu, v) apart; the ControlNet's zero convolutions are made random, or it would say nothing."""
+    """Random networks with what tells SD 1.5 (heads of one count, ε) and SD 2.1 (heads of one width, linear
+    projections, gelu, v) apart; the ControlNet's zero convolutions are made random, or it would say nothing."""
     torch.manual_seed(0)
     sd21 = kind == "sd21"
     width = 24 if sd21 else 16

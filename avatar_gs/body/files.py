@@ -101,9 +101,10 @@ def _check_layout(path: Path, headers: dict[str, Header]) -> None:
                 f"{path}: array '{name}' is missing; expected the arrays of a SMPL-X v1.1 body ({', '.join(LAYOUT)})"
             )
         shape, dtype = headers[name]
-        pairs = zip(expected, shape, strict=False)
-        bound = tuple(sizes.setdefault(n, found) if isinstance(n, str) else n for n, found in pairs)
-        if len(shape) != len(expected) or shape != bound or dtype.kind not in "fiu":
+        fits = len(shape) == len(expected) and dtype.kind in "fiu"
+        for size, found in zip(expected, shape, strict=False):
+            fits = fits and found == (sizes.setdefault(size, found) if isinstance(size, str) else size)
+        if not fits:
             wanted = "×".join(str(sizes.get(n, n)) if isinstance(n, str) else str(n) for n in expected)
             raise UserError(
                 f"{path}: array '{name}' is {dtype} {'×'.join(map(str, shape))}, expected numbers {wanted}; "

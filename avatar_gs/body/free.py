@@ -5,6 +5,8 @@ its skin weights are merged onto the 55 SMPL-X joints, its phenotypes become bet
 that the 21 vertex ids that ``smplx`` hard-wires are those points. Needs the ``[body]`` extra.
 """
 
+import contextlib
+import io
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +28,8 @@ PHENOTYPES = ("gender", "age", "muscle", "weight", "height", "proportions")
 MEAN, STEP = 0.5, 0.25
 """A beta of 0 is the phenotype's value ``MEAN``; one unit adds what ``STEP`` more of the phenotype adds there."""
 NUM_BETAS, NUM_EXPRESSIONS = 10, 10
-REGRESSOR_RING = 200  # vertices that a joint's position is a mean of
+REGRESSOR_RING = 200  # nearest vertices that a joint's position is a mean of
+REGRESSOR_ERROR = 1e-4  # metres, on the mean body
 
 Y_UP_FACING_Z = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
 SIDES = (("left", "L", 1.0), ("right", "R", -1.0))
@@ -54,7 +57,7 @@ def _bones() -> dict[str, str]:
 
 
 BONES = _bones()
-JAW_FROM_HEAD = np.array([0.0, 0.0, 0.03])
+JAW_FROM_HEAD = np.array([0.0, 0.015, 0.012])  # between the ears, where the jaw hinges
 
 
 @dataclass(frozen=True)
@@ -115,13 +118,15 @@ def write_free_body(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def _anny() -> Any:
     try:
-        import anny
+        with contextlib.redirect_stdout(io.StringIO()):  # warp, below Anny, announces itself
+            import anny
+
+            return anny.Anny().double()
     except ImportError as error:
         raise UserError(
             "stage=body: rebuilding the free body needs the anny package; install it with "
             "pip install 'avatar_gs[body]' (the body that comes with the program works without it)"
         ) from error
-    return anny.Anny().double()
 
 
 def _figure(anny: Any, phenotypes: dict[str, float]) -> _Figure:
@@ -203,11 +208,16 @@ def _regressor(figures: list[_Figure]) -> Float[np.ndarray, "55 V"]:
     mean = figures[0]
     regressor = np.zeros((NUM_JOINTS, len(mean.vertices)))
     for j in range(NUM_JOINTS):
-        near = np.argsort(np.linalg.norm(mean.vertices - mean.joints[j], axis=1))[:REGRESSOR_RING]
-        offsets = [figure.vertices[near].T - figure.joints[j][:, None] for figure in figures]
-        rows = [100 * offsets[0], *offsets[1:], np.full((1, len(near)), 10.0)]
-        solution, _ = nnls(np.concatenate(rows), np.append(np.zeros(3 * len(figures)), 10.0))
-        regressor[j, near] = solution / solution.sum()
+        by_distance = np.argsort(np.linalg.norm(mean.vertices - mean.joints[j], axis=1))
+        ring, error = REGRESSOR_RING, np.inf
+        while error > REGRESSOR_ERROR:  # a joint beside a cavity is between vertices of a wider ring only
+            near = by_distance[:ring]
+            offsets = [figure.vertices[near].T - figure.joints[j][:, None] for figure in figures]
+            rows = [100 * offsets[0], *offsets[1:], np.full((1, len(near)), 10.0)]
+            solution, _ = nnls(np.concatenate(rows), np.append(np.zeros(3 * len(figures)), 10.0))
+            solution /= solution.sum()
+            error, ring = float(np.linalg.norm(offsets[0] @ solution)), 2 * ring
+        regressor[j, near] = solution
     return regressor
 
 
@@ -241,7 +251,7 @@ def _fixed_points(figure: _Figure, weights: Float[np.ndarray, "V 55"]) -> dict[s
     for side, _, x in SIDES:
         letter = side[0]
         pupil = joints[JOINT[f"{side}_eye"]] + np.array([0.0, 0.0, 0.02])
-        points[f"{letter}eye"] = int(np.linalg.norm(v - pupil, axis=1).argmin())
+        points[f"{letter}eye"] = extreme(-np.linalg.norm(v - pupil, axis=1), part(f"{side}_eye"))
         outward = x * v[:, 0]
         ear = v[head & (outward > 0.9 * outward[head].max())].mean(0)
         points[f"{letter}ear"] = extreme(-np.linalg.norm(v - ear, axis=1), head)

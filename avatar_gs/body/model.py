@@ -150,7 +150,7 @@ def _check(path: Path, model: Any) -> None:
 
 
 def _below(indices: Tensor, count: int) -> bool:
-    return 0 <= int(indices.min()) and int(indices.max()) < count
+    return int(indices.min()) >= 0 and int(indices.max()) < count
 
 
 def _joint_transforms(

@@ -43,7 +43,7 @@ def zero_pose() -> Pose:
     return Pose(torch.zeros(len(JOINTS), 3), torch.zeros(3))
 
 
-def pose_of(**rotations: tuple[float, float, float]) -> Pose:
+def pose_of(**rotations: tuple[int | float, int | float, int | float]) -> Pose:
     """A pose by joint names, as in ``pose_of(left_elbow=(0, -1.2, 0))``; all other joints stay at zero.
 
     Raises KeyError for a name that is no joint.

@@ -42,7 +42,8 @@ class ExportConfig:
     def __post_init__(self) -> None:
         if not (0 < self.min_scale < self.max_scale and math.isfinite(self.max_scale)):
             raise UserError(
-                f"export.min_scale={self.min_scale}, export.max_scale={self.max_scale}: expected 0 < min_scale < max_scale (metres)"
+                f"export.min_scale={self.min_scale}, export.max_scale={self.max_scale}: "
+                "expected 0 < min_scale < max_scale (metres)"
             )
         if not 0 <= self.min_opacity < 1:
             raise UserError(f"export.min_opacity={self.min_opacity}: expected 0 <= min_opacity < 1")

@@ -4,6 +4,7 @@
 zeros. Opacities are logits, scales are logarithms, colours are coefficients of the constant spherical harmonic.
 """
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -68,8 +69,11 @@ def write_ply(path: str | Path, gaussians: Gaussians, frame: Frame = Frame.super
         start = PROPERTIES.index(names[0])
         rows[:, start : start + len(names)] = values.cpu().numpy()
     vertices = rows.view([(name, "<f4") for name in PROPERTIES])[:, 0]
+    # Through memory: numpy's own writing to a file reports a full disk without saying what it is.
+    content = io.BytesIO()
+    PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<").write(content)
     with atomic_write(path) as temporary:
-        PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<").write(str(temporary))
+        temporary.write_bytes(content.getbuffer())
 
 
 def read_ply(path: str | Path, frame: Frame = Frame.supersplat) -> Gaussians:
@@ -81,7 +85,7 @@ def read_ply(path: str | Path, frame: Frame = Frame.supersplat) -> Gaussians:
         UserError: if the file is missing, cut short, no PLY or not one of splats.
     """
     try:
-        vertices = PlyData.read(str(path), mmap=False)["vertex"].data
+        vertices = PlyData.read(str(path))["vertex"].data
     except (PlyParseError, KeyError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged or not a PLY file of splats ({error}): export the avatar again") from error
     except OSError as error:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from avatar_gs.io import atomic_write
 
-Picture = UInt8[np.ndarray, "H W 3"]
+Picture = UInt8[np.ndarray, "_ _ 3"]
 
 _PAPER, _INK, _EMPTY = (255, 255, 255), (40, 40, 44), (236, 236, 238)
 _GAP = 6
@@ -31,17 +31,19 @@ def sheet(
     title: str = "",
     size: int = 192,
 ) -> Picture:
-    """One picture of many: a row of cells for each of ``rows``, ``size`` pixels high, as wide as the widest picture asks.
+    """One picture of many: a row of cells for each of ``rows``, ``size`` pixels high and as wide as the widest picture.
 
     Rows may differ in length, and None leaves a cell empty. Pictures are resized with their shape kept. Labels that are
     too long for their place are cut with an ellipsis.
     """
     if not any(len(row) for row in rows):
         raise ValueError("a sheet needs at least one cell")
-    font = ImageFont.load_default(size=max(11, size // 13))
-    text_height = font.size + 2 * _GAP
+    text_size = max(11, size // 13)
+    font, text_height = ImageFont.load_default(text_size), text_size + 2 * _GAP
     columns = max(len(row) for row in rows)
-    cell_width = max((round(size * p.shape[1] / p.shape[0]) for row in rows for p in row if p is not None), default=size)
+    cell_width = max(
+        (round(size * p.shape[1] / p.shape[0]) for row in rows for p in row if p is not None), default=size
+    )
     label_width = min(2 * size, max((round(font.getlength(label)) for label in row_labels), default=0))
     left = _GAP + (label_width + _GAP if label_width else 0)
     top = _GAP + text_height * (bool(title) + bool(column_labels))
@@ -82,7 +84,7 @@ def _fit(picture: Picture, width: int, height: int) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(picture)).resize(shape, method)
 
 
-def _shortened(text: str, room: int, font: ImageFont.FreeTypeFont) -> str:
+def _shortened(text: str, room: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     text = " ".join(text.split())
     if font.getlength(text) <= room:
         return text

@@ -15,7 +15,7 @@ _THREADS = "2"
 
 
 def write_turntable(path: str | Path, frames: UInt8[np.ndarray, "T H W 3"], fps: int = 24) -> None:
-    """Writes frames (RGB, even height and width) as H.264 in the yuv420p format, with its index at the start of the file.
+    """Writes frames (RGB, even height and width) as H.264 in the yuv420p format, with the index at the file's start.
 
     Raises:
         ValueError: for no frames, or sides that are odd.

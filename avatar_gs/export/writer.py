@@ -24,7 +24,7 @@ def export_avatar(
     config: ExportConfig,
     frames: UInt8[np.ndarray, "T H W 3"] | None = None,
 ) -> list[Path]:
-    """Writes ``avatar.ply``, ``avatar.html`` and ``turntable.mp4`` into ``folder``; returns the files that were written.
+    """Writes ``avatar.ply``, ``avatar.html`` and ``turntable.mp4`` into ``folder``; returns what was written.
 
     Args:
         gaussians: posed splats in the world frame (+y up, facing +z), soles at height 0.
@@ -54,6 +54,10 @@ def _writing(path: Path, written: list[Path]) -> Iterator[Path]:
     try:
         yield path
     except OSError as error:
-        advice = "free some space" if error.errno == errno.ENOSPC else "run avatar-gs from a folder that you may write to"
-        raise UserError(f"{path} cannot be written ({error.strerror or error}): {advice}, then give stage=export") from error
+        advice = (
+            "free some space" if error.errno == errno.ENOSPC else "run avatar-gs from a folder that you may write to"
+        )
+        raise UserError(
+            f"{path} cannot be written ({error.strerror or error}): {advice}, then give stage=export"
+        ) from error
     written.append(path)

@@ -40,7 +40,7 @@ class Unconditional(Enum):
 
 
 class SmallNoise(Enum):
-    """DE-SDS below the noise cut: ``seed`` subtracts nothing, as first described; ``con`` still subtracts eps(y_con)."""
+    """DE-SDS below the noise cut: ``seed`` subtracts nothing (as first described); ``con``: eps(y_con), as above it."""
 
     seed = "seed"
     con = "con"

@@ -1,8 +1,8 @@
 """Score distillation: from rendered latents to a gradient on them.
 
-Every method fits ``G = post(w(t) * residual)``. The parts are small and separate: the noise level (``schedule``), the noise
-(``noise``), the residual (``residuals/<method>.py``, the only code that belongs to one method), classifier-free guidance
-and w(t) (``weights``), and what a method learns on the side (``learnables``). How a run uses it:
+Every method fits ``G = post(w(t) * residual)``. The parts are small and separate: the noise level (``schedule``), the
+noise (``noise``), the residual (``residuals/<method>.py``, the only code that belongs to one method), classifier-free
+guidance and w(t) (``weights``), and what a method learns on the side (``learnables``). How a run uses it:
 
     prompts = prior.prompts.bucket_prompts(...)                        # bucket -> what to ask for, and against
     conditions = TextConditions.encode(prior, *prior.prompts.texts(prompts))
@@ -13,8 +13,8 @@ and w(t) (``weights``), and what a method learns on the side (``learnables``). H
         out = guidance.step(latents, conditions.batch(buckets), pose_maps, buckets, step, total, generator)
         (out.loss + regularisers).backward()                           # d loss / d latents = G / B
 
-``state_dict`` holds all that guidance itself learns; with it, and generators seeded by the step, a resumed run continues
-exactly.
+``state_dict`` holds all that guidance itself learns; with it, and generators seeded by the step, a resumed run
+continues exactly.
 """
 
 from collections.abc import Mapping, Sequence

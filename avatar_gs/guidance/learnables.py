@@ -68,8 +68,8 @@ class ConsistentText:
             with torch.no_grad():
                 row.copy_(state[f"y_con.{bucket}"])
             self.norms[bucket] = state[f"norms.{bucket}"].to(row)
-            moments = {key: state.get(f"adam.{key}.{bucket}") for key in ("step", "exp_avg", "exp_avg_sq")}
-            if moments["step"] is not None:  # Adam keeps its step count on the CPU
+            if f"adam.step.{bucket}" in state:  # Adam keeps its step count on the CPU
+                moments = {key: state[f"adam.{key}.{bucket}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")}
                 self.optimizer.state[row] = {
-                    key: value.clone().to("cpu" if key == "step" else row.device) for key, value in moments.items()
+                    key: value.to("cpu" if key == "step" else row.device) for key, value in moments.items()
                 }

@@ -1,6 +1,5 @@
 """Which noise levels a run visits, and when."""
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 

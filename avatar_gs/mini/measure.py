@@ -1,8 +1,9 @@
 """How well a prior of the mini world does: samples for prompts that training never saw, against drawn truth."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ HEAD_GRID = 6
 NEGATIVE = ", ".join(NEGATIVE_WORDS)
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """A prior that can be sampled (``StableDiffusionPrior``)."""
 
@@ -88,8 +90,17 @@ def trials(count: int, seed: int, *, held: bool = True) -> list[Trial]:
 
 
 @torch.no_grad()
-def draw(prior: Sampler, some: list[Trial], *, steps: int = 20, cfg_scale: float = 4.0, batch: int = 20) -> NDArray[np.float32]:
-    """The prior's pictures ``[N, SIZE, SIZE, 3]`` for the trials' prompts and pose maps."""
+def draw(
+    prior: Sampler,
+    some: list[Trial],
+    *,
+    steps: int = 20,
+    cfg_scale: float = 4.0,
+    batch: int = 20,
+    on_batch: Callable[[int], object] = lambda done: None,
+) -> NDArray[np.float32]:
+    """The prior's pictures ``[N, SIZE, SIZE, 3]`` for the trials' prompts and pose maps; ``on_batch`` hears how many
+    are done."""
     pictures = []
     for start in range(0, len(some), batch):
         chunk = some[start : start + batch]
@@ -102,7 +113,8 @@ def draw(prior: Sampler, some: list[Trial], *, steps: int = 20, cfg_scale: float
             cfg_scale=cfg_scale,
             generator=torch.Generator().manual_seed(start),
         )
-        pictures.append(images.clamp(0, 1).numpy())
+        pictures.append(images.clamp(0, 1).cpu().numpy())
+        on_batch(min(start + batch, len(some)))
     return np.concatenate(pictures)
 
 

@@ -92,7 +92,7 @@ def _scaling_factor(vae: AutoencoderKL, pictures: np.ndarray) -> float:
 @torch.no_grad()
 def _encode_pictures(vae: AutoencoderKL, pictures: UInt8[np.ndarray, "P 128 128 3"]) -> Tensor:
     images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
-    chunks = (images[start : start + 64].contiguous(memory_format=torch.channels_last) for start in range(0, len(images), 64))
+    chunks = (images[start : start + 16].contiguous(memory_format=torch.channels_last) for start in range(0, len(images), 16))
     return torch.cat([vae.encode(chunk).latent_dist.mean for chunk in chunks])
 
 

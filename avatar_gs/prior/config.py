@@ -53,7 +53,7 @@ class PromptConfig:
 class PriorConfig:
     """A latent-diffusion prior in Stable Diffusion's folder format, with its ControlNet for OpenPose maps.
 
-    ``path``, ``controlnet`` and ``vae`` are folders or names on the Hugging Face hub; a folder never touches the network.
+    ``path``, ``controlnet`` and ``vae`` are folders or names on the Hugging Face hub; folders never touch the network.
     """
 
     name: str = "mini"
@@ -73,4 +73,6 @@ class PriorConfig:
                 "prior.path is empty: prior=custom needs prior.path=<folder or hub name of a Stable Diffusion prior>"
             )
         if not 0 <= self.control_scale <= 10:
-            raise UserError(f"prior.control_scale={self.control_scale}: expected 0 to 10 (1 is the ControlNet as trained)")
+            raise UserError(
+                f"prior.control_scale={self.control_scale}: expected 0 to 10 (1 is the ControlNet as trained)"
+            )

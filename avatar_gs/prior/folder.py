@@ -48,7 +48,7 @@ def locate(path: str, controlnet: str, vae: str) -> dict[str, Source]:
     Raises:
         UserError: a folder is missing, incomplete, or holds corrupt or only pickled weights.
     """
-    base = str(PACKAGED) if not path else path
+    base = path or str(PACKAGED)
     sources = {name: _source(base, name, "prior.path") for name in CONFIGS}
     if sources["unet"].is_local:
         _check_prior_folder(Path(sources["unet"].name))
@@ -58,8 +58,8 @@ def locate(path: str, controlnet: str, vae: str) -> dict[str, Source]:
         sources["controlnet"] = _source(base, "controlnet", "prior.path")
         if sources["controlnet"].is_local and not (Path(sources["controlnet"].name) / "controlnet").is_dir():
             raise UserError(
-                f"prior.path={base}: this prior has no ControlNet (no folder 'controlnet' in it), and without one nothing "
-                "holds the pose: give one with prior.controlnet=<folder or hub name>"
+                f"prior.path={base}: this prior has no ControlNet (no folder 'controlnet' in it), and without one "
+                "nothing holds the pose: give one with prior.controlnet=<folder or hub name>"
             )
     if vae:
         sources["vae"] = _source(vae, "", "prior.vae")
@@ -89,8 +89,8 @@ def _check_prior_folder(folder: Path) -> None:
     missing = [f"{name}/{file}" for name, file in CONFIGS.items() if not (folder / name / file).is_file()]
     if missing:
         raise UserError(
-            f"prior.path={folder} is not a Stable Diffusion folder: missing {', '.join(missing)}; expected the layout that "
-            "diffusers' save_pretrained writes"
+            f"prior.path={folder} is not a Stable Diffusion folder: missing {', '.join(missing)}; expected the layout "
+            "that diffusers' save_pretrained writes"
         )
 
 

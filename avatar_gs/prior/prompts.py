@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 from avatar_gs.prior.config import PromptConfig, PromptStyle
 from avatar_gs.types import Framing, ViewDirection, Views
 
-BUCKETS: tuple[str, ...] = tuple(f"{framing.value}/{direction.value}" for framing in Framing for direction in ViewDirection)
+BUCKETS = tuple(f"{framing.value}/{direction.value}" for framing in Framing for direction in ViewDirection)
 
 FRAMING_WORDS = {
     Framing.BODY: "full body",
@@ -79,7 +79,7 @@ def view_buckets(views: Views, config: PromptConfig) -> list[str]:
 
 
 def bucket_prompts(prompt: str, negative_prompt: str, config: PromptConfig) -> dict[str, BucketPrompt]:
-    """The prompts of every bucket that ``config``'s style tells apart (an empty ``negative_prompt``: the config's own)."""
+    """The prompts of every bucket that the style tells apart (an empty ``negative_prompt``: the config's own)."""
     negative = negative_prompt or config.negative
     prompts = {}
     for bucket in BUCKETS:
@@ -98,7 +98,7 @@ def bucket_prompts(prompt: str, negative_prompt: str, config: PromptConfig) -> d
 def view_prompts(
     prompt: str, views: Views, negative_prompt: str = "", config: PromptConfig | None = None
 ) -> ViewPrompts:
-    """The prompts of each of ``views``; ``config`` (default: the packaged prior's) holds the style and the thresholds."""
+    """The prompts of each of ``views``; ``config`` (default: the packaged prior's) holds style and thresholds."""
     config = config or PromptConfig()
     prompts = bucket_prompts(prompt, negative_prompt, config)
     buckets = view_buckets(views, config)

@@ -57,20 +57,19 @@ class StableDiffusionPrior:
         self.control_scale = control_scale
         self.vocabulary = vocabulary
         self.tokenizer = tokenizer
-        self.scheduler = scheduler
-        self.text_encoder = text_encoder.requires_grad_(False).eval().to(self.device, torch.float32)
-        self.vae = vae.requires_grad_(False).eval().to(self.device, torch.float32)
-        self.unet = unet.requires_grad_(False).eval().to(self.device, dtype)
-        self.controlnet = controlnet.requires_grad_(False).eval().to(self.device, dtype)
-        for network in (self.vae, self.unet, self.controlnet):
-            network.to(memory_format=torch.channels_last)
-        self.latent_size = int(unet.config.sample_size)
-        self.latent_channels = int(unet.config.in_channels)
-        self.image_size = self.latent_size * 2 ** (len(vae.config.block_out_channels) - 1)
+        self.scheduler: Any = scheduler
+        self.text_encoder: Any = text_encoder.requires_grad_(False).eval()
+        self.text_encoder.to(self.device, torch.float32)
+        self.vae = _frozen(vae, self.device, torch.float32)
+        self.unet = _frozen(unet, self.device, dtype)
+        self.controlnet = _frozen(controlnet, self.device, dtype)
+        self.latent_size = int(self.unet.config.sample_size)
+        self.latent_channels = int(self.unet.config.in_channels)
+        self.image_size = self.latent_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.token_length = min(int(tokenizer.model_max_length), int(text_encoder.config.max_position_embeddings))
-        self.num_timesteps = int(scheduler.config.num_train_timesteps)
+        self.num_timesteps = int(self.scheduler.config.num_train_timesteps)
         self.calls = 0
-        alphas_cumprod = scheduler.alphas_cumprod.double()
+        alphas_cumprod = self.scheduler.alphas_cumprod.double()
         self._alpha = alphas_cumprod.sqrt().float().to(self.device)
         self._sigma = (1 - alphas_cumprod).sqrt().float().to(self.device)
 
@@ -152,7 +151,7 @@ class StableDiffusionPrior:
         cond = self.encode_prompts([*negatives, *prompts])
         doubled = None if control is None else torch.cat([control, control])
         shape = (n, self.latent_channels, self.latent_size, self.latent_size)
-        scheduler = DDIMScheduler.from_config(self.scheduler.config)
+        scheduler: Any = DDIMScheduler.from_config(self.scheduler.config)
         scheduler.set_timesteps(steps)
         z = torch.randn(shape, generator=generator).to(self.device)
         for t in scheduler.timesteps.tolist():
@@ -203,15 +202,19 @@ def load_prior(config: PriorConfig, device: torch.device | str = "cpu") -> Stabl
         }
         for name, (cls, as_dtype) in classes.items():
             parts[name] = _load(cls, sources[name], name, {**sources[name].weights_arguments(), **as_dtype})
-    vocabulary = text.read_vocabulary(Path(sources["unet"].name)) if sources["unet"].is_local else None
-    return StableDiffusionPrior(
-        **parts,
-        name=config.name,
-        device=device,
-        dtype=dtype,
-        control_scale=config.control_scale,
-        vocabulary=vocabulary,
-    )
+        return StableDiffusionPrior(
+            **parts,
+            name=config.name,
+            device=device,
+            dtype=dtype,
+            control_scale=config.control_scale,
+            vocabulary=text.read_vocabulary(Path(sources["unet"].name)) if sources["unet"].is_local else None,
+        )
+
+
+def _frozen(network: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """A convolutional network for inference, in the memory layout that convolutions are fastest in."""
+    return network.requires_grad_(False).eval().to(device, dtype).to(memory_format=torch.channels_last)
 
 
 def _load(cls: Any, source: Source, name: str, arguments: dict[str, Any]) -> Any:
@@ -220,7 +223,8 @@ def _load(cls: Any, source: Source, name: str, arguments: dict[str, Any]) -> Any
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         place = f"{source.name}/{source.subfolder}" if source.subfolder else source.name
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        hint = "the files do not fit together" if source.is_local else "check the name and the network, or give a folder"
+        remote = "check the name and the network, or give a folder"
+        hint = "the files do not fit together" if source.is_local else remote
         raise UserError(f"prior: cannot load the {name} from {place} ({hint}): {reason}") from error
 
 
@@ -237,8 +241,8 @@ def _check_fit(text_encoder: Any, vae: Any, unet: Any, controlnet: Any, schedule
     if len(set(widths.values())) > 1:
         found = ", ".join(f"{name} {width}" for name, width in widths.items())
         raise UserError(
-            f"prior: its parts read text of different widths ({found}): give a ControlNet (prior.controlnet=…) that was "
-            "made for this prior; Stable Diffusion 1.5 is 768 wide, 2.1 is 1024"
+            f"prior: its parts read text of different widths ({found}): give a ControlNet (prior.controlnet=…) that "
+            "was made for this prior; Stable Diffusion 1.5 is 768 wide, 2.1 is 1024"
         )
     if unet.config.in_channels != vae.config.latent_channels:
         raise UserError(

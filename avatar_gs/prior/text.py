@@ -29,7 +29,7 @@ def read_vocabulary(folder: Path) -> frozenset[str] | None:
 
 
 def unknown_words(prompt: str, vocabulary: frozenset[str]) -> list[str]:
-    """The words of ``prompt`` outside ``vocabulary``, lower-cased, each once, in order; placeholders such as <id> are none."""
+    """The words of ``prompt`` outside ``vocabulary``, in lower case, each once; placeholders (<id>) are no words."""
     words = [match.lower() for match in WORD.findall(PLACEHOLDER.sub(" ", prompt))]
     unknown = [w for w in words if w not in vocabulary and not all(part in vocabulary for part in re.split("[-']", w))]
     return list(dict.fromkeys(unknown))

@@ -1,4 +1,4 @@
-"""Settings of the cameras."""
+"""Settings of the cameras, and of timing the renderers."""
 
 from dataclasses import dataclass, field
 
@@ -56,3 +56,29 @@ class CamerasConfig:
             )
         if self.jitter < 0:
             raise UserError(f"cameras.jitter={self.jitter} must not be negative")
+
+
+@dataclass
+class BenchmarkConfig:
+    """What ``stage=benchmark`` times: one row of the table for each pair of ``splats`` and ``pixels``."""
+
+    splats: list[int] = field(default_factory=lambda: [1_000, 10_000, 20_000, 50_000, 100_000])
+    pixels: list[int] = field(default_factory=lambda: [64, 128, 256, 512, 512])
+    """Sides of the square pictures."""
+    repeats: int = 9
+    dense_limit: int = 8_000_000
+    """The dense reference is timed where splats times pixels of the picture do not exceed this: it needs some
+    200 bytes for each."""
+
+    def __post_init__(self) -> None:
+        if not self.splats or len(self.splats) != len(self.pixels):
+            raise UserError(
+                f"benchmark.splats={self.splats} benchmark.pixels={self.pixels}: expected two lists of one length, "
+                "such as benchmark.splats=[10000,20000] benchmark.pixels=[128,256]"
+            )
+        if not all(1 <= count <= 10_000_000 for count in self.splats):
+            raise UserError(f"benchmark.splats={self.splats}: expected numbers from 1 to 10000000")
+        if not all(1 <= side <= 8192 for side in self.pixels):
+            raise UserError(f"benchmark.pixels={self.pixels}: expected numbers from 1 to 8192")
+        if not 1 <= self.repeats <= 10_000:
+            raise UserError(f"benchmark.repeats={self.repeats}: expected 1 to 10000")

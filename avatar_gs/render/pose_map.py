@@ -120,16 +120,20 @@ def draw_points(
 
 
 @torch.no_grad()
-def body_depth(posed: PosedBody, cameras: Cameras, size: int = 256) -> Float[Tensor, "B H W"]:
+def body_depth(
+    posed: PosedBody, cameras: Cameras, size: int = 256, surfels: Gaussians | None = None
+) -> Float[Tensor, "B H W"]:
     """Depth in metres of the body's surface, 0 where it is not, in square pictures of ``size`` pixels.
 
-    The body is drawn as opaque flat splats, so that depth comes from the renderer that the splats use.
+    The body is drawn as opaque flat splats, so that depth comes from the renderer that the splats use. Who asks often
+    for one pose keeps its ``body_surfels``: they cost more than the picture.
     """
-    render = rasterize(_surfels(posed), cameras.resized(size, size))
+    render = rasterize(body_surfels(posed) if surfels is None else surfels, cameras.resized(size, size))
     return torch.where(render.alpha[..., 0] > 0.5, render.depth[..., 0], 0.0)
 
 
-def _surfels(posed: PosedBody) -> Gaussians:
+@torch.no_grad()
+def body_surfels(posed: PosedBody) -> Gaussians:
     """One flat splat a triangle, with the triangle's own extent: together they cover the surface."""
     corners = posed.vertices[posed.faces]
     means = corners.mean(1)

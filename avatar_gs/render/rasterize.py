@@ -18,8 +18,8 @@ def require_renderer(device: torch.device | str) -> None:
     """Check that splats can be drawn on ``device``: call it before anything that takes long.
 
     Raises:
-        UserError: a CUDA device without gsplat, or without the nvcc that gsplat's first build needs; a CPU that the SIMD
-            code does not run on.
+        UserError: a CUDA device without gsplat, or without the nvcc that gsplat's first build needs; a CPU that the
+            SIMD code does not run on.
     """
     if torch.device(device).type == "cpu":
         from avatar_gs.render.cpu import simd
@@ -27,7 +27,9 @@ def require_renderer(device: torch.device | str) -> None:
         simd.check()
         return
     if importlib.util.find_spec("gsplat") is None:
-        raise UserError(f"device={device}: gsplat is not installed; it draws on a GPU: pip install gsplat, or use device=cpu")
+        raise UserError(
+            f"device={device}: gsplat is not installed; it draws on a GPU: pip install gsplat, or use device=cpu"
+        )
     from torch.utils.cpp_extension import CUDA_HOME
 
     built_in = importlib.util.find_spec("gsplat.csrc") is not None
@@ -50,25 +52,29 @@ def rasterize(
     """Draw splats into each camera, front to back, after 3D Gaussian Splatting (Kerbl et al. 2023) as gsplat does it.
 
     Args:
-        gaussians: activated splats in the world frame, all tensors float32 on one device. Quaternions (wxyz) need not be
-            normalised. Splats that are not finite are not drawn on a CPU.
+        gaussians: activated splats in the world frame, all tensors float32 on one device. Quaternions (wxyz) need not
+            be normalised. Splats that are not finite are not drawn on a CPU.
         cameras: pinhole cameras on the same device, in world metres and pixels; they get no gradient.
         background: colour behind the splats, a row a camera; black where it is None.
         near, far: splats with a mean outside these depths (metres) are not drawn.
         absgrad: whether a backward pass sets ``info["means2d"].absgrad`` (sums of absolute gradients over the pixels).
 
     Returns:
-        A `Render` with ``rgb`` (not clamped), ``alpha`` in [0, 1], ``depth`` (the alpha-weighted mean in metres, 0 where
-        alpha is 0): all differentiable in the splats and the background. ``info`` is what gsplat's strategies read
-        (``packed=False``): ``means2d [B, N, 2]`` in pixels, on which ``retain_grad`` works, ``radii [B, N, 2]`` in pixels
-        (0: not drawn), ``depths``, ``conics``, ``opacities``, ``width``, ``height``, ``n_cameras``, ``tile_size``, …
+        A `Render` with ``rgb`` (not clamped), ``alpha`` in [0, 1], ``depth`` (the alpha-weighted mean in metres, 0
+        where alpha is 0): all differentiable in the splats and the background. ``info`` is what gsplat's strategies
+        read (``packed=False``): ``means2d [B, N, 2]`` in pixels, on which ``retain_grad`` works, ``radii [B, N, 2]``
+        in pixels (0: not drawn), ``depths``, ``conics``, ``opacities``, ``width``, ``height``, ``n_cameras``, …
 
     Raises:
-        ValueError: pictures without pixels, or a background of another shape than ``[B, 3]``.
+        ValueError: pictures without pixels, a background of another shape than ``[B, 3]``, or splats in another
+            precision.
         UserError: this CPU cannot run the renderer's SIMD code.
     """
     if cameras.width < 1 or cameras.height < 1:
         raise ValueError(f"cannot draw pictures of {cameras.width} x {cameras.height} pixels")
+    if any(x.dtype != torch.float32 for x in vars(gaussians).values()):
+        found = {name: str(x.dtype) for name, x in vars(gaussians).items()}
+        raise ValueError(f"splats are {found}, expected torch.float32")
     if background is None:
         background = gaussians.means.new_zeros(len(cameras), 3)
     elif background.shape != (len(cameras), 3):

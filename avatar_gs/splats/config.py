@@ -112,6 +112,6 @@ class DensityConfig:
         require(0 <= self.grow_share <= 1, "density.grow_share", self.grow_share, "a share from 0 to 1")
         require(1 <= self.max_splats <= MAX_COUNT, "density.max_splats", self.max_splats, f"from 1 to {MAX_COUNT}")
         require(0 <= self.prune_opacity < 1, "density.prune_opacity", self.prune_opacity, "from 0 to below 1")
-        for name in ("split_scale", "prune_scale", "prune_distance"):
-            size = getattr(self, name)
-            require(size > 0, f"density.{name}", size, "a number above 0")
+        require(self.split_scale > 0, "density.split_scale", self.split_scale, "a share of the first size above 0")
+        require(self.prune_scale > 1, "density.prune_scale", self.prune_scale, "more than 1 time the first size")
+        require(self.prune_distance > 0, "density.prune_distance", self.prune_distance, "metres above 0")

@@ -14,7 +14,7 @@ from gsplat.strategy import DefaultStrategy
 from gsplat.strategy.ops import duplicate, remove, split
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.optim import Adam
+from torch.optim import Optimizer
 
 from avatar_gs.errors import UserError
 from avatar_gs.splats.config import DensityConfig
@@ -54,7 +54,7 @@ class DistillationStrategy(DefaultStrategy):
     def after_step(
         self,
         model: GaussianModel,
-        optimizers: dict[str, Adam],
+        optimizers: dict[str, Optimizer],
         step: int,
         info: Mapping[str, Any] | None,
         split_seed: int,
@@ -83,7 +83,7 @@ class DistillationStrategy(DefaultStrategy):
         return Refinement(duplicated, divided, pruned)
 
     @torch.no_grad()
-    def _grow(self, model: GaussianModel, optimizers: dict[str, Adam]) -> tuple[int, int]:
+    def _grow(self, model: GaussianModel, optimizers: dict[str, Optimizer]) -> tuple[int, int]:
         gradient = self.running["grad2d"] / self.running["count"].clamp_min(1)
         chosen = largest(gradient, min(round(self.config.grow_share * len(model)), self.config.max_splats - len(model)))
         is_large = model.scales().amax(-1) > self.config.split_scale * self.unit
@@ -97,7 +97,7 @@ class DistillationStrategy(DefaultStrategy):
         return duplicated, divided
 
     @torch.no_grad()
-    def _prune(self, model: GaussianModel, optimizers: dict[str, Adam]) -> int:
+    def _prune(self, model: GaussianModel, optimizers: dict[str, Optimizer]) -> int:
         unwanted = (
             (model.opacities() < self.config.prune_opacity)
             | (model.scales().amax(-1) > self.config.prune_scale * self.unit)

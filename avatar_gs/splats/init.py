@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from avatar_gs.geometry import matrix_to_quat
 from avatar_gs.splats.config import SplatsConfig
 from avatar_gs.splats.model import GaussianModel, rgb_to_sh
+from avatar_gs.splats.surface import areas_and_normals, exposed_faces, random_barycentric, vertex_normals
 from avatar_gs.types import PosedBody
 
 # SMPL-X joints: head, jaw and eyes; wrists and fingers; ankles and feet
@@ -45,11 +46,12 @@ def sample_surface(
     """
     density = torch.ones(len(body.faces)) if face_density is None else face_density
     corners = body.vertices.cpu()[body.faces.cpu()]
-    areas, _ = _areas_and_normals(corners)
+    areas, _ = areas_and_normals(corners)
+    areas = areas * exposed_faces(corners)
     faces = torch.multinomial((areas * density).double(), count * CANDIDATES, replacement=True, generator=generator)
-    barycentric = _uniform_barycentric(len(faces), generator)
+    barycentric = random_barycentric(len(faces), generator)
     points = (barycentric[..., None] * corners[faces]).sum(1)
-    normals = _smooth_normals(body.vertices.cpu(), body.faces.cpu())[body.faces.cpu()][faces]
+    normals = vertex_normals(body.vertices.cpu(), body.faces.cpu())[body.faces.cpu()][faces]
     normals = torch.nn.functional.normalize((barycentric[..., None] * normals).sum(1), dim=-1)
     expected = (areas * density).sum().div(count).sqrt() / density.sqrt()
     keep = _spread(points, normals, float(expected[faces].mean()), count)
@@ -60,7 +62,7 @@ def sample_surface(
 
 def neighbour_distance(points: Float[Tensor, "N 3"], neighbours: int = 4) -> Float[Tensor, " N"]:
     """The mean distance from each point to its nearest others."""
-    distances, _ = cKDTree(points.numpy()).query(points.numpy(), k=min(neighbours, len(points) - 1) + 1)
+    distances, _ = KDTree(points.numpy()).query(points.numpy(), k=min(neighbours, len(points) - 1) + 1)
     return torch.from_numpy(distances[:, 1:].mean(-1)).to(points.dtype)
 
 
@@ -99,58 +101,16 @@ def surface_splats(
     return GaussianModel.from_config(config, tensors)
 
 
-class RestSurface:
-    """The body's surface at rest as dense points, to find how far splats have left it."""
-
-    def __init__(self, rest: PosedBody, count: int = 50_000) -> None:
-        corners = rest.vertices.cpu()[rest.faces.cpu()]
-        areas, normals = _areas_and_normals(corners)
-        generator = torch.Generator().manual_seed(0)
-        faces = torch.multinomial(areas.double(), count, replacement=True, generator=generator)
-        points = (_uniform_barycentric(count, generator)[..., None] * corners[faces]).sum(1)
-        self.points, self.normals = points, normals[faces]
-        self.tree = cKDTree(points.numpy())
-
-    @torch.no_grad()
-    def refresh(self, model: GaussianModel) -> None:
-        """Renew the splats' ``anchors`` and ``normals``; worth it every few tens of steps (a few ms)."""
-        _, nearest = self.tree.query(model.params["means"].detach().cpu().numpy())
-        index = torch.from_numpy(np.asarray(nearest))
-        model.params["anchors"].copy_(self.points[index])
-        model.params["normals"].copy_(self.normals[index])
-
-
-def _areas_and_normals(corners: Tensor) -> tuple[Tensor, Tensor]:
-    cross = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    return 0.5 * cross.norm(dim=-1), torch.nn.functional.normalize(cross, dim=-1)
-
-
-def _smooth_normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Area-weighted vertex normals (not normalised: neighbours are summed again)."""
-    corners = vertices[faces]
-    cross = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    total = torch.zeros_like(vertices)
-    for corner in range(3):
-        total.index_add_(0, faces[:, corner], cross)
-    return torch.nn.functional.normalize(total, dim=-1)
-
-
-def _uniform_barycentric(count: int, generator: torch.Generator) -> Tensor:
-    u, v = torch.rand(2, count, generator=generator)
-    root = u.sqrt()
-    return torch.stack([1 - root, root * (1 - v), root * v], -1)
-
-
 def _spread(points: Tensor, normals: Tensor, spacing: float, count: int) -> Tensor:
     """Indices of ``count`` candidates that lie evenly; candidates come in random order."""
     features = torch.cat([points / spacing, normals], -1).double().numpy()
     centres = features[:count]
     for _ in range(ROUNDS):
-        _, nearest = cKDTree(centres).query(features)
+        _, nearest = KDTree(centres).query(features)
         members = np.bincount(nearest, minlength=count)[:, None]
         sums = np.stack([np.bincount(nearest, column, minlength=count) for column in features.T], -1)
         centres = np.where(members > 0, sums / np.maximum(members, 1), centres)
-    _, closest = cKDTree(features).query(centres)
+    _, closest = KDTree(features).query(centres)
     # centres that snap to one candidate leave room for others
     chosen = np.unique(closest)
     unused = np.setdiff1d(np.arange(len(features)), chosen)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.optim import Adam
+from torch.optim import Adam, Optimizer
 
 from avatar_gs.errors import UserError
 from avatar_gs.splats.config import LearningRates
@@ -16,9 +16,9 @@ EPS = 1e-15
 STATE_KEYS = ("step", "exp_avg", "exp_avg_sq")
 
 
-def build_optimizers(model: GaussianModel, rates: LearningRates) -> dict[str, Adam]:
+def build_optimizers(model: GaussianModel, rates: LearningRates) -> dict[str, Optimizer]:
     """One Adam by the name of each trainable parameter, at the first step's rates."""
-    optimizers = {
+    optimizers: dict[str, Optimizer] = {
         name: Adam([parameter], lr=getattr(rates, name), betas=BETAS, eps=EPS, foreach=False)
         for name, parameter in model.trainable().items()
     }
@@ -31,25 +31,25 @@ def learning_rate(start: float, end: float, progress: float) -> float:
     return start * (end / start) ** progress if start > 0 else 0.0
 
 
-def set_learning_rates(optimizers: Mapping[str, Adam], rates: LearningRates, progress: float) -> None:
+def set_learning_rates(optimizers: Mapping[str, Optimizer], rates: LearningRates, progress: float) -> None:
     """Set every optimiser's rate for the share ``progress`` of the run that is done."""
     for name, optimizer in optimizers.items():
         optimizer.param_groups[0]["lr"] = learning_rate(getattr(rates, name), getattr(rates, f"{name}_final"), progress)
 
 
-def step_all(optimizers: Mapping[str, Adam]) -> None:
+def step_all(optimizers: Mapping[str, Optimizer]) -> None:
     """One step of every optimiser; gradients are dropped."""
     for optimizer in optimizers.values():
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
 
-def zero_grad_all(optimizers: Mapping[str, Adam]) -> None:
+def zero_grad_all(optimizers: Mapping[str, Optimizer]) -> None:
     for optimizer in optimizers.values():
         optimizer.zero_grad(set_to_none=True)
 
 
-def optimizer_tensors(optimizers: Mapping[str, Adam]) -> dict[str, Tensor]:
+def optimizer_tensors(optimizers: Mapping[str, Optimizer]) -> dict[str, Tensor]:
     """The moments and step counts as ``<parameter>/<key>``; nothing before the first step."""
     tensors = {}
     for name, optimizer in optimizers.items():
@@ -58,7 +58,7 @@ def optimizer_tensors(optimizers: Mapping[str, Adam]) -> dict[str, Tensor]:
     return tensors
 
 
-def load_optimizer_tensors(optimizers: Mapping[str, Adam], tensors: Mapping[str, Tensor]) -> None:
+def load_optimizer_tensors(optimizers: Mapping[str, Optimizer], tensors: Mapping[str, Tensor]) -> None:
     """Restore what ``optimizer_tensors`` gave.
 
     Raises:
@@ -76,7 +76,7 @@ def load_optimizer_tensors(optimizers: Mapping[str, Adam], tensors: Mapping[str,
         optimizers[name].state[parameter] = {"step": found["step"].cpu().clone(), **moments}
 
 
-def gradients_are_finite(optimizers: Mapping[str, Adam]) -> bool:
+def gradients_are_finite(optimizers: Mapping[str, Optimizer]) -> bool:
     """Whether every parameter has a finite gradient."""
     parameters = [optimizer.param_groups[0]["params"][0] for optimizer in optimizers.values()]
     return all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in parameters)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from avatar_gs.io import RunFolder
 from avatar_gs.settings import Settings
-from avatar_gs.stages import export, optimize
 
 LOGGER = logging.getLogger(__name__)
 
@@ -20,10 +19,14 @@ def run(settings: Settings) -> None:
     """Makes the avatar and its files, or says that they are there."""
     folder = RunFolder(settings.folder)
     if settings.overwrite or not folder.finished("optimize"):
+        from avatar_gs.stages import optimize  # seconds of imports, which a finished run does not wait for
+
         optimize.run(settings)
     if is_exported(folder, settings):
         LOGGER.info("%s is finished: nothing to do (overwrite=true makes it anew)", folder.path)
     else:
+        from avatar_gs.stages import export
+
         export.run(settings)
     print(where_to_look(folder.path))
 
@@ -32,7 +35,11 @@ def is_exported(folder: RunFolder, settings: Settings) -> bool:
     """Whether the run's files are there, written with the same export settings."""
     record = folder.metrics().get("export", {})
     files = record.get("files", [])
-    return bool(files) and record.get("settings") == settings.plain()["export"] and all((folder / name).exists() for name in files)
+    return (
+        bool(files)
+        and record.get("settings") == settings.plain()["export"]
+        and all((folder / name).exists() for name in files)
+    )
 
 
 def where_to_look(path: Path) -> str:

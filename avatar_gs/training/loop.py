@@ -17,8 +17,9 @@ from avatar_gs.guidance.distill import build_guidance
 from avatar_gs.io import RunFolder, interruptible
 from avatar_gs.prior.prompts import BucketPrompt, texts
 from avatar_gs.settings import Settings
-from avatar_gs.splats.init import RestSurface, surface_splats
+from avatar_gs.splats.init import surface_splats
 from avatar_gs.splats.model import GaussianModel
+from avatar_gs.splats.surface import RestSurface
 from avatar_gs.training.preview import preview_sheet, write_preview
 from avatar_gs.training.scene import prepared_scenes
 from avatar_gs.training.state import CHECKPOINT, TrainingState, generator

@@ -16,7 +16,7 @@ from avatar_gs.prior.config import PromptConfig
 from avatar_gs.prior.prompts import view_buckets
 from avatar_gs.render.cameras import fixed_views, sample_views
 from avatar_gs.render.config import CamerasConfig
-from avatar_gs.render.pose_map import body_depth, draw_pose_map
+from avatar_gs.render.pose_map import body_depth, body_surfels, draw_pose_map
 from avatar_gs.training.config import OptimizeConfig, PoseMode
 from avatar_gs.training.state import generator
 from avatar_gs.types import Framing, PosedBody, Views
@@ -54,6 +54,7 @@ class Scenes:
         self.body, self.config, self.cameras, self.prompts = body, config, cameras, prompts
         self.size, self.seed = size, seed
         self.standing = body.pose(a_pose())
+        self._standing_surfels = body_surfels(self.standing)
         self.device = body.template.device
         self._pool = pool
         self._ahead: dict[int, Future[Scene]] = {}
@@ -84,8 +85,9 @@ class Scenes:
         return self._scene(self.standing, views, torch.full((len(views), 3), 0.5, device=self.device))
 
     def _scene(self, posed: PosedBody, views: Views, backgrounds: Tensor) -> Scene:
-        keypoints = openpose_keypoints(self.body, posed)
-        pose_maps = draw_pose_map(keypoints, views.cameras, body_depth(posed, views.cameras), size=self.size)
+        surfels = self._standing_surfels if posed is self.standing else body_surfels(posed)
+        depth = body_depth(posed, views.cameras, surfels=surfels)
+        pose_maps = draw_pose_map(openpose_keypoints(self.body, posed), views.cameras, depth, size=self.size)
         return Scene(posed, views, pose_maps, backgrounds, view_buckets(views, self.prompts))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.optim import Adam
+from torch.optim import Optimizer
 
 from avatar_gs.errors import UserError
 from avatar_gs.guidance.distill import Guidance
@@ -36,7 +36,7 @@ class TrainingState:
     """All that changes during a run. ``step`` steps are done."""
 
     model: GaussianModel
-    optimizers: dict[str, Adam]
+    optimizers: dict[str, Optimizer]
     strategy: DistillationStrategy
     guidance: Guidance
     step: int = 0

@@ -12,9 +12,9 @@ from avatar_gs.guidance.distill import Distilled
 from avatar_gs.render.rasterize import rasterize
 from avatar_gs.settings import Settings
 from avatar_gs.splats.density import Refinement
-from avatar_gs.splats.init import RestSurface
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.splats.optim import gradients_are_finite, set_learning_rates, step_all, zero_grad_all
+from avatar_gs.splats.surface import RestSurface
 from avatar_gs.training.losses import regularisers
 from avatar_gs.training.scene import Scene
 from avatar_gs.training.state import TrainingState, derive_seed, generator

@@ -1,4 +1,4 @@
-"""A headless Chromium for the tests of ``avatar.html``, spoken to through its DevTools pipe, and the figure it looks at."""
+"""A headless Chromium for the tests of ``avatar.html``, driven through its DevTools pipe, and a figure to look at."""
 
 import base64
 import fcntl
@@ -23,7 +23,7 @@ FLAGS = (
     "--headless --no-sandbox --disable-quic --no-first-run --disable-background-networking --disable-component-update "
     "--disable-sync --use-angle=swiftshader --enable-unsafe-swiftshader --ignore-gpu-blocklist --disable-extensions "
     "--hide-scrollbars --force-color-profile=srgb --remote-debugging-pipe"
-).split()
+)
 DEADLINE = 60.0
 
 
@@ -33,11 +33,11 @@ class Chromium:
     def __init__(self, program: str, profile: Path) -> None:
         reads, commands = os.pipe()
         answers, writes = os.pipe()
-        # The pipe's ends must be the browser's file descriptors 3 and 4: keep them clear of those until the shell moves them.
+        # The pipes' ends must be the browser's file descriptors 3 and 4: clear of those until the shell moves them.
         browser_ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (reads, writes)]
         script = 'exec "$@" 3<&{} 4>&{}'.format(*browser_ends)
         self.process = subprocess.Popen(
-            ["bash", "-c", script, "bash", program, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            ["bash", "-c", script, "bash", program, *FLAGS.split(), f"--user-data-dir={profile}", "about:blank"],
             pass_fds=browser_ends,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -101,9 +101,13 @@ class Chromium:
         self.requests.clear()
         self.errors.clear()
         self.send("Page.navigate", url=path.resolve().as_uri() + (f"#{options}" if options else ""))
-        self.wait("document.readyState === 'complete' && ['ready', 'error'].includes(document.documentElement.dataset.state)")
-        if self.evaluate("document.documentElement.dataset.state") == "ready":
-            self.wait("document.documentElement.dataset.view")
+        self.wait(
+            "document.readyState === 'complete' && ['ready', 'error'].includes(document.documentElement.dataset.state)"
+        )
+        if self.evaluate("document.getElementById('canvas') && document.documentElement.dataset.state === 'ready'"):
+            self.wait("getComputedStyle(canvas).opacity === '1'")
+            if self.evaluate("spin.getAttribute('aria-pressed') === 'false'"):
+                self.wait("document.documentElement.dataset.picture === 'done'")
 
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression in the page."""
@@ -120,15 +124,9 @@ class Chromium:
 
     def view(self) -> tuple[float, float, float]:
         """Azimuth, elevation (degrees) and distance (metres) once the picture has come to rest."""
-        last = None
-        for _ in range(100):
-            time.sleep(0.12)
-            now = self.evaluate("document.documentElement.dataset.view")
-            if now == last:
-                azimuth, elevation, distance = map(float, now.split())
-                return azimuth, elevation, distance
-            last = now
-        raise TimeoutError("the view does not come to rest")
+        self.wait("document.documentElement.dataset.picture === 'done'")
+        azimuth, elevation, distance = map(float, self.evaluate("document.documentElement.dataset.view").split())
+        return azimuth, elevation, distance
 
     def screenshot(self) -> np.ndarray:
         """The page as it looks now, uint8 [H, W, 3]."""
@@ -153,14 +151,16 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
     """The browser of all tests. Without one, CI fails; a user's machine skips and says why."""
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if program is None:
-        reason = "no chromium, chromium-browser or google-chrome on PATH: install one (apt install chromium) to test avatar.html"
+        reason = "testing avatar.html needs chromium, chromium-browser or google-chrome on PATH (apt install chromium)"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
     browser = Chromium(program, tmp_path_factory.mktemp("chromium"))
     yield browser
     browser.close()
 
 
-def _box(low: tuple[float, ...], high: tuple[float, ...], color: tuple[float, ...], step: float = 0.03) -> list[np.ndarray]:
+def _box(
+    low: tuple[float, ...], high: tuple[float, ...], color: tuple[float, ...], step: float = 0.03
+) -> list[np.ndarray]:
     axes = [np.arange(a, b + 1e-6, step) for a, b in zip(low, high, strict=True)]
     points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
     return [points, np.broadcast_to(np.array(color), points.shape)]
@@ -169,8 +169,8 @@ def _box(low: tuple[float, ...], high: tuple[float, ...], color: tuple[float, ..
 @pytest.fixture(scope="session")
 def figure() -> Gaussians:
     """A stiff figure of blocks whose every side differs, in the world frame: yellow face in front of a brown head, red
-    left arm (+x), green right arm, blue front and magenta back of the trunk, black legs; and one long cyan splat over the
-    head that leans from its lower right to its upper left (-x is right of the avatar)."""
+    left arm (+x), green right arm, blue front and magenta back of the trunk, black legs; and over the head one long
+    cyan splat that leans towards the avatar's left."""
     parts = [
         _box((-0.1, 1.45, -0.09), (0.1, 1.70, 0.03), (0.4, 0.2, 0.1)),
         _box((-0.08, 1.48, 0.09), (0.08, 1.65, 0.09), (1.0, 0.9, 0.2)),

@@ -22,18 +22,21 @@ def views(azimuths, elevations=None, framing=Framing.BODY):
 
 @pytest.mark.parametrize(
     ("azimuth", "direction"),
-    [(0, "front"), (59, "front"), (-59, "front"), (61, "side"), (-61, "side"), (90, "side"), (119, "side")]
-    + [(121, "back"), (-121, "back"), (180, "back"), (-180, "back"), (360, "front"), (540, "back"), (270, "side")],
+    [
+        *[(0, "front"), (59, "front"), (-59, "front"), (360, "front")],
+        *[(61, "side"), (-61, "side"), (90, "side"), (119, "side"), (270, "side")],
+        *[(121, "back"), (-121, "back"), (180, "back"), (-180, "back"), (540, "back")],
+    ],
 )
 def test_directions_follow_the_azimuth(azimuth, direction):
     assert view_buckets(views([azimuth]), PromptConfig()) == [f"body/{direction}"]
 
 
 def test_thresholds_are_configurable():
-    config = PromptConfig(front_degrees=30, back_degrees=150)
+    config = PromptConfig(front_degrees=30.0, back_degrees=150.0)
     assert view_buckets(views([45, 130]), config) == ["body/side", "body/side"]
     with pytest.raises(UserError, match="front_degrees"):
-        PromptConfig(front_degrees=130)
+        PromptConfig(front_degrees=130.0)
 
 
 def test_only_stable_diffusion_is_told_of_views_from_overhead():
@@ -78,7 +81,7 @@ def test_suffix_and_default_negative():
 
 
 def test_custom_prior_needs_a_path():
-    with pytest.raises(UserError, match="prior.path"):
+    with pytest.raises(UserError, match=r"prior\.path"):
         PriorConfig(name="custom")
 
 

@@ -1,3 +1,6 @@
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# (the annotations in diffusers are narrower than what it takes and returns)
+
 import copy
 
 import pytest
@@ -163,10 +166,10 @@ def test_bfloat16_networks_answer_in_float32(folders):
 
 def test_parts_that_do_not_fit_are_named(tmp_path, folders):
     config = PriorConfig(name="custom", path=str(folders["sd15"]), controlnet=str(folders["sd21"] / "controlnet"))
-    with pytest.raises(UserError, match="text of different widths.*UNet 16, ControlNet 24"):
+    with pytest.raises(UserError, match=r"text of different widths.*UNet 16, ControlNet 24"):
         load_prior(config)
     parts = tiny.parts(tmp_path, prediction_type="sample")
-    with pytest.raises(UserError, match="prediction_type=sample.*epsilon or v_prediction"):
+    with pytest.raises(UserError, match=r"prediction_type=sample.*epsilon or v_prediction"):
         StableDiffusionPrior(**parts)
 
 

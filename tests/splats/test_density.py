@@ -52,7 +52,7 @@ def test_the_share_of_largest_gradient_is_split_whatever_its_scale(model):
     parents = model.params["skinning"][sorted(chosen)].clone()
     kept = [i for i in range(COUNT) if i not in chosen]
     expected_rest = model.params["skinning"][kept].clone()
-    config = DensityConfig(start=0, stop=1, prune_stop=1, every=1, grow_share=0.05)
+    config = DensityConfig(start=0.0, stop=1.0, prune_stop=1.0, every=1, grow_share=0.05)
     result, optimizers, _ = refine(model, config, gradient_on(chosen))
     assert (result.split, result.duplicated, result.pruned) == (5, 0, 0)
     assert len(model) == COUNT + 5
@@ -65,14 +65,14 @@ def test_the_share_of_largest_gradient_is_split_whatever_its_scale(model):
 
 
 def test_small_splats_are_duplicated(model):
-    config = DensityConfig(start=0, stop=1, prune_stop=1, every=1, grow_share=0.05, split_scale=10.0)
+    config = DensityConfig(start=0.0, stop=1.0, prune_stop=1.0, every=1, grow_share=0.05, split_scale=10.0)
     result, _, _ = refine(model, config, gradient_on([1, 2, 3, 4, 5]))
     assert (result.split, result.duplicated) == (0, 5)
     assert torch.equal(model.params["means"][-5:], model.params["means"][1:6])
 
 
 def test_the_budget_holds(model):
-    config = DensityConfig(start=0, stop=1, prune_stop=1, every=1, grow_share=0.5, max_splats=COUNT + 3)
+    config = DensityConfig(start=0.0, stop=1.0, prune_stop=1.0, every=1, grow_share=0.5, max_splats=COUNT + 3)
     refine(model, config, torch.rand(COUNT, 2))
     assert len(model) == COUNT + 3
 
@@ -82,7 +82,7 @@ def test_transparent_large_and_strayed_splats_are_pruned_and_nothing_grows_after
         model.params["opacities"][:4] = -10.0
         model.params["scales"][4:6] = 0.0
         model.params["means"][6] += 5.0
-    config = DensityConfig(start=0, stop=0, prune_stop=1, every=1)
+    config = DensityConfig(start=0.0, stop=0.0, prune_stop=1.0, every=1)
     result, _, _ = refine(model, config, torch.rand(COUNT, 2))
     assert (result.split + result.duplicated, result.pruned, len(model)) == (0, 7, COUNT - 7)
 
@@ -91,7 +91,7 @@ def test_pruning_everything_is_an_error_in_words(model):
     with torch.no_grad():
         model.params["opacities"].fill_(-10.0)
     with pytest.raises(UserError, match="prune_opacity"):
-        refine(model, DensityConfig(start=0, stop=0, prune_stop=1, every=1), torch.rand(COUNT, 2))
+        refine(model, DensityConfig(start=0.0, stop=0.0, prune_stop=1.0, every=1), torch.rand(COUNT, 2))
 
 
 def test_split_is_a_function_of_its_seed_and_leaves_the_global_generator_alone(tube, tube_weights):
@@ -100,14 +100,14 @@ def test_split_is_a_function_of_its_seed_and_leaves_the_global_generator_alone(t
         torch.manual_seed(global_seed)
         model = surface_splats(SplatsConfig(count=COUNT), tube, tube_weights, torch.Generator().manual_seed(0))
         before = torch.get_rng_state()
-        refine(model, DensityConfig(start=0, stop=1, prune_stop=1, every=1), gradient_on([1, 2, 3, 4, 5]), seed)
+        refine(model, DensityConfig(start=0.0, stop=1.0, prune_stop=1.0, every=1), gradient_on([1, 2, 3, 4, 5]), seed)
         assert torch.equal(torch.get_rng_state(), before)
         results.append(model.params["means"].detach())
     assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
 
 
 def test_statistics_survive_a_checkpoint(model):
-    config = DensityConfig(start=0, stop=1, prune_stop=1, every=5)
+    config = DensityConfig(start=0.0, stop=1.0, prune_stop=1.0, every=5)
     optimizers = build_optimizers(model, LearningRates())
     strategy, resumed = DistillationStrategy(config, 10, model), DistillationStrategy(config, 10, model)
     strategy.after_step(model, optimizers, 0, screen_info(torch.rand(COUNT, 2)), 0)

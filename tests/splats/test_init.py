@@ -8,7 +8,7 @@ import torch
 from avatar_gs.errors import UserError
 from avatar_gs.geometry import quat_to_matrix
 from avatar_gs.splats.config import SplatsConfig
-from avatar_gs.splats.init import RestSurface, neighbour_distance, sample_surface, surface_splats
+from avatar_gs.splats.init import neighbour_distance, sample_surface, surface_splats
 from tests.splats.conftest import LENGTH, RADIUS
 
 
@@ -65,19 +65,6 @@ def test_the_start_is_a_function_of_the_seed(tube, tube_weights):
     first, again, other = (surface_splats(config, tube, tube_weights, generator(seed)) for seed in (1, 1, 2))
     assert all(torch.equal(first.params[name], again.params[name]) for name in first.params)
     assert not torch.equal(first.params["means"], other.params["means"])
-
-
-def test_rest_surface_finds_how_far_splats_have_left(tube, tube_weights):
-    model = surface_splats(SplatsConfig(count=200), tube, tube_weights, generator())
-    surface = RestSurface(tube)
-    inner = model.params["means"][:, 0].detach().abs() < 0.45
-    with torch.no_grad():
-        model.params["means"] += 0.04 * model.params["normals"]
-        model.params["means"][:, 0] += 0.03  # along the surface: no distance, once the anchors are renewed
-    surface.refresh(model)
-    torch.testing.assert_close(
-        model.surface_distance()[inner].detach(), torch.full((int(inner.sum()),), 0.04), atol=2e-3, rtol=0
-    )
 
 
 @pytest.mark.parametrize("values", [{"count": 0}, {"opacity": 1.0}, {"thickness": 0.0}, {"max_scale": 1e-4}])

@@ -58,7 +58,8 @@ def test_gradients_of_a_posed_model_equal_finite_differences(tube, tube_weights)
     parameters = list(double.trainable())
 
     def posed(*values):
-        double.params = dict(double.params) | dict(zip(parameters, values, strict=True))
+        # plain tensors in place of parameters, so that they may depend on the checked inputs
+        double.params = dict(double.params) | dict(zip(parameters, values, strict=True))  # pyright: ignore[reportAttributeAccessIssue]
         gaussians = double.pose(T)
         return gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.colors
 

@@ -1,6 +1,7 @@
 """A run small enough for tests: the real body, loop, renderer and guidance, and a prior of known score."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -77,12 +78,12 @@ def color_prompts() -> dict[str, BucketPrompt]:
     return {bucket: BucketPrompt(by_direction[bucket.split("/")[1]], "grey") for bucket in BUCKETS}
 
 
-def small_settings(**optimize) -> Settings:
+def small_settings(**optimize: Any) -> Settings:
     """A run of seconds, seed 3, with density control at work within 12 steps."""
     guidance = GuidanceConfig(method=Method.sds, cfg_scale=1.0)
-    optimize = {"steps": 12, "batch": 2, "preview_every": 0, "checkpoint_every": 0} | optimize
+    defaults: dict[str, Any] = {"steps": 12, "batch": 2, "preview_every": 0, "checkpoint_every": 0}
     settings = Settings(prompt="colours", seed=3, guidance=guidance)
     settings.splats = SplatsConfig(count=600)
     settings.density = DensityConfig(start=0.2, stop=0.8, prune_stop=1.0, every=3)
-    settings.optimize = OptimizeConfig(**optimize)
+    settings.optimize = OptimizeConfig(**(defaults | optimize))
     return settings

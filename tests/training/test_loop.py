@@ -54,7 +54,7 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bytes(body, tmp_path, metho
     settings = small_settings(checkpoint_every=5, poses=PoseMode.random)
     settings.guidance.method = method
     settings.guidance.de_sds.warmup = 0.1
-    prompts = bucket_prompts("a man in red", None, settings.prior.prompts)
+    prompts = bucket_prompts("a man in red", "", settings.prior.prompts)
     whole = optimize(settings, body, prior, prompts, RunFolder(tmp_path / "whole"))
 
     class Killed(Exception):

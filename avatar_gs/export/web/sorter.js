@@ -48,7 +48,7 @@ function sortingWorker() {
 
 /** Keeps the drawing order up to date; at most one sort runs at a time, and the latest direction wins. */
 class Sorter {
-  constructor(means, onOrder) {
+  constructor(means, onOrder, onFailure) {
     const url = URL.createObjectURL(new Blob([`(${sortingWorker})()`], { type: "text/javascript" }));
     this.worker = new Worker(url);
     this.busy = false;
@@ -60,6 +60,7 @@ class Sorter {
       onOrder(data.order);
       if (this.waiting) this.request(this.waiting);
     };
+    this.worker.onerror = onFailure;
     this.worker.postMessage({ means });
   }
 

@@ -5,8 +5,8 @@
  *   spin=0            stand still
  *   background=dark   or light, or a colour in hexadecimal, such as 7f7f7f
  *   controls=0        the avatar alone, without title and buttons
- * For tests, <html> tells in data-state whether the page is loading, ready or failed (error), and in data-view the azimuth,
- * elevation and distance of the last picture that was drawn with its splats in the right order.
+ * For tests, <html> tells in data-state whether the page is loading, ready or failed (error), in data-view the azimuth,
+ * elevation and distance of the last picture, and in data-picture whether that is final ("done") or another is due.
  */
 const root = document.documentElement;
 const element = (id) => document.getElementById(id);
@@ -59,7 +59,7 @@ class Viewer {
       this.order = order;
       this.renderer.setOrder(order);
       this.redraw();
-    });
+    }, () => fail("This browser does not let the page start a worker, which puts the splats in order."));
     this.setSpin(options.has("spin") ? options.get("spin") !== "0" : !this.still);
     this.resize();
   }
@@ -119,6 +119,7 @@ class Viewer {
   }
 
   redraw() {
+    root.dataset.picture = "due";
     if (this.pending) return;
     this.pending = true;
     requestAnimationFrame((time) => this.frame(time));
@@ -137,10 +138,9 @@ class Viewer {
     if (this.order) {
       this.renderer.draw(view, this.lift);
       root.dataset.state = "ready";
-      if (this.sorter.isCurrent(view.direction)) {
-        const { azimuth, elevation, distance } = this.camera.now;
-        root.dataset.view = [azimuth, elevation, distance].map((value) => value.toFixed(3)).join(" ");
-      }
+      const { azimuth, elevation, distance } = this.camera.now;
+      root.dataset.view = [azimuth, elevation, distance].map((value) => value.toFixed(3)).join(" ");
+      if (this.sorter.isCurrent(view.direction)) root.dataset.picture = "done";
     }
     if (moving) this.redraw();
   }

@@ -1,8 +1,8 @@
 """What every method is given, and what it gives back. A method is one small file beside this one.
 
-To add a method: write ``residuals/<method>.py`` with a class that follows ``Residual`` and a
-``build(config, prior, conditions)``, and add one line to ``Method`` in ``guidance/config.py`` and one to ``BUILDERS`` in
-``guidance/distill.py``.
+To add a method: write ``residuals/<method>.py`` with a class that follows ``Method`` and a
+``build(config, prior, conditions)``, and add one line to ``Method`` in ``guidance/config.py`` and one to ``BUILDERS``
+in ``guidance/distill.py``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,9 +32,9 @@ class Context:
 class Residual:
     """A method's answer, before the weight.
 
-    ``delta``: the vector that descends (its first term is a noise prediction). ``eps_hat``: the guided prediction behind
-    it, for a look at the clean picture (None: there is none). ``auxiliary``: what the method's own parameters learn from,
-    with its graph. ``logs``: detached scalars.
+    ``delta``: the difference of noise predictions that becomes the gradient. ``eps_hat``: the guided prediction behind
+    it, for a look at the clean picture (None: there is none). ``auxiliary``: what the method's own parameters learn
+    from, with its graph. ``logs``: detached scalars.
     """
 
     delta: Float[Tensor, "B c h w"]
@@ -56,7 +56,7 @@ class Learnable(Protocol):
 
 @runtime_checkable
 class Method(Protocol):
-    """The only code that belongs to one method. It is called without gradients and may enable them for its learnable."""
+    """The only code that belongs to one method. It runs without gradients and may enable them for its learnable."""
 
     warmup: float
     """The share of the run in which only ``learnable`` learns."""

@@ -45,7 +45,8 @@ class DeSds:
             with torch.enable_grad():
                 eps_con = predict(noised, {"con": rows})["con"]
                 loss = denoising_loss(eps_con, noised.reference)
-            return Residual(torch.zeros_like(noised.z), eps_con.detach(), loss, {"L_con": 2 * loss.detach() / rate(eps_con)})
+            logs = {"L_con": 2 * loss.detach() / noised.z[0].numel()}
+            return Residual(torch.zeros_like(noised.z), eps_con.detach(), loss, logs)
 
         uses_con = self.uses_con(noised)
         asked = {name: context.conditions[name] for name in ("text", "negative")}
@@ -73,8 +74,8 @@ class DeSds:
         return ratio >= self.config.small_noise_cut
 
     def _compare(self, eps: dict[str, Tensor], noised: Noised, used: Tensor, context: Context) -> dict[str, Tensor]:
-        """The denoising errors of y_con, text and negative prompt on the same noised latents, and a warning where y_con has
-        not become the best description of the renders."""
+        """The denoising errors of y_con, text and negative prompt on the same noised latents, and a warning where y_con
+        has not come to describe the renders better than the negative prompt."""
         errors = {
             f"L_{name}": (eps[key] - noised.reference)[used].square().mean().detach()
             for name, key in {"con": "con", "text": "text", "neg": "negative"}.items()
@@ -85,8 +86,8 @@ class DeSds:
             con, negative = self.learnable.watched.tolist()
             if con >= negative:
                 log.warning(
-                    "guidance: y_con describes the renders no better than the negative prompt (L_con %.4f, L_neg %.4f): "
-                    "try a higher guidance.de_sds.learning_rate or a longer guidance.de_sds.warmup",
+                    "guidance: y_con describes the renders no better than the negative prompt (L_con %.4f, L_neg "
+                    "%.4f): try a higher guidance.de_sds.learning_rate or a longer guidance.de_sds.warmup",
                     con,
                     negative,
                 )
@@ -96,11 +97,6 @@ class DeSds:
 def denoising_loss(eps: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
     """0.5 |eps - noise|^2, summed over a picture and averaged over the batch."""
     return 0.5 * (eps - noise).square().sum() / len(eps)
-
-
-def rate(eps: Float[Tensor, "b c h w"]) -> int:
-    """Numbers in one picture's latents."""
-    return eps[0].numel()
 
 
 def build(config: GuidanceConfig, prior: Prior, conditions: TextConditions) -> DeSds:

@@ -13,14 +13,21 @@ from torch.autograd.function import once_differentiable
 
 from avatar_gs.render.cpu import simd
 from avatar_gs.render.cpu.binning import TILE, bin_splats
-from avatar_gs.render.cpu.blending import SLOT, draw, draw_backward, gather
+from avatar_gs.render.cpu.blending import draw
+from avatar_gs.render.cpu.gradient import SLOT, draw_backward, gather
 from avatar_gs.render.cpu.projection import pack_cameras, project, project_backward
+from avatar_gs.render.cpu.strips import BLOCK_WIDTH
 from avatar_gs.render.cpu.threads import run_chunks, run_everywhere
 from avatar_gs.types import Cameras, Gaussians, Render
 
 
 def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
+
+
+def _zeros(*shape: int) -> Tensor:
+    """Zeros without OpenMP, whose threads may spin for milliseconds after filling a large tensor."""
+    return torch.from_numpy(np.zeros(shape, np.float32))
 
 
 class _Project(torch.autograd.Function):
@@ -57,10 +64,10 @@ class _Project(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, _: Tensor, v_means2d: Tensor, v_depths: Tensor, v_conics: Tensor) -> tuple:  # pyright: ignore
         means, quats, scales, radii, conics = ctx.saved_tensors
-        gradients = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (means, quats, scales)]
+        gradients = [_zeros(*x.shape) for x in (means, quats, scales)]
         run_chunks(
-            project_backward, len(means),
-            _array(means), _array(quats), _array(scales), *ctx.view, _array(radii.view(-1, 2)), _array(conics.view(-1, 3)),
+            project_backward, len(means), _array(means), _array(quats), _array(scales), *ctx.view,
+            _array(radii).reshape(-1, 2), _array(conics).reshape(-1, 3),
             _array(v_means2d).reshape(-1, 2), _array(v_depths).reshape(-1), _array(v_conics).reshape(-1, 3),
             *[x.numpy() for x in gradients],
         )  # fmt: skip
@@ -68,7 +75,7 @@ class _Project(torch.autograd.Function):
 
 
 class _Draw(torch.autograd.Function):
-    """Projected splats -> rgb [B, 3, H, W], alpha [B, H, W], expected depth [B, H, W]."""
+    """Projected splats -> rgb [B, 3, H, W], alpha [B, H, W], expected depth [B, H, W]; W is a multiple of 8."""
 
     @staticmethod
     def forward(
@@ -85,19 +92,15 @@ class _Draw(torch.autograd.Function):
         absgrad: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         pictures = len(means2d)
-        bins = bin_splats(
-            _array(radii), _array(means2d), _array(conics), _array(depths), _array(opacities), _array(colors), width, height
-        )  # fmt: skip
+        splats = (_array(opacities), _array(colors))
+        bins = bin_splats(_array(radii), _array(means2d), _array(conics), _array(depths), *splats, width, height)
         rgb = torch.empty(pictures, 3, height, width)
         alpha, depth = torch.empty(pictures, height, width), torch.empty(pictures, height, width)
         stops = np.empty(len(bins.order), np.int64)
-        run_everywhere(
-            draw, bins.rows, bins.rows_of_pairs, bins.first, bins.order, bins.columns, bins.tiles, width, height,
-            _array(background), np.zeros(1, np.int64), stops,
-            rgb.view(-1).numpy(), alpha.view(-1).numpy(), depth.view(-1).numpy(),
-        )  # fmt: skip
+        flat = [x.view(-1).numpy() for x in (rgb, alpha, depth)]
+        run_everywhere(draw, bins, _array(background), np.zeros(1, np.int64), stops, *flat)
         ctx.save_for_backward(means2d, rgb, alpha, depth)
-        ctx.bins, ctx.stops, ctx.size, ctx.absgrad = bins, stops, (width, height), absgrad
+        ctx.bins, ctx.stops, ctx.absgrad = bins, stops, absgrad
         return rgb, alpha, depth
 
     @staticmethod
@@ -105,18 +108,17 @@ class _Draw(torch.autograd.Function):
     def backward(ctx: Any, v_rgb: Tensor, v_alpha: Tensor, v_depth: Tensor) -> tuple:  # pyright: ignore
         means2d, rgb, alpha, depth = ctx.saved_tensors
         bins, (pictures, splats) = ctx.bins, means2d.shape[:2]
-        slots = np.empty(bins.pairs * SLOT, np.float32)
-        flat = [_array(x).reshape(-1) for x in (rgb, alpha, depth, v_rgb, v_alpha, v_depth)]
-        run_everywhere(
-            draw_backward, bins.rows, bins.rows_of_pairs, bins.first, bins.order, bins.columns, bins.tiles, *ctx.size,
-            np.zeros(1, np.int64), ctx.stops, *flat, slots, True if ctx.absgrad else None,
-        )  # fmt: skip
-        v_means2d, v_conics = torch.zeros(pictures, splats, 2), torch.zeros(pictures, splats, 3)
-        v_opacities, v_colors = torch.zeros(pictures, splats), torch.zeros(pictures, splats, 3)
-        v_depths = torch.zeros(pictures, splats)
-        magnitudes = torch.zeros(pictures, splats, 2) if ctx.absgrad else None
+        slots = np.empty(len(bins.rows_of_pairs) * SLOT, np.float32)
+        drawn = tuple(_array(x).reshape(-1) for x in (rgb, alpha, depth))
+        gradients = tuple(_array(x).reshape(-1) for x in (v_rgb, v_alpha, v_depth))
+        absgrad = True if ctx.absgrad else None
+        run_everywhere(draw_backward, bins, np.zeros(1, np.int64), ctx.stops, drawn, gradients, slots, absgrad)
+        v_means2d, v_conics = _zeros(pictures, splats, 2), _zeros(pictures, splats, 3)
+        v_opacities, v_colors = _zeros(pictures, splats), _zeros(pictures, splats, 3)
+        v_depths = _zeros(pictures, splats)
+        magnitudes = _zeros(pictures, splats, 2) if ctx.absgrad else None
         run_chunks(
-            gather, len(bins.rows), bins.sources, bins.first_slot, bins.slots, slots,
+            gather, len(bins.rows), bins, slots,
             v_means2d.view(-1, 2).numpy(), v_conics.view(-1, 3).numpy(), v_opacities.view(-1).numpy(),
             v_colors.view(-1, 3).numpy(), v_depths.view(-1).numpy(),
             None if magnitudes is None else magnitudes.view(-1, 2).numpy(),
@@ -140,7 +142,9 @@ def _sum_pictures(gradients: Tensor) -> Tensor:
     return total
 
 
-def render(gaussians: Gaussians, cameras: Cameras, background: Tensor, near: float, far: float, absgrad: bool) -> Render:
+def render(
+    gaussians: Gaussians, cameras: Cameras, background: Tensor, near: float, far: float, absgrad: bool
+) -> Render:
     """Render on the CPU; see `avatar_gs.render.rasterize.rasterize`. ``background [B, 3]``.
 
     Raises:
@@ -152,9 +156,12 @@ def render(gaussians: Gaussians, cameras: Cameras, background: Tensor, near: flo
     radii, means2d, depths, conics = _Project.apply(  # pyright: ignore[reportGeneralTypeIssues]
         gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, packed, width, height, near, far
     )
+    padded = -(-width // BLOCK_WIDTH) * BLOCK_WIDTH
     rgb, alpha, depth = _Draw.apply(  # pyright: ignore[reportGeneralTypeIssues]
-        means2d, conics, depths, gaussians.opacities, gaussians.colors, background, radii, width, height, absgrad
+        means2d, conics, depths, gaussians.opacities, gaussians.colors, background, radii, padded, height, absgrad
     )
+    if padded != width:
+        rgb, alpha, depth = (x[..., :width] for x in (rgb, alpha, depth))
     info = {
         "means2d": means2d,
         "radii": radii,

@@ -1,12 +1,12 @@
 """From projected splats to the depth-sorted list of splats of every tile.
 
-Visible (camera, splat) pairs become packed *rows* of `ROW` floats, one cache line each, in order of camera, then depth (ties:
-by index). Then every row is entered in the list of each tile that its ellipse's bounding box touches: a counting
+Visible (camera, splat) pairs become packed *rows* of `ROW` floats, one cache line each, in order of camera, then depth
+(ties: by index). Then every row is entered in the list of each tile that its ellipse's bounding box touches: a counting
 sort in two passes over chunks of rows, so that chunks can run on different threads and still give one order.
 """
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,30 +23,31 @@ X, Y, QA, QB, QC, OPACITY, RED, GREEN, BLUE, DEPTH = range(10)
 TOP_X, DISCRIMINANT, FOUR_QC_Q, HALF_HEIGHT, HALF_WIDTH, HALF_OVER_QC = range(10, 16)
 
 
-@dataclass(frozen=True)
-class Bins:
-    """``pairs`` (row, tile) pairs, sorted by tile and then by depth.
+class Bins(NamedTuple):
+    """Rows, and the (row, tile) *pairs* sorted by tile and then by depth; kernels take it whole.
 
-    ``sources [M]`` is each row's index ``camera * N + splat``; ``rows_of_pairs[first[t]:first[t + 1]]`` are the rows of
-    tile t; ``slots[first_slot[m]:first_slot[m + 1]]`` are the positions of row m's pairs; ``order`` lists the tiles
-    from the longest to the shortest.
+    Tiles of all pictures are numbered through: ``camera * tiles + tile_y * columns + tile_x``.
     """
 
     rows: np.ndarray
+    """``[M, ROW]`` float32"""
     sources: np.ndarray
+    """``[M]``: each row's index ``camera * N + splat``."""
     rows_of_pairs: np.ndarray
     first: np.ndarray
+    """The pairs of tile t are ``first[t] <= k < first[t + 1]``."""
     slots: np.ndarray
+    """The pairs of row m are ``slots[first_slot[m]:first_slot[m + 1]]``."""
     first_slot: np.ndarray
     order: np.ndarray
+    """The tiles from the longest to the shortest."""
     columns: int
     """Tiles across one picture."""
     tiles: int
     """Tiles in one picture."""
-
-    @property
-    def pairs(self) -> int:
-        return len(self.rows_of_pairs)
+    width: int
+    """Of the pictures in memory, a multiple of 8 pixels."""
+    height: int
 
 
 @kernel
@@ -67,70 +68,65 @@ def _sort_pictures(start: int, stop: int, keys: np.ndarray, visible: np.ndarray)
         keys[camera, : visible[camera]].sort()
 
 
-@kernel
-def _pack(start, stop, sources, means2d, conics, depths, opacities, colors, rows):
-    count = opacities.shape[0]
-    for m in range(start, stop):
-        i = sources[m]
-        splat = i % count
-        qa, qb, qc = conics[i, 0] / 16.0, conics[i, 1] / 8.0, conics[i, 2] / 16.0
-        opacity = np.float64(opacities[splat])
-        # A hair larger than the ellipse itself, so that rounding loses no pixel.
-        q = (math.log(min(max(opacity * 255.0, 1.0), 255.0)) + 1e-3) / 8.0
-        discriminant = qb * qb - 4.0 * qa * qc
-        half_height = math.sqrt(-4.0 * qa * q / discriminant)
-        rows[m, X], rows[m, Y] = means2d[i, 0], means2d[i, 1]
-        rows[m, QA], rows[m, QB], rows[m, QC], rows[m, OPACITY] = qa, qb, qc, opacity
-        rows[m, RED], rows[m, GREEN], rows[m, BLUE] = colors[splat, 0], colors[splat, 1], colors[splat, 2]
-        rows[m, DEPTH] = depths[i]
-        rows[m, TOP_X] = qb * half_height / (2.0 * qa)
-        rows[m, DISCRIMINANT], rows[m, FOUR_QC_Q] = discriminant, 4.0 * qc * q
-        rows[m, HALF_HEIGHT], rows[m, HALF_WIDTH] = half_height, math.sqrt(-4.0 * qc * q / discriminant)
-        rows[m, HALF_OVER_QC] = 0.5 / qc
+@helper
+def _pack_row(row, x, y, conic, depth, opacity, color):
+    a, b, c = conic
+    qa, qb, qc = np.float64(a) / 16.0, np.float64(b) / 8.0, np.float64(c) / 16.0
+    # A hair larger than the ellipse itself, so that rounding loses no pixel.
+    q = (math.log(min(max(opacity * 255.0, 1.0), 255.0)) + 1e-3) / 8.0
+    discriminant = qb * qb - 4.0 * qa * qc
+    half_height = math.sqrt(-4.0 * qa * q / discriminant)
+    row[X], row[Y], row[QA], row[QB], row[QC], row[OPACITY] = x, y, qa, qb, qc, opacity
+    row[RED], row[GREEN], row[BLUE], row[DEPTH] = color[0], color[1], color[2], depth
+    row[TOP_X], row[DISCRIMINANT], row[FOUR_QC_Q] = qb * half_height / (2.0 * qa), discriminant, 4.0 * qc * q
+    row[HALF_HEIGHT], row[HALF_WIDTH] = half_height, math.sqrt(-4.0 * qc * q / discriminant)
+    row[HALF_OVER_QC] = 0.5 / qc
 
 
 @helper
 def _touched(low, high, tiles):
     """First and one past the last of ``tiles`` tiles that the pixels ``low``…``high`` touch."""
-    limit = np.float32(tiles)
-    zero = np.float32(0)
-    first = np.int64(min(max(math.floor(low / np.float32(TILE)), zero), limit))
-    last = np.int64(min(max(math.floor(high / np.float32(TILE)) + np.float32(1), zero), limit))
+    limit, zero, one = np.float32(tiles), np.float32(0), np.float32(1)
+    first = np.int32(min(max(low * np.float32(1 / TILE), zero), limit))
+    last = np.int32(min(max(high * np.float32(1 / TILE) + one, zero), limit))
     return first, last
 
 
-@helper
-def _tile_box(rows, m, columns, tiles):
-    x, y, half_width, half_height = rows[m, X], rows[m, Y], rows[m, HALF_WIDTH], rows[m, HALF_HEIGHT]
-    left, right = _touched(x - half_width, x + half_width, columns)
-    top, bottom = _touched(y - half_height, y + half_height, tiles // columns)
-    return left, right, top, bottom
+@kernel
+def _pack(
+    start, stop, bounds, sources, means2d, conics, depths, opacities, colors, columns, tiles,
+    rows, boxes, pairs_of_chunk, pairs_of_row,
+):  # fmt: skip
+    """Pack the rows of chunks ``start <= k < stop``; find each one's box of tiles; count pairs by row and by tile."""
+    splats = opacities.shape[0]
+    for chunk in range(start, stop):
+        for m in range(bounds[chunk], bounds[chunk + 1]):
+            i = sources[m]
+            camera = i // splats
+            splat = i - camera * splats
+            row = rows[m]
+            conic = (conics[i, 0], conics[i, 1], conics[i, 2])
+            color = (colors[splat, 0], colors[splat, 1], colors[splat, 2])
+            _pack_row(row, means2d[i, 0], means2d[i, 1], conic, depths[i], np.float64(opacities[splat]), color)
+            left, right = _touched(row[X] - row[HALF_WIDTH], row[X] + row[HALF_WIDTH], columns)
+            top, bottom = _touched(row[Y] - row[HALF_HEIGHT], row[Y] + row[HALF_HEIGHT], tiles // columns)
+            corner = camera * tiles + top * columns + left
+            boxes[m, 0], boxes[m, 1], boxes[m, 2] = corner, max(right - left, 0), max(bottom - top, 0)
+            pairs_of_row[m] = boxes[m, 1] * boxes[m, 2]
+            for down in range(boxes[m, 2]):
+                for across in range(boxes[m, 1]):
+                    pairs_of_chunk[chunk, corner + down * columns + across] += 1
 
 
 @kernel
-def _count_pairs(start, stop, bounds, rows, sources, splats, columns, tiles, pairs_of_chunk, pairs_of_row):
-    """Pairs in each tile (``[chunks, B * tiles]``) and of each row, for chunks ``start <= k < stop`` of rows."""
+def _enter_pairs(start, stop, bounds, boxes, columns, cursors, first_slot, rows_of_pairs, slots):
+    """The second pass: ``cursors [chunks, tiles]`` holds where each chunk's pairs of each tile begin."""
     for chunk in range(start, stop):
         for m in range(bounds[chunk], bounds[chunk + 1]):
-            left, right, top, bottom = _tile_box(rows, m, columns, tiles)
-            base = sources[m] // splats * tiles
-            pairs_of_row[m] = max(right - left, 0) * max(bottom - top, 0)
-            for tile_y in range(top, bottom):
-                for tile_x in range(left, right):
-                    pairs_of_chunk[chunk, base + tile_y * columns + tile_x] += 1
-
-
-@kernel
-def _enter_pairs(start, stop, bounds, rows, sources, splats, columns, tiles, cursors, first_slot, rows_of_pairs, slots):
-    """The second pass: ``cursors`` holds where each chunk's pairs of each tile begin."""
-    for chunk in range(start, stop):
-        for m in range(bounds[chunk], bounds[chunk + 1]):
-            left, right, top, bottom = _tile_box(rows, m, columns, tiles)
-            base = sources[m] // splats * tiles
             slot = first_slot[m]
-            for tile_y in range(top, bottom):
-                for tile_x in range(left, right):
-                    tile = base + tile_y * columns + tile_x
+            for down in range(boxes[m, 2]):
+                for across in range(boxes[m, 1]):
+                    tile = boxes[m, 0] + down * columns + across
                     position = cursors[chunk, tile]
                     cursors[chunk, tile] = position + 1
                     rows_of_pairs[position] = m
@@ -158,27 +154,28 @@ def bin_splats(
     width: int,
     height: int,
 ) -> Bins:
-    """Sort and bin what `projection.project` left visible: arrays ``[B, N, …]``, opacities ``[N]``, colors ``[N, 3]``."""
-    pictures, splats = depths.shape
+    """Sort and bin what `projection.project` left visible.
+
+    The first four arrays are ``[B, N, …]``; ``opacities [N]`` and ``colors [N, 3]`` are the splats' own.
+    """
+    pictures = len(depths)
     columns = -(-width // TILE)
     tiles = columns * -(-height // TILE)
     sources = _sorted_sources(radii, depths)
     count = len(sources)
-    rows = np.empty((count, ROW), np.float32)
-    flat = (means2d.reshape(-1, 2), conics.reshape(-1, 3), depths.reshape(-1))
-    run_chunks(_pack, count, sources, *flat, opacities, colors, rows)
-
     chunks = thread_count()
     bounds = np.linspace(0, count, chunks + 1).astype(np.int64)
-    cursors = np.zeros((chunks, pictures * tiles), np.int64)
-    first_slot = np.zeros(count + 1, np.int64)
-    where = (bounds, rows, sources, splats, columns, tiles, cursors)
-    run_chunks(_count_pairs, chunks, *where, first_slot[1:])
+    rows, boxes = np.empty((count, ROW), np.float32), np.empty((count, 3), np.int32)
+    cursors, first_slot = np.zeros((chunks, pictures * tiles), np.int64), np.zeros(count + 1, np.int64)
+    run_chunks(
+        _pack, chunks, bounds, sources, means2d.reshape(-1, 2), conics.reshape(-1, 3), depths.reshape(-1),
+        opacities, colors, columns, tiles, rows, boxes, cursors, first_slot[1:],
+    )  # fmt: skip
     np.cumsum(first_slot, out=first_slot)
     lengths = cursors.sum(axis=0)
     first = np.concatenate([[0], np.cumsum(lengths)])
     cursors[:] = first[:-1] + np.cumsum(cursors, axis=0) - cursors
     rows_of_pairs, slots = np.empty(first[-1], np.int32), np.empty(first[-1], np.int64)
-    run_chunks(_enter_pairs, chunks, *where, first_slot, rows_of_pairs, slots)
+    run_chunks(_enter_pairs, chunks, bounds, boxes, columns, cursors, first_slot, rows_of_pairs, slots)
     order = np.argsort(-lengths, kind="stable")
-    return Bins(rows, sources, rows_of_pairs, first, slots, first_slot, order, columns, tiles)
+    return Bins(rows, sources, rows_of_pairs, first, slots, first_slot, order, columns, tiles, width, height)

@@ -10,6 +10,7 @@ the GIL instead and run on the threads of `avatar_gs.render.cpu.threads`.
 """
 
 import hashlib
+import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,7 @@ _CACHE_FOLDER = cache_folder()
 
 def kernel(function: Callable) -> Any:
     """Compile an entry point: without the GIL, kept in the cache on disk."""
+    function = inspect.unwrap(function)  # run-time type checkers wrap functions, which numba cannot compile
     if _CACHE_FOLDER is None:
         return numba.njit(**OPTIONS)(function)
     # Numba reads the folder when a function is decorated: set it for ours only, whoever imported numba first.
@@ -63,4 +65,4 @@ def kernel(function: Callable) -> Any:
 
 def helper(function: Callable) -> Any:
     """Compile a function that only kernels call; it becomes part of their code."""
-    return numba.njit(inline="always", **OPTIONS)(function)
+    return numba.njit(inline="always", **OPTIONS)(inspect.unwrap(function))

@@ -9,8 +9,8 @@ For a splat with mean X, rotation R(q) and scales s, seen by a camera (W, t, fx,
     S = (J K) (J K)^T + BLUR I                      the screen covariance (EWA splatting, Zwicker et al. 2001)
 
 ax and ay are p.x/p.z and p.y/p.z clamped to a window 15 % wider than the picture, as in gsplat. The *conic* is S^-1,
-stored as (A, B, C) with sigma = (A dx² + 2 B dx dy + C dy²)/2. A splat's radius in x is ceil(r sqrt(S.xx)) with r = min(3.33,
-sqrt(2 ln(255 opacity))), where its alpha falls below 1/255; likewise in y. Radii of 0 mark culled splats.
+stored as (A, B, C) with sigma = (A dx² + 2 B dx dy + C dy²)/2. A splat's radius in x is ceil(r sqrt(S.xx)) with r =
+min(3.33, sqrt(2 ln(255 opacity))), where its alpha falls below 1/255; likewise in y. Radii of 0 mark culled splats.
 
 The kernels compute in float64: scalar code is as fast in it, and the determinant of a needle's covariance survives.
 """
@@ -112,12 +112,14 @@ def _rotation(q):
 def _rotation_gradient(q, g):
     """Gradient of a loss in the unit quaternion, from its gradient ``g`` in the rotation matrix."""
     w, x, y, z = q
+    x_turn, y_turn, z_turn = g[2][1] - g[1][2], g[0][2] - g[2][0], g[1][0] - g[0][1]
+    yz, xz, xy = g[2][1] + g[1][2], g[0][2] + g[2][0], g[1][0] + g[0][1]
     return (
-        2.0 * (x * (g[2][1] - g[1][2]) + y * (g[0][2] - g[2][0]) + z * (g[1][0] - g[0][1])),
-        2.0 * (w * (g[2][1] - g[1][2]) + y * (g[1][0] + g[0][1]) + z * (g[2][0] + g[0][2]) - 2.0 * x * (g[1][1] + g[2][2])),
-        2.0 * (w * (g[0][2] - g[2][0]) + x * (g[1][0] + g[0][1]) + z * (g[2][1] + g[1][2]) - 2.0 * y * (g[0][0] + g[2][2])),
-        2.0 * (w * (g[1][0] - g[0][1]) + x * (g[2][0] + g[0][2]) + y * (g[2][1] + g[1][2]) - 2.0 * z * (g[0][0] + g[1][1])),
-    )  # fmt: skip
+        2.0 * (x * x_turn + y * y_turn + z * z_turn),
+        2.0 * (w * x_turn + y * xy + z * xz - 2.0 * x * (g[1][1] + g[2][2])),
+        2.0 * (w * y_turn + x * xy + z * yz - 2.0 * y * (g[0][0] + g[2][2])),
+        2.0 * (w * z_turn + x * xz + y * yz - 2.0 * z * (g[0][0] + g[1][1])),
+    )
 
 
 @helper
@@ -179,8 +181,8 @@ def project(
 ):
     """Project the (camera, splat) pairs ``start <= i < stop``, with camera ``i // N`` and splat ``i % N``.
 
-    Writes rows i of the flattened ``radii [B N, 2]`` int32, ``means2d [B N, 2]``, ``depths [B N]``, ``conics [B N, 3]``;
-    all zero for culled splats: outside ``near``…``far`` or the picture, too transparent, or not finite.
+    Writes rows i of the flattened ``radii [B N, 2]`` int32, ``means2d [B N, 2]``, ``depths [B N]`` and ``conics [B N,
+    3]``; all zero for culled splats: outside ``near``…``far`` or the picture, too transparent, or not finite.
     """
     count = means.shape[0]
     for i in range(start, stop):

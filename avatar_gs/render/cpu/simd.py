@@ -7,6 +7,7 @@ them into what the machine has (AVX-512, AVX2, SSE2, NEON). All llvmlite code of
 """
 
 import functools
+import inspect
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.errors import NumbaError
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, models, register_model
@@ -59,7 +61,7 @@ class _MaskModel(models.PrimitiveModel):
 def _define_operator(function: Callable, operands: type, result: Callable, emit: Callable) -> None:
     """Let numba code apply ``function`` to operands of one SIMD type; ``emit(builder, *values)`` is its code."""
 
-    @infer_global(function)
+    @infer_global(function)  # pyright: ignore[reportOptionalCall]
     class _Template(AbstractTemplate):
         def generic(self, args: tuple, kws: dict) -> Any:
             if not kws and isinstance(args[0], operands) and all(arg == args[0] for arg in args):
@@ -81,9 +83,17 @@ def _mask_of(vector: VectorType) -> MaskType:
     return MaskType(vector.lanes)
 
 
-for _function, _name in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"), (operator.truediv, "fdiv")):
+for _function, _name in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
     _define_operator(
-        _function, VectorType, _same, lambda builder, x, y, _name=_name: getattr(builder, _name)(x, y, flags=FLOAT_FLAGS)
+        _function,
+        VectorType,
+        _same,
+        lambda builder, x, y, _name=_name: getattr(builder, _name)(x, y, flags=FLOAT_FLAGS),
     )
 for _function, _name in ((operator.ge, ">="), (operator.gt, ">"), (operator.le, "<="), (operator.lt, "<")):
     _define_operator(
@@ -96,6 +106,11 @@ _define_operator(operator.neg, VectorType, _same, lambda builder, x: builder.fne
 # ------------------------------------------------------------------------------------------------ functions
 
 
+def _operation(define: Callable) -> Any:
+    """A function of kernels: ``define(typing_context, *types)`` gives its signature and the code that emits it."""
+    return intrinsic(inspect.unwrap(define))
+
+
 def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any, element: ir.Type) -> Any:
     """Pointer to ``element`` at ``array.data + index`` (the array is C-contiguous, the index in elements)."""
     data = context.make_array(array_type)(context, builder, array).data
@@ -105,7 +120,7 @@ def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any
 def _loader(lanes: int) -> Any:
     vector = ir.VectorType(_F32, lanes)
 
-    @intrinsic
+    @_operation
     def load(typing_context: Any, array: Any, index: Any) -> Any:
         def emit(context: Any, builder: Any, sig: Any, args: list) -> Any:
             value = builder.load(_pointer(context, builder, sig.args[0], args[0], args[1], vector))
@@ -118,7 +133,7 @@ def _loader(lanes: int) -> Any:
 
 
 def _broadcaster(lanes: int) -> Any:
-    @intrinsic
+    @_operation
     def broadcast(typing_context: Any, value: Any) -> Any:
         def emit(context: Any, builder: Any, sig: Any, args: list) -> Any:
             undefined = ir.Constant(ir.VectorType(_F32, lanes), ir.Undefined)
@@ -134,7 +149,7 @@ load8, load16 = _loader(8), _loader(16)
 broadcast8, broadcast16 = _broadcaster(8), _broadcaster(16)
 
 
-@intrinsic
+@_operation
 def store(typing_context, array, index, vector):
     """Write all lanes to the flat float32 ``array`` from ``index`` on (no alignment needed)."""
 
@@ -146,7 +161,7 @@ def store(typing_context, array, index, vector):
     return types.void(array, types.intp, vector), emit
 
 
-@intrinsic
+@_operation
 def block_columns(typing_context):
     """Pixel columns 0…7 of the 16 lanes of a block that is 8 pixels wide and 2 high."""
 
@@ -156,7 +171,7 @@ def block_columns(typing_context):
     return VectorType(16)(), emit
 
 
-@intrinsic
+@_operation
 def block_rows(typing_context):
     """Pixel rows 0, 1 of the 16 lanes of a block that is 8 pixels wide and 2 high."""
 
@@ -167,7 +182,7 @@ def block_rows(typing_context):
 
 
 def _selector(comparison: str) -> Any:
-    @intrinsic
+    @_operation
     def choose(typing_context: Any, x: Any, y: Any) -> Any:
         def emit(context: Any, builder: Any, sig: Any, args: list) -> Any:
             return builder.select(builder.fcmp_ordered(comparison, *args), *args)
@@ -180,7 +195,7 @@ def _selector(comparison: str) -> Any:
 minimum, maximum = _selector("<"), _selector(">")
 
 
-@intrinsic
+@_operation
 def select(typing_context, mask, x, y):
     """``x`` where the mask is true, ``y`` elsewhere."""
 
@@ -190,7 +205,7 @@ def select(typing_context, mask, x, y):
     return x(mask, x, x), emit
 
 
-@intrinsic
+@_operation
 def absolute(typing_context, x):
     def emit(context, builder, sig, args):
         vector = args[0].type
@@ -202,7 +217,7 @@ def absolute(typing_context, x):
     return x(x), emit
 
 
-@intrinsic
+@_operation
 def any_lane(typing_context, mask):
     """Whether a lane of the mask is true."""
 
@@ -223,7 +238,7 @@ def _shuffled_sum(builder: Any, x: Any, y: Any, left: list[int], right: list[int
     )
 
 
-@intrinsic
+@_operation
 def sum_lanes(typing_context, vector):
     """The sum of all lanes, as a float."""
 
@@ -239,7 +254,7 @@ def sum_lanes(typing_context, vector):
     return types.float32(vector), emit
 
 
-@intrinsic
+@_operation
 def sum_lanes_of_eight(typing_context, a, b, c, d, e, f, g, h):
     """The lane sums of eight 16-lane vectors, as one 8-lane vector: half the work of eight `sum_lanes`."""
 
@@ -250,13 +265,13 @@ def sum_lanes_of_eight(typing_context, a, b, c, d, e, f, g, h):
         pairs = [_shuffled_sum(builder, halves[i], halves[i + 1], even, odd) for i in (0, 2, 4, 6)]
         low, high = [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]
         quads = [_shuffled_sum(builder, pairs[i], pairs[i + 1], low, high) for i in (0, 2)]
-        return _shuffled_sum(builder, *quads, [0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15])
+        return _shuffled_sum(builder, quads[0], quads[1], [0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15])
 
     return VectorType(8)(*[a] * 8), emit
 
 
 def _zero_counter(name: str) -> Any:
-    @intrinsic
+    @_operation
     def count(typing_context: Any, bits: Any) -> Any:
         def emit(context: Any, builder: Any, sig: Any, args: list) -> Any:
             function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_I64, [_I64, _BIT]), name)
@@ -270,7 +285,7 @@ def _zero_counter(name: str) -> Any:
 trailing_zeros, leading_zeros = _zero_counter("llvm.cttz.i64"), _zero_counter("llvm.ctlz.i64")
 
 
-@intrinsic
+@_operation
 def take_number(typing_context, counter):
     """Atomically add one to ``counter[0]`` (int64) and return what it was: threads draw tiles with it."""
 
@@ -334,7 +349,7 @@ def check() -> None:
         _exercise(a, b, np.uint64(8), np.array([41]), out)
         right = np.allclose(out, _expected(a, b), rtol=1e-5, atol=1e-5)
         problem = "gives wrong results"
-    except (numba.core.errors.NumbaError, RuntimeError, NotImplementedError) as error:
+    except (NumbaError, RuntimeError, NotImplementedError) as error:
         right, problem = False, f"does not compile ({str(error).splitlines()[0]})"
     if not right:
         raise UserError(

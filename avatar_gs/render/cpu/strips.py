@@ -1,16 +1,19 @@
 """A tile's pixels as blocks of 16, and which of them each splat can reach.
 
-A tile of 32 x 32 pixels is 4 columns of 16 blocks, a block 8 pixels wide and 2 high: one SIMD vector. Blending works in two
-phases. `clip` takes a batch of splats and writes, for each column that a splat's ellipse crosses, the *strip* of blocks between
-its lowest and highest point there; then the blending loops run over strips without a branch. A bit per block in ``alive``
-says whether any of its pixels still lets light through: strips are trimmed to those, which is the early stop.
+A tile of 32 x 32 pixels is 4 columns of 16 blocks, a block 8 pixels wide and 2 high: one SIMD vector. Blending works in
+two phases. `clip` takes a batch of splats and writes, for each column that a splat's ellipse crosses, the *strip* of
+blocks between its lowest and highest point there; then the blending loops run over strips without a branch. A bit per
+block in ``alive`` says whether any of its pixels still lets light through: strips are trimmed to those, which is the
+early stop.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 from avatar_gs.render.cpu.binning import (
+    DEPTH,
     DISCRIMINANT,
     FOUR_QC_Q,
     HALF_OVER_QC,
@@ -35,12 +38,69 @@ BATCH = 32
 _U64 = np.uint64
 
 
+class Tile(NamedTuple):
+    """A tile's pairs ``start <= k < stop`` and the place of its corner, in pixels of its picture."""
+
+    camera: int
+    x: int
+    y: int
+    columns: int
+    """Columns of blocks inside the picture."""
+    height: int
+    """Rows of pixels inside the picture."""
+    start: int
+    stop: int
+    reference: np.float32
+    """Depth of its nearest splat; depths are blended relative to it."""
+
+
+class Scratch(NamedTuple):
+    """A thread's own memory for the tile that it works on."""
+
+    state: np.ndarray
+    """Planes of floats per pixel; the planes of one block lie together (which avoids 4 KB aliasing)."""
+    alive: np.ndarray
+    """``[COLUMNS]`` uint64: a bit per block."""
+    strips: np.ndarray
+    """``[BATCH * COLUMNS, 3]`` int32: column, first block, end block."""
+    ends: np.ndarray
+    """``[BATCH + 1]`` int32: the strips of the i-th splat of a batch are ``ends[i] <= n < ends[i + 1]``."""
+
+
 @helper
-def start_alive(alive, tile_width, tile_height):
+def new_scratch(planes):
+    return Scratch(
+        np.empty(planes * TILE * TILE, np.float32),
+        np.empty(COLUMNS, np.uint64),
+        np.empty((BATCH * COLUMNS, 3), np.int32),
+        np.empty(BATCH + 1, np.int32),
+    )
+
+
+@helper
+def locate(bins, number):
+    """The `Tile` of that number."""
+    camera = number // bins.tiles
+    place = number - camera * bins.tiles
+    x, y = place % bins.columns * TILE, place // bins.columns * TILE
+    start, stop = bins.first[number], bins.first[number + 1]
+    reference = bins.rows[bins.rows_of_pairs[start], DEPTH] if start < stop else np.float32(0)
+    columns, height = min(COLUMNS, (bins.width - x) // BLOCK_WIDTH), min(TILE, bins.height - y)
+    return Tile(camera, x, y, columns, height, start, stop, reference)
+
+
+@helper
+def offset(column, block, planes):
+    """Where a block's first plane begins in ``Scratch.state``."""
+    return (column * BLOCKS + block) * planes * LANES
+
+
+@helper
+def start_alive(tile, alive):
     """All blocks alive that hold a pixel of the picture (a tile at its border may reach beyond it)."""
-    blocks = (tile_height + BLOCK_HEIGHT - 1) // BLOCK_HEIGHT
+    blocks = (tile.height + BLOCK_HEIGHT - 1) // BLOCK_HEIGHT
     for column in range(COLUMNS):
-        alive[column] = ~_U64(0) >> _U64(64 - blocks) if column * BLOCK_WIDTH < tile_width else _U64(0)
+        alive[column] = ~_U64(0) >> _U64(64 - blocks) if column < tile.columns else _U64(0)
 
 
 @helper
@@ -53,7 +113,7 @@ def update_alive(state, planes, alive):
         while pending != _U64(0):
             block = trailing_zeros(pending)
             pending &= pending - _U64(1)
-            if any_lane(load16(state, (column * BLOCKS + block) * planes * LANES) > zero):
+            if any_lane(load16(state, offset(column, block, planes)) > zero):
                 kept |= _U64(1) << _U64(block)
         alive[column] = kept
         left |= kept
@@ -68,20 +128,20 @@ def _between(bits, first, end):
 
 
 @helper
-def clip(rows, rows_of_pairs, start, stop, tile_x, tile_y, alive, strips, ends):
-    """Write the strips of the pairs ``start <= k < stop`` of the tile with corner (tile_x, tile_y).
+def clip(bins, tile, start, stop, scratch):
+    """Write the strips of the tile's pairs ``start <= k < stop``, at most `BATCH`.
 
-    ``strips[n] = (column, first block, end block)``; those of pair k are ``ends[k - start] <= n < ends[k - start + 1]``.
     A pixel i has its centre at i + 1/2. Within a column, where dx (splat minus pixel) goes from ``low`` to ``high``,
     dy on the ellipse runs from ``(-root - QB dx) / 2 QC`` to ``(root - QB dx) / 2 QC`` with ``root = sqrt(DISCRIMINANT
     dx² + 4 QC q)``; its extremes over the column lie at dx = ∓TOP_X clamped to the column.
     """
     zero, half, side = np.float32(0), np.float32(0.5), np.float32(TILE)
+    rows, alive, strips, ends = bins.rows, scratch.alive, scratch.strips, scratch.ends
     n = 0
     ends[0] = 0
     for k in range(start, stop):
-        m = rows_of_pairs[k]
-        x, y = rows[m, X] - tile_x, rows[m, Y] - tile_y
+        m = bins.rows_of_pairs[k]
+        x, y = rows[m, X] - np.float32(tile.x), rows[m, Y] - np.float32(tile.y)
         qb, top_x = rows[m, QB], rows[m, TOP_X]
         discriminant, four_qc_q, half_over_qc = rows[m, DISCRIMINANT], rows[m, FOUR_QC_Q], rows[m, HALF_OVER_QC]
         left = np.int64(min(max(x - rows[m, HALF_WIDTH] + half, zero), side))

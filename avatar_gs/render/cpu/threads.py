@@ -5,24 +5,13 @@ Python threads at once, and is made anew in a child after ``fork()`` (DataLoader
 works too, so one thread means no pool at all.
 """
 
+import functools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
-
-_pool: ThreadPoolExecutor | None = None
-
-
-def _forget_pool() -> None:
-    """The threads of a pool do not survive a fork: let the child start its own."""
-    global _pool
-    _pool = None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
 
 
 def available_cores() -> int:
@@ -36,16 +25,18 @@ def thread_count() -> int:
     return max(1, min(torch.get_num_threads(), available_cores()))
 
 
-def _submit(function: Callable, *arguments: Any) -> Any:
-    global _pool
-    if _pool is None:
-        _pool = ThreadPoolExecutor(max(1, available_cores() - 1), thread_name_prefix="avatar-gs-render")
-    return _pool.submit(function, *arguments)
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, available_cores() - 1), thread_name_prefix="avatar-gs-render")
+
+
+if hasattr(os, "register_at_fork"):  # the threads of a pool do not survive a fork: the child makes its own
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def run_everywhere(function: Callable, *arguments: Any) -> None:
     """Call ``function(*arguments)`` once on every thread; the calls share out the work among themselves."""
-    others = [_submit(function, *arguments) for _ in range(thread_count() - 1)]
+    others = [_pool().submit(function, *arguments) for _ in range(thread_count() - 1)]
     function(*arguments)
     for other in others:
         other.result()
@@ -55,7 +46,7 @@ def run_chunks(function: Callable, count: int, *arguments: Any) -> None:
     """Call ``function(start, stop, *arguments)`` on every thread, for equal parts of ``range(count)``."""
     threads = max(1, min(thread_count(), count))
     bounds = [count * i // threads for i in range(threads + 1)]
-    others = [_submit(function, bounds[i], bounds[i + 1], *arguments) for i in range(1, threads)]
+    others = [_pool().submit(function, bounds[i], bounds[i + 1], *arguments) for i in range(1, threads)]
     function(bounds[0], bounds[1], *arguments)
     for other in others:
         other.result()

@@ -1,0 +1,136 @@
+"""Runs a suite and writes its report: ``results.json``, ``results.md`` and ``sheet.png``."""
+
+import logging
+import shlex
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from avatar_gs.console import format_duration, progress
+from avatar_gs.errors import UserError
+from avatar_gs.evaluation import tables
+from avatar_gs.evaluation.avatar import STRIP_LABELS
+from avatar_gs.evaluation.colours import make_records
+from avatar_gs.evaluation.config import Suite
+from avatar_gs.evaluation.controls import fingerprint
+from avatar_gs.evaluation.machine import machine
+from avatar_gs.evaluation.metrics import wilson_lower_bound
+from avatar_gs.evaluation.records import Kind, Record, RecordFolder
+from avatar_gs.evaluation.summary import summarise
+from avatar_gs.export.sheets import Picture, sheet, write_png
+from avatar_gs.io import write_json, write_text
+from avatar_gs.mini import measure
+from avatar_gs.mini.dataset import SIZE
+from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
+from avatar_gs.settings import Settings
+
+LOGGER = logging.getLogger(__name__)
+SCHEMA = 1
+FULL_GRID = ("evaluate.prompts=24", "evaluate.seeds=3")
+SHEET_SAMPLES = 32
+SAMPLE_STEPS, SAMPLE_CFG_SCALE = 20, 4.0
+
+
+def run_suite(settings: Settings, prior: StableDiffusionPrior, folder: Path, arguments: Sequence[str]) -> Path:
+    """Runs ``settings.suite`` in ``folder`` and returns the report's path.
+
+    Args:
+        arguments: the command's, for the report: how to get the same figures again, and the full grid.
+    """
+    if settings.overwrite and folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    suites = {Suite.colours: _colours, Suite.prior: _prior}
+    figures, picture = suites[settings.suite](settings, prior, folder)
+    results = _results(settings, prior, figures, arguments)
+    markdown = tables.colours_markdown if settings.suite is Suite.colours else tables.prior_markdown
+    write_json(folder / "results.json", results)
+    write_png(folder / "sheet.png", picture)
+    write_text(folder / "results.md", markdown(results))
+    return folder / "results.md"
+
+
+def _results(
+    settings: Settings, prior: StableDiffusionPrior, figures: dict[str, Any], arguments: Sequence[str]
+) -> dict[str, Any]:
+    grid = [argument for argument in arguments if argument.split("=")[0] not in ("evaluate.prompts", "evaluate.seeds")]
+    results: dict[str, Any] = {
+        "schema": SCHEMA,
+        "suite": settings.suite.name,
+        "label": tables.LABEL,
+        "command": shlex.join(["avatar-gs", *arguments]),
+        "seed": settings.seed,
+        "machine": machine(prior.device),
+        "prior": {"name": prior.name, "fingerprint": fingerprint(prior)},
+        "settings": settings.plain(),
+        "figures": figures,
+    }
+    if settings.suite is Suite.colours:
+        seconds = 24 * 3 * figures["costs"]["seconds"]["mean"]
+        note = f"24 prompts × 3 seeds, about {format_duration(seconds)} at this speed"
+        results["full_grid"] = {"command": shlex.join(["avatar-gs", *grid, *FULL_GRID]), "note": note}
+    return results
+
+
+def _colours(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], Picture]:
+    kept = RecordFolder(folder / "avatars")
+    records = make_records(settings, prior, kept)
+    rows = [kept.strip(key) for key in records]
+    labels = [_label(record) for record in records.values()]
+    title = f"suite=colours, seed {settings.seed}: {tables.LABEL}"
+    picture = sheet(rows, row_labels=labels, column_labels=STRIP_LABELS, title=title, size=128)
+    return {**summarise(list(records.values())), "avatars": list(records)}, picture
+
+
+def _label(record: Record) -> str:
+    asked = ", ".join(f"{name} {part}" for part, name in record.asked.items())
+    return asked if record.kind is Kind.AVATAR else f"{record.kind.value}: {asked}"
+
+
+def _prior(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], Picture]:
+    """2D samples for held-out prompts, scored by ``mini.measure``.
+
+    Raises:
+        UserError: for a prior of another picture size than the measured people are drawn in.
+    """
+    if prior.image_size != SIZE:
+        raise UserError(
+            f"suite=prior: prior={prior.name} draws pictures of {prior.image_size} pixels; expected {SIZE}, as prior=mini does"
+        )
+    began = time.monotonic()
+    with progress("draw the truth of held-out prompts"):
+        trials = measure.trials(settings.evaluate.samples, settings.seed)
+    with progress("sample", len(trials)) as bar:
+        pictures = measure.draw(prior, trials, steps=SAMPLE_STEPS, cfg_scale=SAMPLE_CFG_SCALE, on_batch=bar.update)
+    with progress("score"):
+        scores = measure.score(trials, pictures)
+    figures = {
+        "samples": len(trials),
+        "steps": SAMPLE_STEPS,
+        "cfg_scale": SAMPLE_CFG_SCALE,
+        "scores": {name: row | {"wilson": _wilson(name, row)} for name, row in scores.items()},
+        "seconds": time.monotonic() - began,
+    }
+    return figures, _samples_sheet(trials[:SHEET_SAMPLES], pictures, settings.seed)
+
+
+def _wilson(name: str, row: dict[str, float]) -> float | None:
+    """The lower bound of a share; an overlap is no share."""
+    return None if "IoU" in name else wilson_lower_bound(round(row["mean"] * row["n"]), int(row["n"]))
+
+
+def _samples_sheet(trials: list[measure.Trial], pictures: np.ndarray, seed: int) -> Picture:
+    """Pose map, truth and sample of each prompt."""
+
+    def cell(picture: np.ndarray) -> Picture:
+        return (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
+
+    rows = [[cell(trial.control), cell(trial.truth), cell(pictures[i])] for i, trial in enumerate(trials)]
+    half = -(-len(rows) // 2)
+    paired = [row + (rows[half + i] if half + i < len(rows) else []) for i, row in enumerate(rows[:half])]
+    labels = ["pose map", "truth", "sample"] * (2 if len(rows) > half else 1)
+    return sheet(paired, column_labels=labels, title=f"suite=prior, seed {seed}: {tables.LABEL}", size=128)

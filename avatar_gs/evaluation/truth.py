@@ -1,0 +1,199 @@
+"""Held-out prompts, and what a right avatar of each looks like: the described person on the run's neutral body."""
+
+import re
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+
+from avatar_gs.body.model import Body
+from avatar_gs.body.pose import a_pose
+from avatar_gs.mini import picture as pic
+from avatar_gs.mini.captions import caption
+from avatar_gs.mini.dataset import OVERSAMPLING, SIZE, part_masks
+from avatar_gs.mini.measure import COVERED, LEAST_PIXELS, PARTS, asked_colours
+from avatar_gs.mini.people import Person, held_out, random_person
+from avatar_gs.mini.vocabulary import CLOTHES
+from avatar_gs.mini.wardrobe import dress, load_wardrobe
+from avatar_gs.render.cameras import fixed_views
+from avatar_gs.types import Framing, PosedBody, Views
+
+DIRECTIONS = {"front": 0.0, "left": 90.0, "back": 180.0, "right": -90.0}
+"""Azimuths in degrees; left is the avatar's own."""
+CLOSE_UP = {
+    "hair": Framing.HEAD,
+    "hat": Framing.HEAD,
+    "shirt": Framing.UPPER,
+    "bottoms": Framing.LOWER,
+    "shoes": Framing.LOWER,
+}
+"""The framing that shows a part."""
+VOLUME_FRAMING = {"long hair": Framing.UPPER, "hat": Framing.HEAD, "skirt": Framing.LOWER}
+"""The framing that shows all of a volume that stands off the body."""
+VOLUME_PART = {"long hair": pic.HAIR, "hat": pic.HAT, "skirt": pic.BOTTOMS}
+FIRST_PROMPT = 40_000
+LIGHT = np.array([0.3, 0.5, 1.0])
+BACKGROUND = 0.75
+"""The grey behind the people of picture sheets."""
+_IN_TURN = ("long hair", "", "hat", "", "skirt", "")
+"""What every sixth prompt must have; without it, a dozen prompts may show no hat."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A prompt that training never saw, and the person that it describes."""
+
+    person: Person
+    prompt: str
+
+    @property
+    def asked(self) -> dict[str, str]:
+        """The colour name of every part that the prompt names."""
+        return asked_colours(self.person)
+
+    @property
+    def volumes(self) -> list[str]:
+        return volumes(self.person)
+
+
+def volumes(person: Person) -> list[str]:
+    """What stands off the person's body."""
+    wears = {
+        "long hair": person.long_hair,
+        "hat": bool(person.outfit.hat),
+        "skirt": person.outfit.bottoms == "skirt",
+    }
+    return [name for name, worn in wears.items() if worn]
+
+
+def cases(count: int) -> list[Case]:
+    """The first prompts of a fixed list of held-out people in plain shirts (no prompt says where stripes run)."""
+    return [_case(index, _IN_TURN[index % len(_IN_TURN)]) for index in range(count)]
+
+
+def _case(index: int, wanted: str) -> Case:
+    rng = np.random.default_rng([FIRST_PROMPT, index])
+    while True:
+        person = random_person(rng)
+        if held_out(person) and not person.outfit.stripe and (not wanted or wanted in volumes(person)):
+            return Case(person, full_caption(person, rng))
+
+
+def red_blue_cases(count: int) -> list[Case]:
+    """Held-out people in red and blue: by turns a red shirt over blue and a blue one over red, and no more of them."""
+    rng = np.random.default_rng(FIRST_PROMPT)
+    found: list[Case] = []
+    while len(found) < count:
+        person = random_person(rng)
+        shirt, bottoms = ("red", "blue") if len(found) % 2 == 0 else ("blue", "red")
+        person = replace(person, outfit=replace(person.outfit, shirt=shirt, bottoms_colour=bottoms, stripe="", hat=""))
+        if held_out(person) and not {"red", "blue"} & {person.hair, person.outfit.shoes}:
+            found.append(Case(person, full_caption(person, rng)))
+    return found
+
+
+def full_caption(person: Person, rng: np.random.Generator) -> str:
+    """A caption that says all that the person is judged by, also the lengths of hair and sleeves."""
+    while True:
+        text = caption(person, rng, mention=1.0)
+        if "sleeves" in text and (not person.hair or re.search(r"(long|short) \w+ hair", text)):
+            return text
+
+
+def middling(person: Person) -> Person:
+    """The person with every length and width that no prompt speaks of (hems, sleeves, hairline) at its middle."""
+    return replace(person, cut=(0.5,) * len(person.cut), hairline=0.5, hair_volume=0.5)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The neutral body in the A-pose and the views that are measured: every framing from every direction.
+
+    ``bare`` is where the undressed body is at all (a quarter of a pixel counts).
+    """
+
+    posed: PosedBody
+    views: Views
+    directions: tuple[str, ...]
+    bare: Bool[np.ndarray, "V S S"]
+
+    def index(self, framing: Framing, direction: str) -> int:
+        return list(zip(self.views.framings, self.directions, strict=True)).index((framing, direction))
+
+
+def set_stage() -> Stage:
+    """The views that everything is measured in; the body is the free one, which the synthetic people are made of."""
+    wardrobe = load_wardrobe()
+    posed = wardrobe.body.pose(a_pose())
+    framings = [framing for framing in Framing for _ in DIRECTIONS]
+    azimuths = [azimuth for _ in Framing for azimuth in DIRECTIONS.values()]
+    fine = fixed_views(posed, framings, azimuths, SIZE * OVERSAMPLING)
+    depth = pic.mesh_depth(posed.vertices.numpy(), wardrobe.faces, fine.cameras)
+    cells = np.isfinite(depth).reshape(len(fine), SIZE, OVERSAMPLING, SIZE, OVERSAMPLING)
+    views = replace(fine, cameras=fine.cameras.resized(SIZE, SIZE))
+    return Stage(posed, views, tuple(DIRECTIONS) * len(Framing), np.asarray(cells.any((2, 4))))
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A right avatar of a case, drawn as a mesh in the stage's views."""
+
+    case: Case
+    stage: Stage
+    maps: list[pic.PartMap]
+
+    def mask(self, view: int, part: str) -> Bool[np.ndarray, "S S"]:
+        """The pixels that a part covers fully. (Maps hold stripes on plain shirts too, in the shirt's colour.)"""
+        ids = (pic.SHIRT, pic.STRIPE) if part == "shirt" else (PARTS[part],)
+        return np.sum([part_masks(self.maps[view], number) for number in ids], 0) > COVERED
+
+    def shows(self, view: int, part: str) -> bool:
+        """Whether there is enough of a part to judge it by."""
+        return bool(self.mask(view, part).sum() >= LEAST_PIXELS)
+
+    @cached_property
+    def silhouettes(self) -> Bool[np.ndarray, "V S S"]:
+        """Where the dressed person is at all."""
+        return np.stack([part_masks(part_map, pic.BACKGROUND) < 1 for part_map in self.maps])
+
+    def volume(self, view: int, name: str) -> tuple[Bool[np.ndarray, "S S"], Bool[np.ndarray, "S S"]]:
+        """The true pixels of a volume outside the bare body, and the pixels where it is judged: outside the bare body,
+        and not where the person's other clothes and hair are."""
+        of_part = part_masks(self.maps[view], VOLUME_PART[name])
+        person = 1 - part_masks(self.maps[view], pic.BACKGROUND)
+        domain = ~self.stage.bare[view] & (person - of_part < 0.05)
+        return (of_part > 0.5) & domain, domain
+
+    def picture(self, view: int) -> Float[np.ndarray, "S S 3"]:
+        """What the person looks like, in the palette's own colours."""
+        person = self.case.person
+        outfit = person.outfit
+        clothes: dict[str, tuple[float, float, float]] = {
+            "shirt": CLOTHES[outfit.shirt],
+            "stripe": CLOTHES[outfit.shirt],
+            "bottoms": CLOTHES[outfit.bottoms_colour],
+            "shoes": CLOTHES[outfit.shoes],
+            "hat": CLOTHES.get(outfit.hat, (0, 0, 0)),
+        }
+        colours = pic.palette(person, clothes, np.full(3, 255 * BACKGROUND))
+        out = np.empty((SIZE, SIZE, 3), np.uint8)
+        pic.colour_picture(self.maps[view].parts, self.maps[view].shade, colours, out, OVERSAMPLING)
+        return out.astype(np.float32) / 255
+
+
+def draw_truth(case: Case, stage: Stage) -> Truth:
+    """The case's person (see ``middling``) on the stage's body, whatever shape the prompt speaks of."""
+    wardrobe = load_wardrobe()
+    person = middling(case.person)
+    size = SIZE * OVERSAMPLING
+    fine = stage.views.cameras.resized(size, size)
+    unshaped = np.zeros_like(wardrobe.vertices)
+    maps = pic.draw_parts(wardrobe, dress(wardrobe, person), person, stage.posed, unshaped, fine, LIGHT)
+    return Truth(case, stage, maps)
+
+
+def neutral_body(device: torch.device | str) -> Body:
+    """The body that avatars are measured on."""
+    return load_wardrobe().body.to(device)

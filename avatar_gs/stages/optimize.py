@@ -1,0 +1,34 @@
+"""``stage=optimize``: makes the avatar's splats, or goes on with them."""
+
+import logging
+
+from avatar_gs.body.model import load_body
+from avatar_gs.console import progress
+from avatar_gs.device import choose_device
+from avatar_gs.io import RunFolder
+from avatar_gs.prior.stable_diffusion import load_prior
+from avatar_gs.settings import Settings
+from avatar_gs.training.loop import optimize
+from avatar_gs.training.prompts import run_prompts
+
+LOGGER = logging.getLogger(__name__)
+
+
+def run(settings: Settings) -> None:
+    """Optimises the run's avatar and records its figures; a finished run is left as it is.
+
+    Raises:
+        UserError: if a part is missing or damaged, or the run diverges.
+    """
+    device = choose_device(settings.device.name)
+    with RunFolder.open(settings.folder, settings.plain(), anew=settings.overwrite) as folder:
+        if folder.finished("optimize"):
+            LOGGER.info("%s is finished: nothing to do (overwrite=true makes it anew)", folder.path)
+            return
+        with progress("load the body and the prior"):
+            body = load_body(settings.body, device)
+            prior = load_prior(settings.prior, device)
+        result = optimize(settings, body, prior, run_prompts(settings, prior), folder)
+        folder.record("optimize", seed=settings.seed, prompt=settings.prompt, **result.metrics)
+        seconds = result.metrics["seconds_per_step"]["total"]
+        LOGGER.info("%d splats after %d steps of %.2f s", len(result.model), settings.optimize.steps, seconds)

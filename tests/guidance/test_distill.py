@@ -1,0 +1,268 @@
+"""What holds for every method: gradients, batches, counts, state."""
+
+import logging
+
+import pytest
+import torch
+
+from avatar_gs.guidance.conditions import TextConditions
+from avatar_gs.guidance.config import (
+    DeSdsConfig,
+    GuidanceConfig,
+    Method,
+    ScheduleConfig,
+    ScheduleKind,
+    SdsConfig,
+    SmallNoise,
+    Unconditional,
+    Weight,
+)
+from avatar_gs.guidance.distill import build_guidance
+from avatar_gs.guidance.weights import guided
+from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
+from tests import tiny
+from tests.guidance.analytic import AnalyticPrior, conditions, full, gaussian, make, rows, step
+
+METHODS = list(Method)
+
+
+@pytest.fixture
+def prior():
+    return AnalyticPrior()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_losss_gradient_is_g_over_b(prior, method, batch):
+    conds = conditions()
+    z = full(0.7, batch, grad=True)
+    out = step(make(prior, conds, method, 500), conds, z)
+    out.loss.backward()
+    torch.testing.assert_close(z.grad, out.grad / batch, atol=1e-12, rtol=0)
+    assert bool(out.grad.any()) is (method is not Method.none)
+
+
+def test_y_cons_loss_leaves_the_latents_alone(prior):
+    """The same gradient reaches the avatar whether y_con learns or rests, and learning changes y_con only."""
+    conds = conditions()
+    grads = []
+    for rate in (0.0, 0.05):
+        z = full(0.7, 2, grad=True)
+        guidance = make(prior, conds, t=500, de_sds=DeSdsConfig(warmup=0.0, learning_rate=rate))
+        out = step(guidance, conds, z)
+        out.loss.backward()
+        grads.append(z.grad)
+        assert out.auxiliary["learnable"] > 0 and not out.auxiliary["learnable"].requires_grad
+        moved = rows(guidance)["all"] - gaussian(-0.25)
+        assert bool(moved.abs().max() > 1e-6) is (rate > 0)
+    torch.testing.assert_close(*grads, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", list(ScheduleKind))
+def test_four_pictures_at_once_or_one_by_one(prior, method, kind):
+    conds = conditions()
+    schedule = ScheduleConfig(kind=kind, jitter=0.05)
+    options = {"schedule": schedule, "de_sds": DeSdsConfig(warmup=0.0, learning_rate=0.0)}
+    z = torch.cat([full(value) for value in (-1.0, 0.0, 0.4, 2.0)])
+    together = make(prior, conds, method, **options)
+    generator = torch.Generator().manual_seed(5)
+    whole = together.step(z, conds.batch(["all"] * 4), None, ["all"] * 4, 60, 100, generator)
+    generator = torch.Generator().manual_seed(5)
+    alone = make(prior, conds, method, **options)
+    parts = [alone.step(z[i : i + 1], conds.batch(["all"]), None, ["all"], 60, 100, generator) for i in range(4)]
+    assert torch.equal(whole.t, torch.cat([part.t for part in parts]))
+    assert len(set(whole.t.tolist())) > 1
+    torch.testing.assert_close(whole.grad, torch.cat([part.grad for part in parts]), atol=1e-12, rtol=0)
+    torch.testing.assert_close(whole.z0_hat, torch.cat([part.z0_hat for part in parts]), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("method", "t", "options", "calls", "batches"),
+    [
+        (Method.none, 500, {}, 0, []),
+        (Method.sds, 500, {}, 4, [4]),
+        (Method.de_sds, 500, {}, 6, [4, 2]),
+        (Method.de_sds, 500, {"update_every": 7}, 6, [6]),
+        (Method.de_sds, 100, {}, 4, [4]),
+        (Method.de_sds, 100, {"small_noise": SmallNoise.con}, 6, [4, 2]),
+        (Method.de_sds, 500, {"warmup": 0.5}, 2, [2]),
+    ],
+)
+def test_prior_calls(prior, method, t, options, calls, batches):
+    """Two pictures: SDS asks for text and negative at once, DE-SDS for these and, with its gradient, for y_con."""
+    conds = conditions()
+    guidance = make(prior, conds, method, t, de_sds=DeSdsConfig(**{"warmup": 0.0, **options}))
+    out = step(guidance, conds, full(0.7, 2), index=3)
+    assert out.prior_calls == calls == prior.calls
+    assert prior.batches == batches
+
+
+def test_only_pictures_above_the_cut_ask_for_y_con(prior):
+    conds = conditions()
+    guidance = make(prior, conds, schedule=ScheduleConfig(kind=ScheduleKind.uniform), de_sds=DeSdsConfig(warmup=0.0))
+    out = step(guidance, conds, full(0.7, 64))
+    assert out.prior_calls == 2 * 64 + int((prior.sigma(out.t) / prior.alpha(out.t) >= 0.57).sum())
+    assert 64 * 2 < out.prior_calls < 64 * 3
+
+
+def test_the_warm_up_moves_y_con_only(prior):
+    conds = conditions()
+    guidance = make(prior, conds, de_sds=DeSdsConfig(warmup=0.1, learning_rate=0.01))
+    z = full(0.7, 2, grad=True)
+    for index in range(10):
+        out = step(guidance, conds, z, index=index, seed=index)
+        assert out.warming_up and not out.grad.any() and out.prior_calls == 2
+    first = step(guidance, conds, z, index=10)
+    assert not first.warming_up and first.grad.any()
+    assert first.t.tolist() == [980, 980]
+    assert (rows(guidance)["all"][0] > -0.25).all()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_becomes_zero(prior, bad):
+    conds = conditions()
+    z = full(0.7, 2)
+    z[0, 0, 0, 0] = bad
+    guidance = make(prior, conds, t=500)
+    out = step(guidance, conds, z)
+    assert out.grad[0, 0, 0, 0] == 0 and out.grad.isfinite().all()
+    assert out.grad[1].abs().min() > 0
+    torch.testing.assert_close(guidance.state_dict()["y_con.all"].double(), gaussian(-0.25), atol=1e-7, rtol=0)
+
+
+def test_clipping_holds_the_norm_over_channels(prior):
+    conds = conditions()
+    free = step(make(prior, conds, t=500), conds, full(0.7, 2)).grad
+    largest = free.norm(dim=1).max()
+    clipped = step(make(prior, conds, t=500, clip=float(largest / 2)), conds, full(0.7, 2)).grad
+    assert clipped.norm(dim=1).max() <= largest / 2 * (1 + 1e-9)
+    torch.testing.assert_close(clipped / clipped.norm(dim=1, keepdim=True), free / free.norm(dim=1, keepdim=True))
+    untouched = step(make(prior, conds, t=500, clip=float(largest * 2)), conds, full(0.7, 2)).grad
+    torch.testing.assert_close(untouched, free)
+
+
+@pytest.mark.parametrize("kind", list(Weight))
+def test_weights(prior, kind):
+    conds, t = conditions(), torch.tensor([400])
+    alpha, sigma = float(prior.alpha(t)), float(prior.sigma(t))
+    expected = {
+        Weight.sigma_squared: sigma**2,
+        Weight.one: 1.0,
+        Weight.alpha: alpha,
+        Weight.sigma_over_alpha: sigma / alpha,
+        Weight.alpha_over_sigma: alpha / sigma,
+        Weight.one_over_alpha: 1 / alpha,
+    }[kind]
+    plain = step(make(prior, conds, t=400, weight=Weight.one), conds, full(0.7)).grad
+    torch.testing.assert_close(step(make(prior, conds, t=400, weight=kind), conds, full(0.7)).grad, expected * plain)
+
+
+def test_sigma_over_alpha_makes_g_the_way_to_the_clean_picture(prior):
+    """G = (sigma / alpha)(eps_hat - eps) is z - z0_hat."""
+    conds = conditions()
+    z = full(0.7, 2)
+    out = step(make(prior, conds, Method.sds, 500, weight=Weight.sigma_over_alpha), conds, z)
+    torch.testing.assert_close(out.grad, z - out.z0_hat)
+
+
+def test_null_and_negative_are_told_apart(prior):
+    conds = conditions(negative=-0.25, null=0.1)
+    grads = []
+    for unconditional in Unconditional:
+        guidance = make(prior, conds, Method.sds, 500, sds=SdsConfig(unconditional))
+        grads.append(step(guidance, conds, full(0.7)).grad)
+    assert (grads[0] - grads[1]).abs().min() > 1e-3
+
+
+def run(guidance, conds, steps, total=40):
+    outs = []
+    for index in steps:
+        buckets = ["front", "back"] if index % 3 else ["front", "front"]
+        outs.append(step(guidance, conds, full(0.7, 2), buckets, index, total, seed=index))
+    return outs
+
+
+def test_a_resumed_run_is_the_same_to_the_last_bit(prior):
+    conds = conditions(buckets=("front", "back", "side"))
+    straight = make(prior, conds, de_sds=DeSdsConfig(warmup=0.1))
+    whole = run(straight, conds, range(40))
+    first = make(prior, conds, de_sds=DeSdsConfig(warmup=0.1))
+    run(first, conds, range(17))
+    state = first.state_dict()
+    assert all(isinstance(value, torch.Tensor) for value in state.values())
+    second = make(prior, conds, de_sds=DeSdsConfig(warmup=0.1))
+    second.load_state_dict(state)
+    rest = run(second, conds, range(17, 40))
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(whole[17:], rest, strict=True))
+    after, expected = second.state_dict(), straight.state_dict()
+    assert after.keys() == expected.keys()
+    assert all(torch.equal(after[key], expected[key]) for key in after)
+
+
+@pytest.mark.parametrize("method", [Method.sds, Method.none])
+def test_methods_that_learn_nothing_have_no_state(prior, method):
+    guidance = make(prior, conditions(), method)
+    assert guidance.state_dict() == {}
+    guidance.load_state_dict({})
+
+
+def test_rows_that_are_not_shown_stay(prior):
+    conds = conditions(buckets=("front", "back"))
+    guidance = make(prior, conds, t=500)
+    step(guidance, conds, full(0.7, 2), ["front", "back"])
+    before = guidance.state_dict()
+    step(guidance, conds, full(0.7, 2), ["front", "front"], index=1)
+    after = guidance.state_dict()
+    assert torch.equal(before["y_con.back"], after["y_con.back"])
+    assert torch.equal(before["adam.exp_avg.back"], after["adam.exp_avg.back"])
+    assert not torch.equal(before["y_con.front"], after["y_con.front"])
+
+
+def test_token_norms_stay_in_their_band(prior):
+    conds = conditions(text=0.5, negative=0.2)
+    config = DeSdsConfig(warmup=0.0, learning_rate=0.5, norm_band=0.5)
+    guidance = make(prior, conds, t=500, de_sds=config)
+    first = gaussian(0.2)[0].norm()
+    for index in range(20):
+        step(guidance, conds, full(3.0), index=index, seed=index)
+    assert float(guidance.state_dict()["y_con.all"][0].norm() / first) == pytest.approx(1.5, abs=1e-4)
+
+
+@pytest.mark.parametrize(("rate", "warns"), [(0.0, True), (0.02, False)])
+def test_a_y_con_that_learns_nothing_is_reported_once(prior, caplog, rate, warns):
+    conds = conditions()
+    guidance = make(prior, conds, t=500, de_sds=DeSdsConfig(warmup=0.0, learning_rate=rate))
+    with caplog.at_level(logging.WARNING):
+        for index in range(60):
+            step(guidance, conds, full(0.7, 4), index=index, seed=index)
+    assert len([r for r in caplog.records if "no better than the negative" in r.message]) == int(warns)
+
+
+def test_cfg_rescale_restores_the_texts_spread():
+    away, towards = torch.randn(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(0)).unbind(0)
+    full_rescale = guided(away, towards, 8.0, 1.0)
+    torch.testing.assert_close(full_rescale.std((1, 2, 3)), towards.std((1, 2, 3)))
+    torch.testing.assert_close(guided(away, towards, 1.0), towards)
+    torch.testing.assert_close(guided(away, towards, 0.0), away)
+    half = guided(away, towards, 8.0, 0.5)
+    torch.testing.assert_close(half, (guided(away, towards, 8.0) + full_rescale) / 2)
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sd21"])
+@pytest.mark.parametrize("method", METHODS)
+def test_with_real_networks(tmp_path, kind, method):
+    prior = StableDiffusionPrior(**tiny.parts(tmp_path, kind))
+    prompts = {"body/front": "a red man, front view", "body/back": "a red man, back view"}
+    conds = TextConditions.encode(prior, prompts, dict.fromkeys(prompts, "blue"))
+    guidance = build_guidance(GuidanceConfig(method=method), prior, conds)
+    images = torch.rand(2, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, 3, requires_grad=True)
+    control = torch.rand(2, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, 3)
+    buckets = ["body/back", "body/front"]
+    generator = torch.Generator().manual_seed(0)
+    out = guidance.step(prior.encode_images(images), conds.batch(buckets), control, buckets, 20, 100, generator)
+    out.loss.backward()
+    assert images.grad is not None and images.grad.isfinite().all()
+    assert bool(images.grad.any()) is (method is not Method.none)
+    assert out.prior_calls == {Method.none: 0, Method.sds: 4, Method.de_sds: 6}[method]
+    assert conds.batch(buckets)["text"].shape == (2, tiny.TOKEN_LENGTH, prior.text_encoder.config.hidden_size)

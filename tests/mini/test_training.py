@@ -1,0 +1,105 @@
+"""Training the packaged prior: the linear start, exact resumption, and a folder that stock diffusers reads."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionControlNetPipeline
+
+from avatar_gs.mini.autoencoder import build_autoencoder, train_autoencoder
+from avatar_gs.mini.config import AutoencoderConfig, DatasetConfig, DiffusionConfig
+from avatar_gs.mini.dataset import generate
+from avatar_gs.mini.diffusion import time_weights, noise_schedule, train_diffusion
+from avatar_gs.mini.tokenizer import write_tokenizer
+from avatar_gs.mini.train import encode, package
+from avatar_gs.prior.config import PriorConfig
+from avatar_gs.prior.stable_diffusion import load_prior
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    config = DatasetConfig(people=4, people_per_shard=2, views=2, recolourings=2, workers=1)
+    assert list(generate(config, folder))[-1] == (2, 2)
+    return sorted(folder.glob("shard_*.npz"))
+
+
+def test_the_linear_start_is_a_thumbnail(shards):
+    vae = build_autoencoder()
+    with np.load(shards[0]) as data:
+        pictures = torch.from_numpy(data["pictures"]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        decoded = vae.decode(vae.encode(pictures).latent_dist.mean).sample
+        thumbnail = torch.nn.functional.avg_pool2d(pictures, 8)
+        blurred = torch.nn.functional.interpolate(thumbnail, scale_factor=8, mode="bilinear")
+    error = (decoded - pictures).square().mean()
+    assert error < 1.5 * (blurred - pictures).square().mean()
+    assert error < 0.2 * pictures.var()
+
+
+def test_drawing_is_a_function_of_the_seed_and_skips_what_is_there(shards, tmp_path):
+    config = DatasetConfig(people=2, people_per_shard=2, views=2, recolourings=2, workers=1)
+    list(generate(config, tmp_path))
+    with np.load(shards[0]) as first, np.load(tmp_path / "shard_0000.npz") as again:
+        assert all((first[name] == again[name]).all() for name in first.files)
+    before = (tmp_path / "shard_0000.npz").stat().st_mtime_ns
+    assert list(generate(config, tmp_path)) == [(1, 1)]
+    assert (tmp_path / "shard_0000.npz").stat().st_mtime_ns == before
+
+
+def test_autoencoder_training_resumes_exactly(shards, tmp_path):
+    with np.load(shards[0]) as data:
+        pictures, foreground = data["pictures"], np.repeat(data["foreground"], 2, 0)
+
+    def run(steps, name, stop=None):
+        config = AutoencoderConfig(steps=steps, batch=2, checkpoint_every=2)
+
+        def on_step(done, total, loss):
+            if done == stop:
+                raise KeyboardInterrupt
+
+        return train_autoencoder(config, pictures, foreground, tmp_path / name, on_step)
+
+    whole = run(4, "a.safetensors")
+    with pytest.raises(KeyboardInterrupt):
+        run(4, "b.safetensors", stop=3)
+    resumed = run(4, "b.safetensors")
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_diffusion_training_resumes_exactly_and_its_folder_opens_in_diffusers(shards, tmp_path):
+    tokenizer = write_tokenizer(tmp_path / "prior" / "tokenizer")
+    vae = build_autoencoder().eval().requires_grad_(False)
+    vae.register_to_config(scaling_factor=0.7)
+    data = encode(shards, vae, tokenizer, tmp_path / "latents.npz", lambda *report: None)
+    assert len(data.latents) == 2 * len(data.controls) == 16
+
+    def run(name, stop=None):
+        def on_step(done, total, loss, networks):
+            if done == stop:
+                raise KeyboardInterrupt
+
+        config = DiffusionConfig(steps=4, batch=4, checkpoint_every=2)
+        return train_diffusion(config, data, tokenizer, tmp_path / name, tmp_path, on_step)
+
+    whole = run("a.safetensors")
+    with pytest.raises(KeyboardInterrupt):
+        run("b.safetensors", stop=3)
+    resumed = run("b.safetensors")
+    for name, value in whole.parameters().items():
+        assert torch.equal(value, resumed.parameters()[name]), name
+
+    package(whole, vae, tokenizer, tmp_path / "prior", {})
+    pipeline = StableDiffusionControlNetPipeline.from_pretrained(str(tmp_path / "prior"), safety_checker=None)
+    control = torch.rand(1, 3, 128, 128)
+    image = pipeline("a man", image=control, num_inference_steps=2, output_type="np", height=128, width=128).images
+    assert image.shape == (1, 128, 128, 3)
+    prior = load_prior(PriorConfig(path=str(tmp_path / "prior")), "cpu")
+    assert (prior.image_size, prior.latent_size, prior.token_length) == (128, 16, 64)
+    assert prior.unknown_words("a man with a trombone") == ["trombone"]
+
+
+def test_time_weights_have_mean_one_and_favour_noise():
+    weights = time_weights(noise_schedule().alphas_cumprod)
+    assert weights.mean() == pytest.approx(1.0, abs=1e-5)
+    assert weights[900] > 10 * weights[20]

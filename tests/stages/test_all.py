@@ -1,0 +1,94 @@
+"""The main job from the command line, with a tiny random prior: files, resuming, exporting again."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from avatar_gs import cli
+from avatar_gs.body.config import BodyConfig
+from avatar_gs.body.model import load_body
+from avatar_gs.export.config import ExportConfig, Frame
+from avatar_gs.export.ply import read_ply
+from avatar_gs.io import RunFolder
+from avatar_gs.splats.config import SplatsConfig
+from avatar_gs.splats.init import surface_splats
+from avatar_gs.stages import export
+from tests.tiny import save_prior
+
+PROMPT = "prompt=a man in red (tall)"
+SMALL = ["optimize.steps=2", "splats.count=300", "export.video_size=64", "export.video_seconds=0.5", "device=cpu"]
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory):
+    return save_prior(tmp_path_factory.mktemp("prior") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def model():
+    body = load_body(BodyConfig())
+    return surface_splats(SplatsConfig(count=500), body.rest(), body.weights, torch.Generator().manual_seed(0)), body
+
+
+def test_the_main_job(prior, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = [PROMPT, "name=red", f"prior={prior}", *SMALL]
+    assert cli.main(command) == 0
+    run = tmp_path / "outputs" / "red"
+    names = {path.name for path in run.iterdir()}
+    assert {"avatar.ply", "avatar.html", "turntable.mp4", "config.yaml", "log.txt", "metrics.json"} <= names
+    output = capsys.readouterr()
+    for word in (str(run), "avatar.html", "double-click", "avatar.ply", "superspl.at", "turntable.mp4"):
+        assert word in output.out
+    assert "optimize" in output.err
+    assert [path for path in tmp_path.rglob("*") if "partial" in path.name or path.name == ".hydra"] == []
+
+    first = (run / "avatar.ply").read_bytes()
+    assert cli.main(command) == 0
+    assert "is finished" in capsys.readouterr().err
+    assert (run / "avatar.ply").read_bytes() == first
+
+    assert cli.main(["stage=export", "name=red", "export.frame=yup", "export.video=false"]) == 0
+    assert len(read_ply(run / "avatar.ply", Frame.yup)) > 0
+    assert (run / "avatar.ply").read_bytes() != first
+    assert cli.main(command) == 0, "the first command's export settings are asked for again"
+    assert (run / "avatar.ply").read_bytes() == first
+
+    assert cli.main([*command, "seed=7"]) == 1
+    assert "seed (saved 0, given 7)" in capsys.readouterr().err
+    assert cli.main([*command, "seed=7", "overwrite=true"]) == 0
+    assert json.loads((run / "metrics.json").read_text())["stages"]["optimize"]["seed"] == 7
+    assert (run / "avatar.ply").read_bytes() != first
+
+
+def test_exporting_a_run_without_a_checkpoint_is_a_users_mistake(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with RunFolder.open(tmp_path / "outputs" / "empty", {"prompt": "a man"}):
+        pass
+    assert cli.main(["stage=export", "name=empty"]) == 1
+    assert "no avatar to export" in capsys.readouterr().err
+
+
+def test_the_exported_avatar_stands_on_the_ground_in_the_a_pose(model):
+    gaussians, posed = export.standing(*model)
+    assert posed.vertices[:, 1].min().abs() < 1e-5
+    assert 1.4 < posed.vertices[:, 1].max() < 2.2
+    assert gaussians.means[:, 1].min().abs() < 0.03
+    left_hand, left_shoulder = posed.joints[20], posed.joints[16]
+    assert left_hand[0] > left_shoulder[0]
+    assert left_shoulder[1] - left_hand[1] > 0.2, "arms hang at 45 degrees"
+
+
+def test_the_turntable_shows_the_whole_avatar_from_all_sides(model):
+    gaussians, posed = export.standing(*model)
+    frames = export.turntable(gaussians, posed, ExportConfig(video_size=96, video_fps=8, video_seconds=1.0))
+    assert frames.shape == (8, 96, 96, 3)
+    background = round(255 * export.TURNTABLE_BACKGROUND)
+    drawn = (np.abs(frames.astype(int) - background) > 20).any(-1)
+    assert not drawn[:, [0, -1], :].any(), "nothing touches the edge"
+    assert not drawn[:, :, [0, -1]].any()
+    widths = drawn.any(1).sum(-1)
+    assert widths[0] > 1.5 * widths[2], "the front is wider than the side"
+    assert abs(int(widths[0]) - int(widths[4])) <= 4, "as wide from the back as from the front"

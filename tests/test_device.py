@@ -1,0 +1,47 @@
+"""The number of threads, and the choice of a processor."""
+
+import os
+
+import pytest
+import torch
+
+from avatar_gs import device
+from avatar_gs.errors import UserError
+
+
+def test_physical_cores_are_those_we_may_use():
+    assert 1 <= device.physical_cores() <= (os.cpu_count() or 1)
+
+
+def test_hyperthreads_count_once(monkeypatch, tmp_path):
+    processors = [("0", "0"), ("0", "1"), ("0", "0"), ("0", "1")]
+    blocks = [f"processor\t: {i}\nphysical id\t: {p}\ncore id\t\t: {c}\n" for i, (p, c) in enumerate(processors)]
+    (tmp_path / "cpuinfo").write_text("\n".join(blocks))
+    monkeypatch.setattr(device, "Path", lambda path: tmp_path / "cpuinfo" if path == "/proc/cpuinfo" else tmp_path / "none")
+    monkeypatch.setattr(device.os, "sched_getaffinity", lambda pid: set(range(4)), raising=False)
+    assert device.physical_cores() == 2
+
+
+def test_a_containers_share_counts(monkeypatch, tmp_path):
+    (tmp_path / "cpu.max").write_text("150000 100000\n")
+    monkeypatch.setattr(device, "Path", lambda path: tmp_path / path.rsplit("/", 1)[1])
+    monkeypatch.setattr(device.os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
+    assert device.physical_cores() == 2
+
+
+def test_devices():
+    assert device.choose_device("cpu") == "cpu"
+    assert device.choose_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_without_cuda_is_a_users_mistake():
+    with pytest.raises(UserError, match="device=cuda"):
+        device.choose_device("cuda")
+
+
+def test_threads_are_pinned():
+    before = torch.get_num_threads()
+    device.pin_threads(1)
+    assert torch.get_num_threads() == 1
+    device.pin_threads(before)

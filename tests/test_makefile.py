@@ -1,0 +1,74 @@
+"""The Makefile: the prompt reaches the command as it was typed, and a missing Python is named."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+PROMPTS = [
+    "a man, tall (very)",
+    'say "hello", it\'s $HOME $(shell id) ${x} $$ `id` \\n',
+    "größer; rm -rf # no",
+    "a=b: c",
+]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """The Makefile beside an environment that is set up and whose command prints its arguments, one a line."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "pyproject.toml").touch()
+    commands = tmp_path / ".venv" / "bin"
+    commands.mkdir(parents=True)
+    for name in ("avatar-gs", "python"):
+        (commands / name).write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+        (commands / name).chmod(0o755)
+    for stamp in (".installed", ".installed-dev"):
+        (tmp_path / ".venv" / stamp).touch()
+    return tmp_path
+
+
+def make(folder, *arguments, **environment):
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("MAKE") and key != "PROMPT"}
+    command = ["make", "--no-print-directory", *arguments]
+    return subprocess.run(command, cwd=folder, env=clean | environment, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_any_prompt_reaches_the_command(checkout, prompt):
+    assert make(checkout, "avatar", f"PROMPT={prompt}").stdout == f"prompt={prompt}\n"
+    assert make(checkout, "avatar", PROMPT=prompt).stdout == f"prompt={prompt}\n"
+
+
+def test_a_prompt_is_optional_and_settings_can_be_added(checkout):
+    lines = make(checkout, "avatar", "ARGS=seed=3 name=anna").stdout.splitlines()
+    assert lines[0].startswith("prompt=a ")
+    assert lines[1:] == ["seed=3", "name=anna"]
+
+
+def test_the_first_target_is_the_avatar(checkout):
+    assert make(checkout).stdout.startswith("prompt=")
+
+
+def test_what_is_set_up_is_not_set_up_again(checkout):
+    assert "pip" not in make(checkout, "test").stdout
+    assert "pytest" in make(checkout, "test").stdout
+
+
+def test_a_changed_project_file_sets_up_again(checkout):
+    os.utime(checkout / "pyproject.toml", (4e9, 4e9))
+    assert "pip" in make(checkout, "setup").stdout
+
+
+def test_a_missing_python_is_named(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "pyproject.toml").touch()
+    result = make(tmp_path, "avatar", "PYTHON=no-such-python")
+    assert result.returncode != 0
+    assert "no-such-python is missing or older than 3.11" in result.stderr
+    assert not (tmp_path / ".venv").exists()
