@@ -35,7 +35,7 @@ STAGE_HELP = {
     Stage.preview: "2D samples of the prior with the run's prompts and pose maps, in seconds",
     Stage.optimize: "make the avatar's splats, or go on with them",
     Stage.export: "write avatar.ply, avatar.html and turntable.mp4 of an existing run",
-    Stage.evaluate: "measure how well avatars follow their prompts",
+    Stage.evaluate: "measure avatars against drawn truth (suite=colours) or the prior (suite=prior)",
     Stage.body: "rebuild or check the body model",
     Stage.benchmark: "time the renderers",
     Stage.train_mini: "train the packaged prior again",
@@ -172,6 +172,7 @@ def _sweep(hydra: Hydra, given: list[str], parsed: list[Override]) -> int:
         f"hydra.sweep.dir={overrides.quote(str(folder))}",
         f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]",
     ]
+    folder.mkdir(parents=True, exist_ok=True)
     batches = hydra.multirun(config.CONFIG_NAME, _job, [*given, *settings])
     codes = [int(job.return_value) for batch in batches for job in batch]
     if any(codes):
@@ -228,7 +229,7 @@ def _job(cfg: DictConfig) -> int:
 
 
 def _dispatch(settings: Settings) -> None:
-    prepare_environment(settings.threads)
+    prepare_environment()
     stage = importlib.import_module(f"avatar_gs.stages.{settings.stage.name}")
     pin_threads(settings.threads)
     stage.run(settings)
@@ -266,8 +267,8 @@ def one_line(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         place = f" ({error.filename})" if error.filename else ""
         return f"the disk is full{place}: free some space and give the same command"
-    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
-        return f"{error.filename}: {os.strerror(error.errno)}; give its owner's rights, or work in another folder"
+    if isinstance(error, OSError) and error.errno and error.filename:
+        return f"{error.filename}: {os.strerror(error.errno)} (debug=true shows where)"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out of memory: give smaller optimize.batch, splats.count or pictures, or device=cpu"
     return None

@@ -23,8 +23,8 @@ CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / 
 """The folder of presets: inside an installed package, beside it in a checkout."""
 
 CONFIG_NAME = "config"
-# Never read from a saved run, and never in conflict with it.
-_NOT_SAVED = ("stage", "name", "overwrite", "debug")
+# Never read from a saved run, and never in conflict with it: what is said anew each time, and other stages' settings.
+_NOT_SAVED = ("stage", "name", "overwrite", "debug", "mini", "suite", "evaluate", "benchmark")
 _NO_CONFLICT = (*_NOT_SAVED, "device", "export")
 
 

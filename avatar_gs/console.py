@@ -54,8 +54,10 @@ class Progress:
 
     def __init__(self, stage: str, total: int | None, start: int, bar: RichProgress | None) -> None:
         self.stage, self.total, self.done = stage, total, start
-        self._first, self._began, self._bar = start, time.monotonic(), bar
-        self._last_line = 0.0 if bar is None else self._began  # a pipe hears of a stage's first step at once
+        self._bar = bar
+        self._first: tuple[int, float] | None = None
+        # A pipe hears of a stage's first step at once.
+        self._last_line = float("-inf") if bar is None else time.monotonic()
         self._task = bar.add_task(stage, total=total, completed=start, figures="") if bar else None
 
     def update(self, done: int, **figures: float | int | str) -> None:
@@ -64,15 +66,18 @@ class Progress:
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, figures=_format_figures(figures))
         now = time.monotonic()
+        # The first step compiles and warms up: it says nothing about the others' time.
+        self._first = self._first or (done, now)
         if done == self.total or now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
             LOGGER.info(self._line(figures), extra={"only_file": self._bar is not None})
 
     def _line(self, figures: dict[str, float | int | str]) -> str:
         parts = [self.stage, f"{self.done}/{self.total}" if self.total else str(self.done)]
-        if self.total and self.done > self._first:
-            speed = (time.monotonic() - self._began) / (self.done - self._first)
-            parts.append(f"{format_duration(speed * (self.total - self.done))} left")
+        if self.total and self._first and self.done > self._first[0]:
+            first, began = self._first
+            seconds_per_step = (time.monotonic() - began) / (self.done - first)
+            parts.append(f"{format_duration(seconds_per_step * (self.total - self.done))} left")
         return "  ".join([*parts, _format_figures(figures)]).rstrip()
 
 

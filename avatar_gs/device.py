@@ -5,8 +5,6 @@ from pathlib import Path
 
 from avatar_gs.errors import UserError
 
-_MAX_NUMBA_THREADS = "NUMBA_NUM_THREADS"
-
 
 def physical_cores() -> int:
     """Physical cores that this process may use (its CPU affinity and, on Linux, its cgroup's quota counted)."""
@@ -35,23 +33,19 @@ def _cgroup_quota() -> int | None:
         return None
 
 
-def prepare_environment(threads: int) -> None:
+def prepare_environment() -> None:
     """Sets what the numeric libraries read when they load: idle threads sleep (on shared cores, spinning ones starve
-    the rest), and numba may start ``threads`` of them. Values that the user has set stay."""
+    the rest). Values that the user has set stay."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault(_MAX_NUMBA_THREADS, str(threads))
     for library in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(library, "error")
 
 
 def pin_threads(threads: int) -> None:
-    """Makes torch and numba compute with ``threads`` threads (numba: at most as many as it was loaded with)."""
-    import numba
+    """Makes torch compute with ``threads`` threads; the renderer's own pool follows it."""
     import torch
 
-    most = numba.config.NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue] (made when numba loads)
-    numba.set_num_threads(min(threads, most))
-    torch.set_num_threads(threads)  # last: numba's OpenMP layer changes torch's number when it starts
+    torch.set_num_threads(threads)
 
 
 def choose_device(device: str) -> str:

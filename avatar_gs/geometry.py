@@ -14,7 +14,9 @@ def axis_angle_to_matrix(axis_angle: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b
     zero = torch.zeros_like(x)
     cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
     identity = torch.eye(3, dtype=axis_angle.dtype, device=axis_angle.device)
-    return identity + torch.sinc(angle / torch.pi) * cross + 0.5 * torch.sinc(angle / (2 * torch.pi)) ** 2 * cross @ cross
+    return (
+        identity + torch.sinc(angle / torch.pi) * cross + 0.5 * torch.sinc(angle / (2 * torch.pi)) ** 2 * cross @ cross
+    )
 
 
 def quat_to_matrix(quats: Float[Tensor, "*b 4"]) -> Float[Tensor, "*b 3 3"]:
@@ -75,9 +77,7 @@ def look_at(eye: Float[Tensor, "*b 3"], target: Float[Tensor, "*b 3"]) -> Float[
     return T_camera_world
 
 
-def project(
-    points: Float[Tensor, "P 3"], cameras: Cameras
-) -> tuple[Float[Tensor, "B P 2"], Float[Tensor, "B P"]]:
+def project(points: Float[Tensor, "P 3"], cameras: Cameras) -> tuple[Float[Tensor, "B P 2"], Float[Tensor, "B P"]]:
     """Pixel positions (half-pixel centres) and depths in metres of world points in each camera."""
     R, t = cameras.T_camera_world[:, :3, :3], cameras.T_camera_world[:, :3, 3]
     in_camera = points @ R.transpose(-1, -2) + t[:, None]

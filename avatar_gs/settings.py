@@ -15,7 +15,7 @@ from avatar_gs.export.config import ExportConfig
 from avatar_gs.guidance.config import GuidanceConfig
 from avatar_gs.mini.config import TrainMiniConfig
 from avatar_gs.prior.config import PriorConfig
-from avatar_gs.render.config import CamerasConfig
+from avatar_gs.render.config import BenchmarkConfig, CamerasConfig
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.training.config import OptimizeConfig
 
@@ -82,6 +82,7 @@ class Settings:
     suite: Suite = Suite.colours
     """What ``stage=evaluate`` measures."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= MAX_SEED:

@@ -1,4 +1,4 @@
-"""The command: help, usage errors, exit codes, sweeps, completion. Stages are replaced by ones that record their settings."""
+"""The command: help, usage errors, exit codes, sweeps, completion. Stages only record their settings."""
 
 import errno
 import os
@@ -43,7 +43,8 @@ def run_in_subprocess(*arguments, **environment):
     """Runs the command in its own process and says which heavy modules it loaded, after its output."""
     code = (
         "import sys; from avatar_gs.cli import main; code = main(sys.argv[1:]);"
-        "print('HEAVY', [m for m in ('torch', 'numpy', 'numba', 'diffusers', 'scipy') if m in sys.modules]); sys.exit(code)"
+        "print('HEAVY', [m for m in ('torch', 'numpy', 'numba', 'diffusers', 'scipy') if m in sys.modules]);"
+        "sys.exit(code)"
     )
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, timeout=120)

@@ -17,7 +17,9 @@ def test_hyperthreads_count_once(monkeypatch, tmp_path):
     processors = [("0", "0"), ("0", "1"), ("0", "0"), ("0", "1")]
     blocks = [f"processor\t: {i}\nphysical id\t: {p}\ncore id\t\t: {c}\n" for i, (p, c) in enumerate(processors)]
     (tmp_path / "cpuinfo").write_text("\n".join(blocks))
-    monkeypatch.setattr(device, "Path", lambda path: tmp_path / "cpuinfo" if path == "/proc/cpuinfo" else tmp_path / "none")
+    monkeypatch.setattr(
+        device, "Path", lambda path: tmp_path / "cpuinfo" if path == "/proc/cpuinfo" else tmp_path / "none"
+    )
     monkeypatch.setattr(device.os, "sched_getaffinity", lambda pid: set(range(4)), raising=False)
     assert device.physical_cores() == 2
 

@@ -23,7 +23,12 @@ def wheel(tmp_path_factory):
 
 def test_presets_body_prior_and_viewer_are_inside(wheel):
     package = wheel / "avatar_gs"
-    for name in ("conf/config.yaml", "conf/prior/mini.yaml", "body_models/free/SMPLX_NEUTRAL.npz", "export/web/viewer.js"):
+    for name in (
+        "conf/config.yaml",
+        "conf/prior/mini.yaml",
+        "body_models/free/SMPLX_NEUTRAL.npz",
+        "export/web/viewer.js",
+    ):
         assert (package / name).is_file(), name
     sources = {path.relative_to(ROOT / "avatar_gs") for path in (ROOT / "avatar_gs" / "prior" / "mini").rglob("*.*")}
     assert {path for path in sources if "__pycache__" not in path.parts} <= {
@@ -41,9 +46,7 @@ def test_the_command_works_from_the_wheel_alone(wheel, tmp_path):
 
 
 def test_the_body_is_found_in_the_wheel(wheel, tmp_path):
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from avatar_gs.body.files import find_body; print(find_body(None))"
-    )
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from avatar_gs.body import files; print(files.find_body(None))"
     command = [sys.executable, "-c", code, str(wheel)]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert result.stdout.startswith(str(wheel)), result.stderr

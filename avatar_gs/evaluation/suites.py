@@ -99,7 +99,8 @@ def _prior(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tup
     """
     if prior.image_size != SIZE:
         raise UserError(
-            f"suite=prior: prior={prior.name} draws pictures of {prior.image_size} pixels; expected {SIZE}, as prior=mini does"
+            f"suite=prior: prior={prior.name} draws pictures of {prior.image_size} pixels, expected {SIZE}: "
+            "give prior=mini, or suite=colours"
         )
     began = time.monotonic()
     with progress("draw the truth of held-out prompts"):

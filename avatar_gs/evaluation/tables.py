@@ -5,6 +5,8 @@ from typing import Any
 
 from avatar_gs.console import format_duration
 from avatar_gs.evaluation.machine import in_words
+from avatar_gs.evaluation.truth import NEAR
+from avatar_gs.mini.measure import LEAST_PIXELS
 
 LABEL = "logic, not photo quality"
 EIGHT_VIEWS = "front, left, back and right, as full body and in the framing that shows the part"
@@ -57,7 +59,8 @@ def _parts(parts: dict[str, Any]) -> str:
     rows = [_part_row(part, moments["end"], moments["start"]) for part, moments in parts.items()]
     text = (
         "A part is right in a view when the named colour is the nearest one on at least 80 % of its true pixels (those "
-        f"that the avatar leaves empty are wrong). Eight views: {EIGHT_VIEWS}. *Every view*: avatars whose part is "
+        "that it covers fully, with their neighbours; what the avatar leaves empty is wrong). A view that shows less "
+        f"than {LEAST_PIXELS} of them is left out. Eight views: {EIGHT_VIEWS}. *Every view*: avatars whose part is "
         "right in all of them; *Wilson*: the lower end of that share's 95 % interval; *worst view*: the view with the "
         "lowest share of avatars. ΔE00 (aim ≤ 15) and chroma ratio (aim .85–1.15) are medians over views.\n"
     )
@@ -104,7 +107,8 @@ def _shapes(volumes: dict[str, Any], stray: dict[str, float]) -> str:
     ]
     text = (
         "Intersection over union on the pixels outside the undressed body's silhouette (aim ≥ .5), pooled over front, "
-        "left, back and right.\n"
+        f"left, back and right. Too much within {100 * NEAR:g} cm of it or of other clothes and hair, where any "
+        "splat's soft edge reaches, is no mistake; see step 0 for what the body's own edge fills.\n"
     )
     table = (
         markdown_table(["volume", "avatars", "IoU", "least", "step 0"], rows) if rows else "No volumes were asked for."

@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from avatar_gs.body.model import Body
 from avatar_gs.body.pose import a_pose
@@ -15,9 +16,9 @@ from avatar_gs.mini.captions import caption
 from avatar_gs.mini.dataset import OVERSAMPLING, SIZE, part_masks
 from avatar_gs.mini.measure import COVERED, LEAST_PIXELS, PARTS, asked_colours
 from avatar_gs.mini.people import Person, held_out, random_person
-from avatar_gs.mini.vocabulary import CLOTHES
+from avatar_gs.mini.vocabulary import CLOTHES, HAIR
 from avatar_gs.mini.wardrobe import dress, load_wardrobe
-from avatar_gs.render.cameras import fixed_views
+from avatar_gs.render.cameras import fixed_views, subject
 from avatar_gs.types import Framing, PosedBody, Views
 
 DIRECTIONS = {"front": 0.0, "left": 90.0, "back": 180.0, "right": -90.0}
@@ -33,6 +34,9 @@ CLOSE_UP = {
 VOLUME_FRAMING = {"long hair": Framing.UPPER, "hat": Framing.HEAD, "skirt": Framing.LOWER}
 """The framing that shows all of a volume that stands off the body."""
 VOLUME_PART = {"long hair": pic.HAIR, "hat": pic.HAT, "skirt": pic.BOTTOMS}
+NEAR = 0.02
+"""Metres: the reach of splats' soft edges."""
+SPAN = 1.15
 FIRST_PROMPT = 40_000
 LIGHT = np.array([0.3, 0.5, 1.0])
 BACKGROUND = 0.75
@@ -122,6 +126,10 @@ class Stage:
     def index(self, framing: Framing, direction: str) -> int:
         return list(zip(self.views.framings, self.directions, strict=True)).index((framing, direction))
 
+    def pixel(self, framing: Framing) -> float:
+        """The size of a pixel in metres, where the person stands."""
+        return SPAN * subject(self.posed, framing)[1] / SIZE
+
 
 def set_stage() -> Stage:
     """The views that everything is measured in; the body is the free one, which the synthetic people are made of."""
@@ -129,7 +137,7 @@ def set_stage() -> Stage:
     posed = wardrobe.body.pose(a_pose())
     framings = [framing for framing in Framing for _ in DIRECTIONS]
     azimuths = [azimuth for _ in Framing for azimuth in DIRECTIONS.values()]
-    fine = fixed_views(posed, framings, azimuths, SIZE * OVERSAMPLING)
+    fine = fixed_views(posed, framings, azimuths, SIZE * OVERSAMPLING, span=SPAN)
     depth = pic.mesh_depth(posed.vertices.numpy(), wardrobe.faces, fine.cameras)
     cells = np.isfinite(depth).reshape(len(fine), SIZE, OVERSAMPLING, SIZE, OVERSAMPLING)
     views = replace(fine, cameras=fine.cameras.resized(SIZE, SIZE))
@@ -145,9 +153,12 @@ class Truth:
     maps: list[pic.PartMap]
 
     def mask(self, view: int, part: str) -> Bool[np.ndarray, "S S"]:
-        """The pixels that a part covers fully. (Maps hold stripes on plain shirts too, in the shirt's colour.)"""
+        """The pixels that a part covers fully, and whose eight neighbours it covers fully too: at a part's very edge,
+        even splats that are the truth mix two colours."""
+        # Maps hold stripes on plain shirts too, in the shirt's colour.
         ids = (pic.SHIRT, pic.STRIPE) if part == "shirt" else (PARTS[part],)
-        return np.sum([part_masks(self.maps[view], number) for number in ids], 0) > COVERED
+        covered = np.sum([part_masks(self.maps[view], number) for number in ids], 0) > COVERED
+        return np.asarray(binary_erosion(covered, np.ones((3, 3))))
 
     def shows(self, view: int, part: str) -> bool:
         """Whether there is enough of a part to judge it by."""
@@ -159,28 +170,33 @@ class Truth:
         return np.stack([part_masks(part_map, pic.BACKGROUND) < 1 for part_map in self.maps])
 
     def volume(self, view: int, name: str) -> tuple[Bool[np.ndarray, "S S"], Bool[np.ndarray, "S S"]]:
-        """The true pixels of a volume outside the bare body, and the pixels where it is judged: outside the bare body,
-        and not where the person's other clothes and hair are."""
+        """The true pixels of a volume outside the bare body, and the pixels where it is judged: those, and what is
+        more than ``NEAR`` from the bare body and from the person's other clothes and hair (nearer, the soft edge of any
+        splat is no mistake)."""
         of_part = part_masks(self.maps[view], VOLUME_PART[name])
-        person = 1 - part_masks(self.maps[view], pic.BACKGROUND)
-        domain = ~self.stage.bare[view] & (person - of_part < 0.05)
-        return (of_part > 0.5) & domain, domain
+        others = 1 - part_masks(self.maps[view], pic.BACKGROUND) - of_part > 0.05
+        true = (of_part > 0.5) & ~self.stage.bare[view]
+        away = np.asarray(distance_transform_edt(~(self.stage.bare[view] | others)))
+        return true, true | (away * self.stage.pixel(VOLUME_FRAMING[name]) > NEAR)
+
+    @cached_property
+    def colours(self) -> Float[np.ndarray, "P 3"]:
+        """The colour of every part id in 0..255, before shading: the palette's own."""
+        colour = {part: _rgb(name) for part, name in self.case.asked.items()}
+        clothes = {"stripe": colour["shirt"], "hat": (0.0, 0.0, 0.0)} | colour
+        return pic.palette(self.case.person, clothes, np.full(3, 255 * BACKGROUND))
 
     def picture(self, view: int) -> Float[np.ndarray, "S S 3"]:
-        """What the person looks like, in the palette's own colours."""
-        person = self.case.person
-        outfit = person.outfit
-        clothes: dict[str, tuple[float, float, float]] = {
-            "shirt": CLOTHES[outfit.shirt],
-            "stripe": CLOTHES[outfit.shirt],
-            "bottoms": CLOTHES[outfit.bottoms_colour],
-            "shoes": CLOTHES[outfit.shoes],
-            "hat": CLOTHES.get(outfit.hat, (0, 0, 0)),
-        }
-        colours = pic.palette(person, clothes, np.full(3, 255 * BACKGROUND))
+        """What the person looks like."""
         out = np.empty((SIZE, SIZE, 3), np.uint8)
-        pic.colour_picture(self.maps[view].parts, self.maps[view].shade, colours, out, OVERSAMPLING)
+        pic.colour_picture(self.maps[view].parts, self.maps[view].shade, self.colours, out, OVERSAMPLING)
         return out.astype(np.float32) / 255
+
+
+def _rgb(name: str) -> tuple[float, float, float]:
+    """The palette's colour in 0..255."""
+    red, green, blue = (CLOTHES | HAIR)[name]
+    return float(red), float(green), float(blue)
 
 
 def draw_truth(case: Case, stage: Stage) -> Truth:

@@ -1,4 +1,4 @@
-"""The mini prior's autoencoder: a stock AutoencoderKL that starts as an exact linear thumbnail and is trained from there.
+"""The mini prior's autoencoder: a stock AutoencoderKL, trained from an exact linear thumbnail.
 
 Started at random, so small a VAE learns colours late or never on a CPU. The linear start copies colours through
 ± channel pairs (``silu(x) - silu(-x) = x``) and a constant ±K pair that pins GroupNorm's scale; downsamplers average,
@@ -156,7 +156,7 @@ def train_autoencoder(
         with torch.no_grad():
             for name, value in parameters.items():
                 average[name].lerp_(value, weight)
-        on_step(step + 1, config.steps, float(loss))
+        on_step(step + 1, config.steps, float(loss.detach()))
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
             _save(checkpoint, step + 1, parameters, average, adam)
     vae.load_state_dict(average)

@@ -26,9 +26,9 @@ def table(part: str) -> dict[str, RGB]:
     return HAIR if part == "hair" else CLOTHES
 
 
-def nearest_names(rgb: NDArray[np.floating], part: str) -> NDArray[np.str_]:
+def nearest_names(rgb: NDArray[np.floating], part: str) -> NDArray:
     """The nearest colour name of each pixel ``[..., 3]`` in [0, 1], of the names that ``part`` can have."""
     names = np.array(list(table(part)))
     reference = to_lab(np.array([table(part)[name] for name in names]) / 255)
     distance = np.linalg.norm(to_lab(albedo(rgb))[..., None, :] - reference, axis=-1)
-    return names[distance.argmin(-1)]
+    return np.asarray(names[distance.argmin(-1)])

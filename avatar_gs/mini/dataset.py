@@ -69,9 +69,7 @@ def draw_sample(
     return draw_views(wardrobe, person, posed, views, rng)
 
 
-def draw_views(
-    wardrobe: Wardrobe, person: Person, posed: PosedBody, views: Views, rng: np.random.Generator
-) -> Sample:
+def draw_views(wardrobe: Wardrobe, person: Person, posed: PosedBody, views: Views, rng: np.random.Generator) -> Sample:
     """Part maps and pose maps (``SIZE``²) of a posed person from given views (drawn at ``SIZE * OVERSAMPLING``)."""
     offset = (wardrobe.body.shaped(torch.tensor(person.betas))[0] - wardrobe.body.shaped()[0]).numpy()
     light = views.cameras.T_camera_world[0, 2, :3].numpy() * -1.0 + rng.normal(0, 0.5, 3) + [0, 0.3, 0]
@@ -115,7 +113,9 @@ def recoloured(person: Person, rng: np.random.Generator) -> Person:
             )
 
 
-def paint(person: Person, part_map: PartMap, rng: np.random.Generator, background: NDArray | None = None) -> NDArray[np.uint8]:
+def paint(
+    person: Person, part_map: PartMap, rng: np.random.Generator, background: NDArray | None = None
+) -> NDArray[np.uint8]:
     """The picture ``[SIZE, SIZE, 3]`` of a part map in a person's colours, on a random plain background by default."""
     outfit = person.outfit
     clothes = {
@@ -173,7 +173,7 @@ def _write_shard(config: DatasetConfig, index: int, path: Path) -> None:
                 picture, texts = _picture(sample, view, view_suffix(framing, direction), rng, config.degraded_share)
                 pictures.append(picture)
                 captions.append(texts)
-    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez(
             file,
             pictures=np.stack(pictures),

@@ -40,7 +40,9 @@ class Networks:
 
     def parameters(self) -> dict[str, nn.Parameter]:
         return {
-            f"{part}.{name}": value for part, module in self.modules().items() for name, value in module.named_parameters()
+            f"{part}.{name}": value
+            for part, module in self.modules().items()
+            for name, value in module.named_parameters()
         }
 
 
@@ -193,9 +195,7 @@ def _loss(
     noisy = scheduler.add_noise(latents, noise, t).contiguous(memory_format=torch.channels_last)
     control = data.controls[views].permute(0, 3, 1, 2).float() / 255
     text = networks.text_encoder(tokens).last_hidden_state
-    down, middle = networks.controlnet(
-        noisy, t, encoder_hidden_states=text, controlnet_cond=control, return_dict=False
-    )
+    down, middle = networks.controlnet(noisy, t, encoder_hidden_states=text, controlnet_cond=control, return_dict=False)
     predicted = networks.unet(
         noisy,
         t,

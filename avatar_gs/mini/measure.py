@@ -21,7 +21,14 @@ from avatar_gs.mini.wardrobe import load_wardrobe
 from avatar_gs.render.config import CamerasConfig
 from avatar_gs.types import Framing, ViewDirection
 
-PARTS = {"hair": pic.HAIR, "shirt": pic.SHIRT, "bottoms": pic.BOTTOMS, "shoes": pic.SHOES, "hat": pic.HAT, "stripe": pic.STRIPE}
+PARTS = {
+    "hair": pic.HAIR,
+    "shirt": pic.SHIRT,
+    "bottoms": pic.BOTTOMS,
+    "shoes": pic.SHOES,
+    "hat": pic.HAT,
+    "stripe": pic.STRIPE,
+}
 SHOWN_ON = {
     "hair": (Framing.HEAD, Framing.UPPER, Framing.BODY),
     "shirt": (Framing.UPPER, Framing.BODY),
@@ -140,7 +147,14 @@ def score(some: list[Trial], pictures: NDArray[np.float32]) -> dict[str, dict[st
 def asked_colours(person: Person) -> dict[str, str]:
     """The colour name of every part that a person has."""
     outfit = person.outfit
-    names = {"hair": person.hair, "shirt": outfit.shirt, "bottoms": outfit.bottoms_colour, "shoes": outfit.shoes, "hat": outfit.hat, "stripe": outfit.stripe}
+    names = {
+        "hair": person.hair,
+        "shirt": outfit.shirt,
+        "bottoms": outfit.bottoms_colour,
+        "shoes": outfit.shoes,
+        "hat": outfit.hat,
+        "stripe": outfit.stripe,
+    }
     return {part: name for part, name in names.items() if name}
 
 
@@ -157,7 +171,9 @@ def _silhouette_iou(trial: Trial, image: NDArray[np.float32]) -> float:
 
 def face_contrast(trial: Trial, image: NDArray[np.float32]) -> float:
     """How much eyes, brows and mouth stand out from the skin, as a share of how much they do in the drawn truth."""
-    features = np.any([part_masks(trial.sample.maps[0], part) > 0.6 for part in (pic.EYE, pic.EYE_WHITE, pic.BROW, pic.MOUTH)], 0)
+    features = np.any(
+        [part_masks(trial.sample.maps[0], part) > 0.6 for part in (pic.EYE, pic.EYE_WHITE, pic.BROW, pic.MOUTH)], 0
+    )
     skin = trial.mask(pic.SKIN)
     if features.sum() < LEAST_PIXELS or skin.sum() < LEAST_PIXELS:
         return math.inf
@@ -170,7 +186,7 @@ def face_contrast(trial: Trial, image: NDArray[np.float32]) -> float:
 
 def fit_head_views(count: int = 240, seed: int = 5):
     """A judge of front, side and back that sees how skin and hair lie on the head: a linear discriminant fitted to
-    drawn pictures of training people. Returns a function (trial, picture) -> view, or None where no head can be judged."""
+    drawn pictures of training people. Returns a function (trial, picture) -> view, None where nothing can be told."""
     features, labels = [], []
     for trial in _judge_trials(count, seed):
         feature = _head_feature(trial, trial.truth)
@@ -198,11 +214,14 @@ def _judge_trials(count: int, seed: int) -> list[Trial]:
 
 
 def _head_feature(trial: Trial, image: NDArray[np.float32]) -> NDArray[np.float64] | None:
-    """Where on the head there is skin and where hair, on a coarse grid over the head's box; None if that cannot be told."""
+    """Where on the head there is skin and where hair, on a coarse grid; None if that cannot be told."""
     person, part_map = trial.person, trial.sample.maps[0]
     if not person.hair or np.abs(np.array(person.hair_rgb) - person.skin_rgb).max() < 60:
         return None
-    head = np.any([part_masks(part_map, part) > 0.5 for part in (pic.HAIR, pic.EYE, pic.EYE_WHITE, pic.BROW, pic.MOUTH, pic.HAT)], 0)
+    head = np.any(
+        [part_masks(part_map, part) > 0.5 for part in (pic.HAIR, pic.EYE, pic.EYE_WHITE, pic.BROW, pic.MOUTH, pic.HAT)],
+        0,
+    )
     rows, columns = np.nonzero(head)
     if len(rows) < 20:
         return None

@@ -152,7 +152,11 @@ def individuals() -> tuple[Person, ...]:
 
 
 def _names(rng: np.random.Generator) -> list[str]:
-    onsets, vowels, codas = "b d f g k l m n p r s t v z br dr kr st tr".split(), "a e i o u".split(), "l m n r s x".split()
+    onsets, vowels, codas = (
+        ["b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "kr", "st", "tr"],
+        ["a", "e", "i", "o", "u"],
+        ["l", "m", "n", "r", "s", "x"],
+    )
 
     def invent(taken: set[str], syllables: int) -> str:
         while True:

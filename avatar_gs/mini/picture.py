@@ -4,7 +4,10 @@ Painting in rest-pose coordinates keeps seams, stripes and the face sharp howeve
 out is a map of part ids and a map of shading; colours are put on afterwards, so one geometry serves many outfits.
 """
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -15,12 +18,31 @@ from avatar_gs.mini.people import Person
 from avatar_gs.mini.wardrobe import Cut, DressedMesh, Wardrobe, cut_of, vertex_normals
 from avatar_gs.types import Cameras, PosedBody
 
-PARTS = ("background", "skin", "hair", "shirt", "stripe", "bottoms", "shoes", "eye", "brow", "mouth", "eye white", "hat", "glasses")
+PARTS = (
+    "background",
+    "skin",
+    "hair",
+    "shirt",
+    "stripe",
+    "bottoms",
+    "shoes",
+    "eye",
+    "brow",
+    "mouth",
+    "eye white",
+    "hat",
+    "glasses",
+)
 BACKGROUND, SKIN, HAIR, SHIRT, STRIPE, BOTTOMS, SHOES, EYE, BROW, MOUTH, EYE_WHITE, HAT, GLASSES = range(len(PARTS))
 AMBIENT = 0.84
 """Shading stays within [AMBIENT, 1] of the albedo: darker, and yellow would measure as brown."""
 TORSO, ARM, HAND, LEG, FOOT, NECK, HEAD = w.TORSO, w.ARM, w.HAND, w.LEG, w.FOOT, w.NECK, w.HEAD
 EYEBALL, HAIR_VOLUME, SKIRT, HAT_REGION, GLASSES_REGION = w.EYEBALL, w.HAIR_VOLUME, w.SKIRT, w.HAT, w.GLASSES
+
+
+def _kernel(function: Callable) -> Any:
+    """Compiled, and runs without the GIL. (Run-time type checkers wrap functions, which numba cannot compile.)"""
+    return njit(cache=True, nogil=True)(inspect.unwrap(function))
 
 
 @dataclass(frozen=True)
@@ -78,8 +100,8 @@ def paint_parameters(person: Person, cut: Cut, joints: NDArray[np.float32]) -> N
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True)
-def _paint(region, x, y, z, p):  # noqa: PLR0911, PLR0912 - one rule a region, read top to bottom
+@_kernel
+def _paint(region, x, y, z, p):
     """The part at a rest-pose point."""
     if region == HAIR_VOLUME:
         return HAIR
@@ -100,7 +122,7 @@ def _paint(region, x, y, z, p):  # noqa: PLR0911, PLR0912 - one rule a region, r
         collar = p[2] - 1.5 * max(0.0, 0.07 - ax) * max(0.0, z) / 0.1
         if y > collar and ax < 0.10:
             return SKIN
-    if region == TORSO or region == LEG or region == FOOT or region == NECK:
+    if region in (TORSO, LEG, FOOT, NECK):
         if y > p[1]:
             return STRIPE if int(np.floor((y + 1) / p[9])) % 2 else SHIRT
         if y > p[3]:
@@ -112,7 +134,7 @@ def _paint(region, x, y, z, p):  # noqa: PLR0911, PLR0912 - one rule a region, r
     return _paint_head(ax, y, z, p)
 
 
-@njit(cache=True, nogil=True)
+@_kernel
 def _paint_head(ax, y, z, p):
     head_y, eye_x, eye_y = p[10], p[11], p[12]
     if p[8] > 0:
@@ -133,7 +155,7 @@ def _paint_head(ax, y, z, p):
     return SKIN
 
 
-@njit(cache=True, nogil=True)
+@_kernel
 def _rasterise(screen, faces, size):
     """Z-buffer: depth, the nearest face (-1: none) and its first two barycentric coordinates, at each pixel centre."""
     buffer = np.full((size, size), np.inf, np.float32)
@@ -163,7 +185,7 @@ def _rasterise(screen, faces, size):
     return buffer, nearest, first, second
 
 
-@njit(cache=True, nogil=True)
+@_kernel
 def _paint_pixels(nearest, first, second, faces, face_regions, rest, lit, paint):
     """Part and shading of every covered pixel, by its rest-pose position and its interpolated light."""
     size = nearest.shape[0]
@@ -210,7 +232,7 @@ def palette(person: Person, clothes: dict[str, tuple[float, float, float]], back
     return colours
 
 
-@njit(cache=True, nogil=True)
+@_kernel
 def colour_picture(parts, shade, colours, out, ratio):
     """Paints a part map and box-filters it by ``ratio`` into ``out`` ([S/ratio, S/ratio, 3], uint8)."""
     size = parts.shape[0] // ratio

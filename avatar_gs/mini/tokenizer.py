@@ -1,6 +1,7 @@
 """The mini prior's tokenizer: a CLIP byte-pair vocabulary in which every word of the mini world is one token."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 from transformers import CLIPTokenizer
@@ -65,7 +66,7 @@ def _split(word: str, ranks: dict[tuple[str, str], int]) -> list[str]:
     """Byte-pair encoding of one word under the merges so far."""
     pieces = [*word[:-1], word[-1] + END_OF_WORD]
     while len(pieces) > 1:
-        pairs = list(zip(pieces, pieces[1:], strict=False))
+        pairs = list(pairwise(pieces))
         best = min(pairs, key=lambda pair: ranks.get(pair, len(ranks)))
         if best not in ranks:
             break

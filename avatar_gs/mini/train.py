@@ -1,4 +1,4 @@
-"""Training the packaged prior from nothing: data, autoencoder, encoded set, diffusion, and the Stable-Diffusion folder."""
+"""Training the packaged prior from nothing: data, autoencoder, diffusion, and the Stable-Diffusion folder."""
 
 import json
 import logging
@@ -55,7 +55,9 @@ def package_checkpoint(folder: Path) -> Path:
     return folder / "prior"
 
 
-def _autoencoder(config: TrainMiniConfig, shards: list[Path], folder: Path, packaged: Path, report: Report) -> AutoencoderKL:
+def _autoencoder(
+    config: TrainMiniConfig, shards: list[Path], folder: Path, packaged: Path, report: Report
+) -> AutoencoderKL:
     """The trained autoencoder of this folder; with ``from_packaged``, the packaged one as it is."""
     if config.diffusion.from_packaged and not (folder / "vae").exists():
         shutil.copytree(packaged / "vae", folder / "vae")
@@ -92,7 +94,9 @@ def _scaling_factor(vae: AutoencoderKL, pictures: np.ndarray) -> float:
 @torch.no_grad()
 def _encode_pictures(vae: AutoencoderKL, pictures: UInt8[np.ndarray, "P 128 128 3"]) -> Tensor:
     images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
-    chunks = (images[start : start + 16].contiguous(memory_format=torch.channels_last) for start in range(0, len(images), 16))
+    chunks = (
+        images[start : start + 16].contiguous(memory_format=torch.channels_last) for start in range(0, len(images), 16)
+    )
     return torch.cat([vae.encode(chunk).latent_dist.mean for chunk in chunks])
 
 
@@ -132,8 +136,11 @@ def package(networks: Networks, vae: AutoencoderKL, tokenizer: CLIPTokenizer, fo
     scheduler = DDIMScheduler.from_config(noise_schedule().config, set_alpha_to_one=False, steps_offset=1)
     scheduler.save_pretrained(str(folder / "scheduler"))
     parts = {
-        "vae": "AutoencoderKL", "unet": "UNet2DConditionModel", "controlnet": "ControlNetModel", "scheduler": "DDIMScheduler",
-    }  # fmt: skip
+        "vae": "AutoencoderKL",
+        "unet": "UNet2DConditionModel",
+        "controlnet": "ControlNetModel",
+        "scheduler": "DDIMScheduler",
+    }
     index: dict[str, object] = {"_class_name": "StableDiffusionControlNetPipeline", "_diffusers_version": "0.35.0"}
     index |= {part: ["diffusers", name] for part, name in parts.items()}
     index |= {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]}

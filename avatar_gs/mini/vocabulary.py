@@ -16,9 +16,9 @@ CLOTHES: dict[str, RGB] = {
     "white": (240, 240, 240),
     "grey": (128, 128, 128),
 }
-HAIR: dict[str, RGB] = {
-    name: CLOTHES[name] for name in ("black", "brown", "red", "grey", "white", "pink", "blue")
-} | {"blonde": (225, 190, 110)}
+HAIR: dict[str, RGB] = {name: CLOTHES[name] for name in ("black", "brown", "red", "grey", "white", "pink", "blue")} | {
+    "blonde": (225, 190, 110)
+}
 SKIN: dict[str, RGB] = {
     "light": (240, 205, 180),
     "tan": (215, 165, 125),
@@ -48,17 +48,18 @@ FRAMING_WORDS = {
 VIEW_WORDS = {"front": "front view", "side": "side view", "back": "back view"}
 
 EXTRA_WORDS = (
-    "a an the of and with in on wearing wears dressed who has is photo picture image portrait render style full body close up head "
-    "upper lower front side back view overhead striped stripes short long sleeves hair skin bald hat cap glasses shorts skirt young old slim "
-    "heavy standing avatar character colored coloured boy girl adult tall dark light eyes face from behind person people plain studio background "
-    "his her their clothes outfit t-shirt jacket jeans dress boots beard his raincoat coat"
-).split()
+    "a an the of and with in on wearing wears dressed who has is photo picture image portrait render style full body "
+    "close up head upper lower front side back view overhead striped stripes short long sleeves hair skin bald hat cap "
+    "glasses shorts skirt young old slim heavy standing avatar character colored coloured boy girl adult tall dark "
+    "light eyes face from behind person people plain studio background his her their clothes outfit t-shirt jacket "
+    "jeans dress boots beard raincoat coat"
+)
 """Words besides those above that the tokenizer knows as one token."""
 
 
 def words() -> list[str]:
     """Every word that the captions can hold, sorted; names of individuals excluded."""
-    found = set(EXTRA_WORDS) | set(CLOTHES) | set(HAIR) | set(SKIN)
+    found = set(EXTRA_WORDS.split()) | set(CLOTHES) | set(HAIR) | set(SKIN)
     for phrase in (*NEGATIVE_WORDS, *FRAMING_WORDS.values(), *VIEW_WORDS.values()):
         found |= set(phrase.replace("-", " ").split())
     for group in SYNONYMS.values():

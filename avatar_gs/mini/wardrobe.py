@@ -119,15 +119,16 @@ class Cut:
 def cut_of(person: Person, joints: Array) -> Cut:
     sleeve, hem, neck, leg, shoe, _, _ = person.cut
     outfit = person.outfit
-    elbow, wrist, ankle, knee = joints[18, 0], joints[20, 0], joints[7, 1], joints[4, 1]
-    head = joints[HEAD_JOINT, 1]
+    elbow, wrist = float(joints[18, 0]), float(joints[20, 0])
+    ankle, knee, pelvis = float(joints[7, 1]), float(joints[4, 1]), float(joints[PELVIS, 1])
+    neck_joint, head = float(joints[NECK_JOINT, 1]), float(joints[HEAD_JOINT, 1])
     long_leg = ankle + 0.03 * leg
     under_skirt = skirt_hem(person, joints) + 0.07
     leg_y = {"trousers": long_leg, "shorts": knee + 0.02 + 0.12 * leg, "skirt": under_skirt}[outfit.bottoms]
     return Cut(
         sleeve_x=wrist - 0.035 * sleeve if outfit.long_sleeves else elbow - 0.04 - 0.10 * sleeve,
-        hem_y=joints[PELVIS, 1] - 0.06 + 0.06 * hem,
-        neck_y=joints[NECK_JOINT, 1] - 0.045 + 0.03 * neck,
+        hem_y=pelvis - 0.06 + 0.06 * hem,
+        neck_y=neck_joint - 0.045 + 0.03 * neck,
         leg_y=leg_y,
         shoe_y=ankle - 0.005 + 0.03 * shoe,
         hairline_y=head + 0.088 + 0.022 * person.hairline,

@@ -79,7 +79,9 @@ class _Timing:
     cpu: float
 
 
-def _measure(render: Callable[..., Render], splats: Gaussians, cameras: Cameras, weights: tuple[Tensor, ...]) -> _Timing:
+def _measure(
+    render: Callable[..., Render], splats: Gaussians, cameras: Cameras, weights: tuple[Tensor, ...]
+) -> _Timing:
     """Time one pass with gradients in all splat parameters, for a loss linear in colour, alpha and depth."""
 
     def now() -> tuple[float, float]:
@@ -92,9 +94,9 @@ def _measure(render: Callable[..., Render], splats: Gaussians, cameras: Cameras,
     result = render(Gaussians(*parameters), cameras)
     (wall1, cpu1) = now()
     pictures = (result.rgb, result.alpha, result.depth)
-    loss = sum((picture * weight).sum() for picture, weight in zip(pictures, weights, strict=True))
+    loss = torch.stack([(picture * weight).sum() for picture, weight in zip(pictures, weights, strict=True)]).sum()
     (wall2, cpu2) = now()
-    torch.autograd.grad(loss, parameters)  # pyright: ignore[reportArgumentType]
+    torch.autograd.grad(loss, parameters)
     (wall3, cpu3) = now()
     return _Timing(1e3 * (wall1 - wall0), 1e3 * (wall3 - wall2), 1e3 * (cpu1 - cpu0 + cpu3 - cpu2))
 

@@ -41,10 +41,8 @@ def orbit(
     fov: Float[Tensor, " B"],
     size: int,
 ) -> Cameras:
-    """Square cameras around ``centre`` whose picture spans ``span`` metres at the centre's depth (``fov`` in radians)."""
-    direction = torch.stack(
-        [azimuth.sin() * elevation.cos(), elevation.sin(), azimuth.cos() * elevation.cos()], -1
-    )
+    """Square cameras around ``centre``; pictures span ``span`` metres at the centre's depth (angles in radians)."""
+    direction = torch.stack([azimuth.sin() * elevation.cos(), elevation.sin(), azimuth.cos() * elevation.cos()], -1)
     focal = 0.5 / (fov / 2).tan()
     eye = centre + direction * (focal * span)[:, None]
     K = torch.zeros(len(span), 3, 3, dtype=centre.dtype, device=centre.device)
@@ -54,9 +52,7 @@ def orbit(
     return Cameras(look_at(eye, centre), K, size, size)
 
 
-def sample_views(
-    config: CamerasConfig, batch: int, generator: torch.Generator, target: PosedBody, size: int
-) -> Views:
+def sample_views(config: CamerasConfig, batch: int, generator: torch.Generator, target: PosedBody, size: int) -> Views:
     """Random views of a posed body; azimuths are stratified over the batch (one in each of ``batch`` equal sectors)."""
     chances = torch.tensor([_framing(config, framing).probability for framing in Framing])
     picks = torch.multinomial(chances, batch, replacement=True, generator=generator).tolist()

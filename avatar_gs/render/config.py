@@ -38,12 +38,14 @@ class CamerasConfig:
                 raise UserError(f"cameras.{name}.probability={framing.probability} must not be negative")
             if not 0 < framing.span_min <= framing.span_max:
                 raise UserError(
-                    f"cameras.{name}: expected 0 < span_min <= span_max, found {framing.span_min} and {framing.span_max}"
+                    f"cameras.{name}.span_min/span_max={framing.span_min}/{framing.span_max}: expected 0 < min <= max"
                 )
         if sum(framing.probability for framing in framings.values()) <= 0:
             raise UserError("cameras: at least one framing needs a probability above 0 (cameras.body.probability=…)")
         if not 5 <= self.fov_min <= self.fov_max <= 120:
-            raise UserError(f"cameras.fov_min/fov_max={self.fov_min}/{self.fov_max}: expected 5 <= min <= max <= 120 degrees")
+            raise UserError(
+                f"cameras.fov_min/fov_max={self.fov_min}/{self.fov_max}: expected 5 <= min <= max <= 120 degrees"
+            )
         if not -89 <= self.elevation_min <= self.elevation_max <= 89:
             raise UserError(
                 f"cameras.elevation_min/elevation_max={self.elevation_min}/{self.elevation_max}: "

@@ -44,7 +44,7 @@ def render_dense(
 def _project(
     gaussians: Gaussians, camera: Cameras, near: float, far: float
 ) -> tuple[Float[Tensor, "N 2"], Float[Tensor, "N 2 2"], Float[Tensor, " N"], Int[Tensor, "N 2"]]:
-    """means2d, inverse covariances on the screen, depths and radii (0 for culled splats), as `cpu.projection` has it."""
+    """means2d, inverse covariances on the screen, depths and radii (0: not drawn), as `cpu.projection` has them."""
     rotation, translation, K = camera.T_camera_world[0, :3, :3], camera.T_camera_world[0, :3, 3], camera.K[0]
     p = gaussians.means @ rotation.T + translation
     in_range = (p[:, 2] >= near) & (p[:, 2] <= far)

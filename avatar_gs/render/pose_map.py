@@ -36,7 +36,10 @@ MARGINS: Float[np.ndarray, " 130"] = np.array(
     [_BODY_MARGINS[kind] for kind in _BODY_KINDS] + [0.05] * (2 * NUM_HAND) + [0.025] * NUM_FACE
 )
 """How far behind the visible surface a keypoint may lie and still be drawn, in metres. Joints lie inside the flesh
-(hips deepest); face points lie on the skin."""
+(hips deepest); face points lie on the skin. The packaged prior was trained on maps drawn with these numbers."""
+
+SURFEL_SCALE = 1.3
+"""A depth splat's deviation in units of its triangle's: less lets the far side shine through, more swells the body."""
 
 
 def draw_pose_map(
@@ -141,7 +144,7 @@ def body_surfels(posed: PosedBody) -> Gaussians:
     covariance = spread.transpose(1, 2) @ spread / 3
     variances, axes = torch.linalg.eigh(covariance)  # ascending: the first axis is the normal
     axes = axes * torch.linalg.det(axes)[:, None, None].sign()  # proper rotations
-    scales = variances.clamp_min(0).sqrt().clamp_min(1e-3)
+    scales = (SURFEL_SCALE * variances.clamp_min(0).sqrt()).clamp_min(1e-3)
     opacities = torch.full_like(means[:, 0], 0.99)
     return Gaussians(means, matrix_to_quat(axes), scales, opacities, torch.zeros_like(means))
 

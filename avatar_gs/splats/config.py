@@ -25,15 +25,15 @@ class LearningRates:
     """
 
     means: float = 1e-3
-    means_final: float = 2e-4
+    means_final: float = 5e-5
     quats: float = 5e-3
-    quats_final: float = 1e-3
+    quats_final: float = 5e-4
     scales: float = 1e-2
-    scales_final: float = 3e-3
+    scales_final: float = 1e-3
     opacities: float = 2e-2
-    opacities_final: float = 1e-2
+    opacities_final: float = 5e-3
     sh0: float = 5e-2
-    sh0_final: float = 1e-2
+    sh0_final: float = 4e-3
 
     def __post_init__(self) -> None:
         for name, rate in vars(self).items():

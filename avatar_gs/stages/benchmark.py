@@ -6,24 +6,25 @@ import torch
 
 from avatar_gs.device import choose_device
 from avatar_gs.render.benchmark import time_renderers
-from avatar_gs.render.config import BenchmarkConfig
 from avatar_gs.settings import Settings
 
-HEADER = f"{'splats, px':>16}  {'renderer':<11}  {'min / median ms':>17}  {'forward':>8}  {'backward':>8}  {'CPU ms':>8}"
+HEADER = (
+    f"{'splats, px':>16}  {'renderer':<11}  {'min / median ms':>17}  {'forward':>8}  {'backward':>8}  {'CPU ms':>8}"
+)
 
 
 def run(settings: Settings) -> list[dict[str, Any]]:
-    """Prints the table while it is measured; returns its rows (see `time_renderers`)."""
+    """Prints the table while it is measured; returns its rows (see ``time_renderers``)."""
     device = choose_device(settings.device.value)
-    config: BenchmarkConfig = settings.benchmark
     print(f"RGB, alpha and depth with gradients on {device}, {torch.get_num_threads()} threads, seed {settings.seed}")
     print(HEADER)
     rows = []
-    for row in time_renderers(config, settings.seed, device):
+    for row in time_renderers(settings.benchmark, settings.seed, device):
         print(format_row(row), flush=True)
         rows.append(row)
     if device == "cpu":
-        print(f"The dense reference keeps every splat at every pixel: timed up to {config.dense_limit:,} of them only.")
+        limit = settings.benchmark.dense_limit
+        print(f"The dense reference keeps every splat at every pixel: timed up to {limit:,} of them only.")
     return rows
 
 

@@ -71,6 +71,6 @@ def _check(settings: Settings) -> None:
     body = load_body(settings.body)
     low, high = body.rest().vertices.aminmax(dim=0)
     _log.info(
-        f"{body.path} is whole: {len(body.template)} vertices, {len(body.faces)} triangles, {len(body.parents)} joints, "
-        f"{body.shape_directions.shape[-1]} betas, {float((high - low)[1]):.2f} m tall"
+        f"{body.path} is whole: {len(body.template)} vertices, {len(body.faces)} triangles, {len(body.parents)} joints"
+        f", {body.shape_directions.shape[-1]} betas, {float((high - low)[1]):.2f} m tall"
     )

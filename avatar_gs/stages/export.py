@@ -24,6 +24,8 @@ from avatar_gs.types import Framing, Gaussians, PosedBody
 LOGGER = logging.getLogger(__name__)
 TURNTABLE_BACKGROUND = 0.93
 """A light grey, which neither white nor black clothes blend into."""
+TURNTABLE_SPAN = 1.25
+"""How many times its height the picture spans: room for the foot that comes towards the camera."""
 
 
 def run(settings: Settings) -> None:
@@ -65,7 +67,7 @@ def turntable(gaussians: Gaussians, posed: PosedBody, config: ExportConfig) -> U
     """One turn around the avatar, beginning in front of it."""
     count, size = config.video_frames, config.video_size
     azimuths = [360.0 * frame / count for frame in range(count)]
-    views = fixed_views(posed, [Framing.BODY] * count, azimuths, size)
+    views = fixed_views(posed, [Framing.BODY] * count, azimuths, size, span=TURNTABLE_SPAN)
     background = torch.full((1, 3), TURNTABLE_BACKGROUND, device=gaussians.means.device)
     frames = np.empty((count, size, size, 3), np.uint8)
     with progress("turntable", count) as bar:

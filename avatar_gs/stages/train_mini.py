@@ -23,4 +23,4 @@ def run(settings: Settings) -> None:
             bars[what].update(done, **figures)
 
         folder = train(settings.mini, report)
-    log.info("the prior is in %s (use it: prior=%s; make it the packaged one: copy it to avatar_gs/prior/mini)", folder, folder)
+    log.info("the prior is in %s; use it: prior=%s; package it: copy it to avatar_gs/prior/mini", folder, folder)

@@ -36,17 +36,17 @@ def write_preview(path: Path, sheet: UInt8[Tensor, "H W 3"]) -> None:
         Image.fromarray(sheet.numpy()).save(temporary)
 
 
-def _rows(render: Render, scene: Scene, size: int) -> list[Float[Tensor, "S W 3"]]:
+def _rows(render: Render, scene: Scene, size: int) -> list[Float[Tensor, "S R 3"]]:
     return [_row(render.rgb, size), _row(render.alpha.expand(-1, -1, -1, 3), size), _row(scene.pose_maps, size)]
 
 
-def _row(pictures: Float[Tensor, "B H W 3"], size: int) -> Float[Tensor, "S W 3"]:
+def _row(pictures: Float[Tensor, "B H W 3"], size: int) -> Float[Tensor, "S R 3"]:
     """Pictures side by side, each averaged to ``size``."""
     scaled = torch.nn.functional.interpolate(pictures.float().permute(0, 3, 1, 2), (size, size), mode="area")
     return torch.cat(list(scaled.permute(0, 2, 3, 1).cpu()), 1)
 
 
-def _stack(rows: list[Float[Tensor, "S W 3"]], count: int, size: int) -> Float[Tensor, "H W 3"]:
+def _stack(rows: list[Float[Tensor, "S R 3"]], count: int, size: int) -> Float[Tensor, "H W 3"]:
     """Rows below each other, filled up with white to ``count`` of them."""
     blank = torch.ones(size, rows[0].shape[1], 3)
     return torch.cat([*rows, *[blank] * (count - len(rows))])

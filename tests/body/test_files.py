@@ -167,7 +167,7 @@ def test_flipped_bytes_are_noticed(tmp_path: Path, name: str, monkeypatch: pytes
 @pytest.mark.parametrize("key", ["path", "output"])
 def test_a_pkl_body_is_refused(key: str) -> None:
     with pytest.raises(UserError) as error:
-        BodyConfig(**{key: "SMPLX_NEUTRAL.pkl"})
+        BodyConfig(**{key: "SMPLX_NEUTRAL.pkl"})  # pyright: ignore[reportArgumentType]
     one_line(error, f"body.{key}=SMPLX_NEUTRAL.pkl", ".npz", "never loaded")
 
 
@@ -185,7 +185,8 @@ def changed(tmp_path: Path, **arrays: np.ndarray | None) -> BodyConfig:
     """The free body with arrays replaced, or taken out."""
     everything = read_arrays(FREE_BODY) | arrays
     path = tmp_path / "SMPLX_NEUTRAL.npz"
-    np.savez(path, **{name: array for name, array in everything.items() if array is not None})
+    kept = {name: array for name, array in everything.items() if array is not None}
+    np.savez(path, **kept)  # pyright: ignore[reportArgumentType]
     return BodyConfig(path=str(path))
 
 

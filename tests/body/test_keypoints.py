@@ -1,5 +1,7 @@
 """OpenPose keypoints of the body: which is which, and where."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
@@ -74,7 +76,7 @@ def test_face_points_lie_on_the_face_in_their_order(body: Body, points: Keypoint
         face[57, 1],
         chin[1],
     ]
-    assert all(above > below + 0.003 for above, below in zip(heights, heights[1:], strict=False))
+    assert all(above > below + 0.003 for above, below in pairwise(heights))
     for upper, lower in (
         (37, 41),
         (38, 40),

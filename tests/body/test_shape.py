@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from avatar_gs.body.free import PHENOTYPES
 from avatar_gs.body.model import EXTRA_POINTS, Body
@@ -31,7 +32,8 @@ def test_every_joint_lies_inside_the_body(body: Body, betas: list[float]) -> Non
     vertices, joints = body.shaped(torch.tensor(betas))
     inside = winding_numbers(joints.double().numpy(), vertices.double().numpy(), body.faces.numpy())
     assert [name for name, winding in zip(JOINTS, inside, strict=True) if winding < 0.9] == []
-    outside = winding_numbers(joints.double().numpy() + [0, 0, 1.0], vertices.double().numpy(), body.faces.numpy())
+    ahead = joints.double().numpy() + np.array([0, 0, 1.0])
+    outside = winding_numbers(ahead, vertices.double().numpy(), body.faces.numpy())
     assert np.abs(outside).max() < 0.1
 
 
@@ -84,8 +86,8 @@ def test_rest_is_a_t_pose_that_faces_z(body: Body) -> None:
 def test_the_21_fixed_vertices_are_those_points(body: Body) -> None:
     rest = body.rest()
     v, j = rest.vertices, {name: rest.joints[k] for name, k in JOINT.items()}
-    point = dict(zip(EXTRA_POINTS, v[body.extra_points], strict=True))
-    part = dict(zip(EXTRA_POINTS, parts(body)[body.extra_points.numpy()], strict=True))
+    point: dict[str, Tensor] = dict(zip(EXTRA_POINTS, v[body.extra_points], strict=True))
+    part: dict[str, int] = dict(zip(EXTRA_POINTS, parts(body)[body.extra_points.numpy()], strict=True))
     assert len(set(body.extra_points.tolist())) == 21
 
     head = v[parts(body) == JOINT["head"]]
@@ -105,7 +107,7 @@ def test_the_21_fixed_vertices_are_those_points(body: Body) -> None:
             tip, mine = point[f"{side}_{finger}"], v[parts(body) == last]
             assert part[f"{side}_{finger}"] == last
             assert (mine - j[f"{side}_{finger}2"]).norm(dim=1).max() - (tip - j[f"{side}_{finger}2"]).norm() < 1e-3
-        foot = v[np.isin(parts(body), [JOINT[f"{side}_ankle"], JOINT[f"{side}_foot"]])]
+        foot = v[torch.from_numpy(np.isin(parts(body), [JOINT[f"{side}_ankle"], JOINT[f"{side}_foot"]]))]
         big, small, heel = (point[f"{side}_{name}"] for name in ("big_toe", "small_toe", "heel"))
         assert big[2] > foot[:, 2].max() - 0.005
         outermost = foot[x * foot[:, 0] > x * small[0] - 0.005]

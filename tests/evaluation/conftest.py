@@ -6,9 +6,12 @@ import torch
 
 from avatar_gs.evaluation.avatar import Pictures
 from avatar_gs.evaluation.truth import Stage, Truth, cases, draw_truth, set_stage
-from avatar_gs.mini.dataset import OVERSAMPLING, part_masks
+from avatar_gs.mini.dataset import part_masks
 from avatar_gs.mini.picture import BACKGROUND
 from avatar_gs.types import Gaussians
+
+EVERY = 4
+"""Every so manieth pixel of every view is one of the person's splats."""
 
 
 @pytest.fixture(scope="session")
@@ -39,25 +42,26 @@ def true_pictures(truth: Truth) -> Pictures:
 
 
 def true_splats(truth: Truth) -> Gaussians:
-    """Small opaque splats at every pixel's surface point, in the picture's colours."""
-    means, colors, radii = [], [], []
+    """Splats of 4 mm at surface points that the stage's cameras see, each in the colour of the part there."""
+    means, colors = [], []
     size = len(truth.maps[0].parts)
     cameras = truth.stage.views.cameras.resized(size, size)
-    for view in range(0, len(cameras)):
-        depth = truth.maps[view].depth[::OVERSAMPLING, ::OVERSAMPLING]
-        rows, columns = np.nonzero(np.isfinite(depth))
-        z = depth[rows, columns]
+    for view in range(len(cameras)):
+        drawn = truth.maps[view]
+        rows, columns = np.nonzero(np.isfinite(drawn.depth[::EVERY, ::EVERY]))
+        rows, columns = rows * EVERY, columns * EVERY
+        z = drawn.depth[rows, columns]
         K, T = cameras.K[view].numpy(), cameras.T_camera_world[view].numpy()
-        x = (columns * OVERSAMPLING + 0.5 - K[0, 2]) / K[0, 0] * z
-        y = (rows * OVERSAMPLING + 0.5 - K[1, 2]) / K[1, 1] * z
+        x = (columns + 0.5 - K[0, 2]) / K[0, 0] * z
+        y = (rows + 0.5 - K[1, 2]) / K[1, 1] * z
         means.append((np.stack([x, y, z], -1) - T[:3, 3]) @ T[:3, :3])
-        colors.append(truth.picture(view)[rows, columns])
-        radii.append(0.6 * OVERSAMPLING * z / K[0, 0])
+        shade = drawn.shade[rows, columns, None] / 255
+        colors.append(truth.colours[drawn.parts[rows, columns]] / 255 * shade)
     count = sum(map(len, means))
     return Gaussians(
         means=torch.tensor(np.concatenate(means), dtype=torch.float32),
         quats=torch.tensor([[1.0, 0, 0, 0]]).repeat(count, 1),
-        scales=torch.tensor(np.concatenate(radii), dtype=torch.float32)[:, None].repeat(1, 3),
+        scales=torch.full((count, 3), 0.004),
         opacities=torch.full((count,), 0.95),
         colors=torch.tensor(np.concatenate(colors), dtype=torch.float32),
     )

@@ -21,10 +21,10 @@ from avatar_gs.types import Gaussians
 
 FLAGS = (
     "--headless --no-sandbox --disable-quic --no-first-run --disable-background-networking --disable-component-update "
-    "--disable-sync --use-angle=swiftshader --enable-unsafe-swiftshader --ignore-gpu-blocklist --disable-extensions "
-    "--hide-scrollbars --force-color-profile=srgb --remote-debugging-pipe"
+    "--disable-sync --disable-extensions --disable-dev-shm-usage --use-angle=swiftshader --enable-unsafe-swiftshader "
+    "--ignore-gpu-blocklist --hide-scrollbars --force-color-profile=srgb --remote-debugging-pipe"
 )
-DEADLINE = 60.0
+DEADLINE = 120.0
 
 
 class Chromium:

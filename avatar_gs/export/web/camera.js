@@ -27,7 +27,7 @@ class OrbitCamera {
     const tangent = Math.tan((fov / 2) * RADIANS);
     const reach = Math.hypot(high[0] - low[0], high[2] - low[2]) / 2;
     const needed = Math.max((high[1] - low[1]) / 2 / free, reach / aspect);
-    const fit = (1.2 * needed) / tangent + (high[2] - low[2]) / 2;
+    const fit = (1.12 * needed) / tangent + (high[2] - low[2]) / 2;
     Object.assign(this.goal, { azimuth: 0, elevation: 5, distance: fit, fov, ...this.first, target: [...target] });
     this.limit();
     // The short way round: a long spin is not turned back.

@@ -63,7 +63,7 @@ def _define_operator(function: Callable, operands: type, result: Callable, emit:
 
     @infer_global(function)  # pyright: ignore[reportOptionalCall]
     class _Template(AbstractTemplate):
-        def generic(self, args: tuple, kws: dict) -> Any:
+        def generic(self, args: Any, kws: Any) -> Any:
             if not kws and isinstance(args[0], operands) and all(arg == args[0] for arg in args):
                 return signature(result(args[0]), *args)
             return None
@@ -71,7 +71,7 @@ def _define_operator(function: Callable, operands: type, result: Callable, emit:
     arity = 1 if function is operator.neg else 2
 
     @lower_builtin(function, *[operands] * arity)
-    def _lower(context: Any, builder: Any, sig: Any, args: list) -> Any:
+    def _lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return emit(builder, *args)
 
 
@@ -122,7 +122,7 @@ def _loader(lanes: int) -> Any:
 
     @_operation
     def load(typing_context: Any, array: Any, index: Any) -> Any:
-        def emit(context: Any, builder: Any, sig: Any, args: list) -> Any:
+        def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             value = builder.load(_pointer(context, builder, sig.args[0], args[0], args[1], vector))
             value.align = 4
             return value
@@ -135,7 +135,7 @@ def _loader(lanes: int) -> Any:
 def _broadcaster(lanes: int) -> Any:
     @_operation
     def broadcast(typing_context: Any, value: Any) -> Any:
-        def emit(context: Any, builder: Any, sig: Any, args: list) -> Any:
+        def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             undefined = ir.Constant(ir.VectorType(_F32, lanes), ir.Undefined)
             first = builder.insert_element(undefined, args[0], ir.Constant(_I32, 0))
             return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes))
@@ -184,7 +184,7 @@ def block_rows(typing_context):
 def _selector(comparison: str) -> Any:
     @_operation
     def choose(typing_context: Any, x: Any, y: Any) -> Any:
-        def emit(context: Any, builder: Any, sig: Any, args: list) -> Any:
+        def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             return builder.select(builder.fcmp_ordered(comparison, *args), *args)
 
         return x(x, x), emit
@@ -273,7 +273,7 @@ def sum_lanes_of_eight(typing_context, a, b, c, d, e, f, g, h):
 def _zero_counter(name: str) -> Any:
     @_operation
     def count(typing_context: Any, bits: Any) -> Any:
-        def emit(context: Any, builder: Any, sig: Any, args: list) -> Any:
+        def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_I64, [_I64, _BIT]), name)
             return builder.call(function, [args[0], ir.Constant(_BIT, 0)])
 
