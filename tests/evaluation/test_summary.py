@@ -22,7 +22,7 @@ def views(*names: str) -> list[PartView]:
     return [PartView(*place, 10, {name: 10}, shown(name)) for place, name in zip(where, names, strict=True)]
 
 
-def record(kind: Kind, prompt: str, shirt: tuple[str, str, str], asked: str, seed: int = 0, **parts: str) -> Record:
+def record(kind: Kind, prompt: str, shirt: tuple[str, ...], asked: str, seed: int = 0, **parts: str) -> Record:
     """``parts``: what other parts are asked for; they are shown so from everywhere."""
     end = {"shirt": views(*shirt)} | {part: views(*[name] * 3) for part, name in parts.items()}
     start = {part: views(*["grey"] * 3) for part in end}

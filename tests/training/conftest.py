@@ -82,7 +82,7 @@ def small_settings(**optimize: Any) -> Settings:
     """A run of seconds, seed 3, with density control at work within 12 steps."""
     guidance = GuidanceConfig(method=Method.sds, cfg_scale=1.0)
     defaults: dict[str, Any] = {"steps": 12, "batch": 2, "preview_every": 0, "checkpoint_every": 0}
-    settings = Settings(prompt="colours", seed=4, guidance=guidance)
+    settings = Settings(prompt="colours", seed=3, guidance=guidance)
     settings.splats = SplatsConfig(count=600)
     settings.density = DensityConfig(start=0.2, stop=0.8, prune_stop=1.0, every=3)
     settings.optimize = OptimizeConfig(**(defaults | optimize))
