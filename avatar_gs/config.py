@@ -14,6 +14,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from avatar_gs import runs
 from avatar_gs.device import physical_cores
 from avatar_gs.errors import UserError
 from avatar_gs.settings import OUTPUTS, RUN_STAGES, Settings, Stage
@@ -116,9 +117,8 @@ def resolve(config: DictConfig, overrides: Iterable[str], name: str | None = Non
     if settings.stage not in RUN_STAGES:
         return settings
     starts_anew = settings.overwrite and settings.stage in (Stage.all, Stage.optimize)
-    saved_file = settings.folder / "config.yaml"
-    if saved_file.exists() and not starts_anew:
-        settings = _over_saved(settings, saved_file, explicit_keys(overrides))
+    if runs.has_begun(settings.folder) and not starts_anew:
+        settings = _over_saved(settings, settings.folder / runs.CONFIG_FILE, explicit_keys(overrides))
     elif settings.stage is Stage.export:
         raise UserError(
             f"{settings.folder} is no run{_runs_there()}; stage=export needs name=… of one, or its prompt and seed"

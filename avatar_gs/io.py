@@ -23,14 +23,11 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from avatar_gs import runs
 from avatar_gs.errors import UserError
 
 METRICS_SCHEMA = 1
-CONFIG_FILE = "config.yaml"
 _STATE_KEY = "state"
-# What a run writes, and all that starting anew removes: whatever else lies in the folder is the user's.
-_RUN_FILES = (CONFIG_FILE, "log.txt", "metrics.json", "avatar.ply", "avatar.html", "turntable.mp4")
-_RUN_FOLDERS = ("checkpoints", "previews", "tensorboard")
 
 
 @contextmanager
@@ -127,7 +124,7 @@ class RunFolder:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self.checkpoints = self.path / "checkpoints"
+        self.checkpoints = self.path / runs.CHECKPOINTS
         self.previews = self.path / "previews"
 
     def __truediv__(self, name: str) -> Path:
@@ -142,7 +139,7 @@ class RunFolder:
         until the block ends.
 
         Args:
-            config: the resolved settings as plain values; saved if the run is new.
+            config: the resolved settings as plain values; saved if the run has not begun.
             anew: first remove what an earlier run left there.
 
         Raises:
@@ -153,8 +150,8 @@ class RunFolder:
             run.path.mkdir(parents=True, exist_ok=True)
             if anew:
                 run._remove_files()
-            if not (run / CONFIG_FILE).exists():
-                write_text(run / CONFIG_FILE, yaml.safe_dump(dict(config), allow_unicode=True, sort_keys=False))
+            if not runs.has_begun(run.path):
+                write_text(run / runs.CONFIG_FILE, yaml.safe_dump(dict(config), allow_unicode=True, sort_keys=False))
             handler = logging.FileHandler(run / "log.txt", encoding="utf-8")
         except OSError as error:
             if error.errno == errno.ENOSPC:
@@ -176,15 +173,15 @@ class RunFolder:
             handler.close()
 
     def _remove_files(self) -> None:
-        for name in _RUN_FILES:
+        for name in runs.FILES:
             (self / name).unlink(missing_ok=True)
-        for name in _RUN_FOLDERS:
+        for name in runs.FOLDERS:
             if (self / name).is_dir():
                 shutil.rmtree(self / name)
 
     def metrics(self) -> dict[str, dict[str, Any]]:
         """Each stage's figures, by the stage's name."""
-        path = self / "metrics.json"
+        path = self / runs.METRICS_FILE
         if not path.exists():
             return {}
         try:
@@ -201,7 +198,7 @@ class RunFolder:
     def record(self, stage: str, *, finished: bool = True, **figures: Any) -> None:
         """Adds a stage's figures to ``metrics.json``, replacing what it had recorded before."""
         stages = self.metrics() | {stage: {"finished": finished, **figures}}
-        write_json(self / "metrics.json", {"schema": METRICS_SCHEMA, "stages": stages})
+        write_json(self / runs.METRICS_FILE, {"schema": METRICS_SCHEMA, "stages": stages})
 
     def finished(self, stage: str) -> bool:
         """Whether the stage has recorded that it came to its end."""

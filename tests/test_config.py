@@ -23,10 +23,20 @@ def resolve(monkeypatch, tmp_path):
     return run
 
 
-def save(settings):
+def save(settings, begun=True):
+    """A run's folder, by default with a first checkpoint's folder in it."""
     settings.folder.mkdir(parents=True, exist_ok=True)
+    if begun:
+        (settings.folder / "checkpoints").mkdir(exist_ok=True)
     text = yaml.safe_dump(settings.plain(), allow_unicode=True, sort_keys=False)
     (settings.folder / "config.yaml").write_text(text, encoding="utf-8")
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_binds_nobody(resolve):
+    save(resolve("prompt=x", "body.path=wrong.npz"), begun=False)
+    assert resolve("prompt=x", "body.path=right.npz").body.path == "right.npz"
+    with pytest.raises(UserError, match="is no run"):
+        resolve("prompt=x", "stage=export")
 
 
 def test_plain_settings_survive_yaml(resolve):
@@ -97,7 +107,7 @@ def test_exporting_with_overwrite_still_exports_the_saved_run(resolve):
 
 @pytest.mark.parametrize("content", ["", "{", "[1, 2]", "unknown: 1", "optimize: {steps: 0}", "seed: many", "\x00"])
 def test_a_damaged_saved_run_is_named(resolve, content, tmp_path):
-    (tmp_path / "outputs" / "a").mkdir(parents=True)
+    (tmp_path / "outputs" / "a" / "checkpoints").mkdir(parents=True)
     (tmp_path / "outputs" / "a" / "config.yaml").write_text(content)
     with pytest.raises(UserError, match=r"outputs/a/config\.yaml") as error:
         resolve("name=a", "prompt='a man'")

@@ -1,6 +1,7 @@
 """Rotations, frames and projection against scipy and against points whose pixels are known."""
 
 import math
+from typing import cast
 
 import torch
 from hypothesis import given
@@ -39,7 +40,7 @@ def test_the_product_turns_by_the_second_first(first, second):
 
 def test_rodrigues_is_smooth_through_zero():
     zero = torch.zeros(3, dtype=torch.float64, requires_grad=True)
-    jacobian = torch.autograd.functional.jacobian(axis_angle_to_matrix, zero)
+    jacobian = cast(torch.Tensor, torch.autograd.functional.jacobian(axis_angle_to_matrix, zero))
     assert torch.isfinite(jacobian).all()
     assert math.isclose(float(jacobian[2, 1, 0]), 1.0, abs_tol=1e-9)
     assert torch.autograd.gradcheck(axis_angle_to_matrix, torch.randn(3, dtype=torch.float64, requires_grad=True))

@@ -7,11 +7,14 @@ upsamplers smooth, and three latents begin as RGB.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.downsampling import Downsample2D
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from jaxtyping import Float, UInt8
@@ -36,9 +39,10 @@ def build_autoencoder(seed: int = 0, size: int = 128) -> AutoencoderKL:
     levels = len(CHANNELS)
     vae = AutoencoderKL(
         sample_size=size,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=CHANNELS,
+        # diffusers annotates these three as tuples of one
+        down_block_types=("DownEncoderBlock2D",) * levels,  # pyright: ignore[reportArgumentType]
+        up_block_types=("UpDecoderBlock2D",) * levels,  # pyright: ignore[reportArgumentType]
+        block_out_channels=CHANNELS,  # pyright: ignore[reportArgumentType]
         layers_per_block=1,
         latent_channels=LATENTS,
         norm_num_groups=CHANNELS[0] // 8,
@@ -47,31 +51,44 @@ def build_autoencoder(seed: int = 0, size: int = 128) -> AutoencoderKL:
     _initialise(vae)
     with torch.no_grad():
         _linear_start(vae)
-    return vae.to(memory_format=torch.channels_last)
+    return vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # its wrapper hides self
+
+
+def posterior(vae: AutoencoderKL, images: Float[Tensor, "B 3 H W"]) -> DiagonalGaussianDistribution:
+    """The distribution of the (unscaled) latents of images in [-1, 1]."""
+    return cast(AutoencoderKLOutput, vae.encode(images)).latent_dist
+
+
+def decode(vae: AutoencoderKL, latents: Float[Tensor, "B 4 h w"]) -> Float[Tensor, "B 3 H W"]:
+    """The images, near [-1, 1], of unscaled latents."""
+    decoded = vae.decode(latents)  # pyright: ignore[reportArgumentType]  # says FloatTensor, takes any Tensor
+    return cast(DecoderOutput, decoded).sample
 
 
 def _initialise(vae: AutoencoderKL) -> None:
     for module in vae.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
-            nn.init.zeros_(module.bias)
+            nn.init.zeros_(_bias(module))
     for module in vae.modules():
         if isinstance(module, ResnetBlock2D):
             nn.init.zeros_(module.conv2.weight)
+    assert vae.quant_conv is not None
     with torch.no_grad():
         vae.decoder.conv_out.weight *= 0.3
         vae.quant_conv.weight[LATENTS:] *= 0.05
-        vae.quant_conv.bias[LATENTS:] = -6.0
+        _bias(vae.quant_conv)[LATENTS:] = -6.0
 
 
 def _linear_start(vae: AutoencoderKL) -> None:
-    size = vae.config.sample_size
+    size = vae.config["sample_size"]
+    assert vae.quant_conv is not None and vae.post_quant_conv is not None
     for conv, scale in ((vae.encoder.conv_in, 1.0), (vae.decoder.conv_in, 1 / LATENT_SCALE)):
         conv.weight[:8] = 0
         for channel in range(3):
             conv.weight[channel, channel, 1, 1] = scale
             conv.weight[channel + 3, channel, 1, 1] = -scale
-        conv.bias[6], conv.bias[7] = CONSTANT, -CONSTANT
+        _bias(conv)[6], _bias(conv)[7] = CONSTANT, -CONSTANT
     for conv in (vae.quant_conv, vae.post_quant_conv):
         conv.weight[:LATENTS] *= 0.1
         for latent in range(LATENTS):
@@ -85,17 +102,17 @@ def _linear_start(vae: AutoencoderKL) -> None:
             if module.conv_shortcut is not None:
                 _pass_through(module.conv_shortcut, identity)
         elif isinstance(module, Downsample2D):
-            _pass_through(module.conv, average)
+            _pass_through(cast(nn.Conv2d, module.conv), average)
         elif isinstance(module, Upsample2D):
-            _pass_through(module.conv, smooth)
+            _pass_through(cast(nn.Conv2d, module.conv), smooth)
     probe = torch.rand(16, 3, 4, 4).mul(2).sub(1).repeat_interleave(size // 4, 2).repeat_interleave(size // 4, 3)
     encoder_out = _normalised_scale(vae.encoder.conv_norm_out, lambda: vae.encode(probe))
     out = vae.encoder.conv_out
     out.weight[:, 6:8] = 0
-    out.weight[:3], out.bias[:] = 0, 0
+    out.weight[:3], _bias(out)[:] = 0, 0
     _read_colours(out, encoder_out * LATENT_SCALE)
-    latents = vae.encode(probe).latent_dist.mean
-    decoder_out = _normalised_scale(vae.decoder.conv_norm_out, lambda: vae.decode(latents))
+    latents = posterior(vae, probe).mean
+    decoder_out = _normalised_scale(vae.decoder.conv_norm_out, lambda: decode(vae, latents))
     out = vae.decoder.conv_out
     out.weight *= 0.1
     out.weight[:, :8] = 0
@@ -108,8 +125,14 @@ def _pass_through(conv: nn.Conv2d, kernel: Tensor) -> None:
     conv.weight[:8] = 0
     for channel in COLOURS:
         conv.weight[channel, channel] = kernel
-    conv.bias[:8] = 0
-    conv.bias[6], conv.bias[7] = CONSTANT, -CONSTANT
+    bias = _bias(conv)
+    bias[:8] = 0
+    bias[6], bias[7] = CONSTANT, -CONSTANT
+
+
+def _bias(conv: nn.Conv2d) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias
 
 
 def _read_colours(conv: nn.Conv2d, scale: float) -> None:
@@ -121,7 +144,11 @@ def _read_colours(conv: nn.Conv2d, scale: float) -> None:
 def _normalised_scale(norm: nn.Module, run: Callable[[], object]) -> float:
     """The factor that undoes a GroupNorm for the colour pairs, measured while ``run`` passes pictures through it."""
     seen: dict[str, Tensor] = {}
-    hook = norm.register_forward_hook(lambda module, inputs, output: seen.update(before=inputs[0], after=output))
+
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen.update(before=inputs[0], after=output)
+
+    hook = norm.register_forward_hook(keep)
     run()
     hook.remove()
     pair = seen["after"][:, :3] - seen["after"][:, 3:6]
@@ -187,10 +214,10 @@ def _batch(
 
 
 def _loss(vae: AutoencoderKL, images: Tensor, weight: Tensor, generator: torch.Generator) -> Float[Tensor, ""]:
-    posterior = vae.encode(images).latent_dist
-    noise = torch.randn(posterior.mean.shape, generator=generator)
-    error = vae.decode(posterior.mean + posterior.std * noise).sample - images
-    divergence = -0.5 * (1 + posterior.logvar - posterior.mean.square() - posterior.logvar.exp()).mean()
+    latents = posterior(vae, images)
+    noise = torch.randn(latents.mean.shape, generator=generator)
+    error = decode(vae, latents.mean + latents.std * noise) - images
+    divergence = -0.5 * (1 + latents.logvar - latents.mean.square() - latents.logvar.exp()).mean()
     return (weight * (error.abs() + error.square())).mean() + KL_WEIGHT * divergence
 
 

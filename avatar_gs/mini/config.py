@@ -30,7 +30,7 @@ class DatasetConfig:
 class AutoencoderConfig:
     """The small VAE's training: Adam, cosine decay over the second half."""
 
-    steps: int = 6000
+    steps: int = 4600
     batch: int = 4
     lr: float = 2e-3
     checkpoint_every: int = 500
@@ -44,7 +44,7 @@ class AutoencoderConfig:
 class DiffusionConfig:
     """Joint training of text encoder, UNet and ControlNet from scratch, or from the packaged weights."""
 
-    steps: int = 8000
+    steps: int = 4500
     batch: int = 32
     lr: float = 8e-4
     caption_dropout: float = 0.10

@@ -7,15 +7,16 @@ are ignored for long.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
-from diffusers import ControlNetModel, DDPMScheduler, UNet2DConditionModel
+from diffusers import ControlNetModel, DDPMScheduler, ModelMixin, UNet2DConditionModel
 from diffusers.models.resnet import ResnetBlock2D
 from jaxtyping import Float, Int, UInt8
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, PreTrainedModel
 
 from avatar_gs.io import load_state, save_state
 from avatar_gs.mini.config import DiffusionConfig
@@ -35,7 +36,7 @@ class Networks:
     unet: UNet2DConditionModel
     controlnet: ControlNetModel
 
-    def modules(self) -> dict[str, nn.Module]:
+    def modules(self) -> dict[str, PreTrainedModel | ModelMixin]:
         return {"text_encoder": self.text_encoder, "unet": self.unet, "controlnet": self.controlnet}
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -67,13 +68,13 @@ def build_networks(tokenizer: CLIPTokenizer, seed: int = 0) -> Networks:
             num_attention_heads=4,
             max_position_embeddings=tokenizer.model_max_length,
             hidden_act="quick_gelu",
-            eos_token_id=tokenizer.eos_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=cast(int, tokenizer.eos_token_id),
+            bos_token_id=cast(int, tokenizer.bos_token_id),
+            pad_token_id=cast(int, tokenizer.pad_token_id),
             projection_dim=WIDTH,
         )
     )
-    nn.init.normal_(text_encoder.get_input_embeddings().weight, std=0.05)
+    nn.init.normal_(cast(nn.Embedding, text_encoder.get_input_embeddings()).weight, std=0.05)
     unet = UNet2DConditionModel(
         sample_size=16,
         in_channels=4,
@@ -83,20 +84,20 @@ def build_networks(tokenizer: CLIPTokenizer, seed: int = 0) -> Networks:
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=WIDTH,
-        attention_head_dim=(2, 4, 4),
+        attention_head_dim=(2, 4, 4),  # pyright: ignore[reportArgumentType]  # annotated as a tuple of one
         norm_num_groups=16,
     )
     for module in unet.modules():
         if isinstance(module, ResnetBlock2D):
             nn.init.zeros_(module.conv2.weight)
-            nn.init.zeros_(module.conv2.bias)
+            nn.init.zeros_(cast(Tensor, module.conv2.bias))
     nn.init.zeros_(unet.conv_out.weight)
-    nn.init.zeros_(unet.conv_out.bias)
+    nn.init.zeros_(cast(Tensor, unet.conv_out.bias))
     controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32, 64, 64))
     nn.init.kaiming_normal_(controlnet.controlnet_cond_embedding.conv_out.weight)
-    return Networks(
-        text_encoder, unet.to(memory_format=torch.channels_last), controlnet.to(memory_format=torch.channels_last)
-    )
+    for network in (unet, controlnet):
+        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # its wrapper hides self
+    return Networks(text_encoder, unet, controlnet)
 
 
 def noise_schedule() -> DDPMScheduler:
@@ -192,7 +193,8 @@ def _loss(
     t = ((torch.arange(batch) + torch.rand(batch, generator=generator)) / batch * 1000).long().clamp(0, 999)
     latents = data.latents[picks].float()
     noise = torch.randn(latents.shape, generator=generator)
-    noisy = scheduler.add_noise(latents, noise, t).contiguous(memory_format=torch.channels_last)
+    noisy = scheduler.add_noise(latents, noise, t)  # pyright: ignore[reportArgumentType]  # says IntTensor, takes long
+    noisy = noisy.contiguous(memory_format=torch.channels_last)
     control = data.controls[views].permute(0, 3, 1, 2).float() / 255
     text = networks.text_encoder(tokens).last_hidden_state
     down, middle = networks.controlnet(noisy, t, encoder_hidden_states=text, controlnet_cond=control, return_dict=False)

@@ -71,7 +71,7 @@ class Trial:
 
     @property
     def control(self) -> NDArray[np.float32]:
-        return self.sample.controls[0].astype(np.float32) / 255
+        return self.sample.controls[0].astype(np.float32) / np.float32(255)
 
     def mask(self, part: int) -> NDArray[np.bool_]:
         return part_masks(self.sample.maps[0], part) > COVERED
@@ -91,7 +91,7 @@ def trials(count: int, seed: int, *, held: bool = True) -> list[Trial]:
         framing, view = sample.views.framings[0], view_of(float(sample.views.azimuth[0]))
         prompt = caption(person, rng, 1.0) + view_suffix(framing, view)
         grey = np.full(3, 190.0)
-        truth = paint(person, sample.maps[0], rng, grey).astype(np.float32) / 255
+        truth = paint(person, sample.maps[0], rng, grey).astype(np.float32) / np.float32(255)
         found.append(Trial(person, framing, view, prompt, sample, truth))
     return found
 

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from avatar_gs.io import write_json
-from avatar_gs.mini.autoencoder import train_autoencoder
+from avatar_gs.mini.autoencoder import posterior, train_autoencoder
 from avatar_gs.mini.config import TrainMiniConfig
 from avatar_gs.mini.dataset import generate
 from avatar_gs.mini.diffusion import LatentSet, Networks, averaged_networks, noise_schedule, train_diffusion
@@ -72,7 +73,8 @@ def _autoencoder(
         vae.register_to_config(scaling_factor=_scaling_factor(vae, pictures))
         vae.save_pretrained(str(folder / "vae"))
     vae = AutoencoderKL.from_pretrained(str(folder / "vae"))
-    return vae.float().eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    vae = vae.float().eval().requires_grad_(False)
+    return vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # its wrapper hides self
 
 
 def _pictures(shards: list[Path]) -> tuple[UInt8[np.ndarray, "P 128 128 3"], np.ndarray]:
@@ -97,7 +99,7 @@ def _encode_pictures(vae: AutoencoderKL, pictures: UInt8[np.ndarray, "P 128 128 
     chunks = (
         images[start : start + 16].contiguous(memory_format=torch.channels_last) for start in range(0, len(images), 16)
     )
-    return torch.cat([vae.encode(chunk).latent_dist.mean for chunk in chunks])
+    return torch.cat([posterior(vae, chunk).mean for chunk in chunks])
 
 
 def encode(shards: list[Path], vae: AutoencoderKL, tokenizer: CLIPTokenizer, cache: Path, report: Report) -> LatentSet:
@@ -113,7 +115,7 @@ def encode(shards: list[Path], vae: AutoencoderKL, tokenizer: CLIPTokenizer, cac
             foreground.append(torch.from_numpy(data["foreground"]))
             captions = json.loads(str(data["captions"]))
             if cached is None:
-                scaled = _encode_pictures(vae, data["pictures"]) * vae.config.scaling_factor
+                scaled = _encode_pictures(vae, data["pictures"]) * vae.config["scaling_factor"]
                 latents.append(scaled.half().numpy())
         flat = [text for texts in captions for text in texts]
         ids = tokenizer(flat, padding="max_length", truncation=True).input_ids
@@ -134,7 +136,7 @@ def package(networks: Networks, vae: AutoencoderKL, tokenizer: CLIPTokenizer, fo
     vae.float()
     tokenizer.save_pretrained(str(folder / "tokenizer"))
     scheduler = DDIMScheduler.from_config(noise_schedule().config, set_alpha_to_one=False, steps_offset=1)
-    scheduler.save_pretrained(str(folder / "scheduler"))
+    cast(DDIMScheduler, scheduler).save_pretrained(str(folder / "scheduler"))
     parts = {
         "vae": "AutoencoderKL",
         "unet": "UNet2DConditionModel",

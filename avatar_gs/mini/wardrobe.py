@@ -6,10 +6,11 @@ the shape (betas) of the nearest body vertex and are skinned like the part that 
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+from scipy.spatial import cKDTree  # pyright: ignore[reportAttributeAccessIssue]  # compiled, without a stub
 
 from avatar_gs.body.config import BodyConfig
 from avatar_gs.body.files import FREE_BODY
@@ -82,7 +83,7 @@ def vertex_normals(vertices: Array, faces: NDArray[np.int64]) -> Array:
 
 def dress(wardrobe: Wardrobe, person: Person) -> DressedMesh:
     """The rest-pose mesh of a person: the body pushed out under cloth and hair, plus the volumes that hang on it."""
-    vertices = wardrobe.vertices + wardrobe.normals * _thickness(wardrobe, person)[:, None]
+    vertices = cast(Array, wardrobe.vertices + wardrobe.normals * _thickness(wardrobe, person)[:, None])
     pieces = [(vertices, wardrobe.faces, wardrobe.regions, wardrobe.weights, np.arange(len(vertices)))]
     for piece, region, weigh in _volumes(wardrobe, person):
         points, triangles = piece

@@ -5,9 +5,13 @@ The libraries' own messages about a missing or broken file run over pages and se
 
 import json
 import re
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
+from huggingface_hub import constants, try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 
 from avatar_gs.errors import UserError
@@ -22,6 +26,7 @@ CONFIGS = {
     "unet": "config.json",
     "scheduler": "scheduler_config.json",
 }
+SECONDS_FOR_THE_HUB = 8
 WITH_WEIGHTS = ("text_encoder", "vae", "unet", "controlnet")
 
 
@@ -33,10 +38,12 @@ class Source:
     subfolder: str
     is_local: bool
     variant: str | None = None
+    offline: bool = False
+    """A hub name that is taken from the local cache, because the hub cannot be reached."""
 
     def arguments(self) -> dict[str, str | bool | None]:
         """Keyword arguments of every ``from_pretrained``."""
-        return {"subfolder": self.subfolder, "local_files_only": self.is_local}
+        return {"subfolder": self.subfolder, "local_files_only": self.is_local or self.offline}
 
     def weights_arguments(self) -> dict[str, str | bool | None]:
         return {**self.arguments(), "use_safetensors": True, "variant": self.variant}
@@ -78,11 +85,41 @@ def _source(name: str, subfolder: str, override: str) -> Source:
             )
         raise UserError(f"{override}={name} is a file: expected a folder in Stable Diffusion's format, or a hub name")
     if HUB_NAME.fullmatch(name) and not name.startswith("."):
-        return Source(name, subfolder, is_local=False)
+        return Source(name, subfolder, is_local=False, offline=_must_stay_offline(name, subfolder, override))
     raise UserError(
         f"{override}={name}: no such folder; expected a folder in Stable Diffusion's format, a hub name (owner/name), "
         "or a preset (prior=mini, sd15, sd21)"
     )
+
+
+def _must_stay_offline(name: str, subfolder: str, override: str) -> bool:
+    """Asks the hub once, for seconds: its own client would retry every file for minutes without a network.
+
+    Raises:
+        UserError: the hub cannot be reached, and the cache does not hold this name.
+    """
+    if _hub_answers():
+        return False
+    file = CONFIGS.get(subfolder, "config.json")
+    if isinstance(try_to_load_from_cache(name, f"{subfolder}/{file}" if subfolder else file), str):
+        return True
+    raise UserError(
+        f"{override}={name}: no such folder, and the hub ({constants.ENDPOINT}) cannot be reached to look for it there; "
+        "give a folder in Stable Diffusion's format, prior=mini, or check the network"
+    )
+
+
+@lru_cache(maxsize=1)
+def _hub_answers() -> bool:
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        urllib.request.urlopen(constants.ENDPOINT, timeout=SECONDS_FOR_THE_HUB).close()
+    except urllib.error.HTTPError:  # an answer all the same
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _check_prior_folder(folder: Path) -> None:

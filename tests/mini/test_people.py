@@ -108,9 +108,9 @@ def test_left_and_right_are_not_mirrored(person):
     posed = wardrobe.body.pose(a_pose())
     views = fixed_views(posed, [Framing.HEAD], [90.0], 2 * SIZE)
     sample = draw_views(wardrobe, person, posed, views, np.random.default_rng(0))
-    eyes = np.nonzero(sample.maps[0].parts == pic.MOUTH)[1]
+    mouth = np.nonzero(sample.maps[0].parts == pic.MOUTH)[1]
     hair = np.nonzero(sample.maps[0].parts == pic.HAIR)[1]
-    assert eyes.mean() < hair.mean()
+    assert mouth.mean() < hair.mean()
 
 
 def test_painted_colours_are_measured_as_their_names():

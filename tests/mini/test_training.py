@@ -1,11 +1,14 @@
 """Training the packaged prior: the linear start, exact resumption, and a folder that stock diffusers reads."""
 
+from typing import cast
+
 import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionControlNetPipeline
+from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 
-from avatar_gs.mini.autoencoder import build_autoencoder, train_autoencoder
+from avatar_gs.mini.autoencoder import build_autoencoder, decode, posterior, train_autoencoder
 from avatar_gs.mini.config import AutoencoderConfig, DatasetConfig, DiffusionConfig
 from avatar_gs.mini.dataset import generate
 from avatar_gs.mini.diffusion import noise_schedule, time_weights, train_diffusion
@@ -28,7 +31,7 @@ def test_the_linear_start_is_a_thumbnail(shards):
     with np.load(shards[0]) as data:
         pictures = torch.from_numpy(data["pictures"]).permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.no_grad():
-        decoded = vae.decode(vae.encode(pictures).latent_dist.mean).sample
+        decoded = decode(vae, posterior(vae, pictures).mean)
         thumbnail = torch.nn.functional.avg_pool2d(pictures, 8)
         blurred = torch.nn.functional.interpolate(thumbnail, scale_factor=8, mode="bilinear")
     error = (decoded - pictures).square().mean()
@@ -94,8 +97,8 @@ def test_diffusion_training_resumes_exactly_and_its_folder_opens_in_diffusers(sh
         str(tmp_path / "prior"), safety_checker=None, torch_dtype=torch.float32
     )
     control = torch.rand(1, 3, 128, 128)
-    image = pipeline("a man", image=control, num_inference_steps=2, output_type="np", height=128, width=128).images
-    assert image.shape == (1, 128, 128, 3)
+    drawn = pipeline("a man", image=control, num_inference_steps=2, output_type="np", height=128, width=128)
+    assert np.asarray(cast(StableDiffusionPipelineOutput, drawn).images).shape == (1, 128, 128, 3)
     prior = load_prior(PriorConfig(path=str(tmp_path / "prior")), "cpu")
     assert (prior.image_size, prior.latent_size, prior.token_length) == (128, 16, 64)
     assert prior.unknown_words("a man with a trombone") == ["trombone"]

@@ -7,6 +7,7 @@ import pytest
 
 from avatar_gs.errors import UserError
 from avatar_gs.prior.config import PriorConfig
+from avatar_gs.prior.folder import _hub_answers
 from avatar_gs.prior.stable_diffusion import load_prior
 from tests import tiny
 
@@ -118,9 +119,12 @@ def test_separate_vae(folder, original, tmp_path):
     assert load(folder, vae=str(vae)).image_size == tiny.IMAGE_SIZE
 
 
-def test_hub_names_that_do_not_answer(monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    refuses("nobody/no-such-model", "nobody/no-such-model", "check the name and the network")
+@pytest.mark.parametrize(("setting", "value"), [("HF_HUB_OFFLINE", True), ("ENDPOINT", "http://127.0.0.1:9")])
+def test_hub_names_without_a_network_fail_at_once(monkeypatch, setting, value):
+    monkeypatch.setattr(f"huggingface_hub.constants.{setting}", value)
+    _hub_answers.cache_clear()
+    refuses("nobody/no-such-model", "nobody/no-such-model", "cannot be reached")
+    _hub_answers.cache_clear()
 
 
 def test_vocabulary(folder):

@@ -1,0 +1,14 @@
+"""What a run's folder holds, by name. Imports nothing heavy: the command looks here before torch is loaded."""
+
+from pathlib import Path
+
+CONFIG_FILE, METRICS_FILE, CHECKPOINTS = "config.yaml", "metrics.json", "checkpoints"
+FILES = (CONFIG_FILE, "log.txt", METRICS_FILE, "avatar.ply", "avatar.html", "turntable.mp4")
+FOLDERS = (CHECKPOINTS, "previews", "tensorboard")
+"""With ``FILES``, all that starting anew removes: whatever else lies in the folder is the user's."""
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether there is work to lose or to go on with. A run that failed before its first checkpoint (a wrong path, say)
+    has not begun: its settings bind nobody."""
+    return (folder / CONFIG_FILE).exists() and ((folder / METRICS_FILE).exists() or (folder / CHECKPOINTS).exists())
