@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -18,7 +18,7 @@ from avatar_gs.mini.dataset import SIZE, Sample, draw_sample, paint, part_masks,
 from avatar_gs.mini.people import Person, held_out, random_person
 from avatar_gs.mini.vocabulary import NEGATIVE_WORDS
 from avatar_gs.mini.wardrobe import load_wardrobe
-from avatar_gs.render.config import CamerasConfig
+from avatar_gs.render.config import CamerasConfig, FramingConfig
 from avatar_gs.types import Framing, ViewDirection
 
 PARTS = {
@@ -37,8 +37,10 @@ SHOWN_ON = {
     "hat": (Framing.HEAD, Framing.UPPER, Framing.BODY),
     "stripe": (Framing.UPPER, Framing.BODY),
 }
-COVERED, LEAST_PIXELS = 0.95, 6
+COVERED, LEAST_PIXELS, LEAST_HEAD = 0.95, 6, 60
 HEAD_GRID = 6
+JUDGED = (Framing.HEAD, Framing.UPPER)
+"""The framings in which a head is large enough to tell its view from a picture."""
 NEGATIVE = ", ".join(NEGATIVE_WORDS)
 
 
@@ -77,7 +79,7 @@ class Trial:
         return part_masks(self.sample.maps[0], part) > COVERED
 
 
-def trials(count: int, seed: int, *, held: bool = True) -> list[Trial]:
+def trials(count: int, seed: int, *, held: bool = True, cameras: CamerasConfig | None = None) -> list[Trial]:
     """Random people in random poses, framings and views; with ``held``, only combinations kept from training."""
     wardrobe = load_wardrobe()
     rng = np.random.default_rng(seed)
@@ -87,7 +89,7 @@ def trials(count: int, seed: int, *, held: bool = True) -> list[Trial]:
         if held_out(person) != held:
             continue
         spread = 0.1 if len(found) % 2 else float(rng.uniform(0.2, 0.9))
-        sample = draw_sample(wardrobe, person, CamerasConfig(), 1, rng, spread)
+        sample = draw_sample(wardrobe, person, cameras or CamerasConfig(), 1, rng, spread)
         framing, view = sample.views.framings[0], view_of(float(sample.views.azimuth[0]))
         prompt = caption(person, rng, 1.0) + view_suffix(framing, view)
         grey = np.full(3, 190.0)
@@ -137,7 +139,7 @@ def score(some: list[Trial], pictures: NDArray[np.float32]) -> dict[str, dict[st
             colour = np.median(image[mask], 0)
             hits.setdefault(f"{part}/{trial.framing.value}", []).append(float(nearest_names(colour, part) == name))
         hits.setdefault("silhouette IoU", []).append(_silhouette_iou(trial, image))
-        if trial.framing is not Framing.LOWER and (seen := head_of(trial, image)) is not None:
+        if trial.framing in JUDGED and (seen := head_of(trial, image)) is not None:
             hits.setdefault(f"view/{trial.view.value}", []).append(float(seen is trial.view))
         if trial.framing is Framing.HEAD and trial.view is ViewDirection.FRONT:
             hits.setdefault("face contrast > 0.5 of truth", []).append(float(face_contrast(trial, image) > 0.5))
@@ -184,17 +186,17 @@ def face_contrast(trial: Trial, image: NDArray[np.float32]) -> float:
     return contrast(image) / max(contrast(trial.truth), 1e-6)
 
 
-def fit_head_views(count: int = 240, seed: int = 5):
-    """A judge of front, side and back that sees how skin and hair lie on the head: a linear discriminant fitted to
+def fit_head_views(count: int = 500, seed: int = 5):
+    """A judge of front, side and back that sees how hair lies on the head: a linear discriminant fitted to
     drawn pictures of training people. Returns a function (trial, picture) -> view, None where nothing can be told."""
     features, labels = [], []
     for trial in _judge_trials(count, seed):
         feature = _head_feature(trial, trial.truth)
-        if feature is not None and trial.framing is not Framing.LOWER:
+        if feature is not None:
             features.append(feature)
             labels.append(list(ViewDirection).index(trial.view))
     stacked, target = np.stack(features), np.eye(len(ViewDirection))[labels]
-    gram = stacked.T @ stacked + 0.5 * np.eye(stacked.shape[1])
+    gram = stacked.T @ stacked + 2.0 * np.eye(stacked.shape[1])
     weights = np.linalg.solve(gram, stacked.T @ target)
 
     def judge(trial: Trial, image: NDArray[np.float32]) -> ViewDirection | None:
@@ -209,29 +211,31 @@ _JUDGE: dict[tuple[int, int], list[Trial]] = {}
 
 def _judge_trials(count: int, seed: int) -> list[Trial]:
     if (count, seed) not in _JUDGE:
-        _JUDGE[count, seed] = trials(count, seed, held=False)
+        none = FramingConfig(probability=0.0)
+        close = replace(CamerasConfig(), body=none, lower=none)
+        _JUDGE[count, seed] = trials(count, seed, held=False, cameras=close)
     return _JUDGE[count, seed]
 
 
 def _head_feature(trial: Trial, image: NDArray[np.float32]) -> NDArray[np.float64] | None:
-    """Where on the head there is skin and where hair, on a coarse grid; None if that cannot be told."""
+    """Where on the head the picture's own hair colour lies, on a coarse grid; None if that cannot be told."""
     person, part_map = trial.person, trial.sample.maps[0]
     if not person.hair or np.abs(np.array(person.hair_rgb) - person.skin_rgb).max() < 60:
         return None
+    hair = part_masks(part_map, pic.HAIR) > COVERED
     head = np.any(
         [part_masks(part_map, part) > 0.5 for part in (pic.HAIR, pic.EYE, pic.EYE_WHITE, pic.BROW, pic.MOUTH, pic.HAT)],
         0,
     )
-    rows, columns = np.nonzero(head)
-    if len(rows) < 20:
+    if hair.sum() < LEAST_PIXELS or head.sum() < LEAST_HEAD:
         return None
-    low = np.array([rows.min(), columns.min()])
+    rows, columns = np.nonzero(head)
     span = max(np.ptp(rows), np.ptp(columns)) + 1
     centre = (columns.min() + columns.max()) / 2
-    ys = np.clip(low[0] + (np.arange(HEAD_GRID) + 0.5) * span / HEAD_GRID, 0, SIZE - 1).astype(int)
-    xs = np.clip(centre - span / 2 + (np.arange(HEAD_GRID) + 0.5) * span / HEAD_GRID, 0, SIZE - 1).astype(int)
-    pixels = image[np.ix_(ys, xs)] * 255
-    to_skin = np.abs(pixels - person.skin_rgb).mean(-1)
-    to_hair = np.abs(pixels - person.hair_rgb).mean(-1)
-    feature = np.tanh((to_hair - to_skin) / 40).ravel()
-    return np.concatenate([feature, np.abs(feature - feature.reshape(HEAD_GRID, HEAD_GRID)[:, ::-1].ravel()), [1.0]])
+    steps = (np.arange(HEAD_GRID) + 0.5) * span / HEAD_GRID
+    ys = np.clip(rows.min() + steps, 0, SIZE - 1).astype(int)
+    xs = np.clip(centre - span / 2 + steps, 0, SIZE - 1).astype(int)
+    difference = np.abs(image[np.ix_(ys, xs)] - np.median(image[hair], 0)).max(-1)
+    feature = np.exp(-((difference / 0.2) ** 2))
+    asymmetry = np.abs(feature - feature[:, ::-1])
+    return np.concatenate([feature.ravel(), asymmetry.ravel(), [1.0]]).astype(np.float64)

@@ -104,7 +104,7 @@ def _must_stay_offline(name: str, subfolder: str, override: str) -> bool:
     if isinstance(try_to_load_from_cache(name, f"{subfolder}/{file}" if subfolder else file), str):
         return True
     raise UserError(
-        f"{override}={name}: no such folder, and the hub ({constants.ENDPOINT}) cannot be reached to look for it there; "
+        f"{override}={name}: no such folder, and the hub ({constants.ENDPOINT}) cannot be reached to look there; "
         "give a folder in Stable Diffusion's format, prior=mini, or check the network"
     )
 
