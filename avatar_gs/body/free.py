@@ -119,7 +119,7 @@ def write_free_body(path: Path, arrays: dict[str, np.ndarray]) -> None:
 def _anny() -> Any:
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # warp, below Anny, announces itself
-            import anny
+            import anny  # pyright: ignore[reportMissingImports] (an optional extra)
 
             return anny.Anny().double()
     except ImportError as error:

@@ -44,7 +44,7 @@ class LossesConfig:
 class OptimizeConfig:
     """The loop that turns a prompt into an avatar."""
 
-    steps: int = 300
+    steps: int = 800
     batch: int = 2
     """Views a step."""
     supersample: int = 1
@@ -52,7 +52,7 @@ class OptimizeConfig:
     poses: PoseMode = PoseMode.fixed
     pose_spread: float = 1.0
     """How far random poses are from the A-pose (1: everyday standing)."""
-    preview_every: int = 50
+    preview_every: int = 100
     """Steps between two preview sheets; 0: none."""
     checkpoint_every: int = 50
     """Steps between two checkpoints; 0: only at the end, and at Ctrl-C."""
