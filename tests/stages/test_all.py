@@ -65,8 +65,8 @@ def test_the_main_job(prior, tmp_path, monkeypatch, capsys):
 
 def test_exporting_a_run_without_a_checkpoint_is_a_users_mistake(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    with RunFolder.open(tmp_path / "outputs" / "empty", {"prompt": "a man"}):
-        pass
+    with RunFolder.open(tmp_path / "outputs" / "empty", {"prompt": "a man"}) as run:
+        run.checkpoints.mkdir()
     assert cli.main(["stage=export", "name=empty"]) == 1
     assert "no avatar to export" in capsys.readouterr().err
 
