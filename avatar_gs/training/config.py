@@ -44,7 +44,7 @@ class LossesConfig:
 class OptimizeConfig:
     """The loop that turns a prompt into an avatar."""
 
-    steps: int = 800
+    steps: int = 600
     batch: int = 2
     """Views a step."""
     supersample: int = 1
