@@ -48,8 +48,9 @@ def _subject(person: Person, rng: np.random.Generator, mention: float) -> str:
     if abs(person.betas[WEIGHT]) > 0.8 and rng.random() < mention:
         words.append("heavy" if person.betas[WEIGHT] > 0 else "slim")
     gender = person.gender if rng.random() < mention else "person"
-    article_fixed = ["an" if len(words) > 1 and words[1] == "old" else "a", *words[1:]]
-    return " ".join([*article_fixed, _say(gender, rng)])
+    if words[1:2] == ["old"]:
+        words[0] = "an"
+    return " ".join([*words, _say(gender, rng)])
 
 
 def _looks(person: Person, rng: np.random.Generator, mention: float) -> str:

@@ -149,16 +149,6 @@ def train_diffusion(
     return networks
 
 
-def averaged_networks(checkpoint: Path, tokenizer: CLIPTokenizer) -> Networks:
-    """The EMA weights of a checkpoint of ``train_diffusion``."""
-    networks = build_networks(tokenizer)
-    tensors, _ = load_state(checkpoint)
-    with torch.no_grad():
-        for name, value in networks.parameters().items():
-            value.copy_(tensors[f"average.{name}"])
-    return networks
-
-
 def time_weights(alphas_cumprod: Float[Tensor, " T"]) -> Float[Tensor, " T"]:
     """Loss weight of each time step, with mean 1."""
     snr = alphas_cumprod / (1 - alphas_cumprod)

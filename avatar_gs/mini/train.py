@@ -19,7 +19,7 @@ from avatar_gs.io import write_json
 from avatar_gs.mini.autoencoder import posterior, train_autoencoder
 from avatar_gs.mini.config import TrainMiniConfig
 from avatar_gs.mini.dataset import generate
-from avatar_gs.mini.diffusion import LatentSet, Networks, averaged_networks, noise_schedule, train_diffusion
+from avatar_gs.mini.diffusion import LatentSet, Networks, noise_schedule, train_diffusion
 from avatar_gs.mini.tokenizer import known_words, write_tokenizer
 
 PACKAGED = Path(__file__).parent.parent / "prior" / "mini"
@@ -44,15 +44,6 @@ def train(config: TrainMiniConfig, report: Report, packaged: Path = PACKAGED) ->
 
     networks = train_diffusion(config.diffusion, data, tokenizer, folder / "diffusion.safetensors", packaged, on_step)
     package(networks, vae, tokenizer, folder / "prior", asdict(config))
-    return folder / "prior"
-
-
-def package_checkpoint(folder: Path) -> Path:
-    """Writes the prior of the training's latest checkpoint, finished or not, and returns its folder."""
-    tokenizer = write_tokenizer(folder / "prior" / "tokenizer")
-    vae = AutoencoderKL.from_pretrained(str(folder / "vae"))
-    networks = averaged_networks(folder / "diffusion.safetensors", tokenizer)
-    package(networks, vae, tokenizer, folder / "prior", {})
     return folder / "prior"
 
 

@@ -38,15 +38,6 @@ SD_BACK_NEGATIVE = "face, eyes"
 
 
 @dataclass(frozen=True)
-class ViewPrompts:
-    """The prompts of a batch of views, and the bucket of each."""
-
-    positive: list[str]
-    negative: list[str]
-    buckets: list[str]
-
-
-@dataclass(frozen=True)
 class BucketPrompt:
     """What the prior is asked for (and against) in one bucket."""
 
@@ -93,16 +84,6 @@ def bucket_prompts(prompt: str, negative_prompt: str, config: PromptConfig) -> d
         against = [SD_BACK_NEGATIVE if direction is ViewDirection.BACK else "", negative]
         prompts[bucket] = BucketPrompt(_join(words), _join(against))
     return prompts
-
-
-def view_prompts(
-    prompt: str, views: Views, negative_prompt: str = "", config: PromptConfig | None = None
-) -> ViewPrompts:
-    """The prompts of each of ``views``; ``config`` (default: the packaged prior's) holds style and thresholds."""
-    config = config or PromptConfig()
-    prompts = bucket_prompts(prompt, negative_prompt, config)
-    buckets = view_buckets(views, config)
-    return ViewPrompts([prompts[b].positive for b in buckets], [prompts[b].negative for b in buckets], buckets)
 
 
 def fit_prompt(prior: Tokenized, prompt: str, config: PromptConfig) -> tuple[str, str]:

@@ -7,6 +7,7 @@ from avatar_gs.console import progress
 from avatar_gs.device import choose_device
 from avatar_gs.io import RunFolder
 from avatar_gs.prior.stable_diffusion import load_prior
+from avatar_gs.render.rasterize import require_renderer
 from avatar_gs.settings import Settings
 from avatar_gs.training.loop import optimize
 from avatar_gs.training.prompts import run_prompts
@@ -21,6 +22,7 @@ def run(settings: Settings) -> None:
         UserError: if a part is missing or damaged, or the run diverges.
     """
     device = choose_device(settings.device.name)
+    require_renderer(device)
     with RunFolder.open(settings.folder, settings.plain(), anew=settings.overwrite) as folder:
         if folder.finished("optimize"):
             LOGGER.info("%s is finished: nothing to do (overwrite=true makes it anew)", folder.path)

@@ -7,7 +7,7 @@ from avatar_gs.errors import UserError
 from avatar_gs.mini.captions import view_suffix
 from avatar_gs.mini.vocabulary import NEGATIVE_WORDS
 from avatar_gs.prior.config import PriorConfig, PromptConfig, PromptStyle
-from avatar_gs.prior.prompts import BUCKETS, bucket_prompts, view_buckets, view_prompts
+from avatar_gs.prior.prompts import BUCKETS, bucket_prompts, view_buckets
 from avatar_gs.types import Cameras, Framing, ViewDirection, Views
 
 SD = PromptConfig(style=PromptStyle.sd)
@@ -66,11 +66,12 @@ def test_the_packaged_priors_negative_is_what_its_degraded_pictures_are_called()
 
 
 def test_stable_diffusion_reads_the_view_first_and_no_face_on_the_back():
-    prompts = view_prompts("an old man", views([0, 180]), "blurry", SD)
-    assert prompts.positive[0] == "front view, full body, an old man"
-    assert prompts.positive[1] == "back view of a person from behind, back of the head, full body, an old man"
-    assert prompts.negative == ["blurry", "face, eyes, blurry"]
-    assert prompts.buckets == ["body/front", "body/back"]
+    assert view_buckets(views([0, 180]), SD) == ["body/front", "body/back"]
+    prompts = bucket_prompts("an old man", "blurry", SD)
+    front, back = prompts["body/front"], prompts["body/back"]
+    assert front.positive == "front view, full body, an old man"
+    assert back.positive == "back view of a person from behind, back of the head, full body, an old man"
+    assert (front.negative, back.negative) == ("blurry", "face, eyes, blurry")
 
 
 def test_suffix_and_default_negative():
