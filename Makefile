@@ -1,4 +1,4 @@
-# make avatar   sets everything up and makes an avatar; PROMPT="a man in a red shirt", ARGS="seed=3 name=anna"
+# make avatar   sets everything up and makes an avatar; PROMPT="a man in a red shirt", PHOTOS=./anna, ARGS="seed=3"
 # make test     sets up what is missing and runs the tests that take seconds
 PYTHON ?= python3
 VENV := .venv
@@ -7,11 +7,17 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 DEFAULT_PROMPT := a woman with blonde hair in a green shirt and black trousers, white shoes
 
-# The prompt travels through the environment, unexpanded: it may hold quotes, dollars, anything.
+# Prompt and photos travel through the environment, unexpanded: they may hold quotes, dollars, anything.
 ifdef PROMPT
 export AVATAR_GS_PROMPT := $(value PROMPT)
-else
+else ifndef PHOTOS
 export AVATAR_GS_PROMPT := $(DEFAULT_PROMPT)
+else
+export AVATAR_GS_PROMPT :=
+endif
+ifdef PHOTOS
+export AVATAR_GS_PHOTOS := $(value PHOTOS)
+PHOTOS_SETTING := "photos=$$AVATAR_GS_PHOTOS"
 endif
 export OMP_WAIT_POLICY ?= PASSIVE
 export NUMBA_CACHE_DIR ?= $(CURDIR)/.cache/numba
@@ -23,7 +29,7 @@ unexport PYTHONPATH
 .PHONY: avatar setup setup-dev test test-all check format clean
 
 avatar: $(INSTALLED)
-	@$(BIN)/avatar-gs "prompt=$$AVATAR_GS_PROMPT" $(ARGS)
+	@$(BIN)/avatar-gs "prompt=$$AVATAR_GS_PROMPT" $(PHOTOS_SETTING) $(ARGS)
 
 setup: $(INSTALLED)
 setup-dev: $(INSTALLED_DEV)

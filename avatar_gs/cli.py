@@ -31,14 +31,16 @@ from avatar_gs.settings import OUTPUTS, Settings, Stage, run_name, short_hash, s
 INTERRUPTED = 130
 
 STAGE_HELP = {
-    Stage.all: "optimise, then export (the default)",
+    Stage.all: "learn the person in photos=, optimise, export (the default)",
     Stage.preview: "2D samples of the prior with the run's prompts and pose maps, in seconds",
+    Stage.embed: "learn the person in photos= (embed.fast=true: a first impression)",
     Stage.optimize: "make the avatar's splats, or go on with them",
     Stage.export: "write avatar.ply, avatar.html and turntable.mp4 of an existing run",
     Stage.evaluate: "measure avatars against drawn truth (suite=colours) or the prior (suite=prior)",
     Stage.body: "rebuild or check the body model",
     Stage.benchmark: "time the renderers",
     Stage.train_mini: "train the packaged prior again",
+    Stage.train_scorer: "train the mini world's scorer and face detector again",
 }
 
 HELP = """\
@@ -46,6 +48,7 @@ avatar-gs: a sentence in, a posable Gaussian-splat avatar out.
 
   avatar-gs prompt="a man in a red shirt and blue trousers"
   avatar-gs prompt="a woman with blonde hair" name=anna seed=3     in outputs/anna/
+  avatar-gs prompt="<id> wearing a raincoat" photos=./anna         of the person in these photos
   avatar-gs stage=preview prompt="..."                             look before a long run
   avatar-gs stage=export name=anna export.frame=yup                one stage of an existing run
   avatar-gs -m seed=0,1,2 prompt="..."                             several runs, one after another
@@ -57,6 +60,7 @@ Stages (stage=...):
 Settings (key=value, in any order):
   prompt, negative_prompt     any text, in any script
   name, seed, device          folder below outputs/ (made from the prompt), 0, auto | cpu | cuda
+  photos, identity            photos of one person, who is <id> in the prompt; or an identity.safetensors
   prior                       {prior}, a folder, a .safetensors file or a hub name
   guidance                    {guidance}
   optimize.steps, optimize.batch, splats.count, export.frame
@@ -105,7 +109,7 @@ def _main(arguments: list[str]) -> int:
 def help_text() -> str:
     """What ``--help`` prints."""
     presets = config.presets()
-    stages = "\n".join(f"  {stage.name:<12}{text}" for stage, text in STAGE_HELP.items())
+    stages = "\n".join(f"  {stage.name:<14}{text}" for stage, text in STAGE_HELP.items())
     words = {group: " | ".join(name for name in names if name != "custom") for group, names in presets.items()}
     return HELP.format(stages=stages, **words).rstrip()
 

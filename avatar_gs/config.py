@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from avatar_gs import runs
 from avatar_gs.device import physical_cores
 from avatar_gs.errors import UserError
+from avatar_gs.prior.config import PLACEHOLDER
 from avatar_gs.settings import OUTPUTS, RUN_STAGES, Settings, Stage
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -27,6 +28,8 @@ CONFIG_NAME = "config"
 # Never read from a saved run, and never in conflict with it: what is said anew each time, and other stages' settings.
 _NOT_SAVED = ("stage", "name", "overwrite", "debug", "mini", "suite", "evaluate", "benchmark")
 _NO_CONFLICT = (*_NOT_SAVED, "device", "export")
+# What an identity is made of: all that binds a run whose avatar has not begun.
+_IDENTITY = ("photos", "identity", "embed", "prior", "seed", "threads")
 
 
 def register() -> None:
@@ -116,19 +119,29 @@ def resolve(config: DictConfig, overrides: Iterable[str], name: str | None = Non
         settings.name = name
     if settings.stage not in RUN_STAGES:
         return settings
-    starts_anew = settings.overwrite and settings.stage in (Stage.all, Stage.optimize)
+    starts_anew = settings.overwrite and settings.stage in (Stage.all, Stage.embed, Stage.optimize)
     if runs.has_begun(settings.folder) and not starts_anew:
         settings = _over_saved(settings, settings.folder / runs.CONFIG_FILE, explicit_keys(overrides))
     elif settings.stage is Stage.export:
         raise UserError(
             f"{settings.folder} is no run{_runs_there()}; stage=export needs name=… of one, or its prompt and seed"
         )
-    if not settings.prompt.strip():
+    _check_person(settings)
+    if not settings.prompt.strip() and not settings.has_identity:
         raise UserError(
             "prompt is empty: say what the avatar looks like, for instance "
             'prompt="a man in a red shirt and blue trousers" (or name=… of a run that exists)'
         )
     return settings
+
+
+def _check_person(settings: Settings) -> None:
+    """Raises UserError where the prompt and the person do not go together."""
+    how = "give photos=<folder of photos of one person> or identity=<file>"
+    if settings.stage is Stage.embed and not settings.has_identity:
+        raise UserError(f"stage=embed: whose identity? {how}")
+    if PLACEHOLDER in settings.prompt and not settings.has_identity:
+        raise UserError(f"prompt: nobody is known as {PLACEHOLDER} in this run; {how}, or leave it out")
 
 
 def _runs_there() -> str:
@@ -147,6 +160,8 @@ def _over_saved(settings: Settings, saved_file: Path, explicit: set[str]) -> Set
         )
     differing = sorted(key for key in saved if is_below(key, explicit) and saved[key] != given[key])
     conflicts = [key for key in differing if not is_below(key, _NO_CONFLICT)]
+    if runs.has_only_an_identity(saved_file.parent):
+        conflicts = [key for key in conflicts if is_below(key, _IDENTITY)]
     if conflicts and settings.stage is not Stage.preview:
         pairs = ", ".join(f"{key} (saved {saved[key]!r}, given {given[key]!r})" for key in conflicts)
         raise UserError(

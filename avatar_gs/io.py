@@ -139,7 +139,7 @@ class RunFolder:
         until the block ends.
 
         Args:
-            config: the resolved settings as plain values; saved if the run has not begun.
+            config: the resolved settings as plain values; saved if the run (or its avatar) has not begun.
             anew: first remove what an earlier run left there.
 
         Raises:
@@ -150,7 +150,7 @@ class RunFolder:
             run.path.mkdir(parents=True, exist_ok=True)
             if anew:
                 run._remove_files()
-            if not runs.has_begun(run.path):
+            if not runs.has_begun(run.path) or runs.has_only_an_identity(run.path):
                 write_text(run / runs.CONFIG_FILE, yaml.safe_dump(dict(config), allow_unicode=True, sort_keys=False))
             handler = logging.FileHandler(run / "log.txt", encoding="utf-8")
         except OSError as error:

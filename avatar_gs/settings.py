@@ -13,8 +13,9 @@ from avatar_gs.errors import UserError
 from avatar_gs.evaluation.config import EvaluateConfig, Suite
 from avatar_gs.export.config import ExportConfig
 from avatar_gs.guidance.config import GuidanceConfig
-from avatar_gs.mini.config import TrainMiniConfig
-from avatar_gs.prior.config import PriorConfig
+from avatar_gs.identity.config import EmbedConfig
+from avatar_gs.mini.config import ScorerConfig, TrainMiniConfig
+from avatar_gs.prior.config import PLACEHOLDER, PriorConfig
 from avatar_gs.render.config import BenchmarkConfig, CamerasConfig
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.training.config import OptimizeConfig
@@ -28,15 +29,17 @@ class Stage(Enum):
 
     all = "all"
     preview = "preview"
+    embed = "embed"
     optimize = "optimize"
     export = "export"
     evaluate = "evaluate"
     body = "body"
     benchmark = "benchmark"
     train_mini = "train_mini"
+    train_scorer = "train_scorer"
 
 
-RUN_STAGES = frozenset({Stage.all, Stage.preview, Stage.optimize, Stage.export})
+RUN_STAGES = frozenset({Stage.all, Stage.preview, Stage.embed, Stage.optimize, Stage.export})
 """The stages that work on the run ``outputs/<name>/``."""
 
 
@@ -57,9 +60,10 @@ class Settings:
     negative_prompt: str = ""
     """What the avatar must not look like; empty: the prior's own words."""
     photos: str = ""
-    """A folder, file or glob of photos of one person. Not supported by this version."""
+    """A folder, file or glob of photos of one person, who is ``<id>`` in the prompt (in front of it if it names
+    nobody)."""
     identity: str = ""
-    """An identity file. Not supported by this version."""
+    """An identity file, in place of photos."""
     name: str = ""
     """The run's folder below ``outputs/``; empty: made from prompt and seed."""
     seed: int = 0
@@ -71,6 +75,7 @@ class Settings:
     debug: bool = False
     """Show a traceback with every error."""
     prior: PriorConfig = field(default_factory=PriorConfig)
+    embed: EmbedConfig = field(default_factory=EmbedConfig)
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     body: BodyConfig = field(default_factory=BodyConfig)
     cameras: CamerasConfig = field(default_factory=CamerasConfig)
@@ -79,6 +84,7 @@ class Settings:
     optimize: OptimizeConfig = field(default_factory=OptimizeConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     mini: TrainMiniConfig = field(default_factory=TrainMiniConfig)
+    scorer: ScorerConfig = field(default_factory=ScorerConfig)
     suite: Suite = Suite.colours
     """What ``stage=evaluate`` measures."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
@@ -89,9 +95,13 @@ class Settings:
             raise UserError(f"seed={self.seed}: expected 0 to {MAX_SEED}")
         if not 0 <= self.threads <= 1024:
             raise UserError(f"threads={self.threads}: expected 1 to 1024, or 0 for one on each physical core")
-        for key, value in (("photos", self.photos), ("identity", self.identity)):
-            if value:
-                raise UserError(f"{key}={value} is not supported by this version yet: leave {key} out")
+        if self.photos and self.identity:
+            raise UserError(f"photos={self.photos} and identity={self.identity}: give one of them, not both")
+
+    @property
+    def has_identity(self) -> bool:
+        """Whether the avatar is of a person given by photos or by an identity file."""
+        return bool(self.photos or self.identity)
 
     @property
     def folder(self) -> Path:
@@ -125,13 +135,19 @@ def short_hash(*parts: object) -> str:
 
 
 def run_name(settings: Settings) -> str:
-    """``settings.name``, or a name made of the prompt and a hash of prompt and seed.
+    """``settings.name``, or a name made of the person (the folder or file that shows them) and the prompt, and a hash
+    of these and the seed.
 
     Raises:
         UserError: if the name is no folder below ``outputs/``.
     """
     name = settings.name
     if not name:
+        source = settings.photos or settings.identity
+        if source:
+            words = settings.prompt.replace(PLACEHOLDER, " ")
+            made_of = short_hash(settings.prompt, settings.seed, settings.photos, settings.identity)
+            return f"{slug(f'{_person(source)} {words}')}-{made_of}".lstrip("-")
         return f"{slug(settings.prompt)}-{short_hash(settings.prompt, settings.seed)}".lstrip("-")
     parts = name.replace("\\", "/").split("/")
     if name != name.strip() or any(part in ("", ".", "..") or not part.isprintable() or ":" in part for part in parts):
@@ -139,3 +155,10 @@ def run_name(settings: Settings) -> str:
     if any(len(part.encode()) > 200 for part in parts):
         raise UserError(f"name={name[:40]}…: a folder's name may have at most 200 bytes; give a shorter one")
     return name
+
+
+def _person(source: str) -> str:
+    """What a folder, glob or file calls the person: the last part of the path that is no pattern."""
+    path = Path(source)
+    named = [part for part in (path, *path.parents) if not set(part.name) & set("*?[")]
+    return named[0].stem if named else ""

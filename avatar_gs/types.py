@@ -176,3 +176,55 @@ class Prior(Protocol):
     ) -> Float[Tensor, "B c h w"]:
         """The noise prediction, whatever the network itself predicts. ``control`` is the pose map in [0, 1]."""
         ...
+
+
+@runtime_checkable
+class IdentityPrior(Prior, Protocol):
+    """A prior that can be told of one person: in its prompts ``<id>`` stands for n rows of token embeddings."""
+
+    text_width: int
+    """d of the token embeddings, which an identity must have."""
+    prediction_type: str
+    """What the network predicts, and was trained on: ``epsilon`` or ``v_prediction``."""
+    known_names: tuple[str, ...]
+    """Well-known people of this prior's world."""
+    identity: Float[Tensor, "n d"] | None
+    """What ``<id>`` means where nothing else is said."""
+
+    def token_rows(self, text: str) -> Float[Tensor, "n d"]:
+        """The input embeddings of the tokens of ``text``."""
+        ...
+
+    def encode_prompts(
+        self, prompts: Sequence[str], identity: Float[Tensor, "n d"] | None = None
+    ) -> Float[Tensor, "B L d"]:
+        """As in ``Prior``; differentiable in ``identity``. UserError for a prompt with ``<id>`` and no identity."""
+        ...
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """A trainable twin of a prior, told the camera; the prior itself stays as it is."""
+
+    parameters: dict[str, Tensor]
+    """All that it learns, by name, in float32; its predictions carry their gradients."""
+
+    def eps(
+        self,
+        z_t: Float[Tensor, "B c h w"],
+        t: Int[Tensor, " B"],
+        cond: Float[Tensor, "B L d"],
+        control: Float[Tensor, "B H W 3"] | None,
+        camera: Float[Tensor, "B 16"] | None,
+    ) -> Float[Tensor, "B c h w"]:
+        """As ``Prior.eps``, and counted there. ``camera`` is ``T_camera_world``, flat; None or zeros: unsaid."""
+        ...
+
+
+@runtime_checkable
+class AdaptablePrior(Prior, Protocol):
+    """A prior that can be fine-tuned on the side."""
+
+    def adapter(self, rank: int) -> Adapter:
+        """A new twin that predicts as the prior does, until it learns."""
+        ...

@@ -70,7 +70,7 @@ def test_completion_loads_nothing_heavy():
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("avatar-gs stage=e", {"stage=export", "stage=evaluate"}),
+        ("avatar-gs stage=e", {"stage=embed", "stage=export", "stage=evaluate"}),
         ("avatar-gs -m prior=sd", {"prior=sd15", "prior=sd21"}),
         ("avatar-gs export.frame=", {"export.frame=supersplat", "export.frame=rdf", "export.frame=yup"}),
         ("avatar-gs splats.cou", {"splats.count="}),
@@ -101,7 +101,7 @@ def test_help_names_the_stages_and_presets(capsys):
     text = capsys.readouterr().out
     for word in [stage.name for stage in Stage] + ["optimize.steps", "sd21", "de_sds", "experiment", "-m"]:
         assert word in text
-    for word in ("playground", "animate", "embed"):
+    for word in ("playground", "animate"):
         assert word not in text
 
 
@@ -140,8 +140,13 @@ def test_config_is_printed(capsys):
         (["name=/etc/x", PROMPT], "name='/etc/x'"),
         (["name=a/../../x", PROMPT], "name="),
         ([f"name={'x' * 300}", PROMPT], "at most 200"),
-        (["photos=./anna", PROMPT], "photos=./anna is not supported"),
-        (["identity=anna.safetensors", PROMPT], "identity=anna.safetensors is not supported"),
+        (["photos=./anna", "identity=anna.safetensors", PROMPT], "not both"),
+        (["prompt=<id> in red"], "give photos=<folder"),
+        (["stage=embed", PROMPT], "whose identity? give photos=<folder"),
+        (["embed.lr=-1", "photos=./anna"], "embed.lr=-1"),
+        (["embed.steps=1000000000", "photos=./anna"], "embed.steps=1000000000"),
+        (["cameras.head_share_with_identity=1", PROMPT], "cameras.head_share_with_identity"),
+        (["prior.prompts.identity_views=[behind]", PROMPT], "behind is none of front, side, back, overhead"),
         (["stage=export", "name=nobody"], "is no run"),
         (["body.path=body.pkl", PROMPT], ".npz"),
         (["-sc", "install=tcsh"], "bash"),

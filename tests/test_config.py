@@ -133,6 +133,21 @@ def test_names_are_made_of_prompt_and_seed():
     assert run_name(Settings(prompt="一个女人")).isalnum()
 
 
+def test_names_of_a_persons_runs_begin_with_the_person():
+    first = run_name(Settings(prompt="<id> in red", photos="./anna"))
+    assert first.startswith("anna-in-red-")
+    assert first != run_name(Settings(prompt="<id> in red", photos="./other/anna"))
+    assert run_name(Settings(photos="people/bob/*.jpg")).startswith("bob-")
+    assert run_name(Settings(prompt="red", identity="eve.safetensors")).startswith("eve-red-")
+
+
+def test_a_person_needs_no_prompt(resolve):
+    assert resolve("photos=./anna").has_identity
+    assert resolve("stage=embed", "identity=anna.safetensors").stage is Stage.embed
+    with pytest.raises(UserError, match="nobody is known as <id>"):
+        resolve("prompt='<id> in red'")
+
+
 def test_slugs_are_short_and_ascii():
     assert slug("Größe: a/b\\c  ../..") == "groe-a-b-c"
     assert len(slug("x" * 100)) == 40

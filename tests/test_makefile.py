@@ -34,7 +34,8 @@ def checkout(tmp_path):
 
 
 def make(folder, *arguments, **environment):
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("MAKE") and key != "PROMPT"}
+    ours = ("PROMPT", "PHOTOS")
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("MAKE") and key not in ours}
     command = ["make", "--no-print-directory", *arguments]
     return subprocess.run(command, cwd=folder, env=clean | environment, capture_output=True, text=True, timeout=60)
 
@@ -49,6 +50,13 @@ def test_a_prompt_is_optional_and_settings_can_be_added(checkout):
     lines = make(checkout, "avatar", "ARGS=seed=3 name=anna").stdout.splitlines()
     assert lines[0].startswith("prompt=a ")
     assert lines[1:] == ["seed=3", "name=anna"]
+
+
+@pytest.mark.parametrize("photos", ["./anna", "my photos (1)/*.jpg", "$HOME/it's $x"])
+def test_any_photos_reach_the_command(checkout, photos):
+    lines = make(checkout, "avatar", "PROMPT=<id> in red", f"PHOTOS={photos}").stdout.splitlines()
+    assert lines == ["prompt=<id> in red", f"photos={photos}"]
+    assert make(checkout, "avatar", PHOTOS=photos).stdout.splitlines() == ["prompt=", f"photos={photos}"]
 
 
 def test_the_first_target_is_the_avatar(checkout):

@@ -69,7 +69,7 @@ def random_pose(generator: torch.Generator, spread: float = 1.0) -> Pose:
     """A natural standing pose around the A-pose.
 
     ``spread`` scales the distance from the A-pose: 0 gives it exactly, 1 everyday standing (arms anywhere between
-    hanging and raised to the shoulder, elbows bent to 90 degrees, knees to 50, the head turned to 45).
+    hanging and raised to the shoulder, elbows bent to 90 degrees, knees to 50, the head turned to 25).
     """
     low, high = _ranges()
     sample = low + (high - low) * torch.rand(low.shape, generator=generator)
@@ -93,8 +93,8 @@ def _ranges() -> tuple[Tensor, Tensor]:
 
     for spine in ("spine1", "spine2", "spine3"):
         central(spine, 0.06, 0.08, 0.05)
-    central("neck", 0.10, 0.35, 0.08)
-    central("head", 0.12, 0.40, 0.10)
+    central("neck", 0.10, 0.15, 0.08)
+    central("head", 0.12, 0.25, 0.10)
     paired("collar", (0.0, 0.0), (-0.05, 0.05), (-0.03, 0.08))
     paired("shoulder", (-0.4, 0.4), (-0.7, 0.3), (-0.5, 0.6))
     paired("elbow", (-0.3, 0.3), (-1.6, 0.0), (0.0, 0.0))

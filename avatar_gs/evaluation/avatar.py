@@ -1,5 +1,6 @@
 """What one avatar measures like against the drawn truth of a prompt."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from jaxtyping import Float, UInt8
 from avatar_gs.evaluation.metrics import SOLID, PartView, name_pixels, overlap, stray_alpha
 from avatar_gs.evaluation.truth import BACKGROUND, CLOSE_UP, DIRECTIONS, VOLUME_FRAMING, Stage, Truth
 from avatar_gs.render.rasterize import rasterize
-from avatar_gs.types import Framing, Gaussians
+from avatar_gs.types import Cameras, Framing, Gaussians
 
 Strip = UInt8[np.ndarray, "S W 3"]
 """Square pictures side by side, as ``STRIP_LABELS`` names them."""
@@ -26,10 +27,14 @@ STRAY_MARGIN = 4.0
 
 @dataclass(frozen=True)
 class Pictures:
-    """An avatar in a stage's views, drawn on black."""
+    """An avatar (or a drawn person) in some views, on black."""
 
     rgb: Float[np.ndarray, "V S S 3"]
     alpha: Float[np.ndarray, "V S S"]
+
+    def on_grey(self) -> Float[np.ndarray, "V S S 3"]:
+        """The pictures in [0, 1] before the grey of picture sheets."""
+        return np.clip(self.rgb + (1 - self.alpha[..., None]) * BACKGROUND, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -54,10 +59,15 @@ class Measurement:
         return cls(parts, volumes, plain["stray"])
 
 
-@torch.no_grad()
 def draw(gaussians: Gaussians, stage: Stage) -> Pictures:
     """The posed avatar in every view of the stage."""
-    cameras = stage.views.cameras.to(gaussians.means.device)
+    return draw_from(gaussians, stage.views.cameras)
+
+
+@torch.no_grad()
+def draw_from(gaussians: Gaussians, cameras: Cameras) -> Pictures:
+    """The posed avatar from each camera."""
+    cameras = cameras.to(gaussians.means.device)
     rgb, alpha = [], []
     for view in range(len(cameras)):
         render = rasterize(gaussians, cameras[view])
@@ -110,11 +120,11 @@ def strip(pictures: Pictures, truth: Truth) -> Strip:
     """Truth beside avatar, for people: front, left, back and right of each, then the two heads from the front."""
     body = [truth.stage.index(Framing.BODY, direction) for direction in DIRECTIONS]
     head = truth.stage.index(Framing.HEAD, "front")
+    avatar = pictures.on_grey()
+    people = [truth.picture(view) for view in body] + [avatar[view] for view in body]
+    return in_a_row([*people, truth.picture(head), avatar[head]])
 
-    def avatar(view: int) -> Float[np.ndarray, "S S 3"]:
-        return pictures.rgb[view] + (1 - pictures.alpha[view])[..., None] * BACKGROUND
 
-    cells = (
-        [truth.picture(view) for view in body] + [avatar(view) for view in body] + [truth.picture(head), avatar(head)]
-    )
+def in_a_row(cells: Sequence[Float[np.ndarray, "S S 3"]]) -> Strip:
+    """Square pictures in [0, 1], side by side."""
     return np.concatenate([(np.clip(cell, 0, 1) * 255).round().astype(np.uint8) for cell in cells], 1)

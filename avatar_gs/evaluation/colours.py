@@ -6,18 +6,17 @@ interrupted, and more prompts or seeds cost only what is new.
 
 import hashlib
 import json
-import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from avatar_gs.body.model import Body
-from avatar_gs.console import format_duration
 from avatar_gs.evaluation.avatar import Pictures, Strip, draw, measure, strip
 from avatar_gs.evaluation.config import EvaluateConfig
 from avatar_gs.evaluation.controls import fingerprint, with_random_weights, with_words_exchanged
-from avatar_gs.evaluation.records import Kind, Record, RecordFolder
+from avatar_gs.evaluation.folder import RecordFolder, complete
+from avatar_gs.evaluation.records import Kind, Record
 from avatar_gs.evaluation.truth import (
     CLOSE_UP,
     Case,
@@ -31,14 +30,13 @@ from avatar_gs.evaluation.truth import (
 )
 from avatar_gs.guidance.config import Method
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
+from avatar_gs.seeding import generator
 from avatar_gs.settings import Settings
 from avatar_gs.splats.init import surface_splats
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.training.loop import optimize
 from avatar_gs.training.prompts import run_prompts
-from avatar_gs.training.state import generator
 
-LOGGER = logging.getLogger(__name__)
 SCHEMA = 1
 """Raised whenever records of the same avatar would read differently."""
 RESULT_SETTINGS = ("negative_prompt", "prior", "guidance", "cameras", "splats", "density", "optimize")
@@ -141,33 +139,16 @@ class Maker:
         return self._truths[case.prompt]
 
 
-def make_records(settings: Settings, prior: StableDiffusionPrior, folder: RecordFolder) -> dict[str, Record]:
+def make_records(settings: Settings, prior: StableDiffusionPrior, folder: RecordFolder[Record]) -> dict[str, Record]:
     """The record of every avatar of the suite by its key, in the plan's order; those in ``folder`` are not made again.
 
     Raises:
         UserError: if a run diverges, or the prior cannot serve for a control.
         KeyboardInterrupt: after Ctrl-C; all avatars but the one in work are kept.
     """
-    maker, jobs = Maker(settings, prior), list(plan(settings.evaluate, settings.seed))
-    keys = {maker.key(job): job for job in jobs}
-    records = {key: record for key in keys if (record := folder.load(key)) is not None}
-    missing = [key for key in keys if key not in records]
-    if records:
-        LOGGER.info("%d of %d avatars are there from before", len(records), len(keys))
-    began = time.monotonic()
-    for done, key in enumerate(missing):
-        job = keys[key]
-        left = (time.monotonic() - began) / done * (len(missing) - done) if done else None
-        LOGGER.info(
-            "avatar %d of %d%s: %s, seed %d, “%s”",
-            len(records) + 1,
-            len(keys),
-            f" ({format_duration(left)} left)" if left is not None else "",
-            job.kind.value,
-            job.seed,
-            job.case.prompt,
-        )
-        record, pictures = maker.make(job)
-        folder.save(key, record, pictures)
-        records[key] = record
-    return {key: records[key] for key in keys}
+    maker = Maker(settings, prior)
+    return complete(plan(settings.evaluate, settings.seed), folder, key=maker.key, make=maker.make, describe=_describe)
+
+
+def _describe(job: Job) -> str:
+    return f"{job.kind.value}, seed {job.seed}, “{job.case.prompt}”"

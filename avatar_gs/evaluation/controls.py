@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
@@ -23,15 +23,20 @@ def networks(prior: StableDiffusionPrior) -> dict[str, nn.Module]:
 
 def fingerprint(prior: StableDiffusionPrior) -> str:
     """Eight hexadecimal digits that change with the prior's weights, so that no result outlives the prior it is of."""
+    return weights_fingerprint(networks(prior))
+
+
+def weights_fingerprint(parts: Mapping[str, nn.Module]) -> str:
+    """Eight hexadecimal digits that change with the weights of networks."""
     digest = hashlib.sha256()
-    for name, value in _parameters(prior):
+    for name, value in _parameters(parts):
         moments = torch.stack([value.double().sum(), value.double().square().sum()])
         digest.update(name.encode() + moments.cpu().numpy().tobytes())
     return digest.hexdigest()[:8]
 
 
-def _parameters(prior: StableDiffusionPrior) -> Iterator[tuple[str, torch.Tensor]]:
-    for part, network in networks(prior).items():
+def _parameters(parts: Mapping[str, nn.Module]) -> Iterator[tuple[str, torch.Tensor]]:
+    for part, network in parts.items():
         for name, value in network.named_parameters():
             yield f"{part}.{name}", value.detach()
 

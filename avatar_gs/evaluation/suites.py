@@ -4,7 +4,8 @@ import logging
 import shlex
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,59 @@ from avatar_gs.evaluation.avatar import STRIP_LABELS
 from avatar_gs.evaluation.colours import make_records
 from avatar_gs.evaluation.config import Suite
 from avatar_gs.evaluation.controls import fingerprint
+from avatar_gs.evaluation.folder import RecordFolder
+from avatar_gs.evaluation.identity.likeness import load_judges
+from avatar_gs.evaluation.identity.report import measure_identity
+from avatar_gs.evaluation.identity.tables import identity_markdown
 from avatar_gs.evaluation.machine import machine
 from avatar_gs.evaluation.metrics import wilson_lower_bound
-from avatar_gs.evaluation.records import Kind, Record, RecordFolder
+from avatar_gs.evaluation.records import Kind, Record
 from avatar_gs.evaluation.summary import summarise
 from avatar_gs.export.sheets import Picture, sheet, write_png
 from avatar_gs.io import write_json, write_text
 from avatar_gs.mini import measure
 from avatar_gs.mini.dataset import SIZE
+from avatar_gs.mini.trials import Trial, trials
+from avatar_gs.mini.view_judge import judge_accuracy
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Settings
 
 LOGGER = logging.getLogger(__name__)
 SCHEMA = 1
-FULL_GRID = ("evaluate.prompts=24", "evaluate.seeds=3")
 SHEET_SAMPLES = 32
 SAMPLE_STEPS, SAMPLE_CFG_SCALE = 20, 4.0
+
+
+@dataclass(frozen=True)
+class FullGrid:
+    """The size at which a suite's figures are sure, and what it takes from those of a smaller one."""
+
+    overrides: tuple[str, ...]
+    size: str
+    seconds: Callable[[dict[str, Any]], float]
+    """From the smaller suite's costs."""
+
+    def plain(self, costs: dict[str, Any], arguments: Sequence[str]) -> dict[str, str]:
+        replaced = {override.split("=")[0] for override in self.overrides}
+        others = [argument for argument in arguments if argument.split("=")[0] not in replaced]
+        return {
+            "command": shlex.join(["avatar-gs", *others, *self.overrides]),
+            "note": f"{self.size}, about {format_duration(self.seconds(costs))} at this speed",
+        }
+
+
+FULL_GRIDS = {
+    Suite.colours: FullGrid(
+        ("evaluate.prompts=24", "evaluate.seeds=3"),
+        "24 prompts × 3 seeds",
+        lambda costs: 24 * 3 * costs["seconds"]["mean"],
+    ),
+    Suite.identity: FullGrid(
+        ("evaluate.people=20", "evaluate.seeds=3"),
+        "20 people × 3 seeds",
+        lambda costs: 20 * 3 * costs["person_seconds"],
+    ),
+}
 
 
 def run_suite(settings: Settings, prior: StableDiffusionPrior, folder: Path, arguments: Sequence[str]) -> Path:
@@ -44,10 +82,13 @@ def run_suite(settings: Settings, prior: StableDiffusionPrior, folder: Path, arg
     if settings.overwrite and folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    suites = {Suite.colours: _colours, Suite.prior: _prior}
-    figures, picture = suites[settings.suite](settings, prior, folder)
+    run, markdown = {
+        Suite.colours: (_colours, tables.colours_markdown),
+        Suite.identity: (_identity, identity_markdown),
+        Suite.prior: (_prior, tables.prior_markdown),
+    }[settings.suite]
+    figures, picture = run(settings, prior, folder)
     results = _results(settings, prior, figures, arguments)
-    markdown = tables.colours_markdown if settings.suite is Suite.colours else tables.prior_markdown
     write_json(folder / "results.json", results)
     write_png(folder / "sheet.png", picture)
     write_text(folder / "results.md", markdown(results))
@@ -57,7 +98,6 @@ def run_suite(settings: Settings, prior: StableDiffusionPrior, folder: Path, arg
 def _results(
     settings: Settings, prior: StableDiffusionPrior, figures: dict[str, Any], arguments: Sequence[str]
 ) -> dict[str, Any]:
-    grid = [argument for argument in arguments if argument.split("=")[0] not in ("evaluate.prompts", "evaluate.seeds")]
     results: dict[str, Any] = {
         "schema": SCHEMA,
         "suite": settings.suite.name,
@@ -69,15 +109,17 @@ def _results(
         "settings": settings.plain(),
         "figures": figures,
     }
-    if settings.suite is Suite.colours:
-        seconds = 24 * 3 * figures["costs"]["seconds"]["mean"]
-        note = f"24 prompts × 3 seeds, about {format_duration(seconds)} at this speed"
-        results["full_grid"] = {"command": shlex.join(["avatar-gs", *grid, *FULL_GRID]), "note": note}
+    if settings.suite in FULL_GRIDS:
+        results["full_grid"] = FULL_GRIDS[settings.suite].plain(figures["costs"], arguments)
     return results
 
 
+def _identity(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], Picture]:
+    return measure_identity(settings, prior, load_judges(), folder)
+
+
 def _colours(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], Picture]:
-    kept = RecordFolder(folder / "avatars")
+    kept = RecordFolder(folder / "avatars", Record.of_plain)
     records = make_records(settings, prior, kept)
     rows = [kept.strip(key) for key in records]
     labels = [_label(record) for record in records.values()]
@@ -104,19 +146,19 @@ def _prior(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tup
         )
     began = time.monotonic()
     with progress("draw the truth of held-out prompts"):
-        trials = measure.trials(settings.evaluate.samples, settings.seed)
-    with progress("sample", len(trials)) as bar:
-        pictures = measure.draw(prior, trials, steps=SAMPLE_STEPS, cfg_scale=SAMPLE_CFG_SCALE, on_batch=bar.update)
+        some = trials(settings.evaluate.samples, settings.seed)
+    with progress("sample", len(some)) as bar:
+        pictures = measure.draw(prior, some, steps=SAMPLE_STEPS, cfg_scale=SAMPLE_CFG_SCALE, on_batch=bar.update)
     with progress("score"):
-        scores = measure.score(trials, pictures)
+        scores = measure.score(some, pictures) | judge_accuracy()
     figures = {
-        "samples": len(trials),
+        "samples": len(some),
         "steps": SAMPLE_STEPS,
         "cfg_scale": SAMPLE_CFG_SCALE,
         "scores": {name: row | {"wilson": _wilson(name, row)} for name, row in scores.items()},
         "seconds": time.monotonic() - began,
     }
-    return figures, _samples_sheet(trials[:SHEET_SAMPLES], pictures, settings.seed)
+    return figures, _samples_sheet(some[:SHEET_SAMPLES], pictures, settings.seed)
 
 
 def _wilson(name: str, row: dict[str, float]) -> float | None:
@@ -124,13 +166,13 @@ def _wilson(name: str, row: dict[str, float]) -> float | None:
     return None if "IoU" in name else wilson_lower_bound(round(row["mean"] * row["n"]), int(row["n"]))
 
 
-def _samples_sheet(trials: list[measure.Trial], pictures: np.ndarray, seed: int) -> Picture:
+def _samples_sheet(some: list[Trial], pictures: np.ndarray, seed: int) -> Picture:
     """Pose map, truth and sample of each prompt."""
 
     def cell(picture: np.ndarray) -> Picture:
         return (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
 
-    rows = [[cell(trial.control), cell(trial.truth), cell(pictures[i])] for i, trial in enumerate(trials)]
+    rows = [[cell(trial.control), cell(trial.truth), cell(pictures[i])] for i, trial in enumerate(some)]
     half = -(-len(rows) // 2)
     paired = [row + (rows[half + i] if half + i < len(rows) else []) for i, row in enumerate(rows[:half])]
     labels = ["pose map", "truth", "sample"] * (2 if len(rows) > half else 1)

@@ -22,13 +22,13 @@ def number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def head(results: dict[str, Any], title: str) -> str:
+def head(results: dict[str, Any], title: str, unseen: str = "prompts") -> str:
     """Title, label, and what it takes to get the same figures again."""
     return "\n".join(
         [
             f"# {title}",
             "",
-            f"**{LABEL[0].upper()}{LABEL[1:]}.** On prompts that training never saw.",
+            f"**{LABEL[0].upper()}{LABEL[1:]}.** On {unseen} that training never saw.",
             "",
             f"- command: `{results['command']}`",
             f"- seed: {results['seed']}",
@@ -141,7 +141,8 @@ def prior_markdown(results: dict[str, Any]) -> str:
     text = (
         f"{figures['samples']} DDIM samples ({figures['steps']} steps, CFG {figures['cfg_scale']:g}) of random people "
         "in random poses and views, against drawn truth. A part is right when its median colour's nearest name is the "
-        "one asked for.\n"
+        "one asked for. Views are judged where the camera stands 15 degrees inside them, by a judge whose own share "
+        "of right verdicts on drawn truth is given beside.\n"
     )
     table = markdown_table(["measure / framing", "cases", "mean", "Wilson ≥"], rows)
     took = f"Took {format_duration(figures['seconds'])}."

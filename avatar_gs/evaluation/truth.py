@@ -14,8 +14,9 @@ from avatar_gs.body.pose import a_pose
 from avatar_gs.mini import picture as pic
 from avatar_gs.mini.captions import caption
 from avatar_gs.mini.dataset import OVERSAMPLING, SIZE, part_masks
-from avatar_gs.mini.measure import COVERED, LEAST_PIXELS, PARTS, asked_colours
+from avatar_gs.mini.measure import LEAST_PIXELS, PARTS, asked_colours
 from avatar_gs.mini.people import Person, held_out, random_person
+from avatar_gs.mini.trials import COVERED
 from avatar_gs.mini.vocabulary import CLOTHES, HAIR
 from avatar_gs.mini.wardrobe import dress, load_wardrobe
 from avatar_gs.render.cameras import fixed_views, subject

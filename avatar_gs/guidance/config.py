@@ -11,6 +11,16 @@ class Method(Enum):
 
     de_sds = "de_sds"
     sds = "sds"
+    l_diff = "l_diff"
+    nfsd = "nfsd"
+    robust_nfsd = "robust_nfsd"
+    csd = "csd"
+    ism = "ism"
+    sdi = "sdi"
+    hifa = "hifa"
+    dds = "dds"
+    pds = "pds"
+    vsd = "vsd"
     none = "none"
 
 
@@ -18,7 +28,9 @@ class ScheduleKind(Enum):
     """How noise levels are drawn over a run."""
 
     sqrt_annealed = "sqrt_annealed"
+    linear = "linear"
     uniform = "uniform"
+    two_stage = "two_stage"
 
 
 class Weight(Enum):
@@ -36,7 +48,16 @@ class Unconditional(Enum):
     """The condition that classifier-free guidance pushes away from."""
 
     negative = "negative"
-    null = "null"
+    empty = "empty"
+
+
+class Variant(Enum):
+    """DE-SDS for study: ``seed`` lets the gradient of y_con's loss leak into the avatar, as first written; ``composed``
+    asks for the person and for the whole text apart, as its score equation reads."""
+
+    standard = "standard"
+    seed = "seed"
+    composed = "composed"
 
 
 class SmallNoise(Enum):
@@ -57,6 +78,10 @@ class ScheduleConfig:
     """An annealed t never falls below this share."""
     jitter: float = 0.0
     """An annealed t moves by up to ± this share, drawn for each picture."""
+    late: float = 0.5
+    """After this share of the run the two_stage schedule draws below ``t_max_late`` …"""
+    t_max_late: float = 0.5
+    """… which replaces ``t_max`` from then on."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.t_min < self.t_max <= 1:
@@ -67,6 +92,13 @@ class ScheduleConfig:
         for name, value in {"floor": self.floor, "jitter": self.jitter}.items():
             if not 0 <= value < 1:
                 raise UserError(f"guidance.schedule.{name}={value}: expected 0 <= {name} < 1")
+        if self.kind is ScheduleKind.two_stage and not self.t_min < self.t_max_late <= self.t_max:
+            raise UserError(
+                f"guidance.schedule.t_max_late={self.t_max_late}: expected more than t_min={self.t_min}, at most "
+                f"t_max={self.t_max}"
+            )
+        if not 0 <= self.late <= 1:
+            raise UserError(f"guidance.schedule.late={self.late}: expected a share of the run, 0 to 1")
 
 
 @dataclass
@@ -83,6 +115,7 @@ class DeSdsConfig:
     """sigma / alpha below which ``small_noise`` applies (t < 200 of 1000 in Stable Diffusion)."""
     norm_band: float = 0.5
     """Each token of y_con keeps its first norm within ± this share."""
+    variant: Variant = Variant.standard
 
     def __post_init__(self) -> None:
         if not self.learning_rate >= 0:
@@ -98,27 +131,183 @@ class DeSdsConfig:
 
 
 @dataclass
-class SdsConfig:
-    """SDS (DreamFusion)."""
+class NfsdConfig:
+    """NFSD (Katzir et al. 2023), and its noise correction."""
 
-    unconditional: Unconditional = Unconditional.negative
+    correction_weight: float = 1.0
+    small_noise_cut: float = 0.57
+    """sigma / alpha below which nothing is subtracted from the empty prompt's prediction (t < 200 of 1000)."""
+
+    def __post_init__(self) -> None:
+        if not self.correction_weight >= 0:
+            raise UserError(f"guidance.nfsd.correction_weight={self.correction_weight}: expected 0 or more")
+        if not self.small_noise_cut >= 0:
+            raise UserError(f"guidance.nfsd.small_noise_cut={self.small_noise_cut}: expected a ratio of 0 or more")
+
+
+@dataclass
+class RobustNfsdConfig:
+    """Robust NFSD: after a warm-up of plain NFSD, the noise correction is taken at a small t of its own."""
+
+    warmup_steps: int = 300
+    correction_weight: float = 2.0
+    """The length of the correction, in lengths of the text's direction."""
+    t_min: float = 0.02
+    t_max: float = 0.2
+    """The range of the correction's own t, as shares of the prior's training steps."""
+
+    def __post_init__(self) -> None:
+        if self.warmup_steps < 0:
+            raise UserError(f"guidance.robust_nfsd.warmup_steps={self.warmup_steps}: expected 0 or more steps")
+        if not self.correction_weight >= 0:
+            raise UserError(f"guidance.robust_nfsd.correction_weight={self.correction_weight}: expected 0 or more")
+        if not 0 <= self.t_min < self.t_max <= 1:
+            raise UserError(
+                f"guidance.robust_nfsd.t_min={self.t_min}, t_max={self.t_max}: expected 0 <= t_min < t_max <= 1"
+            )
+
+
+@dataclass
+class CsdConfig:
+    """CSD (Yu et al. 2023). The negative prompt's direction may be subtracted too, fading over the run."""
+
+    negative_start: float = 0.0
+    negative_end: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in {"negative_start": self.negative_start, "negative_end": self.negative_end}.items():
+            if not value >= 0:
+                raise UserError(f"guidance.csd.{name}={value}: expected 0 (off) or more")
+
+
+@dataclass
+class IsmConfig:
+    """ISM (LucidDreamer): the distance between two levels of one inversion. Levels are shares of the training steps."""
+
+    stride: float = 0.2
+    """The step of the inversion up to the lower level."""
+    gap_start: float = 0.1
+    """Between the lower level and t at the start of the run …"""
+    gap: float = 0.05
+    """… and from the share ``gap_falls`` of the run on."""
+    gap_falls: float = 0.3
+
+    def __post_init__(self) -> None:
+        for name, value in {"stride": self.stride, "gap_start": self.gap_start, "gap": self.gap}.items():
+            if not 0 < value <= 1:
+                raise UserError(f"guidance.ism.{name}={value}: expected 0 < {name} <= 1")
+        if not 0 <= self.gap_falls <= 1:
+            raise UserError(f"guidance.ism.gap_falls={self.gap_falls}: expected a share of the run, 0 to 1")
+
+
+@dataclass
+class SdiConfig:
+    """SDI (Lukoianov et al. 2024): the noise is the picture's own, by DDIM inversion."""
+
+    inversion_steps: int = 10
+    inversion_scale: float = -7.5
+    """The CFG scale of the inversion."""
+
+    def __post_init__(self) -> None:
+        if self.inversion_steps < 1:
+            raise UserError(f"guidance.sdi.inversion_steps={self.inversion_steps}: expected 1 or more")
+        if not -1000 <= self.inversion_scale <= 1000:
+            raise UserError(f"guidance.sdi.inversion_scale={self.inversion_scale}: expected -1000 to 1000")
+
+
+@dataclass
+class HifaConfig:
+    """HiFA (Zhu and Zhuang 2023): the clean picture by several denoising steps."""
+
+    denoising_steps: int = 4
+
+    def __post_init__(self) -> None:
+        if self.denoising_steps < 1:
+            raise UserError(f"guidance.hifa.denoising_steps={self.denoising_steps}: expected 1 or more")
+
+
+@dataclass
+class PdsConfig:
+    """PDS (Koo et al. 2023)."""
+
+    stride: int = 2
+    """Training steps between a level and the one below it (the published code's 2); 1 is a reweighted DDS."""
+
+    def __post_init__(self) -> None:
+        if self.stride < 1:
+            raise UserError(f"guidance.pds.stride={self.stride}: expected 1 or more steps")
+
+
+@dataclass
+class VsdConfig:
+    """VSD (ProlificDreamer): a LoRA of the prior comes to describe the renders, camera by camera."""
+
+    learning_rate: float = 1e-4
+    rank: int = 4
+    camera_dropout: float = 0.1
+    """The share of pictures that the LoRA learns from without being told their camera."""
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate >= 0:
+            raise UserError(f"guidance.vsd.learning_rate={self.learning_rate}: expected 0 or more")
+        if not 1 <= self.rank <= 256:
+            raise UserError(f"guidance.vsd.rank={self.rank}: expected 1 to 256")
+        if not 0 <= self.camera_dropout <= 1:
+            raise UserError(f"guidance.vsd.camera_dropout={self.camera_dropout}: expected a share, 0 to 1")
+
+
+@dataclass
+class BridgeConfig:
+    """Bridge (McAllister et al. 2024), for any method: late in the run the gradient becomes the way from the text *with
+    words of bad pictures* to the text."""
+
+    start: float = 1.0
+    """The share of the run at which the second stage begins; 1 is off."""
+    words: str = ""
+    """Added to every prompt; empty: the negative prompt. Published: "oversaturated, smooth, pixelated, cartoon, foggy,
+    hazy, blurry, bad structure, noisy, malformed"."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= 1:
+            raise UserError(f"guidance.bridge.start={self.start}: expected a share of the run, 0 to 1 (1 is off)")
 
 
 @dataclass
 class GuidanceConfig:
-    """Score distillation. ``cfg_scale`` is s in each method's own formula: SDS at s + 1 pulls as DE-SDS does at s."""
+    """Score distillation. ``cfg_scale`` is s in each method's own formula: SDS at s + 1 pulls as DE-SDS does at s.
+
+    What a paper sets beside its residual (scale, schedule, weight) stands in its preset, ``guidance=<name>``.
+    """
 
     method: Method = Method.de_sds
     cfg_scale: float = 4.0
     """7.5 is usual for Stable Diffusion (its presets set it); the small packaged prior wants less for clean colours."""
     cfg_rescale: float = 0.0
     """phi of CFG-rescale (Lin et al. 2023): 0 is off, 1 gives the guided prediction the text prediction's spread."""
+    unconditional: Unconditional = Unconditional.negative
+    """For methods whose own formula leaves it open (not DE-SDS, NFSD, CSD)."""
+    perp_neg: float = 0.0
+    """Perp-Neg's weight of the negative prompt (then the empty prompt is the unconditional one); 0 is off."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     weight: Weight = Weight.sigma_squared
+    weight_scale: float = 1.0
+    """A constant factor of w(t)."""
     clip: float = 0.0
     """The largest norm over the channels of one latent pixel's gradient; 0 is off."""
+    rgb_weight: float = 0.0
+    """The weight of the distance between the render and the decoded clean picture (HiFA's second term); 0 is off."""
+    inner_steps: int = 1
+    """Updates of the avatar towards one and the same target, re-rendered each time, before the prior is asked again."""
+    bridge: BridgeConfig = field(default_factory=BridgeConfig)
     de_sds: DeSdsConfig = field(default_factory=DeSdsConfig)
-    sds: SdsConfig = field(default_factory=SdsConfig)
+    nfsd: NfsdConfig = field(default_factory=NfsdConfig)
+    robust_nfsd: RobustNfsdConfig = field(default_factory=RobustNfsdConfig)
+    csd: CsdConfig = field(default_factory=CsdConfig)
+    ism: IsmConfig = field(default_factory=IsmConfig)
+    sdi: SdiConfig = field(default_factory=SdiConfig)
+    hifa: HifaConfig = field(default_factory=HifaConfig)
+    pds: PdsConfig = field(default_factory=PdsConfig)
+    vsd: VsdConfig = field(default_factory=VsdConfig)
 
     def __post_init__(self) -> None:
         if not 0 <= self.cfg_scale <= 1000:
@@ -127,3 +316,9 @@ class GuidanceConfig:
             raise UserError(f"guidance.cfg_rescale={self.cfg_rescale}: expected 0 to 1")
         if not self.clip >= 0:
             raise UserError(f"guidance.clip={self.clip}: expected 0 (off) or a positive norm")
+        for name in ("perp_neg", "weight_scale", "rgb_weight"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1000:
+                raise UserError(f"guidance.{name}={value}: expected 0 to 1000")
+        if not 1 <= self.inner_steps <= 1000:
+            raise UserError(f"guidance.inner_steps={self.inner_steps}: expected 1 to 1000")

@@ -1,11 +1,13 @@
 """Score distillation: from rendered latents to a gradient on them.
 
 Every method fits ``G = post(w(t) * residual)``. The parts are small and separate: the noise level (``schedule``), the
-noise (``noise``), the residual (``residuals/<method>.py``, the only code that belongs to one method), classifier-free
-guidance and w(t) (``weights``), and what a method learns on the side (``learnables``). How a run uses it:
+noise (``noise``, or the method's own), the residual (``residuals/<method>.py``, the only code that belongs to one
+method), classifier-free guidance and w(t) (``weights``), and what a method learns on the side (``learnables``).
+How a run uses it:
 
     prompts = prior.prompts.bucket_prompts(...)                        # bucket -> what to ask for, and against
-    conditions = TextConditions.encode(prior, *prior.prompts.texts(prompts))
+    positive, negative = prior.prompts.texts(prompts)
+    conditions = TextConditions.encode(prior, positive, negative, corrupt_prompts(config, positive, negative))
     guidance = build_guidance(config, prior, conditions)
     for step in range(total):
         buckets = prior.prompts.view_buckets(views, ...)
@@ -27,11 +29,42 @@ from torch import Tensor
 from avatar_gs.guidance import noise, weights
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import GuidanceConfig, Method, ScheduleKind
-from avatar_gs.guidance.residuals import base, de_sds, nothing, sds
+from avatar_gs.guidance.residuals import (
+    base,
+    csd,
+    dds,
+    de_sds,
+    hifa,
+    ism,
+    l_diff,
+    nfsd,
+    nothing,
+    pds,
+    robust_nfsd,
+    sdi,
+    sds,
+    vsd,
+)
+from avatar_gs.guidance.residuals.bridge import Bridge
 from avatar_gs.guidance.schedule import draw_times
+from avatar_gs.guidance.weights import Cfg
 from avatar_gs.types import Prior
 
-BUILDERS = {Method.de_sds: de_sds.build, Method.sds: sds.build, Method.none: nothing.build}
+BUILDERS = {
+    Method.de_sds: de_sds.build,
+    Method.sds: sds.build,
+    Method.l_diff: l_diff.build,
+    Method.nfsd: nfsd.build,
+    Method.robust_nfsd: robust_nfsd.build,
+    Method.csd: csd.build,
+    Method.ism: ism.build,
+    Method.sdi: sdi.build,
+    Method.hifa: hifa.build,
+    Method.dds: dds.build,
+    Method.pds: pds.build,
+    Method.vsd: vsd.build,
+    Method.none: nothing.build,
+}
 
 
 @dataclass(frozen=True)
@@ -40,17 +73,28 @@ class Distilled:
 
     ``loss`` gives the latents the gradient G / B; its value says nothing about convergence: watch ``logs["grad_norm"]``
     (the mean over pictures of the norm of G). ``z0_hat``: the clean latents that the guided prediction implies.
-    ``auxiliary``: the losses of what guidance learns, already applied. ``prior_calls`` counts predicted pictures.
+    ``target``: z - G, and ``picture``: z0_hat decoded (None without ``rgb_weight``). ``auxiliary``: the losses of what
+    guidance learns, already applied. ``prior_calls`` counts predicted pictures.
     """
 
     loss: Float[Tensor, ""]
     grad: Float[Tensor, "B c h w"]
     t: Int[Tensor, " B"]
     z0_hat: Float[Tensor, "B c h w"]
+    target: Float[Tensor, "B c h w"]
+    picture: Float[Tensor, "B H W 3"] | None
+    rgb_weight: float
     auxiliary: Mapping[str, Float[Tensor, ""]]
     logs: Mapping[str, Float[Tensor, ""]]
     prior_calls: int
     warming_up: bool
+
+    def refit(
+        self, latents: Float[Tensor, "B c h w"], images: Float[Tensor, "B h2 w2 3"] | None = None
+    ) -> Float[Tensor, ""]:
+        """``loss`` for the avatar as it has become since, without asking the prior again: the distance to the same
+        target, for ``guidance.inner_steps``."""
+        return weights.distance(latents, self.target, images, self.picture, self.rgb_weight)
 
 
 class Guidance:
@@ -70,6 +114,10 @@ class Guidance:
         step: int,
         total: int,
         generator: torch.Generator,
+        *,
+        images: Float[Tensor, "B h2 w2 3"] | None = None,
+        source: Float[Tensor, "B c h w"] | None = None,
+        cameras: Float[Tensor, "B 16"] | None = None,
     ) -> Distilled:
         """The distillation loss of a batch of latents, and one update of what the method learns.
 
@@ -79,26 +127,38 @@ class Guidance:
             buckets: each picture's bucket of views.
             step, total: of the run, ``0 <= step < total``.
             generator: on the CPU; all randomness comes from it.
+            images: the pictures in [0, 1] that ``latents`` encode, with their gradients; for ``rgb_weight``.
+            source: what editing methods (DDS, PDS) start from: the same views' latents.
+            cameras: ``T_camera_world`` of each view, flat; for VSD.
+
+        Raises:
+            ValueError: the method or an option needs an argument that is None.
         """
         warmup = round(self.method.warmup * total)
         progress = max(0.0, (step - warmup) / max(total - warmup, 1))
-        context = base.Context(conditions, buckets, step, progress, warming_up=step < warmup)
+        generators = noise.picture_generators(generator, len(latents))
+        context = base.Context(conditions, buckets, step, progress, step < warmup, generators, source, cameras)
         calls = self.prior.calls
         with torch.no_grad():
-            noised = self._noise(latents.detach(), context, generator)
-            residual = self.method(noised, base.Predictor(self.prior, control), context)
-            gradient = weights.weight(self.config.weight, noised.alpha, noised.sigma) * residual.delta
-            gradient = weights.clean(gradient, self.config.clip)
+            predict = base.Predictor(self.prior, control)
+            noised = self.method.noise(latents.detach(), self._times(context, latents.device), predict, context)
+            residual = self.method(noised, predict, context)
+            gradient = self._gradient(noised, residual)
             z0_hat = noised.z if residual.eps_hat is None else noised.denoised(residual.eps_hat)
+            picture = self._picture(z0_hat, images, residual)
         auxiliary = {}
         if residual.auxiliary is not None and self.method.learnable is not None:
             self.method.learnable.update(residual.auxiliary)
             auxiliary = {"learnable": residual.auxiliary.detach()}
+        target = noised.z - gradient
         return Distilled(
-            loss=weights.distillation_loss(latents, gradient),
+            loss=weights.distance(latents, target, images, picture, self.config.rgb_weight),
             grad=gradient,
             t=noised.t,
             z0_hat=z0_hat,
+            target=target,
+            picture=picture,
+            rgb_weight=self.config.rgb_weight,
             auxiliary=auxiliary,
             logs={**residual.logs, "grad_norm": gradient.flatten(1).norm(dim=1).mean()},
             prior_calls=self.prior.calls - calls,
@@ -114,15 +174,31 @@ class Guidance:
         if self.method.learnable is not None:
             self.method.learnable.load_state_dict(state)
 
-    def _noise(self, z: Tensor, context: base.Context, generator: torch.Generator) -> noise.Noised:
-        generators = noise.picture_generators(generator, len(z))
+    def _times(self, context: base.Context, device: torch.device) -> Int[Tensor, " B"]:
         schedule = self.config.schedule
         if context.warming_up:  # what is learned ahead of the run should serve all of its noise levels
             schedule = replace(schedule, kind=ScheduleKind.uniform)
-        t = draw_times(schedule, context.progress, noise.uniforms(generators), self.prior.num_timesteps)
-        return noise.independent(self.prior, z, t.to(z.device), generators)
+        uniform = noise.uniforms(context.generators)
+        return draw_times(schedule, context.progress, uniform, self.prior.num_timesteps).to(device)
+
+    def _gradient(self, noised: noise.Noised, residual: base.Residual) -> Float[Tensor, "B c h w"]:
+        factor = self.config.weight_scale * weights.weight(self.config.weight, noised.alpha, noised.sigma)
+        gradient = factor * residual.delta
+        if residual.unweighted is not None:
+            gradient = gradient + residual.unweighted
+        return weights.clean(gradient, self.config.clip)
+
+    def _picture(self, z0_hat: Tensor, images: Tensor | None, residual: base.Residual) -> Tensor | None:
+        if self.config.rgb_weight == 0 or residual.eps_hat is None:
+            return None
+        if images is None:
+            raise ValueError("guidance.rgb_weight compares pictures: Guidance.step(..., images=pictures)")
+        return self.prior.decode_latents(z0_hat)
 
 
 def build_guidance(config: GuidanceConfig, prior: Prior, conditions: TextConditions) -> Guidance:
     """The configured method; ``conditions`` of all buckets give its learnables their start."""
-    return Guidance(config, prior, BUILDERS[config.method](config, prior, conditions))
+    method = BUILDERS[config.method](config, prior, conditions)
+    if config.bridge.start < 1:
+        method = Bridge(method, config.bridge.start, Cfg.of(config, "corrupt"))
+    return Guidance(config, prior, method)

@@ -6,7 +6,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from avatar_gs.types import Adapter
+
 WATCH = 0.98
+
+
+def denoising_loss(eps: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
+    """0.5 |eps - noise|^2, summed over a picture and averaged over the batch."""
+    return 0.5 * (eps - noise).square().sum() / len(eps)
 
 
 class ConsistentText:
@@ -56,20 +63,62 @@ class ConsistentText:
         for bucket, row in self.parameters.items():
             state[f"y_con.{bucket}"] = row.detach().clone()
             state[f"norms.{bucket}"] = self.norms[bucket].clone()
-            for key, value in self.optimizer.state.get(row, {}).items():
-                state[f"adam.{key}.{bucket}"] = value.detach().clone()
-        return state
+        return state | adam_state(self.optimizer, self.parameters)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continue exactly where ``state_dict`` stood."""
         self.watched, self.watches = state["watched"].clone().cpu(), int(state["watches"])
-        self.optimizer.state.clear()
         for bucket, row in self.parameters.items():
             with torch.no_grad():
                 row.copy_(state[f"y_con.{bucket}"])
             self.norms[bucket] = state[f"norms.{bucket}"].to(row)
-            if f"adam.step.{bucket}" in state:  # Adam keeps its step count on the CPU
-                moments = {key: state[f"adam.{key}.{bucket}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")}
-                self.optimizer.state[row] = {
-                    key: value.to("cpu" if key == "step" else row.device) for key, value in moments.items()
-                }
+        load_adam_state(self.optimizer, self.parameters, state)
+
+
+class TrainedAdapter:
+    """An adapter of the prior with its optimiser."""
+
+    def __init__(self, adapter: Adapter, learning_rate: float) -> None:
+        self.adapter = adapter
+        self.optimizer = torch.optim.AdamW(adapter.parameters.values(), lr=learning_rate)
+
+    def update(self, loss: Float[Tensor, ""]) -> None:
+        """One step on all parameters; a loss whose gradient is not finite leaves them as they are."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if all(p.grad is None or bool(p.grad.isfinite().all()) for p in self.adapter.parameters.values()):
+            self.optimizer.step()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that a resumed run needs, by name."""
+        values = {f"adapter.{name}": value.detach().clone() for name, value in self.adapter.parameters.items()}
+        return values | adam_state(self.optimizer, self.adapter.parameters)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue exactly where ``state_dict`` stood."""
+        with torch.no_grad():
+            for name, value in self.adapter.parameters.items():
+                value.copy_(state[f"adapter.{name}"])
+        load_adam_state(self.optimizer, self.adapter.parameters, state)
+
+
+def adam_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The moments of Adam as ``adam.<moment>.<parameter>``."""
+    return {
+        f"adam.{key}.{name}": value.detach().clone()
+        for name, parameter in parameters.items()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def load_adam_state(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], state: Mapping[str, Tensor]
+) -> None:
+    """What ``adam_state`` gave; parameters that it does not name begin anew."""
+    optimizer.state.clear()
+    for name, parameter in parameters.items():
+        if f"adam.step.{name}" in state:  # Adam keeps its step count on the CPU
+            optimizer.state[parameter] = {
+                key: state[f"adam.{key}.{name}"].clone().to("cpu" if key == "step" else parameter.device)
+                for key in ("step", "exp_avg", "exp_avg_sq")
+            }

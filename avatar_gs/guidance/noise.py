@@ -44,11 +44,44 @@ def uniforms(generators: Sequence[torch.Generator]) -> Float[Tensor, " B"]:
     return torch.cat([torch.rand(1, generator=generator) for generator in generators])
 
 
+def levels(
+    prior: Prior, t: Int[Tensor, " B"], like: Tensor
+) -> tuple[Float[Tensor, "B 1 1 1"], Float[Tensor, "B 1 1 1"]]:
+    """alpha and sigma at ``t``, as factors of latents."""
+    alpha, sigma = (value[:, None, None, None].to(like) for value in (prior.alpha(t), prior.sigma(t)))
+    return alpha, sigma
+
+
+def with_noise(
+    prior: Prior, z: Float[Tensor, "B c h w"], t: Int[Tensor, " B"], eps: Float[Tensor, "B c h w"]
+) -> Noised:
+    """z_t = alpha z + sigma eps with noise that is given; the reference is eps."""
+    alpha, sigma = levels(prior, t, z)
+    return Noised(z, alpha * z + sigma * eps, t, eps, alpha, sigma)
+
+
 def independent(
     prior: Prior, z: Float[Tensor, "B c h w"], t: Int[Tensor, " B"], generators: Sequence[torch.Generator]
 ) -> Noised:
     """z_t = alpha z + sigma eps with fresh noise for every picture; the reference is eps."""
     noise = torch.stack([torch.randn(z.shape[1:], generator=generator) for generator in generators])
-    eps = noise.to(z)
-    alpha, sigma = (value[:, None, None, None].to(z) for value in (prior.alpha(t), prior.sigma(t)))
-    return Noised(z, alpha * z + sigma * eps, t, eps, alpha, sigma)
+    return with_noise(prior, z, t, noise.to(z))
+
+
+def arrived(prior: Prior, z: Float[Tensor, "B c h w"], z_t: Float[Tensor, "B c h w"], t: Int[Tensor, " B"]) -> Noised:
+    """Latents that are at the noise level ``t`` already; the reference is the noise that leads from ``z`` to them."""
+    alpha, sigma = levels(prior, t, z)
+    return Noised(z, z_t, t, (z_t - alpha * z) / sigma, alpha, sigma)
+
+
+def ddim(
+    prior: Prior,
+    z_t: Float[Tensor, "B c h w"],
+    t: Int[Tensor, " B"],
+    eps: Float[Tensor, "B c h w"],
+    to: Int[Tensor, " B"],
+) -> Float[Tensor, "B c h w"]:
+    """The deterministic step of Song et al. 2021 from level ``t`` to level ``to``, towards less noise or more."""
+    alpha, sigma = levels(prior, t, z_t)
+    alpha_to, sigma_to = levels(prior, to, z_t)
+    return alpha_to * (z_t - sigma * eps) / alpha + sigma_to * eps

@@ -1,9 +1,13 @@
 """Classifier-free guidance, the weight w(t), and what happens to a gradient after the residual."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
-from avatar_gs.guidance.config import Weight
+from avatar_gs.guidance.config import GuidanceConfig, Unconditional, Weight
 
 
 def guided(
@@ -18,6 +22,50 @@ def guided(
         return result
     spread = result.std((1, 2, 3), keepdim=True).clamp_min(1e-12)
     return result * (1 - rescale + rescale * towards.std((1, 2, 3), keepdim=True) / spread)
+
+
+def perpendicular(vector: Float[Tensor, "B c h w"], to: Float[Tensor, "B c h w"]) -> Float[Tensor, "B c h w"]:
+    """What is left of each picture's ``vector`` without its part along ``to``."""
+    along = (vector * to).sum((1, 2, 3), keepdim=True) / to.square().sum((1, 2, 3), keepdim=True).clamp_min(1e-12)
+    return vector - along * to
+
+
+@dataclass(frozen=True)
+class Cfg:
+    """Classifier-free guidance as it is configured: which conditions it asks for, and how it combines them.
+
+    ``perp_neg`` > 0 is Perp-Neg (Armandpour et al. 2023): the unconditional prediction is that of the empty prompt, and
+    of the negative prompt's direction only the part perpendicular to the text's is subtracted, so many times.
+    """
+
+    scale: float
+    away: str = "null"
+    rescale: float = 0.0
+    perp_neg: float = 0.0
+
+    @classmethod
+    def of(cls, config: GuidanceConfig, away: str | None = None, scale: float | None = None) -> "Cfg":
+        """A method whose formula names the condition to push away from gives ``away``; likewise ``scale``."""
+        if away is None:
+            away = {Unconditional.negative: "negative", Unconditional.empty: "null"}[config.unconditional]
+        return cls(config.cfg_scale if scale is None else scale, away, config.cfg_rescale, config.perp_neg)
+
+    @property
+    def unconditional(self) -> str:
+        """The condition that guidance really pushes away from."""
+        return "null" if self.perp_neg else self.away
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The conditions that a call needs the predictions of."""
+        return ("text", "null", "negative") if self.perp_neg else ("text", self.away)
+
+    def __call__(self, eps: Mapping[str, Float[Tensor, "B c h w"]]) -> Float[Tensor, "B c h w"]:
+        """The guided noise prediction."""
+        away, towards = eps[self.unconditional], eps["text"]
+        if self.perp_neg:
+            towards = towards - self.perp_neg * perpendicular(eps["negative"] - away, towards - away)
+        return guided(away, towards, self.scale, self.rescale)
 
 
 def weight(kind: Weight, alpha: Float[Tensor, "B 1 1 1"], sigma: Float[Tensor, "B 1 1 1"]) -> Float[Tensor, "B 1 1 1"]:
@@ -42,6 +90,17 @@ def clean(gradient: Float[Tensor, "B c h w"], clip: float = 0.0) -> Float[Tensor
     return gradient * (clip / norm.clamp_min(clip))
 
 
-def distillation_loss(z: Float[Tensor, "B c h w"], gradient: Float[Tensor, "B c h w"]) -> Float[Tensor, ""]:
-    """0.5 sum (z - sg(z - G))^2 / B: its derivative with respect to z is G / B; its value means nothing."""
-    return 0.5 * (z - (z - gradient).detach()).square().sum() / len(z)
+def distance(
+    z: Float[Tensor, "B c h w"],
+    target: Float[Tensor, "B c h w"],
+    images: Float[Tensor, "B h2 w2 3"] | None = None,
+    picture: Float[Tensor, "B H W 3"] | None = None,
+    rgb_weight: float = 0.0,
+) -> Float[Tensor, ""]:
+    """0.5 sum (z - sg(target))^2 / B: with target = z - G its derivative with respect to z is G / B; its value means
+    nothing. With ``picture``, as much again for pictures (larger ones are averaged down), times ``rgb_weight``."""
+    loss = 0.5 * (z - target.detach()).square().sum() / len(z)
+    if images is None or picture is None:
+        return loss
+    scaled = F.interpolate(images.permute(0, 3, 1, 2), picture.shape[1:3], mode="area").permute(0, 2, 3, 1)
+    return loss + rgb_weight * 0.5 * (scaled - picture.detach()).square().sum() / len(z)

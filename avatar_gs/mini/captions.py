@@ -41,6 +41,10 @@ def _say(word: str, rng: np.random.Generator) -> str:
     return pick(rng, list(SYNONYMS[word])) if word in SYNONYMS else word
 
 
+def _a(words: str) -> str:
+    return f"an {words}" if words.startswith("orange") else f"a {words}"
+
+
 def _subject(person: Person, rng: np.random.Generator, mention: float) -> str:
     words = ["a"]
     if abs(person.betas[AGE]) > 0.8 and rng.random() < mention:
@@ -73,12 +77,12 @@ def _clothes(person: Person, rng: np.random.Generator, mention: float) -> str:
     if rng.random() < mention + 0.06:
         items.append(_shirt(person, rng))
     if rng.random() < mention + 0.06:
-        article = "a " if outfit.bottoms == "skirt" else ""
-        items.append(f"{article}{_say(outfit.bottoms_colour, rng)} {_say(outfit.bottoms, rng)}")
+        colour = _say(outfit.bottoms_colour, rng)
+        items.append(f"{_a(colour) if outfit.bottoms == 'skirt' else colour} {_say(outfit.bottoms, rng)}")
     if rng.random() < mention:
         items.append(f"{_say(outfit.shoes, rng)} {_say('shoes', rng)}")
     if outfit.hat and rng.random() < mention + 0.06:
-        items.append(f"a {_say(outfit.hat, rng)} hat")
+        items.append(f"{_a(_say(outfit.hat, rng))} hat")
     if outfit.glasses and rng.random() < mention + 0.06:
         items.append("glasses")
     if rng.random() < 0.3:
@@ -98,9 +102,9 @@ def _shirt(person: Person, rng: np.random.Generator) -> str:
     colour, shirt = _say(outfit.shirt, rng), _say("shirt", rng)
     if outfit.stripe:
         striped = f"{colour} and {_say(outfit.stripe, rng)} striped" if rng.random() < 0.5 else f"striped {colour}"
-        text = f"a {striped} {shirt}"
+        text = f"{_a(striped)} {shirt}"
     else:
-        text = f"{'an' if colour == 'orange' else 'a'} {colour} {shirt}"
+        text = f"{_a(colour)} {shirt}"
     if rng.random() < 0.35:
         text += f" with {'long' if outfit.long_sleeves else 'short'} sleeves"
     return text

@@ -1,4 +1,4 @@
-"""Settings of the packaged prior's training."""
+"""Settings of the packaged prior's training, and of the scorer's."""
 
 from dataclasses import dataclass, field
 from typing import Optional
@@ -52,6 +52,8 @@ class DiffusionConfig:
     checkpoint_every: int = 250
     from_packaged: bool = False
     """Start from the packaged EMA weights instead of from scratch."""
+    bfloat16: bool = False
+    """Mixed precision: a quarter faster on processors with AVX-512 BF16, slower on others."""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1 or self.lr <= 0:
@@ -66,3 +68,59 @@ class TrainMiniConfig:
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+
+
+@dataclass
+class ScorerConfig:
+    """``stage=train_scorer``: the scorer sees ``people`` x ``recolourings`` persons in ``views`` pictures each."""
+
+    folder: str = "outputs/train_scorer"
+    people: int = 1000
+    recolourings: int = 4
+    views: int = 6
+    people_per_shard: int = 50
+    workers: Optional[int] = None
+    steps: int = 700
+    batch: int = 40
+    """Persons a step; each is seen in two pictures."""
+    lr: float = 1.5e-3
+    person_weight: float = 0.5
+    """Weight of telling persons apart, beside telling captions apart."""
+    face_steps: int = 1000
+    """Steps of the face detector."""
+    face_people: int = 130
+    """People whose heads it sees."""
+    measured_people: int = 300
+    checkpoint_every: int = 100
+    bfloat16: bool = False
+    """Mixed precision: twice as fast on processors with AVX-512 BF16, slower on others."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        counts = (
+            "people",
+            "recolourings",
+            "people_per_shard",
+            "steps",
+            "face_steps",
+            "face_people",
+            "checkpoint_every",
+        )
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise UserError(f"scorer.{name}={getattr(self, name)}: expected at least 1")
+        if self.views < 2 or self.batch < 2:
+            raise UserError(
+                f"scorer.views={self.views} scorer.batch={self.batch}: expected at least 2 of each, to compare"
+            )
+        if self.batch > self.people * self.recolourings:
+            raise UserError(
+                f"scorer.batch={self.batch}: expected at most scorer.people x scorer.recolourings, "
+                f"{self.people * self.recolourings}"
+            )
+        if self.lr <= 0 or self.person_weight < 0:
+            raise UserError(
+                f"scorer.lr={self.lr} scorer.person_weight={self.person_weight}: expected above 0, and not below 0"
+            )
+        if self.measured_people < 100:
+            raise UserError(f"scorer.measured_people={self.measured_people}: expected at least 100, a pool of captions")

@@ -23,7 +23,16 @@ from avatar_gs.body.pose import random_pose
 from avatar_gs.io import atomic_write
 from avatar_gs.mini.captions import caption, negative_caption, view_suffix
 from avatar_gs.mini.config import DatasetConfig
-from avatar_gs.mini.people import Person, individuals, named_rgb, pick, random_person, redressed, training_person
+from avatar_gs.mini.people import (
+    Person,
+    held_out,
+    individuals,
+    named_rgb,
+    pick,
+    random_person,
+    redressed,
+    training_person,
+)
 from avatar_gs.mini.picture import PARTS, PartMap, colour_picture, draw_parts, mesh_depth, palette
 from avatar_gs.mini.vocabulary import CLOTHES
 from avatar_gs.mini.wardrobe import Wardrobe, dress, load_wardrobe
@@ -103,14 +112,27 @@ def recoloured(person: Person, rng: np.random.Generator) -> Person:
             shoes=other.outfit.shoes,
             hat=pick(rng, list(CLOTHES)) if person.outfit.hat else "",
         )
-        if bool(other.hair) == bool(person.hair):
-            return replace(
-                person,
-                outfit=outfit,
-                skin=other.skin,
-                hair=other.hair,
-                **{name: getattr(other, name) for name in ("skin_rgb", "hair_rgb", "eye_rgb", "brow_rgb", "mouth_rgb")},
-            )
+        if bool(other.hair) != bool(person.hair):
+            continue
+        rgb = {name: getattr(other, name) for name in ("skin_rgb", "hair_rgb", "eye_rgb", "brow_rgb", "mouth_rgb")}
+        painted = replace(person, outfit=outfit, skin=other.skin, hair=other.hair, **rgb)
+        if not held_out(painted):
+            return painted
+
+
+def in_other_colours(person: Person, rng: np.random.Generator) -> Person:
+    """The same person in clothes of other colours and the same cut, never a held-out combination."""
+    while True:
+        other = random_person(rng).outfit
+        outfit = replace(person.outfit, shirt=other.shirt, bottoms_colour=other.bottoms_colour, shoes=other.shoes)
+        if not held_out(replace(person, outfit=outfit)):
+            return replace(person, outfit=outfit)
+
+
+def random_background(rng: np.random.Generator) -> NDArray[np.float64]:
+    """One plain colour in 0..255: mostly greys with a tint, as behind the avatar in optimisation."""
+    grey = np.clip(rng.uniform(40, 250) + rng.normal(0, 12, 3), 0, 255)
+    return rng.uniform(15, 250, 3) if rng.random() < 0.2 else grey
 
 
 def paint(
@@ -125,7 +147,7 @@ def paint(
     clothes["stripe"] = named_rgb(rng, outfit.stripe, CLOTHES) if outfit.stripe else clothes["shirt"]
     clothes["hat"] = named_rgb(rng, outfit.hat, CLOTHES) if outfit.hat else (0.0, 0.0, 0.0)
     if background is None:
-        background = rng.uniform(15, 250, 3) if rng.random() < 0.6 else np.full(3, rng.uniform(40, 250))
+        background = random_background(rng)
     out = np.empty((SIZE, SIZE, 3), np.uint8)
     colour_picture(part_map.parts, part_map.shade, palette(person, clothes, background), out, OVERSAMPLING)
     return out
@@ -194,7 +216,7 @@ def _random_sample(rng: np.random.Generator, views: int) -> Sample:
         person = person if own_outfit else redressed(person, rng)
     else:
         person = training_person(rng)
-    spread = 0.1 if rng.random() < 0.35 else float(rng.uniform(0.2, 0.9))
+    spread = 0.1 if rng.random() < 0.5 else float(rng.uniform(0.2, 0.9))
     return replace(draw_sample(wardrobe, person, CamerasConfig(), views, rng, spread), own_outfit=own_outfit)
 
 
@@ -205,9 +227,7 @@ def _picture(
     if not person.name:
         person = recoloured(person, rng)
     elif not sample.own_outfit:
-        colours = random_person(rng).outfit
-        outfit = replace(person.outfit, shirt=colours.shirt, bottoms_colour=colours.bottoms_colour, shoes=colours.shoes)
-        person = replace(person, outfit=outfit)
+        person = in_other_colours(person, rng)
     picture = paint(person, sample.maps[view], rng)
     if rng.random() < degraded_share:
         texts = [negative_caption(rng) + (suffix if rng.random() < 0.5 else "") for _ in range(CAPTIONS)]

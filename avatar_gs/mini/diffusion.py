@@ -16,14 +16,16 @@ from diffusers.models.resnet import ResnetBlock2D
 from jaxtyping import Float, Int, UInt8
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, PreTrainedModel
 
 from avatar_gs.io import load_state, save_state
+from avatar_gs.mini.autoencoder import LATENTS
 from avatar_gs.mini.config import DiffusionConfig
 
 WIDTH, TEXT_LAYERS = 128, 3
 CHANNELS = (64, 96, 160)
-EMA_DECAY = 0.998
+EMA_DECAY = 0.999
 Progress = Callable[[int, int, float, "Networks"], None]
 """Called with (steps done, steps in all, loss, networks)."""
 
@@ -51,7 +53,7 @@ class Networks:
 class LatentSet:
     """The training set, encoded: P pictures, V views (P is V x recolourings), three captions a picture."""
 
-    latents: Float[Tensor, "P 4 16 16"]
+    latents: Float[Tensor, "P 8 16 16"]
     controls: UInt8[Tensor, "V 128 128 3"]
     foreground: Float[Tensor, "V 16 16"]
     tokens: Int[Tensor, "P 3 64"]
@@ -77,8 +79,8 @@ def build_networks(tokenizer: CLIPTokenizer, seed: int = 0) -> Networks:
     nn.init.normal_(cast(nn.Embedding, text_encoder.get_input_embeddings()).weight, std=0.05)
     unet = UNet2DConditionModel(
         sample_size=16,
-        in_channels=4,
-        out_channels=4,
+        in_channels=LATENTS,
+        out_channels=LATENTS,
         layers_per_block=1,
         block_out_channels=CHANNELS,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -132,9 +134,12 @@ def train_diffusion(
         generator = torch.Generator().manual_seed(1_000_003 * 7 + step)
         for group in adam.param_groups:
             group["lr"] = _rate(step, config)
-        loss = _loss(networks, data, empty, scheduler, weights, config, generator)
-        adam.zero_grad()
-        loss.backward()
+        # the flash kernel's backward pass costs more than a quarter of a step at these small sizes on a CPU
+        with sdpa_kernel(SDPBackend.MATH):
+            with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
+                loss = _loss(networks, data, empty, scheduler, weights, config, generator)
+            adam.zero_grad()
+            loss.backward()
         nn.utils.clip_grad_norm_(list(parameters.values()), 1.0)
         adam.step()
         decay = min(EMA_DECAY, (1 + step) / (10 + step))
@@ -196,7 +201,7 @@ def _loss(
         mid_block_additional_residual=middle * kept,
     ).sample
     person = 1 + 2 * data.foreground[views].float()[:, None]
-    error = (predicted - noise).square() * person / person.mean((1, 2, 3), keepdim=True)
+    error = (predicted.float() - noise).square() * person / person.mean((1, 2, 3), keepdim=True)
     return (error.mean((1, 2, 3)) * weights[t]).mean()
 
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -12,13 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avatar_gs.mini import picture as pic
-from avatar_gs.mini.captions import caption, view_suffix
 from avatar_gs.mini.colours import nearest_names
-from avatar_gs.mini.dataset import SIZE, Sample, draw_sample, paint, part_masks, view_of
-from avatar_gs.mini.people import Person, held_out, random_person
+from avatar_gs.mini.dataset import part_masks
+from avatar_gs.mini.people import Person
+from avatar_gs.mini.trials import Trial
+from avatar_gs.mini.view_judge import JUDGED, fit_view_judge
 from avatar_gs.mini.vocabulary import NEGATIVE_WORDS
-from avatar_gs.mini.wardrobe import load_wardrobe
-from avatar_gs.render.config import CamerasConfig, FramingConfig
 from avatar_gs.types import Framing, ViewDirection
 
 PARTS = {
@@ -37,10 +35,7 @@ SHOWN_ON = {
     "hat": (Framing.HEAD, Framing.UPPER, Framing.BODY),
     "stripe": (Framing.UPPER, Framing.BODY),
 }
-COVERED, LEAST_PIXELS, LEAST_HEAD = 0.95, 6, 60
-HEAD_GRID = 6
-JUDGED = (Framing.HEAD, Framing.UPPER)
-"""The framings in which a head is large enough to tell its view from a picture."""
+LEAST_PIXELS = 6
 NEGATIVE = ", ".join(NEGATIVE_WORDS)
 
 
@@ -58,44 +53,6 @@ class Sampler(Protocol):
         cfg_scale: float,
         generator: torch.Generator,
     ) -> Float[Tensor, "B H W 3"]: ...
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One prompt and what a right picture of it is. ``truth`` is the drawn picture in [0, 1]."""
-
-    person: Person
-    framing: Framing
-    view: ViewDirection
-    prompt: str
-    sample: Sample
-    truth: NDArray[np.float32]
-
-    @property
-    def control(self) -> NDArray[np.float32]:
-        return self.sample.controls[0].astype(np.float32) / np.float32(255)
-
-    def mask(self, part: int) -> NDArray[np.bool_]:
-        return part_masks(self.sample.maps[0], part) > COVERED
-
-
-def trials(count: int, seed: int, *, held: bool = True, cameras: CamerasConfig | None = None) -> list[Trial]:
-    """Random people in random poses, framings and views; with ``held``, only combinations kept from training."""
-    wardrobe = load_wardrobe()
-    rng = np.random.default_rng(seed)
-    found: list[Trial] = []
-    while len(found) < count:
-        person = random_person(rng)
-        if held_out(person) != held:
-            continue
-        spread = 0.1 if len(found) % 2 else float(rng.uniform(0.2, 0.9))
-        sample = draw_sample(wardrobe, person, cameras or CamerasConfig(), 1, rng, spread)
-        framing, view = sample.views.framings[0], view_of(float(sample.views.azimuth[0]))
-        prompt = caption(person, rng, 1.0) + view_suffix(framing, view)
-        grey = np.full(3, 190.0)
-        truth = paint(person, sample.maps[0], rng, grey).astype(np.float32) / np.float32(255)
-        found.append(Trial(person, framing, view, prompt, sample, truth))
-    return found
 
 
 @torch.no_grad()
@@ -130,7 +87,7 @@ def draw(
 def score(some: list[Trial], pictures: NDArray[np.float32]) -> dict[str, dict[str, float]]:
     """Shares of right parts by framing, silhouette overlap, views as asked and faces; with the number of cases each."""
     hits: dict[str, list[float]] = {}
-    head_of = fit_head_views()
+    view_of_head = fit_view_judge()
     for trial, image in zip(some, pictures, strict=True):
         for part, name in asked_colours(trial.person).items():
             mask = trial.mask(PARTS[part])
@@ -139,7 +96,7 @@ def score(some: list[Trial], pictures: NDArray[np.float32]) -> dict[str, dict[st
             colour = np.median(image[mask], 0)
             hits.setdefault(f"{part}/{trial.framing.value}", []).append(float(nearest_names(colour, part) == name))
         hits.setdefault("silhouette IoU", []).append(_silhouette_iou(trial, image))
-        if trial.framing in JUDGED and (seen := head_of(trial, image)) is not None:
+        if trial.framing in JUDGED and trial.clear and (seen := view_of_head(trial, image)) is not None:
             hits.setdefault(f"view/{trial.view.value}", []).append(float(seen is trial.view))
         if trial.framing is Framing.HEAD and trial.view is ViewDirection.FRONT:
             hits.setdefault("face contrast > 0.5 of truth", []).append(float(face_contrast(trial, image) > 0.5))
@@ -184,58 +141,3 @@ def face_contrast(trial: Trial, image: NDArray[np.float32]) -> float:
         return float(np.abs(pixels[features] - np.median(pixels[skin], 0)).mean())
 
     return contrast(image) / max(contrast(trial.truth), 1e-6)
-
-
-def fit_head_views(count: int = 500, seed: int = 5):
-    """A judge of front, side and back that sees how hair lies on the head: a linear discriminant fitted to
-    drawn pictures of training people. Returns a function (trial, picture) -> view, None where nothing can be told."""
-    features, labels = [], []
-    for trial in _judge_trials(count, seed):
-        feature = _head_feature(trial, trial.truth)
-        if feature is not None:
-            features.append(feature)
-            labels.append(list(ViewDirection).index(trial.view))
-    stacked, target = np.stack(features), np.eye(len(ViewDirection))[labels]
-    gram = stacked.T @ stacked + 2.0 * np.eye(stacked.shape[1])
-    weights = np.linalg.solve(gram, stacked.T @ target)
-
-    def judge(trial: Trial, image: NDArray[np.float32]) -> ViewDirection | None:
-        feature = _head_feature(trial, image)
-        return None if feature is None else list(ViewDirection)[int((feature @ weights)[:3].argmax())]
-
-    return judge
-
-
-_JUDGE: dict[tuple[int, int], list[Trial]] = {}
-
-
-def _judge_trials(count: int, seed: int) -> list[Trial]:
-    if (count, seed) not in _JUDGE:
-        none = FramingConfig(probability=0.0)
-        close = replace(CamerasConfig(), body=none, lower=none)
-        _JUDGE[count, seed] = trials(count, seed, held=False, cameras=close)
-    return _JUDGE[count, seed]
-
-
-def _head_feature(trial: Trial, image: NDArray[np.float32]) -> NDArray[np.float64] | None:
-    """Where on the head the picture's own hair colour lies, on a coarse grid; None if that cannot be told."""
-    person, part_map = trial.person, trial.sample.maps[0]
-    if not person.hair or np.abs(np.array(person.hair_rgb) - person.skin_rgb).max() < 60:
-        return None
-    hair = part_masks(part_map, pic.HAIR) > COVERED
-    head = np.any(
-        [part_masks(part_map, part) > 0.5 for part in (pic.HAIR, pic.EYE, pic.EYE_WHITE, pic.BROW, pic.MOUTH, pic.HAT)],
-        0,
-    )
-    if hair.sum() < LEAST_PIXELS or head.sum() < LEAST_HEAD:
-        return None
-    rows, columns = np.nonzero(head)
-    span = max(np.ptp(rows), np.ptp(columns)) + 1
-    centre = (columns.min() + columns.max()) / 2
-    steps = (np.arange(HEAD_GRID) + 0.5) * span / HEAD_GRID
-    ys = np.clip(rows.min() + steps, 0, SIZE - 1).astype(int)
-    xs = np.clip(centre - span / 2 + steps, 0, SIZE - 1).astype(int)
-    difference = np.abs(image[np.ix_(ys, xs)] - np.median(image[hair], 0)).max(-1)
-    feature = np.exp(-((difference / 0.2) ** 2))
-    asymmetry = np.abs(feature - feature[:, ::-1])
-    return np.concatenate([feature.ravel(), asymmetry.ravel(), [1.0]]).astype(np.float64)

@@ -78,12 +78,12 @@ def random_outfit(rng: np.random.Generator) -> Outfit:
     other = pick(rng, [colour for colour in CLOTHES if colour != shirt])
     return Outfit(
         shirt=shirt,
-        stripe=other if rng.random() < 0.2 else "",
+        stripe=other if rng.random() < 0.25 else "",
         long_sleeves=bool(rng.random() < 0.6),
         bottoms=str(rng.choice(["trousers", "shorts", "skirt"], p=[0.64, 0.18, 0.18])),
         bottoms_colour=pick(rng, list(CLOTHES)),
         shoes=pick(rng, list(CLOTHES)),
-        hat=pick(rng, list(CLOTHES)) if rng.random() < 0.15 else "",
+        hat=pick(rng, list(CLOTHES)) if rng.random() < 0.22 else "",
         glasses=bool(rng.random() < 0.15),
     )
 
@@ -122,7 +122,7 @@ def random_person(rng: np.random.Generator) -> Person:
         hair_volume=float(rng.uniform(0, 1)),
         brow_width=float(rng.uniform(0, 1)),
         mouth_width=float(rng.uniform(0, 1)),
-        stripe_width=float(rng.uniform(0.028, 0.05)),
+        stripe_width=float(rng.uniform(0.045, 0.08)),
         cut=tuple(rng.uniform(0, 1, 7).tolist()),
     )
 

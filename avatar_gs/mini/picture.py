@@ -4,16 +4,13 @@ Painting in rest-pose coordinates keeps seams, stripes and the face sharp howeve
 out is a map of part ids and a map of shading; colours are put on afterwards, so one geometry serves many outfits.
 """
 
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from avatar_gs.mini import wardrobe as w
+from avatar_gs.mini.kernels import kernel, on_scalp
 from avatar_gs.mini.people import Person
 from avatar_gs.mini.wardrobe import Cut, DressedMesh, Wardrobe, cut_of, vertex_normals
 from avatar_gs.types import Cameras, PosedBody
@@ -38,11 +35,6 @@ AMBIENT = 0.84
 """Shading stays within [AMBIENT, 1] of the albedo: darker, and yellow would measure as brown."""
 TORSO, ARM, HAND, LEG, FOOT, NECK, HEAD = w.TORSO, w.ARM, w.HAND, w.LEG, w.FOOT, w.NECK, w.HEAD
 EYEBALL, HAIR_VOLUME, SKIRT, HAT_REGION, GLASSES_REGION = w.EYEBALL, w.HAIR_VOLUME, w.SKIRT, w.HAT, w.GLASSES
-
-
-def _kernel(function: Callable) -> Any:
-    """Compiled, and runs without the GIL. (Run-time type checkers wrap functions, which numba cannot compile.)"""
-    return njit(cache=True, nogil=True)(inspect.unwrap(function))
 
 
 @dataclass(frozen=True)
@@ -100,7 +92,7 @@ def paint_parameters(person: Person, cut: Cut, joints: NDArray[np.float32]) -> N
     )  # fmt: skip
 
 
-@_kernel
+@kernel
 def _paint(region, x, y, z, p):
     """The part at a rest-pose point."""
     if region == HAIR_VOLUME:
@@ -134,15 +126,11 @@ def _paint(region, x, y, z, p):
     return _paint_head(ax, y, z, p)
 
 
-@_kernel
+@kernel
 def _paint_head(ax, y, z, p):
     head_y, eye_x, eye_y = p[10], p[11], p[12]
-    if p[8] > 0:
-        ear = abs(ax - 0.084) < 0.012 and abs(y - head_y - 0.028) < 0.032 and -0.01 < z < 0.06
-        crown = y > p[5] and (z < 0.02 or y > p[5] + 2.8 * ax * ax)
-        back = z < p[6] - 1.1 * max(0.0, head_y - y) and y > p[7]
-        if (crown or back) and not ear:
-            return HAIR
+    if p[8] > 0 and on_scalp(ax, y, z, head_y, p[5], p[6], p[7]):
+        return HAIR
     if z > 0.07:
         arch = 0.024 - 0.35 * (ax - eye_x) * (ax - eye_x) / 0.02
         if abs(ax - eye_x) < 0.021 and abs(y - eye_y - arch) < p[14] * (1.1 - 0.5 * abs(ax - eye_x) / 0.021):
@@ -155,7 +143,7 @@ def _paint_head(ax, y, z, p):
     return SKIN
 
 
-@_kernel
+@kernel
 def _rasterise(screen, faces, size):
     """Z-buffer: depth, the nearest face (-1: none) and its first two barycentric coordinates, at each pixel centre."""
     buffer = np.full((size, size), np.inf, np.float32)
@@ -185,7 +173,7 @@ def _rasterise(screen, faces, size):
     return buffer, nearest, first, second
 
 
-@_kernel
+@kernel
 def _paint_pixels(nearest, first, second, faces, face_regions, rest, lit, paint):
     """Part and shading of every covered pixel, by its rest-pose position and its interpolated light."""
     size = nearest.shape[0]
@@ -232,7 +220,7 @@ def palette(person: Person, clothes: dict[str, tuple[float, float, float]], back
     return colours
 
 
-@_kernel
+@kernel
 def colour_picture(parts, shade, colours, out, ratio):
     """Paints a part map and box-filters it by ``ratio`` into ``out`` ([S/ratio, S/ratio, 3], uint8)."""
     size = parts.shape[0] // ratio

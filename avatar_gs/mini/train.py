@@ -16,10 +16,11 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from avatar_gs.io import write_json
-from avatar_gs.mini.autoencoder import posterior, train_autoencoder
+from avatar_gs.mini.autoencoder import balance_latents, posterior, train_autoencoder
 from avatar_gs.mini.config import TrainMiniConfig
 from avatar_gs.mini.dataset import generate
 from avatar_gs.mini.diffusion import LatentSet, Networks, noise_schedule, train_diffusion
+from avatar_gs.mini.people import individuals
 from avatar_gs.mini.tokenizer import known_words, write_tokenizer
 
 PACKAGED = Path(__file__).parent.parent / "prior" / "mini"
@@ -61,7 +62,9 @@ def _autoencoder(
 
         checkpoint = folder / "autoencoder.safetensors"
         vae = train_autoencoder(config.autoencoder, pictures, foreground, checkpoint, on_step)
-        vae.register_to_config(scaling_factor=_scaling_factor(vae, pictures))
+        latents = _encode_pictures(vae, pictures[:: max(1, len(pictures) // 512)])
+        balance_latents(vae, latents.mean((0, 2, 3)), latents.std((0, 2, 3)))
+        vae.register_to_config(scaling_factor=1.0)
         vae.save_pretrained(str(folder / "vae"))
     vae = AutoencoderKL.from_pretrained(str(folder / "vae"))
     vae = vae.float().eval().requires_grad_(False)
@@ -75,13 +78,6 @@ def _pictures(shards: list[Path]) -> tuple[UInt8[np.ndarray, "P 128 128 3"], np.
             pictures.append(data["pictures"])
             foreground.append(np.repeat(data["foreground"], len(data["pictures"]) // len(data["foreground"]), 0))
     return np.concatenate(pictures), np.concatenate(foreground)
-
-
-@torch.no_grad()
-def _scaling_factor(vae: AutoencoderKL, pictures: np.ndarray) -> float:
-    """One over the standard deviation of the latents, so that scaled latents have unit variance."""
-    latents = _encode_pictures(vae, pictures[:: max(1, len(pictures) // 512)])
-    return round(float(1 / latents.std()), 5)
 
 
 @torch.no_grad()
@@ -140,5 +136,6 @@ def package(networks: Networks, vae: AutoencoderKL, tokenizer: CLIPTokenizer, fo
     index |= {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
     write_json(folder / "model_index.json", index)
     write_json(folder / "vocabulary.json", known_words())
+    write_json(folder / "names.json", [person.name for person in individuals()])
     if settings:
         write_json(folder / "training.json", settings)

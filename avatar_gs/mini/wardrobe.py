@@ -15,6 +15,7 @@ from scipy.spatial import cKDTree  # pyright: ignore[reportAttributeAccessIssue]
 from avatar_gs.body.config import BodyConfig
 from avatar_gs.body.files import FREE_BODY
 from avatar_gs.body.model import Body, load_body
+from avatar_gs.mini.kernels import on_scalp
 from avatar_gs.mini.people import Person
 
 Array = NDArray[np.float32]
@@ -144,11 +145,8 @@ def skirt_hem(person: Person, joints: Array) -> float:
 
 def hair_mask(vertices: Array, cut: Cut, joints: Array) -> NDArray[np.bool_]:
     """Which rest-pose points of the head are scalp under hair (the picture paints by the same rule per pixel)."""
-    x, y, z = vertices.T
-    head_y = joints[HEAD_JOINT, 1]
-    crown = (y > cut.hairline_y) & ((z < 0.02) | (y > cut.hairline_y + 2.8 * x**2))
-    back = (z < cut.hair_side_z - 1.1 * np.maximum(0.0, head_y - y)) & (y > cut.hair_low_y)
-    return crown | back
+    edges = float(joints[HEAD_JOINT, 1]), cut.hairline_y, cut.hair_side_z, cut.hair_low_y
+    return np.array([on_scalp(abs(x), y, z, *edges) for x, y, z in vertices], bool)
 
 
 def _thickness(wardrobe: Wardrobe, person: Person) -> Array:
@@ -170,9 +168,9 @@ def _thickness(wardrobe: Wardrobe, person: Person) -> Array:
         out[ankles] = 0.012
     out[(region == FOOT) & (y < cut.shoe_y)] = 0.010
     if person.hair:
-        hair = (region == HEAD) & hair_mask(wardrobe.vertices, cut, wardrobe.joints)
-        ears = (np.abs(np.abs(x) - 0.082) < 0.012) & (np.abs(y - wardrobe.joints[HEAD_JOINT, 1] - 0.03) < 0.035)
-        out[hair & ~ears] = 0.012 + 0.016 * person.hair_volume + (0.004 if person.long_hair else 0.0)
+        head = np.nonzero(region == HEAD)[0]
+        hair = head[hair_mask(wardrobe.vertices[head], cut, wardrobe.joints)]
+        out[hair] = 0.012 + 0.016 * person.hair_volume + (0.004 if person.long_hair else 0.0)
     if person.outfit.hat:
         out[(region == HEAD) & (y > wardrobe.joints[HEAD_JOINT, 1] + 0.09)] = 0.004
     return out

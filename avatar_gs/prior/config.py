@@ -1,10 +1,14 @@
-"""Settings of the diffusion prior and of the words that tell it the view."""
+"""Settings of the diffusion prior, of the words that tell it the view, and of where an identity enters."""
 
 from dataclasses import dataclass, field
 from enum import Enum
 
 from avatar_gs.errors import UserError
 
+PLACEHOLDER = "<id>"
+"""What stands for the person of an identity in a prompt, as a name would."""
+FRAMINGS = ("body", "head", "upper", "lower")
+VIEWS = ("front", "side", "back", "overhead")
 MINI_NEGATIVE = "blurry, noisy, low quality, wrong colours"
 
 
@@ -38,6 +42,11 @@ class PromptConfig:
     """… above this the back view, and between the two the side view."""
     overhead_degrees: float = 60.0
     """Elevations above this are the overhead view (style sd only: the packaged prior knows no such word)."""
+    identity_framings: list[str] = field(default_factory=lambda: list(FRAMINGS))
+    """The framings in whose prompts ``<id>`` is the person; in all others it is "a person"."""
+    identity_views: list[str] = field(default_factory=lambda: list(VIEWS))
+    """The same by view. The packaged prior's captions name people in all framings and views; Stable Diffusion paints
+    the faces that it knows onto backs, and a whole body leaves a face but a handful of latents (``prior=sd15``)."""
 
     def __post_init__(self) -> None:
         if not 0 < self.front_degrees <= self.back_degrees < 180:
@@ -47,6 +56,10 @@ class PromptConfig:
             )
         if not 0 < self.overhead_degrees <= 90:
             raise UserError(f"prior.prompts.overhead_degrees={self.overhead_degrees}: expected more than 0, at most 90")
+        for name, known in (("identity_framings", FRAMINGS), ("identity_views", VIEWS)):
+            unknown = [word for word in getattr(self, name) if word not in known]
+            if unknown:
+                raise UserError(f"prior.prompts.{name}: {', '.join(unknown)} is none of {', '.join(known)}")
 
 
 @dataclass

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from avatar_gs.prior.config import PromptConfig, PromptStyle
+from avatar_gs.prior.config import PLACEHOLDER, PromptConfig, PromptStyle
 from avatar_gs.types import Framing, ViewDirection, Views
 
 BUCKETS = tuple(f"{framing.value}/{direction.value}" for framing in Framing for direction in ViewDirection)
@@ -33,6 +33,10 @@ SD_DIRECTION_WORDS = {
     ViewDirection.BACK: "back view of a person from behind",
     ViewDirection.OVERHEAD: "overhead view",
 }
+SOMEBODY = "a person"
+"""What stands there in the views that the identity is kept out of."""
+AFTER_A_NAME = ("wearing", "in", "with", "as", "dressed", "who", "has", "wears", "and")
+"""Words that go on after a name without a comma."""
 SD_BACK_OF_HEAD = "back of the head"
 SD_BACK_NEGATIVE = "face, eyes"
 
@@ -69,18 +73,39 @@ def view_buckets(views: Views, config: PromptConfig) -> list[str]:
     return [f"{framing.value}/{view_direction(az, el, config).value}" for framing, az, el in angles]
 
 
+def with_placeholder(prompt: str) -> str:
+    """A prompt that names ``<id>``: as it is if it does, else with ``<id>`` in front."""
+    words = prompt.split()
+    if PLACEHOLDER in prompt:
+        return prompt
+    if not words:
+        return PLACEHOLDER
+    joint = " " if words[0].lower() in AFTER_A_NAME else ", "
+    return f"{PLACEHOLDER}{joint}{prompt.strip()}"
+
+
+def shows_identity(framing: Framing, direction: ViewDirection, config: PromptConfig) -> bool:
+    """Whether ``<id>`` stays in the prompts of this bucket."""
+    return framing.value in config.identity_framings and direction.value in config.identity_views
+
+
 def bucket_prompts(prompt: str, negative_prompt: str, config: PromptConfig) -> dict[str, BucketPrompt]:
-    """The prompts of every bucket that the style tells apart (an empty ``negative_prompt``: the config's own)."""
+    """The prompts of every bucket that the style tells apart (an empty ``negative_prompt``: the config's own).
+
+    ``<id>`` stays where ``config`` lets the identity in; elsewhere it becomes ``a person``.
+    """
     negative = negative_prompt or config.negative
     prompts = {}
     for bucket in BUCKETS:
         framing, direction = Framing(bucket.split("/")[0]), ViewDirection(bucket.split("/")[1])
+        who = PLACEHOLDER if shows_identity(framing, direction, config) else SOMEBODY
+        sentence = _sentence(prompt.replace(PLACEHOLDER, who))
         if config.style is PromptStyle.mini:
             if direction in MINI_DIRECTION_WORDS:
-                words = [_sentence(prompt), config.suffix, FRAMING_WORDS[framing], MINI_DIRECTION_WORDS[direction]]
+                words = [sentence, config.suffix, FRAMING_WORDS[framing], MINI_DIRECTION_WORDS[direction]]
                 prompts[bucket] = BucketPrompt(_join(words), negative)
             continue
-        words = [*_sd_view_words(framing, direction), _sentence(prompt), config.suffix]
+        words = [*_sd_view_words(framing, direction), sentence, config.suffix]
         against = [SD_BACK_NEGATIVE if direction is ViewDirection.BACK else "", negative]
         prompts[bucket] = BucketPrompt(_join(words), _join(against))
     return prompts
@@ -92,9 +117,12 @@ def fit_prompt(prior: Tokenized, prompt: str, config: PromptConfig) -> tuple[str
     Without this the packaged prior, whose view words come last, would lose them to a long sentence.
     """
     added = {p.positive for p in bucket_prompts("", "", config).values()}
+    # where "a person" takes the place of <id>, it may take more tokens
+    hidden = any(PLACEHOLDER not in p.positive for p in bucket_prompts(PLACEHOLDER, "", config).values())
+    somebody = f" {SOMEBODY}" * prompt.count(PLACEHOLDER) if hidden else ""
     kept, cut = prompt, ""
     for words in sorted(added):
-        shorter, rest = prior.truncate(prompt, reserve=f", {words}")
+        shorter, rest = prior.truncate(prompt, reserve=f", {words}{somebody}")
         if len(rest) > len(cut):
             kept, cut = shorter, rest
     return kept, cut

@@ -19,9 +19,13 @@ from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from avatar_gs.errors import UserError
+from avatar_gs.prior import identity as people
 from avatar_gs.prior import text
-from avatar_gs.prior.config import Precision, PriorConfig
+from avatar_gs.prior.config import PLACEHOLDER, Precision, PriorConfig
 from avatar_gs.prior.folder import Source, locate
+from avatar_gs.prior.names import WELL_KNOWN
+from avatar_gs.prior.prediction import to_eps
+from avatar_gs.types import Adapter
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +34,7 @@ DECODE_BATCH = 8
 
 
 class StableDiffusionPrior:
-    """Implements ``types.Prior``. All parameters are frozen; gradients flow to inputs only.
+    """Implements ``types.IdentityPrior``. All parameters are frozen; gradients flow to inputs only.
 
     Inputs and outputs are float32 whatever the networks compute in: a residual subtracts nearly equal predictions.
     """
@@ -49,6 +53,7 @@ class StableDiffusionPrior:
         dtype: torch.dtype = torch.float32,
         control_scale: float = 1.0,
         vocabulary: frozenset[str] | None = None,
+        known_names: tuple[str, ...] = WELL_KNOWN,
     ) -> None:
         _check_fit(text_encoder, vae, unet, controlnet, scheduler)
         self.name = name
@@ -56,6 +61,8 @@ class StableDiffusionPrior:
         self.dtype = dtype
         self.control_scale = control_scale
         self.vocabulary = vocabulary
+        self.known_names = known_names
+        self.identity: Float[Tensor, "n d"] | None = None
         self.tokenizer = tokenizer
         self.scheduler: Any = scheduler
         self.text_encoder: Any = text_encoder.requires_grad_(False).eval()
@@ -67,7 +74,9 @@ class StableDiffusionPrior:
         self.latent_channels = int(self.unet.config.in_channels)
         self.image_size = self.latent_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.token_length = min(int(tokenizer.model_max_length), int(text_encoder.config.max_position_embeddings))
+        self.text_width = int(text_encoder.config.hidden_size)
         self.num_timesteps = int(self.scheduler.config.num_train_timesteps)
+        self.prediction_type = str(self.scheduler.config.prediction_type)
         self.calls = 0
         alphas_cumprod = self.scheduler.alphas_cumprod.double()
         self._alpha = alphas_cumprod.sqrt().float().to(self.device)
@@ -75,16 +84,40 @@ class StableDiffusionPrior:
 
     # ---- text
 
-    def encode_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "B L d"]:
-        """The text encoder's last hidden states, ``L = token_length``; longer prompts are cut (see ``truncate``)."""
+    def encode_prompts(
+        self, prompts: Sequence[str], identity: Float[Tensor, "n d"] | None = None
+    ) -> Float[Tensor, "B L d"]:
+        """The text encoder's last hidden states, ``L = token_length``; longer prompts are cut (see ``truncate``).
+
+        Every ``<id>`` in a prompt is read as the rows of ``identity`` (by default ``self.identity``), which take the
+        places of n token embeddings; differentiable in them.
+
+        Raises:
+            UserError: for a prompt with ``<id>`` where no identity is given.
+        """
+        rows = self.identity if identity is None else identity
+        if rows is not None:
+            return people.encode_with_rows(self.text_encoder, self.tokenizer, self.token_length, prompts, rows)
+        for prompt in prompts:
+            if PLACEHOLDER in prompt:
+                raise UserError(
+                    f"prompt “{prompt}”: nobody is known as {PLACEHOLDER}; give photos=<folder> of one person, or "
+                    "identity=<file>, or leave it out"
+                )
         tokens = self.tokenizer(
             list(prompts), padding="max_length", max_length=self.token_length, truncation=True, return_tensors="pt"
         )
         return self.text_encoder(tokens.input_ids.to(self.device))[0]
 
+    def token_rows(self, text: str) -> Float[Tensor, "n d"]:
+        """The input embeddings of the tokens of ``text``, without those that mark its beginning and end."""
+        return people.token_rows(self.text_encoder, self.tokenizer, text)
+
     def truncate(self, prompt: str, reserve: str = "") -> tuple[str, str]:
-        """``(kept, cut)``: what is read of a prompt that leaves room for ``reserve`` after it, and what is not."""
-        return text.truncate(self.tokenizer, self.token_length, prompt, reserve)
+        """``(kept, cut)``: what is read of a prompt that leaves room for ``reserve`` after it, and what is not.
+        ``<id>`` takes as many tokens as the identity has rows."""
+        rows = 1 if self.identity is None else len(self.identity)
+        return text.truncate(self.tokenizer, self.token_length, prompt, reserve, rows)
 
     def truncated(self, prompt: str) -> str:
         """The end of the prompt that does not fit into the token length ("" if all of it fits)."""
@@ -129,12 +162,16 @@ class StableDiffusionPrior:
         control: Float[Tensor, "B H W 3"] | None,
     ) -> Float[Tensor, "B c h w"]:
         """The noise prediction in float32, whatever the network itself predicts; ``control=None`` leaves the
-        ControlNet out. v-prediction: eps = alpha v + sigma z_t (Salimans and Ho 2022)."""
+        ControlNet out."""
         output = self._predict(z_t, t, cond, control)
-        if self.scheduler.config.prediction_type == "epsilon":
-            return output
         alpha, sigma = (value[:, None, None, None] for value in (self.alpha(t), self.sigma(t)))
-        return alpha * output + sigma * z_t
+        return to_eps(self.scheduler.config.prediction_type, output, z_t, alpha, sigma)
+
+    def adapter(self, rank: int) -> Adapter:
+        """A trainable twin of the UNet, told the camera; this prior stays as it is."""
+        from avatar_gs.prior.adapter import CameraLora  # peft takes seconds to import, and only VSD needs it
+
+        return CameraLora(self, rank)
 
     @torch.no_grad()
     def sample(
@@ -202,13 +239,15 @@ def load_prior(config: PriorConfig, device: torch.device | str = "cpu") -> Stabl
         }
         for name, (cls, as_dtype) in classes.items():
             parts[name] = _load(cls, sources[name], name, {**sources[name].weights_arguments(), **as_dtype})
+        folder = Path(sources["unet"].name) if sources["unet"].is_local else None
         return StableDiffusionPrior(
             **parts,
             name=config.name,
             device=device,
             dtype=dtype,
             control_scale=config.control_scale,
-            vocabulary=text.read_vocabulary(Path(sources["unet"].name)) if sources["unet"].is_local else None,
+            vocabulary=text.read_vocabulary(folder) if folder else None,
+            known_names=people.known_names(folder),
         )
 
 

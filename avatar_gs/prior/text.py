@@ -6,20 +6,39 @@ from pathlib import Path
 
 from transformers import CLIPTokenizer
 
+from avatar_gs.prior.config import PLACEHOLDER as IDENTITY
+
 WORD = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
 PLACEHOLDER = re.compile(r"<[^<>\s]*>")
 
 
-def truncate(tokenizer: CLIPTokenizer, length: int, prompt: str, reserve: str = "") -> tuple[str, str]:
-    """``(kept, cut)`` with ``kept + cut == prompt``: ``kept`` and then ``reserve`` fit into ``length`` tokens."""
-    room = length - 2 - (len(tokenizer(reserve, add_special_tokens=False).input_ids) if reserve else 0)
-    offsets = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False).offset_mapping
-    if len(offsets) <= room:
+def truncate(
+    tokenizer: CLIPTokenizer, length: int, prompt: str, reserve: str = "", identity_rows: int = 1
+) -> tuple[str, str]:
+    """``(kept, cut)`` with ``kept + cut == prompt``: ``kept`` and then ``reserve`` fit into ``length`` tokens, of which
+    each ``<id>`` takes ``identity_rows``."""
+    room = length - 2 - len(_token_starts(tokenizer, reserve, identity_rows))
+    starts = _token_starts(tokenizer, prompt, identity_rows)
+    if len(starts) <= room:
         return prompt, ""
-    start = offsets[max(room, 0)][0]
+    start = starts[max(room, 0)]
     if start and prompt[start - 1].isalnum() and prompt[start].isalnum():  # never keep half of a word
         start = max((match.start() for match in WORD.finditer(prompt) if match.start() < start), default=0)
     return prompt[:start], prompt[start:]
+
+
+def _token_starts(tokenizer: CLIPTokenizer, prompt: str, identity_rows: int) -> list[int]:
+    """Where in ``prompt`` each of its tokens begins; the rows of an ``<id>`` all begin where it does."""
+    starts: list[int] = []
+    position = 0
+    for index, part in enumerate(prompt.split(IDENTITY)):
+        if index:
+            starts += [position] * identity_rows
+            position += len(IDENTITY)
+        tokens = tokenizer(part, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        starts += [position + begin for begin, _ in tokens.offset_mapping]
+        position += len(part)
+    return starts
 
 
 def read_vocabulary(folder: Path) -> frozenset[str] | None:

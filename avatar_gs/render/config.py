@@ -1,6 +1,6 @@
 """Settings of the cameras, and of timing the renderers."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from avatar_gs.errors import UserError
 
@@ -18,10 +18,10 @@ class FramingConfig:
 class CamerasConfig:
     """The orbit sampler. Angles in degrees; azimuth 0 faces the avatar, +90 stands at its left hand."""
 
-    body: FramingConfig = field(default_factory=lambda: FramingConfig(0.40, 1.08, 1.30))
-    head: FramingConfig = field(default_factory=lambda: FramingConfig(0.25, 1.05, 1.45))
-    upper: FramingConfig = field(default_factory=lambda: FramingConfig(0.175, 1.00, 1.25))
-    lower: FramingConfig = field(default_factory=lambda: FramingConfig(0.175, 1.05, 1.30))
+    body: FramingConfig = field(default_factory=lambda: FramingConfig(0.36, 1.04, 1.18))
+    head: FramingConfig = field(default_factory=lambda: FramingConfig(0.30, 0.75, 1.15))
+    upper: FramingConfig = field(default_factory=lambda: FramingConfig(0.19, 1.00, 1.25))
+    lower: FramingConfig = field(default_factory=lambda: FramingConfig(0.15, 1.05, 1.25))
     fov_min: float = 40.0
     fov_max: float = 70.0
     elevation_min: float = -15.0
@@ -30,6 +30,8 @@ class CamerasConfig:
     azimuth_max: float = 180.0
     jitter: float = 0.03
     """Standard deviation of the look-at point, as a share of the span."""
+    head_share_with_identity: float = 0.35
+    """The least share of the views that show the head where an identity is given; 0 changes nothing."""
 
     def __post_init__(self) -> None:
         framings = {"body": self.body, "head": self.head, "upper": self.upper, "lower": self.lower}
@@ -58,6 +60,19 @@ class CamerasConfig:
             )
         if self.jitter < 0:
             raise UserError(f"cameras.jitter={self.jitter} must not be negative")
+        if not 0 <= self.head_share_with_identity < 1:
+            raise UserError(
+                f"cameras.head_share_with_identity={self.head_share_with_identity}: expected a share from 0 to below 1"
+            )
+
+    def for_identity(self) -> "CamerasConfig":
+        """The same cameras with the head in at least ``head_share_with_identity`` of the views; the other framings keep
+        their proportions. Where only the head is asked for, or never, nothing changes."""
+        others = self.body.probability + self.upper.probability + self.lower.probability
+        share = self.head_share_with_identity
+        if not self.head.probability or self.head.probability >= share * (self.head.probability + others):
+            return self
+        return replace(self, head=replace(self.head, probability=others * share / (1 - share)))
 
 
 @dataclass

@@ -25,7 +25,7 @@ NUM_POINTS = NUM_BODY + 2 * NUM_HAND + NUM_FACE
 NOSE = 0
 
 _BODY_MARGINS = {
-    "nose": 0.025, "neck": 0.25, "shoulder": 0.14, "elbow": 0.10, "wrist": 0.07, "hip": 0.30, "knee": 0.12,
+    "nose": 0.025, "neck": 0.60, "shoulder": 0.14, "elbow": 0.10, "wrist": 0.07, "hip": 0.60, "knee": 0.12,
     "ankle": 0.10, "eye": 0.03, "ear": 0.05,
 }  # fmt: skip
 _BODY_KINDS = (

@@ -1,6 +1,7 @@
-"""``stage=all``: optimise, then export; what an earlier run has finished is not done again."""
+"""``stage=all``: learn the person, optimise, export; what an earlier run has finished is not done again."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from avatar_gs.io import RunFolder
@@ -19,8 +20,11 @@ def run(settings: Settings) -> None:
     """Makes the avatar and its files, or says that they are there."""
     folder = RunFolder(settings.folder)
     if settings.overwrite or not folder.finished("optimize"):
-        from avatar_gs.stages import optimize  # seconds of imports, which a finished run does not wait for
+        from avatar_gs.stages import embed, optimize  # seconds of imports, which a finished run does not wait for
 
+        if settings.has_identity and (settings.overwrite or not folder.finished("embed")):
+            embed.run(settings)
+            settings = replace(settings, overwrite=False)  # it has begun anew
         optimize.run(settings)
     if is_exported(folder, settings):
         LOGGER.info("%s is finished: nothing to do (overwrite=true makes it anew)", folder.path)

@@ -1,6 +1,7 @@
 """``stage=optimize``: makes the avatar's splats, or goes on with them."""
 
 import logging
+from dataclasses import replace
 
 from avatar_gs.body.model import load_body
 from avatar_gs.console import progress
@@ -9,6 +10,7 @@ from avatar_gs.io import RunFolder
 from avatar_gs.prior.stable_diffusion import load_prior
 from avatar_gs.render.rasterize import require_renderer
 from avatar_gs.settings import Settings
+from avatar_gs.stages.embed import give_identity
 from avatar_gs.training.loop import optimize
 from avatar_gs.training.prompts import run_prompts
 
@@ -30,6 +32,9 @@ def run(settings: Settings) -> None:
         with progress("load the body and the prior"):
             body = load_body(settings.body, device)
             prior = load_prior(settings.prior, device)
+        if settings.has_identity:
+            give_identity(prior, settings)
+            settings = replace(settings, cameras=settings.cameras.for_identity())
         result = optimize(settings, body, prior, run_prompts(settings, prior), folder)
         folder.record("optimize", seed=settings.seed, prompt=settings.prompt, **result.metrics)
         seconds = result.metrics["seconds_per_step"]["total"]

@@ -16,10 +16,11 @@ from avatar_gs.device import choose_device
 from avatar_gs.export.sheets import sheet, to_uint8, write_png
 from avatar_gs.io import RunFolder
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
+from avatar_gs.seeding import generator
 from avatar_gs.settings import Settings
+from avatar_gs.stages.embed import give_identity
 from avatar_gs.training.prompts import run_prompts
 from avatar_gs.training.scene import Scene, Scenes
-from avatar_gs.training.state import generator
 
 LOGGER = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ def run(settings: Settings) -> None:
     with progress("load the body and the prior"):
         body = load_body(settings.body, device)
         prior = load_prior(settings.prior, device)
+    give_identity(prior, settings)
     prompts = run_prompts(settings, prior)
     cut = prior.truncated(settings.negative_prompt)
     if cut:

@@ -16,13 +16,15 @@ from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.distill import build_guidance
 from avatar_gs.io import RunFolder, interruptible
 from avatar_gs.prior.prompts import BucketPrompt, texts
+from avatar_gs.seeding import generator
 from avatar_gs.settings import Settings
 from avatar_gs.splats.init import surface_splats
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.splats.surface import RestSurface
 from avatar_gs.training.preview import preview_sheet, write_preview
+from avatar_gs.training.prompts import extra_prompts
 from avatar_gs.training.scene import prepared_scenes
-from avatar_gs.training.state import CHECKPOINT, TrainingState, generator
+from avatar_gs.training.state import CHECKPOINT, TrainingState
 from avatar_gs.training.step import Report, Stopwatch, train_step
 from avatar_gs.training.tensorboard import scalar_writer
 from avatar_gs.types import Prior
@@ -59,7 +61,8 @@ def optimize(
         UserError: if the run diverges, or its checkpoint belongs to another run.
         KeyboardInterrupt: after Ctrl-C, once the checkpoint is written.
     """
-    conditions = TextConditions.encode(prior, *texts(prompts))
+    positive, negative = texts(prompts)
+    conditions = TextConditions.encode(prior, positive, negative, extra_prompts(settings, positive, negative))
     rest = body.rest()
     surface = RestSurface(rest)
     state = first_state(settings, body, prior, conditions)

@@ -1,9 +1,13 @@
 """From the user's sentence to what the prior is asked for in every view."""
 
 import logging
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
-from avatar_gs.prior.prompts import BucketPrompt, bucket_prompts, fit_prompt
+from avatar_gs.guidance.conditions import corrupt_prompts
+from avatar_gs.guidance.config import Variant
+from avatar_gs.prior.config import PLACEHOLDER
+from avatar_gs.prior.prompts import BucketPrompt, bucket_prompts, fit_prompt, with_placeholder
 from avatar_gs.settings import Settings
 
 LOGGER = logging.getLogger(__name__)
@@ -23,10 +27,13 @@ class Reader(Protocol):
 def run_prompts(settings: Settings, prior: Reader) -> dict[str, BucketPrompt]:
     """The prompts of every bucket of views; says in the log what of the sentence the prior cannot read.
 
+    With an identity, ``<id>`` stands in front of a sentence that does not name it.
+
     The sentence is cut, not the view words that follow it: without those, a back would get a face.
     """
     config = settings.prior.prompts
-    kept, cut = fit_prompt(prior, settings.prompt, config)
+    prompt = with_placeholder(settings.prompt) if settings.has_identity else settings.prompt
+    kept, cut = fit_prompt(prior, prompt, config)
     if cut:
         LOGGER.warning("the prompt is too long for prior=%s: it does not read “%s”", prior.name, cut.strip())
     unknown = prior.unknown_words(kept)
@@ -35,3 +42,14 @@ def run_prompts(settings: Settings, prior: Reader) -> dict[str, BucketPrompt]:
             "prior=%s never learned these words and will not follow them: %s", prior.name, ", ".join(unknown)
         )
     return bucket_prompts(kept, settings.negative_prompt, config)
+
+
+def extra_prompts(
+    settings: Settings, positive: Mapping[str, str], negative: Mapping[str, str]
+) -> dict[str, dict[str, str]]:
+    """What the run's guidance asks for beside its prompts, by name and bucket (see ``TextConditions.extra``)."""
+    extra = corrupt_prompts(settings.guidance, positive, negative)
+    if settings.has_identity and settings.guidance.de_sds.variant is Variant.composed:
+        alone = bucket_prompts(PLACEHOLDER, "", settings.prior.prompts)
+        extra["identity"] = {bucket: alone[bucket].positive for bucket in positive}
+    return extra

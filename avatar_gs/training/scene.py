@@ -17,8 +17,8 @@ from avatar_gs.prior.prompts import view_buckets
 from avatar_gs.render.cameras import fixed_views, sample_views
 from avatar_gs.render.config import CamerasConfig
 from avatar_gs.render.pose_map import body_depth, body_surfels, draw_pose_map
+from avatar_gs.seeding import generator
 from avatar_gs.training.config import OptimizeConfig, PoseMode
-from avatar_gs.training.state import generator
 from avatar_gs.types import Framing, PosedBody, Views
 
 PREVIEW_FRAMINGS = (Framing.BODY, Framing.BODY, Framing.BODY, Framing.HEAD)
@@ -75,7 +75,7 @@ class Scenes:
             pose = random_pose(generator(self.seed, step, "pose"), self.config.pose_spread)
             posed = self.body.pose(pose.to(self.device))
         views = sample_views(self.cameras, self.config.batch, generator(self.seed, step, "cameras"), posed, self.size)
-        backgrounds = torch.rand(len(views), 3, generator=generator(self.seed, step, "background"))
+        backgrounds = random_backgrounds(len(views), generator(self.seed, step, "background"))
         return self._scene(posed, views, backgrounds.to(self.device))
 
     @torch.no_grad()
@@ -89,6 +89,12 @@ class Scenes:
         depth = body_depth(posed, views.cameras, surfels=surfels)
         pose_maps = draw_pose_map(openpose_keypoints(self.body, posed), views.cameras, depth, size=self.size)
         return Scene(posed, views, pose_maps, backgrounds, view_buckets(views, self.prompts))
+
+
+def random_backgrounds(count: int, random: torch.Generator) -> Float[Tensor, "count 3"]:
+    """Plain greys with a tint, from dark to white: a picture's background, never a colour that the prompt could ask."""
+    grey = 0.15 + 0.85 * torch.rand(count, 1, generator=random)
+    return (grey + 0.05 * torch.randn(count, 3, generator=random)).clamp(0, 1)
 
 
 @contextmanager

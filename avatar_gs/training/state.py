@@ -1,6 +1,5 @@
-"""What a run has reached: all that a resumed run needs to end with the same bytes, and the randomness of each step."""
+"""What a run has reached: all that a resumed run needs to end with the same bytes."""
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from avatar_gs import runs
 from avatar_gs.errors import UserError
 from avatar_gs.guidance.distill import Guidance
 from avatar_gs.io import load_state, save_state
@@ -16,19 +16,8 @@ from avatar_gs.splats.density import DistillationStrategy
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.splats.optim import build_optimizers, load_optimizer_tensors, optimizer_tensors
 
-CHECKPOINT = "last.safetensors"
+CHECKPOINT = runs.AVATAR_CHECKPOINT
 SCHEMA = 1
-
-
-def derive_seed(seed: int, step: int, purpose: str) -> int:
-    """A seed of 63 bits for one purpose in one step of one run."""
-    digest = hashlib.sha256(f"{seed}/{step}/{purpose}".encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
-
-
-def generator(seed: int, step: int, purpose: str) -> torch.Generator:
-    """A generator on the CPU that depends on (seed, step, purpose) only, so that a resumed run draws the same."""
-    return torch.Generator().manual_seed(derive_seed(seed, step, purpose))
 
 
 @dataclass

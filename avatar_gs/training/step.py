@@ -10,6 +10,7 @@ import torch
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.distill import Distilled
 from avatar_gs.render.rasterize import rasterize
+from avatar_gs.seeding import derive_seed, generator
 from avatar_gs.settings import Settings
 from avatar_gs.splats.density import Refinement
 from avatar_gs.splats.model import GaussianModel
@@ -17,7 +18,7 @@ from avatar_gs.splats.optim import gradients_are_finite, set_learning_rates, ste
 from avatar_gs.splats.surface import RestSurface
 from avatar_gs.training.losses import regularisers
 from avatar_gs.training.scene import Scene
-from avatar_gs.training.state import TrainingState, derive_seed, generator
+from avatar_gs.training.state import TrainingState
 from avatar_gs.types import Prior, Render
 
 
@@ -85,6 +86,8 @@ def train_step(
             step,
             total,
             generator(settings.seed, step, "guidance"),
+            images=render.rgb,
+            cameras=scene.views.cameras.T_camera_world.flatten(1).to(latents),
         )
     losses = regularisers(config.losses, state.model, render.alpha, state.strategy.unit)
     finite, refinement = True, Refinement()
@@ -94,12 +97,29 @@ def train_step(
         with clock("update"):
             finite = gradients_are_finite(state.optimizers)
             refinement = update(state, settings, surface, render if finite else None)
+        for _ in range(settings.guidance.inner_steps - 1 if finite else 0):
+            with clock("refit"):
+                refit(state, scene, settings, prior, distilled)
     state.step += 1
     state.prior_calls += distilled.prior_calls
     state.bad_in_a_row = 0 if finite else state.bad_in_a_row + 1
     state.bad_steps += not finite
     values = {name: float(value.detach()) for name, value in losses.items()}
     return Report(distilled, render, values, refinement, finite)
+
+
+def refit(state: TrainingState, scene: Scene, settings: Settings, prior: Prior, distilled: Distilled) -> None:
+    """Move the splats further towards what this step's guidance asked for, as they look now; the prior is not asked
+    again, and densification counts the step once."""
+    render = draw(state.model, scene, settings.optimize.supersample)
+    loss = distilled.refit(prior.encode_images(render.rgb), render.rgb)
+    losses = regularisers(settings.optimize.losses, state.model, render.alpha, state.strategy.unit)
+    sum(losses.values(), start=loss).backward()
+    if gradients_are_finite(state.optimizers):
+        step_all(state.optimizers)
+        state.model.constrain()
+    else:
+        zero_grad_all(state.optimizers)
 
 
 def update(state: TrainingState, settings: Settings, surface: RestSurface, render: Render | None) -> Refinement:

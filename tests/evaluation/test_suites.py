@@ -12,7 +12,8 @@ from avatar_gs.errors import UserError
 from avatar_gs.evaluation import colours, suites
 from avatar_gs.evaluation.config import EvaluateConfig, Suite
 from avatar_gs.evaluation.controls import fingerprint, with_random_weights, with_words_exchanged
-from avatar_gs.evaluation.records import Kind, RecordFolder
+from avatar_gs.evaluation.folder import RecordFolder
+from avatar_gs.evaluation.records import Kind, Record
 from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.mini import measure
 from avatar_gs.prior.config import PriorConfig
@@ -58,7 +59,7 @@ def test_colours_are_measured_reported_and_never_made_twice(prior, tmp_path, mon
     assert figures["parts"]["shirt"]["end"]["avatars"] == 2 and len(figures["avatars"]) == 6
     assert figures["controls"]["no guidance"]["right"] == 0 and len(figures["controls"]) == 9
     assert {"render", "encode", "prior", "backward"} <= set(figures["costs"]["seconds_per_step"])
-    assert set(figures["volumes"]) == {"long hair", "skirt"}
+    assert set(figures["volumes"]) == {name for case in colours.cases(2) for name in case.volumes} != set()
     assert (tmp_path / "sheet.png").stat().st_size > 10_000
     assert any("left)" in record.message for record in caplog.records), "time left is told"
 
@@ -87,9 +88,9 @@ def test_an_interrupted_suite_keeps_what_is_made(prior, tmp_path, monkeypatch):
     settings = small_settings(evaluate=EvaluateConfig(prompts=3, controls=0))
     monkeypatch.setattr(colours, "optimize", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        colours.make_records(settings, prior, RecordFolder(tmp_path))
+        colours.make_records(settings, prior, RecordFolder(tmp_path, Record.of_plain))
     made.pop()
-    records = colours.make_records(settings, prior, RecordFolder(tmp_path))
+    records = colours.make_records(settings, prior, RecordFolder(tmp_path, Record.of_plain))
     assert len(records) == 3 and len(made) == 2
 
 
@@ -145,7 +146,8 @@ def test_the_prior_suite_reports_what_measure_scores(prior, tmp_path, monkeypatc
         return np.stack([trial.truth for trial in trials])
 
     monkeypatch.setattr(measure, "draw", truths)
-    monkeypatch.setattr(measure, "fit_head_views", lambda: lambda trial, image: None)
+    monkeypatch.setattr(measure, "fit_view_judge", lambda: lambda trial, image: None)
+    monkeypatch.setattr(suites, "judge_accuracy", dict)
     monkeypatch.setattr(suites, "SIZE", prior.image_size)
     report = suites.run_suite(small_settings(suite=Suite.prior), prior, tmp_path, ["stage=evaluate", "suite=prior"])
     scores = json.loads((tmp_path / "results.json").read_text())["figures"]["scores"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from avatar_gs.guidance.config import DeSdsConfig, Method, SdsConfig, SmallNoise, Unconditional, Weight
+from avatar_gs.guidance.config import DeSdsConfig, Method, SmallNoise, Unconditional, Weight
 from tests.guidance.analytic import AnalyticPrior, Level, conditions, full, gaussian, make, rows, step
 
 DRAWS = 4000
@@ -42,8 +42,8 @@ def test_sds_pulls_to_the_mean_with_known_variance(prior, t):
 def test_sds_classifier_free_guidance_shifts_the_target(prior, unconditional):
     x, s = 0.9, 4.0
     conds, level = conditions(text=0.5, negative=-0.25, null=0.1), Level(prior, 500)
-    away = {Unconditional.negative: -0.25, Unconditional.null: 0.1}[unconditional]
-    guidance = make(prior, conds, Method.sds, 500, cfg_scale=s, sds=SdsConfig(unconditional), **ONE)
+    away = {Unconditional.negative: -0.25, Unconditional.empty: 0.1}[unconditional]
+    guidance = make(prior, conds, Method.sds, 500, cfg_scale=s, unconditional=unconditional, **ONE)
     grad = step(guidance, conds, full(x, DRAWS)).grad
     target = away + s * (0.5 - away)
     assert abs(float(grad.mean()) - level.kappa * (x - target)) < 4 * grad.std() / grad.numel() ** 0.5

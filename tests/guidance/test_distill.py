@@ -10,11 +10,12 @@ from avatar_gs.guidance.config import (
     DeSdsConfig,
     GuidanceConfig,
     Method,
+    RobustNfsdConfig,
     ScheduleConfig,
     ScheduleKind,
-    SdsConfig,
     SmallNoise,
     Unconditional,
+    VsdConfig,
     Weight,
 )
 from avatar_gs.guidance.distill import build_guidance
@@ -63,14 +64,23 @@ def test_y_cons_loss_leaves_the_latents_alone(prior):
 def test_four_pictures_at_once_or_one_by_one(prior, method, kind):
     conds = conditions()
     schedule = ScheduleConfig(kind=kind, jitter=0.05)
-    options = {"schedule": schedule, "de_sds": DeSdsConfig(warmup=0.0, learning_rate=0.0)}
+    options = {
+        "schedule": schedule,
+        "de_sds": DeSdsConfig(warmup=0.0, learning_rate=0.0),
+        "vsd": VsdConfig(learning_rate=0.0),
+    }
     z = torch.cat([full(value) for value in (-1.0, 0.0, 0.4, 2.0)])
-    together = make(prior, conds, method, **options)
-    generator = torch.Generator().manual_seed(5)
-    whole = together.step(z, conds.batch(["all"] * 4), None, ["all"] * 4, 60, 100, generator)
-    generator = torch.Generator().manual_seed(5)
-    alone = make(prior, conds, method, **options)
-    parts = [alone.step(z[i : i + 1], conds.batch(["all"]), None, ["all"], 60, 100, generator) for i in range(4)]
+    given = {"source": z.flip(0) / 2, "cameras": torch.arange(4 * 16.0).reshape(4, 16) / 100}
+
+    def run(guidance, some, generator):
+        n = len(z[some])
+        batch = conds.batch(["all"] * n)
+        of_these = {name: value[some] for name, value in given.items()}
+        return guidance.step(z[some], batch, None, ["all"] * n, 60, 100, generator, **of_these)
+
+    whole = run(make(prior, conds, method, **options), slice(0, 4), torch.Generator().manual_seed(5))
+    generator, alone = torch.Generator().manual_seed(5), make(prior, conds, method, **options)
+    parts = [run(alone, slice(i, i + 1), generator) for i in range(4)]
     assert torch.equal(whole.t, torch.cat([part.t for part in parts]))
     assert len(set(whole.t.tolist())) > 1
     torch.testing.assert_close(whole.grad, torch.cat([part.grad for part in parts]), atol=1e-12, rtol=0)
@@ -87,10 +97,24 @@ def test_four_pictures_at_once_or_one_by_one(prior, method, kind):
         (Method.de_sds, 100, {}, 4, [4]),
         (Method.de_sds, 100, {"small_noise": SmallNoise.con}, 6, [4, 2]),
         (Method.de_sds, 500, {"warmup": 0.5}, 2, [2]),
+        (Method.l_diff, 500, {}, 4, [4]),
+        (Method.nfsd, 500, {}, 6, [6]),
+        (Method.nfsd, 100, {}, 4, [4]),
+        (Method.robust_nfsd, 500, {}, 6, [6]),
+        (Method.csd, 500, {}, 4, [4]),
+        (Method.ism, 500, {}, 12, [2, 2, 2, 2, 4]),
+        (Method.ism, 960, {}, 16, [2, 2, 2, 2, 2, 2, 4]),
+        (Method.sdi, 500, {}, 44, [4] * 11),
+        (Method.hifa, 500, {}, 16, [4] * 4),
+        (Method.dds, 500, {}, 8, [8]),
+        (Method.pds, 500, {}, 8, [8]),
+        (Method.vsd, 500, {}, 8, [4, 2, 2]),
     ],
 )
 def test_prior_calls(prior, method, t, options, calls, batches):
-    """Two pictures: SDS asks for text and negative at once, DE-SDS for these and, with its gradient, for y_con."""
+    """Two pictures. SDS asks for text and negative at once, DE-SDS for these and, with its gradient, for y_con; ISM for
+    each stride of its inversion, then for both; SDI for both at each step of its inversion; HiFA at each of its steps;
+    DDS and PDS for both, of the picture and of its source; VSD for both and twice of its LoRA."""
     conds = conditions()
     guidance = make(prior, conds, method, t, de_sds=DeSdsConfig(**{"warmup": 0.0, **options}))
     out = step(guidance, conds, full(0.7, 2), index=3)
@@ -170,7 +194,7 @@ def test_null_and_negative_are_told_apart(prior):
     conds = conditions(negative=-0.25, null=0.1)
     grads = []
     for unconditional in Unconditional:
-        guidance = make(prior, conds, Method.sds, 500, sds=SdsConfig(unconditional))
+        guidance = make(prior, conds, Method.sds, 500, unconditional=unconditional)
         grads.append(step(guidance, conds, full(0.7)).grad)
     assert (grads[0] - grads[1]).abs().min() > 1e-3
 
@@ -183,15 +207,17 @@ def run(guidance, conds, steps, total=40):
     return outs
 
 
-def test_a_resumed_run_is_the_same_to_the_last_bit(prior):
+@pytest.mark.parametrize("method", [Method.de_sds, Method.vsd, Method.robust_nfsd])
+def test_a_resumed_run_is_the_same_to_the_last_bit(prior, method):
     conds = conditions(buckets=("front", "back", "side"))
-    straight = make(prior, conds, de_sds=DeSdsConfig(warmup=0.1))
+    options = {"de_sds": DeSdsConfig(warmup=0.1), "robust_nfsd": RobustNfsdConfig(warmup_steps=20)}
+    straight = make(prior, conds, method, **options)
     whole = run(straight, conds, range(40))
-    first = make(prior, conds, de_sds=DeSdsConfig(warmup=0.1))
+    first = make(prior, conds, method, **options)
     run(first, conds, range(17))
     state = first.state_dict()
     assert all(isinstance(value, torch.Tensor) for value in state.values())
-    second = make(prior, conds, de_sds=DeSdsConfig(warmup=0.1))
+    second = make(prior, conds, method, **options)
     second.load_state_dict(state)
     rest = run(second, conds, range(17, 40))
     assert all(torch.equal(a.grad, b.grad) for a, b in zip(whole[17:], rest, strict=True))
@@ -200,7 +226,7 @@ def test_a_resumed_run_is_the_same_to_the_last_bit(prior):
     assert all(torch.equal(after[key], expected[key]) for key in after)
 
 
-@pytest.mark.parametrize("method", [Method.sds, Method.none])
+@pytest.mark.parametrize("method", [m for m in METHODS if m not in (Method.de_sds, Method.vsd)])
 def test_methods_that_learn_nothing_have_no_state(prior, method):
     guidance = make(prior, conditions(), method)
     assert guidance.state_dict() == {}
@@ -249,20 +275,40 @@ def test_cfg_rescale_restores_the_texts_spread():
     torch.testing.assert_close(half, (guided(away, towards, 8.0) + full_rescale) / 2)
 
 
+NETWORK_CALLS = {
+    Method.none: 0,
+    Method.sds: 4,
+    Method.de_sds: 6,
+    Method.l_diff: 4,
+    Method.nfsd: 6,
+    Method.robust_nfsd: 6,
+    Method.csd: 4,
+    Method.ism: 12,
+    Method.sdi: 44,
+    Method.hifa: 16,
+    Method.dds: 8,
+    Method.pds: 8,
+    Method.vsd: 8,
+}
+
+
 @pytest.mark.parametrize("kind", ["sd15", "sd21"])
-@pytest.mark.parametrize("method", METHODS)
-def test_with_real_networks(tmp_path, kind, method):
+def test_with_real_networks(tmp_path, kind):
     prior = StableDiffusionPrior(**tiny.parts(tmp_path, kind))
     prompts = {"body/front": "a red man, front view", "body/back": "a red man, back view"}
-    conds = TextConditions.encode(prior, prompts, dict.fromkeys(prompts, "blue"))
-    guidance = build_guidance(GuidanceConfig(method=method), prior, conds)
-    images = torch.rand(2, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, 3, requires_grad=True)
-    control = torch.rand(2, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, 3)
+    source = {"source": dict.fromkeys(prompts, "a green man")}
+    conds = TextConditions.encode(prior, prompts, dict.fromkeys(prompts, "blue"), source)
     buckets = ["body/back", "body/front"]
-    generator = torch.Generator().manual_seed(0)
-    out = guidance.step(prior.encode_images(images), conds.batch(buckets), control, buckets, 20, 100, generator)
-    out.loss.backward()
-    assert images.grad is not None and images.grad.isfinite().all()
-    assert bool(images.grad.any()) is (method is not Method.none)
-    assert out.prior_calls == {Method.none: 0, Method.sds: 4, Method.de_sds: 6}[method]
+    for method in METHODS:
+        guidance = build_guidance(GuidanceConfig(method=method), prior, conds)
+        images = torch.rand(2, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, 3, requires_grad=True)
+        control = torch.rand(2, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, 3)
+        latents = prior.encode_images(images)
+        given = {"source": torch.rand_like(latents), "cameras": torch.rand(2, 16), "images": images}
+        generator = torch.Generator().manual_seed(0)
+        out = guidance.step(latents, conds.batch(buckets), control, buckets, 20, 100, generator, **given)
+        out.loss.backward()
+        assert images.grad is not None and images.grad.isfinite().all()
+        assert bool(images.grad.any()) is (method is not Method.none), method
+        assert out.prior_calls == NETWORK_CALLS[method], method
     assert conds.batch(buckets)["text"].shape == (2, tiny.TOKEN_LENGTH, prior.text_encoder.config.hidden_size)

@@ -30,6 +30,17 @@ def test_floor_and_jitter():
     assert times(0.0, jitter=0.05).max() == 980
 
 
+def test_linear_annealing():
+    assert [times(p, kind=ScheduleKind.linear, t_min=0.25)[0].item() for p in (0.0, 0.5, 1.0)] == [980, 615, 250]
+
+
+def test_two_stages():
+    options = {"kind": ScheduleKind.two_stage, "late": 0.2, "t_max_late": 0.5}
+    assert times(0.19, **options).max() > 900
+    late = times(0.2, **options)
+    assert late.min() == 20 and 480 < late.max() <= 500
+
+
 def test_uniform_covers_its_range_at_any_time():
     for progress in (0.0, 1.0):
         drawn = times(progress, kind=ScheduleKind.uniform)

@@ -96,10 +96,10 @@ def test_a_profile_shows_one_eye_and_one_ear(scene: tuple[PosedBody, Keypoints])
 def test_the_trunk_hides_the_far_arm_and_not_its_own_joints(scene: tuple[PosedBody, Keypoints]) -> None:
     visible = seen(scene, views(scene[0], 90, 0, 180, 45))
     neck, right_shoulder, left_shoulder, right_hip, left_hip = 1, 2, 5, 8, 11
-    # from exactly the side, the near arm hangs before the trunk
+    # from exactly the side, the near arm hangs before the trunk, which is drawn all the same
     assert visible[0, left_shoulder] and not visible[0, right_shoulder]
-    for view in (1, 2, 3):
-        assert visible[view, [neck, left_shoulder, right_hip, left_hip]].all()
+    assert visible[:, [neck, left_shoulder, left_hip]].all()
+    assert visible[1:, right_hip].all()
     assert visible[1:3, 1:14].all()
 
 

@@ -50,7 +50,7 @@ def test_the_avatar_gets_the_colours_that_each_view_asks_for(body):
     assert set(result.metrics["seconds_per_step"]) == parts
 
 
-@pytest.mark.parametrize("method", [Method.sds, Method.de_sds])
+@pytest.mark.parametrize("method", [Method.sds, Method.de_sds, Method.vsd])
 def test_a_killed_and_resumed_run_ends_with_the_same_bytes(body, tmp_path, method):
     prior = load_prior(PriorConfig(name="custom", path=str(save_prior(tmp_path / "prior"))))
     settings = small_settings(checkpoint_every=5, poses=PoseMode.random)

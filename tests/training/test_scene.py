@@ -4,9 +4,9 @@ import torch
 
 from avatar_gs.prior.config import PromptConfig
 from avatar_gs.render.config import CamerasConfig
+from avatar_gs.seeding import derive_seed, generator
 from avatar_gs.training.config import OptimizeConfig, PoseMode
 from avatar_gs.training.scene import Scenes, prepared_scenes
-from avatar_gs.training.state import derive_seed, generator
 
 ARGUMENTS = OptimizeConfig(steps=5, batch=3, poses=PoseMode.random), CamerasConfig(), PromptConfig()
 

@@ -10,22 +10,33 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from avatar_gs.guidance.noise import Noised
+from avatar_gs.guidance.noise import Noised, independent
 from avatar_gs.types import Prior
 
 
 @dataclass(frozen=True)
 class Context:
-    """The circumstances of one step. ``progress`` in [0, 1] counts from the end of the warm-up."""
+    """The circumstances of one step. ``progress`` in [0, 1] counts from the end of the warm-up.
+
+    ``generators``: one a picture, all the randomness there is. ``source``: the latents that an editing method starts
+    from, of the same views (their prompt is the condition ``source``). ``cameras``: ``T_camera_world`` of each, flat.
+    """
 
     conditions: Mapping[str, Float[Tensor, "B L d"]]
     buckets: Sequence[str]
     step: int
     progress: float
     warming_up: bool
+    generators: Sequence[torch.Generator] = ()
+    source: Float[Tensor, "B c h w"] | None = None
+    cameras: Float[Tensor, "B 16"] | None = None
+
+    def asked(self, *names: str) -> dict[str, Float[Tensor, "B L d"]]:
+        """The conditions of these names, each once."""
+        return {name: self.conditions[name] for name in names}
 
 
 @dataclass(frozen=True)
@@ -34,12 +45,14 @@ class Residual:
 
     ``delta``: the difference of noise predictions that becomes the gradient. ``eps_hat``: the guided prediction behind
     it, for a look at the clean picture (None: there is none). ``auxiliary``: what the method's own parameters learn
-    from, with its graph. ``logs``: detached scalars.
+    from, with its graph. ``unweighted``: a gradient on the latents that w(t) does not touch. ``logs``: detached
+    scalars.
     """
 
     delta: Float[Tensor, "B c h w"]
     eps_hat: Float[Tensor, "B c h w"] | None = None
     auxiliary: Float[Tensor, ""] | None = None
+    unweighted: Float[Tensor, "B c h w"] | None = None
     logs: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
 
 
@@ -62,7 +75,23 @@ class Method(Protocol):
     """The share of the run in which only ``learnable`` learns."""
     learnable: Learnable | None
 
+    def noise(
+        self, z: Float[Tensor, "B c h w"], t: Int[Tensor, " B"], predict: "Predictor", context: Context
+    ) -> Noised: ...
+
     def __call__(self, noised: Noised, predict: "Predictor", context: Context) -> Residual: ...
+
+
+class Plain:
+    """What most methods share: nothing to learn, and fresh noise."""
+
+    warmup = 0.0
+    learnable: Learnable | None = None
+
+    def noise(
+        self, z: Float[Tensor, "B c h w"], t: Int[Tensor, " B"], predict: "Predictor", context: Context
+    ) -> Noised:
+        return independent(predict.prior, z, t, context.generators)
 
 
 class Predictor:
@@ -79,15 +108,25 @@ class Predictor:
         where: Mapping[str, Bool[Tensor, " B"]] | None = None,
     ) -> dict[str, Float[Tensor, "B c h w"]]:
         """A prediction for each condition; pictures outside ``where[name]`` are not computed and come back as zero."""
-        everything = torch.ones(len(noised.t), dtype=torch.bool)
-        picks = {name: (where or {}).get(name, everything).cpu().nonzero().flatten() for name in conditions}
-        index = torch.cat(list(picks.values())).to(noised.t.device)
-        cond = torch.cat([conditions[name][pick.to(noised.t.device)] for name, pick in picks.items()])
-        control = None if self.control is None else self.control[index]
-        eps = self.prior.eps(noised.z_t[index], noised.t[index], cond, control).to(noised.z_t)
-        parts = eps.split([len(pick) for pick in picks.values()])
+        return self.together({name: (noised, cond) for name, cond in conditions.items()}, where)
+
+    def together(
+        self,
+        asked: Mapping[str, tuple[Noised, Float[Tensor, "B L d"]]],
+        where: Mapping[str, Bool[Tensor, " B"]] | None = None,
+    ) -> dict[str, Float[Tensor, "B c h w"]]:
+        """The same for noised latents that differ from name to name."""
+        first = next(iter(asked.values()))[0]
+        batch, device = len(first.t), first.t.device
+        everything = torch.ones(batch, dtype=torch.bool)
+        picks = {name: (where or {}).get(name, everything).to(device).nonzero().flatten() for name in asked}
+        z_t = torch.cat([noised.z_t[picks[name]] for name, (noised, _) in asked.items()])
+        t = torch.cat([noised.t[picks[name]] for name, (noised, _) in asked.items()])
+        cond = torch.cat([cond[picks[name]] for name, (_, cond) in asked.items()])
+        control = None if self.control is None else self.control[torch.cat(list(picks.values()))]
+        parts = self.prior.eps(z_t, t, cond, control).to(first.z_t).split([len(pick) for pick in picks.values()])
         return {
-            name: part if len(pick) == len(noised.t) else _scatter(part, pick, len(noised.t))
+            name: part if len(pick) == batch else _scatter(part, pick, batch)
             for (name, pick), part in zip(picks.items(), parts, strict=True)
         }
 

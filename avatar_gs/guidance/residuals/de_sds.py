@@ -8,17 +8,19 @@ VSD at scale s + 1 whose LoRA is a text condition.
 """
 
 import logging
+from dataclasses import replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
+from avatar_gs.errors import UserError
 from avatar_gs.guidance.conditions import TextConditions
-from avatar_gs.guidance.config import DeSdsConfig, GuidanceConfig, SmallNoise
-from avatar_gs.guidance.learnables import ConsistentText
+from avatar_gs.guidance.config import DeSdsConfig, GuidanceConfig, SmallNoise, Variant
+from avatar_gs.guidance.learnables import ConsistentText, denoising_loss
 from avatar_gs.guidance.noise import Noised
-from avatar_gs.guidance.residuals.base import Context, Predictor, Residual
-from avatar_gs.guidance.weights import guided
+from avatar_gs.guidance.residuals.base import Context, Plain, Predictor, Residual
+from avatar_gs.guidance.weights import Cfg
 from avatar_gs.types import Prior
 
 log = logging.getLogger(__name__)
@@ -27,16 +29,15 @@ CHECK_AT = 0.2
 """After this share of the run y_con should explain the renders better than the negative prompt that it began at."""
 
 
-class DeSds:
+class DeSds(Plain):
     """One forward for each of text and negative, one forward and backward for y_con (its loss reuses the residual's own
-    prediction)."""
+    prediction). The variant ``composed`` is ``[eps(identity) - eps(y_con)] + s [eps(text) - eps(negative)]``."""
 
-    def __init__(self, config: DeSdsConfig, cfg_scale: float, cfg_rescale: float, y_con: ConsistentText) -> None:
+    def __init__(self, config: DeSdsConfig, cfg: Cfg, y_con: ConsistentText) -> None:
         self.config = config
-        self.cfg_scale = cfg_scale
-        self.cfg_rescale = cfg_rescale
+        self.cfg = cfg
         self.warmup = config.warmup
-        self.learnable = y_con
+        self.learnable: ConsistentText = y_con
         self._checked = False
 
     def __call__(self, noised: Noised, predict: Predictor, context: Context) -> Residual:
@@ -46,11 +47,12 @@ class DeSds:
                 eps_con = predict(noised, {"con": rows})["con"]
                 loss = denoising_loss(eps_con, noised.reference)
             logs = {"L_con": 2 * loss.detach() / noised.z[0].numel()}
-            return Residual(torch.zeros_like(noised.z), eps_con.detach(), loss, logs)
+            return Residual(torch.zeros_like(noised.z), eps_con.detach(), loss, logs=logs)
 
         uses_con = self.uses_con(noised)
-        asked = {name: context.conditions[name] for name in ("text", "negative")}
-        loss = None
+        composed = self.config.variant is Variant.composed
+        asked = context.asked(*self.cfg.names, *(["identity"] if composed else []))
+        loss = leak = None
         if not uses_con.any():
             eps = predict(noised, asked)
             eps_con = torch.zeros_like(noised.z)
@@ -60,11 +62,17 @@ class DeSds:
         else:
             eps = predict(noised, asked)  # apart from y_con's, so that the backward pass does not run through these
             with torch.enable_grad():
-                eps_con = predict(noised, {"con": rows}, where={"con": uses_con})["con"]
+                z_t = noised.z_t.clone().requires_grad_(self.config.variant is Variant.seed)
+                eps_con = predict(replace(noised, z_t=z_t), {"con": rows}, where={"con": uses_con})["con"]
                 loss = denoising_loss(eps_con[uses_con], noised.reference[uses_con])
-        eps_hat = guided(eps["negative"], eps["text"], self.cfg_scale + 1, self.cfg_rescale)
+                if z_t.requires_grad:
+                    (leak,) = torch.autograd.grad(loss * uses_con.sum(), z_t, retain_graph=True)
+                    leak = noised.alpha * leak
+        eps_hat = self.cfg(eps)
+        if composed:
+            eps_hat = eps["identity"] + eps_hat - eps[self.cfg.unconditional]
         logs = self._compare({**eps, "con": eps_con}, noised, uses_con, context) if uses_con.any() else {}
-        return Residual(eps_hat - eps_con.detach(), eps_hat, loss, logs)
+        return Residual(eps_hat - eps_con.detach(), eps_hat, loss, leak, logs)
 
     def uses_con(self, noised: Noised) -> Bool[Tensor, " B"]:
         """Which pictures have eps(y_con) subtracted."""
@@ -94,11 +102,14 @@ class DeSds:
         return errors
 
 
-def denoising_loss(eps: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
-    """0.5 |eps - noise|^2, summed over a picture and averaged over the batch."""
-    return 0.5 * (eps - noise).square().sum() / len(eps)
-
-
 def build(config: GuidanceConfig, prior: Prior, conditions: TextConditions) -> DeSds:
+    composed = config.de_sds.variant is Variant.composed
+    if composed and "identity" not in conditions.extra:
+        raise UserError(
+            "guidance.de_sds.variant=composed asks for the person apart from the text, and this run has no identity: "
+            "leave it out, or guidance.de_sds.variant=standard"
+        )
     y_con = ConsistentText(conditions.negative, config.de_sds.learning_rate, config.de_sds.norm_band)
-    return DeSds(config.de_sds, config.cfg_scale, config.cfg_rescale, y_con)
+    # [text - con] + s [text - negative] is cfg_{s+1} - con
+    scale = config.cfg_scale if composed else config.cfg_scale + 1
+    return DeSds(config.de_sds, Cfg.of(config, "negative", scale), y_con)

@@ -5,15 +5,12 @@ import torch
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import GuidanceConfig
 from avatar_gs.guidance.noise import Noised
-from avatar_gs.guidance.residuals.base import Context, Predictor, Residual
+from avatar_gs.guidance.residuals.base import Context, Plain, Predictor, Residual
 from avatar_gs.types import Prior
 
 
-class Nothing:
+class Nothing(Plain):
     """delta = 0."""
-
-    warmup = 0.0
-    learnable = None
 
     def __call__(self, noised: Noised, predict: Predictor, context: Context) -> Residual:
         return Residual(delta=torch.zeros_like(noised.z))

@@ -1,0 +1,142 @@
+"""The scorer's training set: each person in the same clothes from several views, in two poses, on many backgrounds.
+
+The prior's own set recolours every picture, so it never shows one person twice. Here a geometry is recoloured as a
+whole: all pictures of a row are one person. Shards are restartable.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+
+from avatar_gs.body.pose import random_pose
+from avatar_gs.io import atomic_write
+from avatar_gs.mini.captions import caption, view_suffix
+from avatar_gs.mini.config import ScorerConfig
+from avatar_gs.mini.dataset import OVERSAMPLING, SIZE, paint, recoloured, view_of
+from avatar_gs.mini.people import Person, held_out, training_person
+from avatar_gs.mini.picture import PartMap, draw_parts
+from avatar_gs.mini.wardrobe import dress, load_wardrobe
+from avatar_gs.render.cameras import sample_views
+from avatar_gs.render.config import CamerasConfig, FramingConfig
+from avatar_gs.types import Framing, ViewDirection
+
+POSES = 2
+"""Poses in which each person is seen: one near the A-pose, one far from it."""
+CAPTIONS = 2
+CAMERAS = replace(CamerasConfig(), lower=FramingConfig(0.08, 1.05, 1.25))
+"""Legs alone tell little of who somebody is: they are seen less often than the prior needs them."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One person's geometry: part maps with the framing and view direction of each."""
+
+    person: Person
+    maps: list[PartMap]
+    kinds: list[tuple[Framing, ViewDirection]]
+    azimuths: list[float]
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """P people, V pictures of each; ``kinds`` numbers framing and view, ``captions`` holds several texts a picture."""
+
+    pictures: UInt8[np.ndarray, "P V 128 128 3"]
+    kinds: UInt8[np.ndarray, "P V 2"]
+    captions: list[list[list[str]]]
+
+
+def see(person: Person, cameras: CamerasConfig, views: int, rng: np.random.Generator, poses: int = POSES) -> Seen:
+    """Draws ``views`` random views of a person, shared among ``poses`` poses (the first is near the A-pose)."""
+    wardrobe = load_wardrobe()
+    betas = torch.tensor(person.betas)
+    offset = (wardrobe.body.shaped(betas)[0] - wardrobe.body.shaped()[0]).numpy()
+    mesh = dress(wardrobe, person)
+    seen = Seen(person, [], [], [])
+    for pose in range(poses):
+        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        spread = float(rng.uniform(0.2, 0.8)) if pose else 0.1
+        posed = wardrobe.body.pose(random_pose(generator, spread), betas)
+        count = views // poses + (pose < views % poses)
+        if not count:
+            continue
+        shots = sample_views(cameras, count, generator, posed, SIZE * OVERSAMPLING)
+        light = -shots.cameras.T_camera_world[0, 2, :3].numpy() + rng.normal(0, 0.5, 3) + [0, 0.3, 0]
+        seen.maps.extend(draw_parts(wardrobe, mesh, person, posed, offset, shots.cameras, light))
+        azimuths = [float(azimuth) for azimuth in shots.azimuth]
+        seen.azimuths.extend(azimuths)
+        seen.kinds.extend(zip(shots.framings, map(view_of, azimuths), strict=True))
+    return seen
+
+
+def generate_pairs(config: ScorerConfig, folder: Path) -> Iterator[tuple[int, int]]:
+    """Writes all shards that are missing in ``folder``; yields (done, total) as it goes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = [folder / f"pairs_{index:04d}.npz" for index in range(-(-config.people // config.people_per_shard))]
+    missing = [index for index, path in enumerate(shards) if not path.exists()]
+    done = len(shards) - len(missing)
+    yield done, len(shards)
+    with ProcessPoolExecutor(config.workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        for future in as_completed(pool.submit(_write_shard, config, index, shards[index]) for index in missing):
+            future.result()
+            done += 1
+            yield done, len(shards)
+
+
+def read_pairs(folder: Path) -> PairSet:
+    """All shards of a folder together."""
+    pictures, kinds, captions = [], [], []
+    for shard in sorted(folder.glob("pairs_*.npz")):
+        with np.load(shard, allow_pickle=False) as data:
+            pictures.append(data["pictures"])
+            kinds.append(data["kinds"])
+            captions += json.loads(str(data["captions"]))
+    return PairSet(np.concatenate(pictures), np.concatenate(kinds), captions)
+
+
+def _write_shard(config: ScorerConfig, index: int, path: Path) -> None:
+    torch.set_num_threads(1)
+    rng = np.random.default_rng([config.seed, index, 3])
+    pictures, kinds, captions = [], [], []
+    for _ in range(config.people_per_shard):
+        seen = see(training_person(rng), CAMERAS, config.views, rng)
+        for number in range(config.recolourings):
+            person = other_colours(seen.person, rng) if number else seen.person
+            pictures.append([paint(person, part_map, rng) for part_map in seen.maps])
+            kinds.append([numbers(*kind) for kind in seen.kinds])
+            captions.append(
+                [[caption(person, rng) + view_suffix(*kind) for _ in range(CAPTIONS)] for kind in seen.kinds]
+            )
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            pictures=np.array(pictures, np.uint8),
+            kinds=np.array(kinds, np.uint8),
+            captions=np.array(json.dumps(captions)),
+        )
+
+
+def numbers(framing: Framing, view: ViewDirection) -> tuple[int, int]:
+    """A picture's kind as two numbers."""
+    return list(Framing).index(framing), list(ViewDirection).index(view)
+
+
+def other_colours(person: Person, rng: np.random.Generator) -> Person:
+    """The same geometry in other colours, never in a held-out combination."""
+    while held_out(other := recoloured(person, rng)):
+        pass
+    return other
+
+
+def float_pictures(pictures: NDArray[np.uint8]) -> torch.Tensor:
+    """``[..., S, S, 3]`` in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(pictures)).float() / 255

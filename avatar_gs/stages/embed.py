@@ -1,0 +1,197 @@
+"""``stage=embed``: learns a person from photos, into the run's ``identity.safetensors``.
+
+What has been learned once is kept in ``outputs/.identities/`` under a name made of all that it depends on, so that the
+same photos are never trained on twice.
+"""
+
+import hashlib
+import json
+import logging
+import time
+from dataclasses import asdict, replace
+from enum import Enum
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from avatar_gs import runs
+from avatar_gs.console import progress
+from avatar_gs.device import choose_device
+from avatar_gs.errors import UserError
+from avatar_gs.evaluation.controls import fingerprint
+from avatar_gs.export.sheets import sheet, to_uint8, write_png
+from avatar_gs.identity.cross_init import EmbedState, train_identity
+from avatar_gs.identity.curve import loss_curve, smoothed
+from avatar_gs.identity.embedding import IdentityEmbedding, check_fits, read_identity, write_identity
+from avatar_gs.identity.photos import PhotoSet, load_photos
+from avatar_gs.io import RunFolder
+from avatar_gs.prior.config import FRAMINGS, PLACEHOLDER, VIEWS
+from avatar_gs.prior.prompts import bucket_prompts
+from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
+from avatar_gs.seeding import generator
+from avatar_gs.settings import OUTPUTS, Settings
+from avatar_gs.training.loop import peak_memory_mib
+
+LOGGER = logging.getLogger(__name__)
+
+CACHE = OUTPUTS / ".identities"
+SHEET_VIEWS = ("body/front", "upper/front", "head/front", "body/back")
+SHEET_PHOTOS = 8
+SAMPLE_STEPS, SAMPLE_CFG = 20, 4.0
+POINTS = 100
+"""Points of the loss curve that ``metrics.json`` keeps."""
+
+
+def run(settings: Settings) -> None:
+    """Learns the person, or takes what an earlier run has learned of the same photos; records the figures.
+
+    Raises:
+        UserError: if no photo serves, the identity file is for another prior, or the run's avatar was made from other
+            photos.
+    """
+    device = choose_device(settings.device.name)
+    with RunFolder.open(settings.folder, settings.plain(), anew=settings.overwrite) as folder:
+        with progress("load the prior"):
+            prior = load_prior(settings.prior, device)
+        if settings.identity:
+            embedding = given(settings, prior)
+            folder.record("embed", source=source_of(settings), metadata=embedding.metadata)
+        else:
+            embedding = learned(settings, prior, read_photos(settings, prior), folder)
+        write_identity(folder / runs.IDENTITY_FILE, embedding)
+        LOGGER.info("wrote %s: %d rows for %s", folder / runs.IDENTITY_FILE, len(embedding.vectors), PLACEHOLDER)
+
+
+def give_identity(prior: StableDiffusionPrior, settings: Settings) -> None:
+    """Tells the prior who ``<id>`` is: the run's own identity, else the one that the settings name or that was learned
+    from the same photos before. Without photos and identity nothing happens.
+
+    Raises:
+        UserError: if nothing has been learned yet, or the file is for another prior.
+    """
+    if not settings.has_identity:
+        return
+    own = settings.folder / runs.IDENTITY_FILE
+    record = RunFolder(settings.folder).metrics().get("embed", {})
+    if own.exists() and record.get("source") == source_of(settings):  # a preview may ask for somebody else
+        embedding = read_identity(own)
+        check_fits(embedding, prior, str(own))
+    elif settings.identity:
+        embedding = given(settings, prior)
+    else:
+        path = cached(key_of(settings, prior, read_photos(settings, prior)))
+        if not path.exists():
+            raise UserError(
+                f"{settings.folder} has no identity yet: the same command with stage=embed learns it from "
+                f"photos={settings.photos} (stage=all does both)"
+            )
+        embedding = read_identity(path)
+    prior.identity = embedding.vectors.to(prior.device)
+
+
+def source_of(settings: Settings) -> str:
+    """Where the person comes from, as the user gave it."""
+    return settings.photos or settings.identity
+
+
+def given(settings: Settings, prior: StableDiffusionPrior) -> IdentityEmbedding:
+    """What the file ``identity=`` holds."""
+    embedding = read_identity(settings.identity)
+    check_fits(embedding, prior, f"identity={settings.identity}")
+    return embedding
+
+
+def read_photos(settings: Settings, prior: StableDiffusionPrior) -> PhotoSet:
+    """The photos at the prior's size."""
+    config = settings.embed
+    return load_photos(
+        settings.photos, prior.image_size, remove_background=config.remove_background, min_size=config.min_size
+    )
+
+
+def learned(settings: Settings, prior: StableDiffusionPrior, photos: PhotoSet, folder: RunFolder) -> IdentityEmbedding:
+    """The identity of these photos, from the cache or by training."""
+    key = key_of(settings, prior, photos)
+    before = folder.metrics().get("embed", {}).get("key", key)
+    if before != key and (folder.checkpoints / runs.AVATAR_CHECKPOINT).exists():
+        raise UserError(
+            f"{folder.path}: its avatar was made from other photos than photos={settings.photos} holds now; "
+            "overwrite=true makes it anew, name=… starts another"
+        )
+    path = cached(key)
+    if path.exists():
+        LOGGER.info("these %d photos have been learned before with the same settings: taking %s", len(photos), path)
+        embedding = read_identity(path)
+        folder.record("embed", source=source_of(settings), key=key, cached=True, metadata=embedding.metadata)
+        return embedding
+    sheets = Sheets(settings, prior, photos, folder)
+    style, began = settings.prior.prompts.style, time.monotonic()
+    embedding = train_identity(
+        prior, photos, settings.embed, settings.seed, folder, style=style, key=key, on_preview=sheets.draw
+    )
+    write_identity(path, embedding)
+    curve = smoothed(sheets.losses, POINTS)
+    seconds = round(time.monotonic() - began, 2)
+    folder.record(
+        "embed",
+        source=source_of(settings),
+        key=key,
+        cached=False,
+        photos=list(photos.names),
+        skipped=[list(pair) for pair in photos.skipped],
+        steps=len(sheets.losses),
+        seconds=seconds,
+        peak_memory_mib=peak_memory_mib(prior.device),
+        loss_curve=[round(value, 5) for value in curve],
+        metadata=embedding.metadata,
+    )
+    LOGGER.info("learned %d photos in %.0f s: loss %.4f, at first %.4f", len(photos), seconds, curve[-1], curve[0])
+    return embedding
+
+
+def key_of(settings: Settings, prior: StableDiffusionPrior, photos: PhotoSet) -> str:
+    """What an identity depends on, as hexadecimal digits: photos, settings of the training, seed and prior."""
+    style = settings.prior.prompts.style
+    config = {
+        name: value.name if isinstance(value, Enum) else value
+        for name, value in asdict(settings.embed.resolved(style)).items()
+        if name not in ("preview_every", "checkpoint_every", "fast", "min_size")
+    }
+    facts = [list(photos.hashes), config, style.name, settings.seed, prior.image_size, fingerprint(prior)]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
+
+
+def cached(key: str) -> Path:
+    """Where the identity of this key is kept once it is learned."""
+    return CACHE / f"{key}.safetensors"
+
+
+class Sheets:
+    """Pictures of the training: ``previews/identity_<step>.png`` and ``previews/identity_loss.png``."""
+
+    def __init__(self, settings: Settings, prior: StableDiffusionPrior, photos: PhotoSet, folder: RunFolder) -> None:
+        self.prior, self.photos, self.folder, self.seed = prior, photos, folder, settings.seed
+        words = replace(settings.prior.prompts, identity_framings=list(FRAMINGS), identity_views=list(VIEWS))
+        prompts = bucket_prompts(PLACEHOLDER, settings.negative_prompt, words)
+        self.prompts = [prompts[bucket] for bucket in SHEET_VIEWS]
+        self.losses: list[float] = []
+
+    def draw(self, state: EmbedState) -> None:
+        """The photos, and below them what the prior now makes of ``<id>``, without a pose map."""
+        self.losses = list(state.losses)
+        photos = to_uint8(self.photos.images[:SHEET_PHOTOS])
+        pictures = to_uint8(self._samples(state))
+        picture = sheet([list(photos), list(pictures)], row_labels=["photos", f"{PLACEHOLDER}, {state.step} steps"])
+        write_png(self.folder.previews / f"identity_{state.step:06d}.png", picture)
+        write_png(self.folder.previews / "identity_loss.png", loss_curve(self.losses))
+
+    def _samples(self, state: EmbedState) -> Float[Tensor, "B S S 3"]:
+        before = self.prior.identity
+        self.prior.identity = state.rows.detach()
+        try:
+            positive, negative = [p.positive for p in self.prompts], [p.negative for p in self.prompts]
+            noise = generator(self.seed, 0, "identity sheet")
+            return self.prior.sample(positive, negative, None, SAMPLE_STEPS, SAMPLE_CFG, noise)
+        finally:
+            self.prior.identity = before

@@ -1,0 +1,205 @@
+"""What combines with any method: Perp-Neg, Bridge, the picture's own distance, several updates to one target, and what
+the network predicts."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from avatar_gs.errors import UserError
+from avatar_gs.guidance.conditions import TextConditions, corrupt_prompts
+from avatar_gs.guidance.config import (
+    BridgeConfig,
+    CsdConfig,
+    GuidanceConfig,
+    HifaConfig,
+    IsmConfig,
+    Method,
+    NfsdConfig,
+    PdsConfig,
+    RobustNfsdConfig,
+    ScheduleConfig,
+    ScheduleKind,
+    SdiConfig,
+    Unconditional,
+    VsdConfig,
+    Weight,
+)
+from avatar_gs.guidance.weights import Cfg, guided, perpendicular
+from avatar_gs.prior.prediction import KINDS, to_eps
+from tests.guidance.analytic import AnalyticPrior, Level, conditions, full, make, step
+
+METHODS = [method for method in Method if method is not Method.none]
+ONE: dict[str, Any] = {"weight": Weight.one}
+
+
+@pytest.fixture
+def prior():
+    return AnalyticPrior()
+
+
+@pytest.fixture
+def eps():
+    drawn = torch.randn(3, 4, 2, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return dict(zip(("text", "null", "negative"), drawn, strict=True))
+
+
+def dot(a, b):
+    return (a * b).sum((1, 2, 3))
+
+
+def test_perp_neg_keeps_the_texts_part(eps):
+    """Along the text's direction nothing changes; across it the negative's direction is subtracted, s w times."""
+    s, w = 7.5, 1.5
+    direction, negative = eps["text"] - eps["null"], eps["negative"] - eps["null"]
+    change = Cfg(s, perp_neg=w)(eps) - guided(eps["null"], eps["text"], s)
+    torch.testing.assert_close(dot(change, direction), torch.zeros(4, dtype=torch.float64), atol=1e-9, rtol=0)
+    torch.testing.assert_close(change, -s * w * perpendicular(negative, direction))
+    across = dot(negative, negative) - dot(negative, direction) ** 2 / dot(direction, direction)
+    torch.testing.assert_close(dot(change, negative), -s * w * across)
+
+
+def test_perp_neg_ignores_a_negative_along_the_text(eps):
+    along = {**eps, "negative": eps["null"] - 0.7 * (eps["text"] - eps["null"])}
+    torch.testing.assert_close(Cfg(7.5, perp_neg=2.0)(along), guided(eps["null"], eps["text"], 7.5))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_perp_neg_combines_with_any_method(prior, method):
+    """The negative is across the text on half of the pixels only; without Perp-Neg's weight nothing changes."""
+    conds = conditions()
+    halves = {"all": conds.negative["all"].clone()}
+    halves["all"][0, ::2] = 0.9
+    conds = TextConditions(conds.text, halves, conds.null, conds.extra)
+    guided_by = {
+        w: step(make(prior, conds, method, 500, perp_neg=w, unconditional=Unconditional.empty), conds, full(0.7, 2))
+        for w in (0.0, 1.0)
+    }
+    assert (guided_by[0.0].grad - guided_by[1.0].grad).abs().max() > 1e-3
+    assert guided_by[1.0].grad.isfinite().all()
+
+
+def bridged(prior, conds, method, start):
+    return make(prior, conds, method, 500, cfg_scale=3.0, bridge=BridgeConfig(start=start), **ONE)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bridge_is_a_second_stage_of_any_method(prior, method):
+    conds, z = conditions(corrupt=-0.8), full(0.7, 2)
+    first = step(bridged(prior, conds, method, 0.5), conds, z, index=49)
+    alone = step(make(prior, conds, method, 500, cfg_scale=3.0, **ONE), conds, z, index=49)
+    assert torch.equal(first.grad, alone.grad)
+    second = step(bridged(prior, conds, method, 0.5), conds, z, index=50)
+    expected = -3.0 * Level(prior, 500).kappa * (0.5 + 0.8)
+    torch.testing.assert_close(second.grad, full(expected, 2), atol=1e-6, rtol=0)
+    assert second.prior_calls == 4
+
+
+def test_bridges_prompts():
+    positive, negative = {"front": "a man, front view", "back": "a man"}, {"front": "blurry", "back": "blurry, face"}
+    assert corrupt_prompts(GuidanceConfig(), positive, negative) == {}
+    config = GuidanceConfig(bridge=BridgeConfig(start=0.5))
+    expected = {"front": "a man, front view, blurry", "back": "a man, blurry, face"}
+    assert corrupt_prompts(config, positive, negative) == {"corrupt": expected}
+    config.bridge.words = "foggy"
+    assert corrupt_prompts(config, positive, negative)["corrupt"]["back"] == "a man, foggy"
+
+
+def test_extra_prompts_become_conditions(prior):
+    conds = TextConditions.encode(prior, {"all": "0.5"}, {"all": "-0.25"}, {"source": {"all": "0.7"}})
+    batch = conds.batch(["all", "all"])
+    assert batch["source"].shape == batch["text"].shape
+    assert (batch["source"][:, 0] == 0.7).all() and (batch["text"][:, 0] == 0.5).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_picture_has_a_distance_of_its_own(prior, method):
+    """d loss / d images = weight (images - decoded z0_hat) / B, images averaged down; the latents' stays."""
+    conds, weight, batch = conditions(), 0.1, 2
+    images = torch.rand(batch, 6, 6, 3, dtype=torch.float64, requires_grad=True)
+    z = full(0.7, batch, grad=True)
+    guidance = make(prior, conds, method, 500, rgb_weight=weight)
+    out = step(guidance, conds, z, images=images)
+    out.loss.backward()
+    small = images.detach().reshape(batch, 3, 2, 3, 2, 3).mean((2, 4))
+    expected = weight * (small - prior.decode_latents(out.z0_hat)) / batch
+    spread = expected.repeat_interleave(2, 1).repeat_interleave(2, 2) / 4
+    torch.testing.assert_close(images.grad, spread)
+    torch.testing.assert_close(z.grad, out.grad / batch)
+    with pytest.raises(ValueError, match="images"):
+        step(guidance, conds, z)
+
+
+def test_several_updates_towards_one_target(prior):
+    """What a step asked for is the target, wherever the avatar has got to meanwhile; the prior is not asked again."""
+    conds, batch = conditions(), 2
+    z = full(0.7, batch, grad=True)
+    out = step(make(prior, conds, Method.nfsd, 500, inner_steps=5), conds, z)
+    calls = prior.calls
+    torch.testing.assert_close(out.refit(z), out.loss)
+    moved = out.target.clone().requires_grad_(True)
+    out.refit(moved).backward()
+    assert moved.grad is not None and not moved.grad.any()
+    halfway = ((z.detach() + out.target) / 2).requires_grad_(True)
+    out.refit(halfway).backward()
+    torch.testing.assert_close(halfway.grad, out.grad / 2 / batch)
+    assert prior.calls == calls
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_the_network_predicts_makes_no_difference(method):
+    conds, z = conditions(), full(0.7, 2)
+    epsilon, v = (step(make(AnalyticPrior(predicts=kind), conds, method, 500), conds, z) for kind in KINDS[:2])
+    torch.testing.assert_close(epsilon.grad, v.grad, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(epsilon.z0_hat, v.z0_hat, atol=1e-6, rtol=1e-6)
+    flow = AnalyticPrior(predicts="flow_prediction")  # other levels, the same world: the gradient is still a number
+    assert step(make(flow, conds, method, 500), conds, z).grad.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_predictions_agree_in_single_precision(kind):
+    """From the outputs that networks of each kind would give, in float32, the same noise to 1e-6."""
+    drawn = torch.randn(2, 3, 2, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    z, eps = drawn
+    sigma = torch.tensor([0.1, 0.6, 0.95], dtype=torch.float64)[:, None, None, None]
+    alpha = 1 - sigma if kind == "flow_prediction" else (1 - sigma**2).sqrt()
+    output = {"epsilon": eps, "v_prediction": alpha * eps - sigma * z, "flow_prediction": eps - z}[kind]
+    inputs = (value.float() for value in (output, alpha * z + sigma * eps, alpha, sigma))
+    torch.testing.assert_close(to_eps(kind, *inputs).double(), eps, atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match="sample"):
+        to_eps("sample", z, z, alpha, sigma)
+
+
+def test_sds_under_a_flow_prior_pulls_home():
+    prior, conds = AnalyticPrior(predicts="flow_prediction"), conditions()
+    level = Level(prior, 500)
+    grad = step(make(prior, conds, Method.sds, 500, cfg_scale=1.0, **ONE), conds, full(0.9, 4000)).grad
+    assert abs(float(grad.mean()) - level.kappa * (0.9 - 0.5)) < 4 * float(grad.std()) / grad.numel() ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("make_it", "word"),
+    [
+        (lambda: GuidanceConfig(perp_neg=-1.0), "perp_neg"),
+        (lambda: GuidanceConfig(rgb_weight=float("nan")), "rgb_weight"),
+        (lambda: GuidanceConfig(inner_steps=0), "inner_steps"),
+        (lambda: BridgeConfig(start=1.5), "bridge.start"),
+        (lambda: NfsdConfig(correction_weight=-1.0), "correction_weight"),
+        (lambda: NfsdConfig(small_noise_cut=float("nan")), "small_noise_cut"),
+        (lambda: RobustNfsdConfig(warmup_steps=-1), "warmup_steps"),
+        (lambda: RobustNfsdConfig(t_min=0.5), "t_min=0.5"),
+        (lambda: CsdConfig(negative_end=-1.0), "negative_end"),
+        (lambda: IsmConfig(gap=0.0), "ism.gap"),
+        (lambda: SdiConfig(inversion_steps=0), "inversion_steps"),
+        (lambda: HifaConfig(denoising_steps=0), "denoising_steps"),
+        (lambda: PdsConfig(stride=0), "stride"),
+        (lambda: VsdConfig(rank=0), "rank"),
+        (lambda: VsdConfig(camera_dropout=2.0), "camera_dropout"),
+        (lambda: ScheduleConfig(kind=ScheduleKind.two_stage, t_max_late=0.99), "t_max_late"),
+        (lambda: ScheduleConfig(late=2.0), "late"),
+    ],
+)
+def test_absurd_settings_are_one_clear_line(make_it, word):
+    with pytest.raises(UserError, match=word) as caught:
+        make_it()
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,173 @@
+"""The scorer: its losses, exact resumption, the packaged weights, and how well they do on unseen people."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from transformers import CLIPModel, CLIPTokenizer
+
+from avatar_gs.errors import UserError
+from avatar_gs.mini.config import ScorerConfig
+from avatar_gs.mini.people import held_out, random_person
+from avatar_gs.mini.scorer.data import PairSet, generate_pairs, other_colours, read_pairs
+from avatar_gs.mini.scorer.measure import CAPTION_POOL, PERSON_POOL, measure_scorer, table
+from avatar_gs.mini.scorer.model import (
+    EMBEDDING,
+    PERSON_WIDTH,
+    TOKENIZER,
+    WEIGHTS,
+    build_model,
+    load_scorer,
+    package_scorer,
+)
+from avatar_gs.mini.scorer.train import (
+    augmented,
+    blurred,
+    caption_loss,
+    comparable,
+    draw_batch,
+    person_loss,
+    tokenized,
+    train_model,
+)
+from avatar_gs.types import Framing
+
+TINY = ScorerConfig(
+    people=3, recolourings=2, views=3, people_per_shard=3, workers=1, steps=3, batch=3, checkpoint_every=2
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> CLIPTokenizer:
+    return CLIPTokenizer.from_pretrained(str(TOKENIZER))
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory) -> PairSet:
+    folder = tmp_path_factory.mktemp("pairs")
+    assert list(generate_pairs(TINY, folder))[-1] == (1, 1)
+    assert list(generate_pairs(TINY, folder)) == [(1, 1)]
+    return read_pairs(folder)
+
+
+def test_rows_are_persons_and_their_captions_end_in_framing_and_view(pairs):
+    assert pairs.pictures.shape == (6, 3, 128, 128, 3) and pairs.kinds.shape == (6, 3, 2)
+    assert all(text.endswith(" view") for views in pairs.captions for texts in views for text in texts)
+    assert not (pairs.pictures[0] == pairs.pictures[1]).all()
+    assert (pairs.kinds[0] == pairs.kinds[1]).all(), "recolouring keeps the geometry"
+
+
+def test_a_batch_holds_two_pictures_of_each_person(pairs, tokenizer):
+    end = int(tokenizer.eos_token_id)  # pyright: ignore[reportArgumentType]
+    tokens = tokenized(pairs, tokenizer)
+    batch = draw_batch(pairs, tokens, 4, end, torch.Generator().manual_seed(1))
+    again = draw_batch(pairs, tokens, 4, end, torch.Generator().manual_seed(1))
+    assert batch.images.shape == (8, 128, 128, 3) and batch.images.min() >= 0 and batch.images.max() <= 1
+    assert (batch.tokens == end).any(1).all(), "no caption is cut"
+    assert torch.equal(batch.images, again.images) and torch.equal(batch.tokens, again.tokens)
+    assert not torch.equal(batch.images[:4], batch.images[4:])
+
+
+def test_caption_loss_spares_the_other_picture_of_the_same_kind():
+    features = torch.nn.functional.one_hot(torch.tensor([0, 1, 0, 1])).float()
+    scale = torch.tensor(20.0)
+    alike = torch.zeros(4, 2, dtype=torch.long)
+    assert caption_loss(features, features, scale, alike) < 1e-6
+    other = torch.tensor([[0, 0], [0, 0], [1, 0], [1, 0]])
+    assert caption_loss(features, features, scale, other) == pytest.approx(np.log(2), abs=1e-4)
+
+
+def test_person_loss_is_of_partners_and_skips_what_cannot_be_told():
+    features = torch.eye(2).repeat(2, 1)
+    body = torch.zeros(4, 2, dtype=torch.long)
+    swapped = torch.cat([features[:2], features[:2].flip(0)])
+    assert person_loss(features, body) < 1e-4
+    assert person_loss(swapped, body) > 5
+    head, lower = list(Framing).index(Framing.HEAD), list(Framing).index(Framing.LOWER)
+    kinds = torch.tensor([[head, 0], [head, 0], [lower, 0], [lower, 0]])
+    assert person_loss(swapped, kinds) == 0
+    assert comparable(torch.tensor([head]), torch.tensor([head])).all()
+
+
+def test_augmentation_keeps_plain_pictures_plain_but_for_noise():
+    plain = torch.full((6, 32, 32, 3), 0.5)
+    changed = augmented(plain, torch.Generator().manual_seed(0))
+    assert changed.std((1, 2)).max() < 0.06 and (changed.mean((1, 2)) - 0.5).abs().max() < 0.08
+    spike = torch.zeros(1, 3, 15, 15)
+    spike[..., 7, 7] = 1
+    soft = blurred(spike, 1.0)
+    assert soft.sum((2, 3)) == pytest.approx(torch.ones(1, 3), abs=1e-5)
+    assert soft[0, 0, 7, 7] == pytest.approx(1 / (2 * np.pi), rel=0.02)
+
+
+def test_a_resumed_training_ends_as_an_uninterrupted_one(pairs, tokenizer, tmp_path):
+    whole = train_model(TINY, pairs, tokenizer, tmp_path / "whole.safetensors", lambda *_: None)
+
+    class Stop(Exception):
+        pass
+
+    def stop(done: int, total: int, loss: float) -> None:
+        if done == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train_model(TINY, pairs, tokenizer, tmp_path / "parts.safetensors", stop)
+    seen = []
+    resumed = train_model(TINY, pairs, tokenizer, tmp_path / "parts.safetensors", lambda done, *_: seen.append(done))
+    assert seen == [3]
+    for name, value in whole.named_parameters():
+        assert torch.equal(value, resumed.get_parameter(name)), name
+
+
+def test_a_written_scorer_is_a_plain_clip_model(tokenizer, tmp_path):
+    model = build_model(tokenizer).eval()
+    package_scorer(model, tmp_path)
+    images = torch.rand(2, 128, 128, 3)
+    ours = load_scorer(tmp_path)
+    features = ours.image_features(images)
+    assert features.shape == (2, EMBEDDING) and torch.allclose(features.norm(dim=1), torch.ones(2))
+    assert ours.person_features(images).shape == (2, PERSON_WIDTH)
+    plain = CLIPModel.from_pretrained(str(tmp_path)).float().eval()
+    ids = tokenizer(["a man in a red shirt"], return_tensors="pt").input_ids
+    out = plain(input_ids=ids, pixel_values=(images.permute(0, 3, 1, 2) - 0.5) / 0.25)
+    assert torch.allclose(out.image_embeds, features, atol=1e-4)
+    assert torch.allclose(out.text_embeds, ours.text_features(["a man in a red shirt"]), atol=1e-4)
+    padded = ours.text_features(["a man in a red shirt", "a woman in a blue shirt with long sleeves and a hat"])
+    assert torch.allclose(padded[:1], out.text_embeds, atol=1e-4), "padding changes nothing"
+
+
+def test_other_folders_and_vocabularies_are_refused(tokenizer, tmp_path):
+    with pytest.raises(UserError, match="no scorer is there"):
+        load_scorer(tmp_path / "none")
+    model = build_model(tokenizer)
+    model.config.vocabulary = "another"
+    package_scorer(model, tmp_path)
+    with pytest.raises(UserError, match="another vocabulary"):
+        load_scorer(tmp_path)
+
+
+def test_gradients_reach_the_picture():
+    images = torch.rand(1, 64, 64, 3, requires_grad=True)
+    scorer = load_scorer()
+    (scorer.image_features(images) @ scorer.text_features(["a red shirt"]).T).sum().backward()
+    assert images.grad is not None and images.grad.abs().sum() > 0
+
+
+def test_the_packaged_weights_are_small():
+    assert sum(entry.stat().st_size for entry in os.scandir(WEIGHTS)) < 10e6
+
+
+@pytest.mark.slow
+def test_the_packaged_scorer_knows_unseen_people_and_captions():
+    figures = measure_scorer(load_scorer(), people=CAPTION_POOL)
+    chance = 1 / PERSON_POOL
+    assert figures["caption of 100"] > 0.5 and figures["caption of 100, top 5"] > 0.8
+    assert figures["person of 20, front"] > 7 * chance and figures["person of 20, back"] > 6 * chance
+    assert "person of 20, back" in table(figures)
+
+
+def test_training_people_are_never_held_out():
+    rng = np.random.default_rng(0)
+    person = random_person(rng)
+    assert not any(held_out(other_colours(person, rng)) for _ in range(60))

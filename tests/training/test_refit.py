@@ -1,0 +1,43 @@
+"""What a run makes of guidance's options: several updates to one target, Bridge's second stage, the
+person alone."""
+
+from avatar_gs.guidance.config import BridgeConfig, Variant
+from avatar_gs.prior.prompts import BUCKETS
+from avatar_gs.training.loop import optimize
+from avatar_gs.training.prompts import extra_prompts
+from tests.training.conftest import ColorPrior, color_prompts, small_settings
+
+
+def test_several_updates_go_further_for_the_same_prior_calls(body):
+    """The avatar begins in one grey, so the spread of its colours is how far it has come."""
+    results = {}
+    for inner_steps in (1, 4):
+        settings = small_settings(steps=2)
+        settings.guidance.inner_steps = inner_steps
+        results[inner_steps] = optimize(settings, body, ColorPrior(), color_prompts())
+    once, often = (results[n].model.params["sh0"].std() for n in (1, 4))
+    assert often > 1.5 * once > 0
+    assert results[1].metrics["prior_calls"] == results[4].metrics["prior_calls"] == 2 * 2 * 2
+    assert "refit" in results[4].metrics["seconds_per_step"]
+    assert "refit" not in results[1].metrics["seconds_per_step"]
+
+
+def test_a_run_encodes_what_bridge_asks_for(body):
+    settings = small_settings(steps=2)
+    settings.guidance.bridge = BridgeConfig(start=0.0)
+    result = optimize(settings, body, ColorPrior(), color_prompts())
+    assert result.metrics["prior_calls"] == 2 * 2 * 2
+    assert result.model.params["sh0"].std() > 0
+
+
+def test_the_person_alone_is_asked_for_only_by_the_variant_that_wants_it():
+    settings = small_settings()
+    prompts = dict.fromkeys(BUCKETS[:3], "<id>, in a red coat, full body, front view")
+    settings.guidance.de_sds.variant = Variant.composed
+    assert extra_prompts(settings, prompts, prompts) == {}
+    settings.identity = "anna.safetensors"
+    alone = extra_prompts(settings, prompts, prompts)["identity"]
+    assert alone.keys() == prompts.keys()
+    assert not any("coat" in prompt for prompt in alone.values())
+    settings.guidance.de_sds.variant = Variant.standard
+    assert extra_prompts(settings, prompts, prompts) == {}
