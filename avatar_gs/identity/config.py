@@ -38,10 +38,11 @@ class Recipe:
 
 
 # sd: as the authors of Cross Initialization train (2 tokens; learning rate 6.25e-4 times batch 8). mini: the best of
-# a few short trials on two people, by the colours of samples.
+# eight short trials on two people, by the colours of samples (4 rows or fewer steps say too little, larger steps too
+# much).
 RECIPES = {
     PromptStyle.sd: Recipe(tokens=2, steps=320, batch=8, lr=5e-3, weighting=Weighting.plain),
-    PromptStyle.mini: Recipe(tokens=4, steps=160, batch=8, lr=2e-2, weighting=Weighting.noisy),
+    PromptStyle.mini: Recipe(tokens=8, steps=400, batch=8, lr=5e-2, weighting=Weighting.noisy),
 }
 FAST_STEPS, FAST_LR = 25, 4.0
 """The fast variant: so many steps, at so many times the learning rate."""

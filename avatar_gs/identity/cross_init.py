@@ -6,7 +6,7 @@ it is. Textual inversion (Gal et al. 2023) is the same training from the word "p
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from avatar_gs.identity.embedding import IdentityEmbedding, fingerprint
 from avatar_gs.identity.photos import PhotoSet
 from avatar_gs.identity.templates import templates
 from avatar_gs.io import RunFolder, interruptible, load_state, save_state
-from avatar_gs.prior.config import PLACEHOLDER, PromptStyle
+from avatar_gs.prior.config import PromptStyle
+from avatar_gs.prior.placeholder import PLACEHOLDER, SOMEBODY
 from avatar_gs.seeding import generator
 from avatar_gs.types import IdentityPrior
 
@@ -30,6 +31,8 @@ LOGGER = logging.getLogger(__name__)
 WORD = "person"
 BETAS, WEIGHT_DECAY = (0.9, 0.999), 1e-2
 ENCODE_BATCH = 4
+SORTING_TIMES = (0.25, 0.4, 0.55, 0.7, 0.85)
+"""Shares of the prior's time steps at which it is asked what a photo shows."""
 NAME_TOKENS = 2
 """Tokens of a name that are averaged: most have two."""
 
@@ -129,9 +132,9 @@ def train_identity(
     state = EmbedState.begin(initial_rows(prior, config).to(prior.device), config.lr)
     if checkpoint is not None and state.restore(checkpoint, key):
         LOGGER.info("resuming the identity at step %d of %d", state.step, config.steps)
-    phrases = templates(style)
     with progress(f"learn {PLACEHOLDER}", config.steps, start=state.step) as bar, interruptible() as interrupt:
         latents = encode_photos(prior, photos.images, flips=config.flips)
+        phrases = sort_photos(prior, latents, templates(style), seed)
         while state.step < config.steps:
             loss = train_step(state, prior, latents, phrases, config, seed)
             bar.update(state.step, loss=loss)
@@ -154,21 +157,41 @@ def encode_photos(prior: IdentityPrior, images: Float[Tensor, "N S S 3"], *, fli
     return torch.cat([prior.encode_images(part.to(prior.device)) for part in both.split(ENCODE_BATCH)])
 
 
+@torch.no_grad()
+def sort_photos(
+    prior: IdentityPrior, latents: Float[Tensor, "M c h w"], groups: Sequence[Sequence[str]], seed: int
+) -> list[Sequence[str]]:
+    """The group of templates that fits each photo: the one whose first template, said of "a person", lets the prior
+    tell the photo's noise best (a diffusion classifier: Li et al. 2023), at the same noise for all groups."""
+    conditions = prior.encode_prompts([group[0].format(SOMEBODY) for group in groups])
+    draws = generator(seed, 0, "sort")
+    t = (torch.tensor(SORTING_TIMES) * (prior.num_timesteps - 1)).long().to(prior.device)
+    noise = torch.randn((len(t), *latents.shape[1:]), generator=draws).to(prior.device)
+    errors = []
+    for z in latents:
+        repeated = z.expand(len(t), *z.shape)
+        rows = [prediction_error(prior, repeated, t, noise, c.expand(len(t), *c.shape)) for c in conditions]
+        errors.append(torch.stack(rows).mean(1))
+    return [groups[int(error.argmin())] for error in errors]
+
+
 def train_step(
     state: EmbedState,
     prior: IdentityPrior,
     latents: Float[Tensor, "M c h w"],
-    phrases: tuple[str, ...],
+    phrases: Sequence[Sequence[str]],
     config: EmbedConfig,
     seed: int,
 ) -> float:
-    """One step of AdamW on the rows; returns the loss."""
+    """One step of AdamW on the rows; returns the loss. ``phrases``: the templates that fit each photo."""
     draws = generator(seed, state.step, "embed")
-    z = latents[pick_photos(len(latents), config.batch, draws).to(latents.device)]
+    picks = pick_photos(len(latents), config.batch, draws)
+    z = latents[picks.to(latents.device)]
     t = stratified_times(time_shares(prior, config.weighting), config.batch, draws).to(z.device)
     noise = torch.randn(z.shape, generator=draws).to(z.device)
-    chosen = torch.randint(len(phrases), (config.batch,), generator=draws).tolist()
-    cond = prior.encode_prompts([phrases[index].format(PLACEHOLDER) for index in chosen], state.rows)
+    fitting = [phrases[index] for index in picks.tolist()]
+    chosen = [options[int(torch.randint(len(options), (1,), generator=draws))] for options in fitting]
+    cond = prior.encode_prompts([phrase.format(PLACEHOLDER) for phrase in chosen], state.rows)
     error = prediction_error(prior, z, t, noise, cond)
     hold = config.regularisation if config.method is IdentityMethod.cross_init else 0.0
     loss = error.mean() + hold * distance(state.rows, state.start)

@@ -1,7 +1,8 @@
 """What is said of a photo while an identity is learned from it: ``{}`` is the place of ``<id>``.
 
-A photo's own framing is not known, so the templates range over faces, portraits and whole bodies, and what they say
-besides stays vague; the identity learns what they leave unsaid.
+Templates come in groups, one for each framing that a photo may have (a face, a whole body, …). A photo is
+only ever described by the group that the prior itself finds fits it best (``cross_init.sort_photos``): words that
+contradict the picture would teach the identity to undo them. What the templates leave unsaid, the identity learns.
 """
 
 from itertools import product
@@ -24,18 +25,20 @@ _SD_KINDS = (
 _SD_FRAMINGS = ("{kind} of the face of {{}}", "{kind}, a portrait of {{}}", "{kind} of {{}}, full body")
 _SD_ENDINGS = ("", ", plain background", ", looking natural")
 
-# The packaged prior: the openings of its captions. Most templates leave framing and view unsaid.
-_MINI_OPENINGS = ("", "a photo of ", "a picture of ", "an image of ", "a portrait of ")
-_MINI_WORDS = (
-    *("", "", "", "", ""),
-    *(f", {words}" for words in FRAMING_WORDS.values()),
-    *(f", {framing}, {view}" for framing, view in product(FRAMING_WORDS.values(), MINI_DIRECTION_WORDS.values())),
+# The packaged prior: openings as in its captions, which end in framing and view.
+_MINI_OPENINGS = ("", "a photo of ", "a picture of ", "an image of ", "a portrait of ", "a photograph of ", "here is ")
+_MINI_ENDINGS = tuple(
+    tuple(f", {framing}, {view}" for view in MINI_DIRECTION_WORDS.values()) for framing in FRAMING_WORDS.values()
 )
 
 
-def templates(style: PromptStyle) -> tuple[str, ...]:
-    """The templates of a prior's style; some more than once where they should be drawn more often."""
+def templates(style: PromptStyle) -> tuple[tuple[str, ...], ...]:
+    """The templates of a prior's style, a group for each framing; 81 or more in all. The packaged prior tells framings
+    apart without fail (24 of 24 pictures) and views hardly (11 of 24): pose maps show it those. So all are named."""
     if style is PromptStyle.mini:
-        return tuple(f"{opening}{{}}{words}" for opening, words in product(_MINI_OPENINGS, _MINI_WORDS))
-    patterns = product(_SD_KINDS, _SD_FRAMINGS, _SD_ENDINGS)
-    return tuple(framing.format(kind=kind) + ending for kind, framing, ending in patterns)
+        return tuple(
+            tuple(f"{opening}{{}}{ending}" for opening, ending in product(_MINI_OPENINGS, endings))
+            for endings in _MINI_ENDINGS
+        )
+    patterns = list(product(_SD_KINDS, _SD_ENDINGS))
+    return tuple(tuple(framing.format(kind=kind) + ending for kind, ending in patterns) for framing in _SD_FRAMINGS)

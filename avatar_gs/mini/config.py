@@ -80,7 +80,7 @@ class ScorerConfig:
     views: int = 6
     people_per_shard: int = 50
     workers: Optional[int] = None
-    steps: int = 700
+    steps: int = 3000
     batch: int = 40
     """Persons a step; each is seen in two pictures."""
     lr: float = 1.5e-3

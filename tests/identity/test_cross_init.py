@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,8 +11,10 @@ from avatar_gs.identity import cross_init
 from avatar_gs.identity.config import RECIPES, EmbedConfig, IdentityMethod, Weighting
 from avatar_gs.identity.photos import PhotoSet
 from avatar_gs.identity.templates import templates
-from avatar_gs.prior.config import PromptStyle
-from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
+from avatar_gs.mini.trials import trials
+from avatar_gs.prior.config import PriorConfig, PromptStyle
+from avatar_gs.prior.prompts import FRAMING_WORDS
+from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.runs import IDENTITY_CHECKPOINT
 from avatar_gs.types import IdentityPrior
 from tests import tiny
@@ -201,7 +204,7 @@ def test_a_loss_that_is_not_finite_is_named(priors):
 
 @pytest.mark.parametrize("style", list(PromptStyle))
 def test_templates_name_the_person_once_in_three_framings(style):
-    phrases = templates(style)
+    phrases = [phrase for group in templates(style) for phrase in group]
     assert len(set(phrases)) >= 81
     assert all(phrase.count("{}") == 1 for phrase in phrases)
     words = ("head", "upper body", "full body") if style is PromptStyle.mini else ("face", "portrait", "full body")
@@ -223,3 +226,14 @@ def test_what_is_given_wins_over_fast_and_fast_over_the_priors_own():
 def test_impossible_settings_are_named(wrong):
     with pytest.raises(UserError, match=f"embed.{next(iter(wrong))}="):
         EmbedConfig(**wrong)
+
+
+def test_photos_are_described_by_the_framing_that_they_have():
+    """The packaged prior itself tells which words fit drawn pictures of people that it never saw."""
+    some = trials(8, seed=5)
+    images = torch.from_numpy(np.stack([trial.truth for trial in some]))
+    prior = load_prior(PriorConfig())
+    groups = templates(PromptStyle.mini)
+    sorted_photos = cross_init.sort_photos(prior, cross_init.encode_photos(prior, images, flips=False), groups, seed=0)
+    right = [FRAMING_WORDS[trial.framing] in group[0] for trial, group in zip(some, sorted_photos, strict=True)]
+    assert len({trial.framing for trial in some}) >= 3 and sum(right) >= 7
