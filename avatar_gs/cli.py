@@ -36,7 +36,9 @@ STAGE_HELP = {
     Stage.embed: "learn the person in photos= (embed.fast=true: a first impression)",
     Stage.optimize: "make the avatar's splats, or go on with them",
     Stage.export: "write avatar.ply, avatar.html and turntable.mp4 of an existing run",
+    Stage.playground: "one picture instead of an avatar: what each guidance does, step by step",
     Stage.evaluate: "measure avatars against drawn truth (suite=colours) or the prior (suite=prior)",
+    Stage.fetch: "download a prior (prior=sd15, sd21 or a hub name), or go on with it",
     Stage.body: "rebuild or check the body model",
     Stage.benchmark: "time the renderers",
     Stage.train_mini: "train the packaged prior again",
@@ -61,6 +63,7 @@ Settings (key=value, in any order):
   prompt, negative_prompt     any text, in any script
   name, seed, device          folder below outputs/ (made from the prompt), 0, auto | cpu | cuda
   photos, identity            photos of one person, who is <id> in the prompt; or an identity.safetensors
+  init                        the run whose avatar to begin with; guidance=pds (or dds) edits it
   prior                       {prior}, a folder, a .safetensors file or a hub name
   guidance                    {guidance}
   optimize.steps, optimize.batch, splats.count, export.frame

@@ -14,19 +14,17 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from avatar_gs import runs
+from avatar_gs import runs, starting
 from avatar_gs.device import physical_cores
 from avatar_gs.errors import UserError
+from avatar_gs.guidance.config import require_source
+from avatar_gs.guidance.presets import CONF
 from avatar_gs.prior.config import PLACEHOLDER
-from avatar_gs.settings import OUTPUTS, RUN_STAGES, Settings, Stage
-
-_PACKAGE = Path(__file__).resolve().parent
-CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
-"""The folder of presets: inside an installed package, beside it in a checkout."""
+from avatar_gs.settings import OUTPUTS, RUN_STAGES, Settings, Stage, run_name
 
 CONFIG_NAME = "config"
 # Never read from a saved run, and never in conflict with it: what is said anew each time, and other stages' settings.
-_NOT_SAVED = ("stage", "name", "overwrite", "debug", "mini", "suite", "evaluate", "benchmark")
+_NOT_SAVED = ("stage", "name", "overwrite", "debug", "mini", "suite", "evaluate", "playground", "benchmark")
 _NO_CONFLICT = (*_NOT_SAVED, "device", "export")
 # What an identity is made of: all that binds a run whose avatar has not begun.
 _IDENTITY = ("photos", "identity", "embed", "prior", "seed", "threads")
@@ -119,6 +117,10 @@ def resolve(config: DictConfig, overrides: Iterable[str], name: str | None = Non
         settings.name = name
     if settings.stage not in RUN_STAGES:
         return settings
+    if settings.init:
+        settings.init = starting.run_folder(settings.init)
+        settings.name = run_name(settings)  # what is taken over from init must not change it
+        starting.check_is_another(settings)
     starts_anew = settings.overwrite and settings.stage in (Stage.all, Stage.embed, Stage.optimize)
     if runs.has_begun(settings.folder) and not starts_anew:
         settings = _over_saved(settings, settings.folder / runs.CONFIG_FILE, explicit_keys(overrides))
@@ -126,6 +128,16 @@ def resolve(config: DictConfig, overrides: Iterable[str], name: str | None = Non
         raise UserError(
             f"{settings.folder} is no run{_runs_there()}; stage=export needs name=… of one, or its prompt and seed"
         )
+    if settings.init and not settings.source_prompt and settings.stage is not Stage.export:
+        settings = starting.taken_over(
+            settings, body_given=bool({"body", "body.path", "body.betas"} & explicit_keys(overrides))
+        )
+    if settings.source_prompt and not settings.init:
+        raise UserError(
+            f"source_prompt={settings.source_prompt}: it says what init=<folder of a run> shows; give that too"
+        )
+    if settings.stage in (Stage.all, Stage.optimize):
+        require_source(settings.guidance.method, bool(settings.init))
     _check_person(settings)
     if not settings.prompt.strip() and not settings.has_identity:
         raise UserError(
@@ -140,7 +152,7 @@ def _check_person(settings: Settings) -> None:
     how = "give photos=<folder of photos of one person> or identity=<file>"
     if settings.stage is Stage.embed and not settings.has_identity:
         raise UserError(f"stage=embed: whose identity? {how}")
-    if PLACEHOLDER in settings.prompt and not settings.has_identity:
+    if PLACEHOLDER in settings.prompt + settings.source_prompt and not settings.has_identity:
         raise UserError(f"prompt: nobody is known as {PLACEHOLDER} in this run; {how}, or leave it out")
 
 
@@ -162,7 +174,7 @@ def _over_saved(settings: Settings, saved_file: Path, explicit: set[str]) -> Set
     conflicts = [key for key in differing if not is_below(key, _NO_CONFLICT)]
     if runs.has_only_an_identity(saved_file.parent):
         conflicts = [key for key in conflicts if is_below(key, _IDENTITY)]
-    if conflicts and settings.stage is not Stage.preview:
+    if conflicts and settings.stage not in (Stage.preview, Stage.playground):
         pairs = ", ".join(f"{key} (saved {saved[key]!r}, given {given[key]!r})" for key in conflicts)
         raise UserError(
             f"{saved_file.parent} is a run with another configuration: {pairs}; "

@@ -20,7 +20,7 @@ from avatar_gs.settings import Settings
 
 EVALUATE, EVALUATE_PRESET = "stage=evaluate", "experiment=quick"
 """An evaluation makes many avatars: quick ones, unless the command names a preset (``experiment=null``: none)."""
-LATER_STAGES = ("animate", "playground", "view")
+LATER_STAGES = ("animate", "view")
 _FORM = re.compile(r"(?P<sign>\+{0,2})(?P<key>[A-Za-z_][\w./@-]*)=(?P<value>.*)", re.DOTALL)
 _WORDS = re.compile(r"[\w.-]+(,[\w.-]+)*")
 

@@ -15,6 +15,11 @@ def has_begun(folder: Path) -> bool:
     return (folder / CONFIG_FILE).exists() and ((folder / METRICS_FILE).exists() or (folder / CHECKPOINTS).exists())
 
 
+def holds_an_avatar(folder: Path) -> bool:
+    """Whether the run has come to its first avatar."""
+    return (folder / CHECKPOINTS / AVATAR_CHECKPOINT).is_file()
+
+
 def has_only_an_identity(folder: Path) -> bool:
     """Whether all the work so far is ``stage=embed``'s: prompt, cameras and the like bind nobody yet."""
     checkpoints = folder / CHECKPOINTS

@@ -15,6 +15,7 @@ from avatar_gs.export.config import ExportConfig
 from avatar_gs.guidance.config import GuidanceConfig
 from avatar_gs.identity.config import EmbedConfig
 from avatar_gs.mini.config import ScorerConfig, TrainMiniConfig
+from avatar_gs.playground.config import PlaygroundConfig
 from avatar_gs.prior.config import PLACEHOLDER, PriorConfig
 from avatar_gs.render.config import BenchmarkConfig, CamerasConfig
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
@@ -33,13 +34,15 @@ class Stage(Enum):
     optimize = "optimize"
     export = "export"
     evaluate = "evaluate"
+    playground = "playground"
+    fetch = "fetch"
     body = "body"
     benchmark = "benchmark"
     train_mini = "train_mini"
     train_scorer = "train_scorer"
 
 
-RUN_STAGES = frozenset({Stage.all, Stage.preview, Stage.embed, Stage.optimize, Stage.export})
+RUN_STAGES = frozenset({Stage.all, Stage.preview, Stage.playground, Stage.embed, Stage.optimize, Stage.export})
 """The stages that work on the run ``outputs/<name>/``."""
 
 
@@ -64,6 +67,10 @@ class Settings:
     nobody)."""
     identity: str = ""
     """An identity file, in place of photos."""
+    init: str = ""
+    """The folder (or name) of a run whose avatar this one begins with; empty: the body's surface."""
+    source_prompt: str = ""
+    """What editing (``guidance=pds``, ``dds``) takes the avatar of ``init`` to be; empty: the prompt of its run."""
     name: str = ""
     """The run's folder below ``outputs/``; empty: made from prompt and seed."""
     seed: int = 0
@@ -88,6 +95,7 @@ class Settings:
     suite: Suite = Suite.colours
     """What ``stage=evaluate`` measures."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    playground: PlaygroundConfig = field(default_factory=PlaygroundConfig)
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
 
     def __post_init__(self) -> None:
@@ -135,13 +143,17 @@ def short_hash(*parts: object) -> str:
 
 
 def run_name(settings: Settings) -> str:
-    """``settings.name``, or a name made of the person (the folder or file that shows them) and the prompt, and a hash
-    of these and the seed.
+    """``settings.name``, or a name made of the person (the folder or file that shows them) or the run it begins with,
+    and the prompt, and a hash of these and the seed.
 
     Raises:
         UserError: if the name is no folder below ``outputs/``.
     """
     name = settings.name
+    if not name and settings.init:
+        words = f"{Path(settings.init).name} {settings.prompt.replace(PLACEHOLDER, ' ')}"
+        made_of = short_hash(settings.prompt, settings.seed, settings.photos, settings.identity, settings.init)
+        return f"{slug(words)}-{made_of}".lstrip("-")
     if not name:
         source = settings.photos or settings.identity
         if source:

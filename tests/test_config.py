@@ -162,5 +162,14 @@ def test_names_that_leave_outputs_are_refused(name):
 
 def test_enum_words_and_texts_are_found():
     assert config.enum_choices()["export.frame"] == ["supersplat", "rdf", "yup"]
-    assert {"prompt", "negative_prompt", "photos", "identity", "name", "prior.path", "body.path"} <= config.text_keys()
+    assert {
+        "prompt",
+        "negative_prompt",
+        "photos",
+        "identity",
+        "name",
+        "init",
+        "prior.path",
+        "body.path",
+    } <= config.text_keys()
     assert not {"seed", "stage", "prior.control_scale"} & config.text_keys()

@@ -89,10 +89,13 @@ def test_one_pair_of_outer_quotes_is_stripped(given_text, kept):
 
 
 def test_paths_are_free_text(settings_of):
-    code, (job,) = settings_of("stage=benchmark", "prior=/models/my prior, (v2)", "body.path=/ünder score/b.npz")
+    code, (job,) = settings_of(
+        "stage=benchmark", "prior=/models/my prior, (v2)", "body.path=/ünder score/b.npz", "init=my (old), run"
+    )
     assert code == 0
     assert (job.prior.name, job.prior.path) == ("custom", "/models/my prior, (v2)")
     assert job.body.path == "/ünder score/b.npz"
+    assert job.init == "my (old), run"
 
 
 def test_prior_presets_stay_presets(settings_of):

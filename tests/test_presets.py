@@ -46,6 +46,54 @@ def test_experiments_choose_their_prior(composed):
         assert settings.optimize.steps > 1000
 
 
+@pytest.mark.parametrize("experiment", ["sd15", "sd21"])
+def test_an_experiment_chooses_a_method_and_a_named_method_keeps_its_own_numbers(composed, experiment):
+    alone = config.parse(composed(f"experiment={experiment}"))
+    assert alone.guidance == config.parse(composed("guidance=rescaled_de_sds")).guidance
+    assert (alone.guidance.cfg_scale, alone.guidance.cfg_rescale, alone.guidance.clip) == (7.5, 0.75, 1.0)
+    for name in ("hifa", "de_sds"):
+        own = config.parse(composed(f"guidance={name}")).guidance
+        for order in (
+            (f"guidance={name}", f"experiment={experiment}"),
+            (f"experiment={experiment}", f"guidance={name}"),
+        ):
+            assert config.parse(composed(*order)).guidance == own, order
+    one = config.parse(composed("guidance=hifa", "guidance.clip=2", f"experiment={experiment}")).guidance
+    assert (one.cfg_scale, one.clip) == (100.0, 2.0)
+
+
+@pytest.mark.parametrize("name", config.presets()["experiment"])
+def test_no_experiment_sets_a_methods_own_numbers(name):
+    content = yaml.safe_load((config.CONF / "experiment" / f"{name}.yaml").read_text())
+    assert not {"guidance", "prior"} & set(content)
+
+
+def test_a_named_prior_outranks_the_experiments(composed):
+    settings = config.parse(composed("experiment=sd15", "prior=sd21"))
+    assert settings.prior == config.parse(composed("prior=sd21")).prior
+    settings = config.parse(composed("experiment=sd15", "prior.path=/models/photo.safetensors"))
+    assert settings.prior.path == "/models/photo.safetensors" and settings.prior.controlnet.startswith("lllyasviel/")
+
+
+def test_the_defaults_for_stable_diffusion(composed):
+    """The recipe that the presets' comments give the sources of."""
+    for name, pose_map, scale in (("sd15", "full", 1.0), ("sd21", "body", 1.5)):
+        s = config.parse(composed(f"experiment={name}"))
+        assert (s.prior.precision.name, s.prior.control_scale, s.optimize.pose_map.name) == ("float16", scale, pose_map)
+        assert (s.optimize.steps, s.optimize.batch, s.optimize.supersample) == (3600, 4, 2)
+        assert (s.splats.count, s.splats.opacity, s.density.grow_share, s.density.max_splats) == (
+            100_000,
+            0.1,
+            0.02,
+            200_000,
+        )
+        assert (s.guidance.schedule.floor, s.guidance.schedule.jitter) == (0.1, 0.05)
+        views = s.cameras
+        assert [f.probability for f in (views.body, views.head, views.upper, views.lower)] == [0.5, 0.4, 0.1, 0.0]
+        assert views.head.span_min < views.body.span_min, "an experiment changes how often, not how"
+        assert s.prior.prompts.suffix == "plain studio background" and s.prior.prompts.style.name == "sd"
+
+
 def test_the_defaults_are_the_dataclasses_own(composed):
     """YAML holds presets only: a default that stands twice would drift apart."""
     composed_settings = config.parse(composed()).plain()

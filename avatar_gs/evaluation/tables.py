@@ -141,7 +141,8 @@ def prior_markdown(results: dict[str, Any]) -> str:
     text = (
         f"{figures['samples']} DDIM samples ({figures['steps']} steps, CFG {figures['cfg_scale']:g}) of random people "
         "in random poses and views, against drawn truth. A part is right when its median colour's nearest name is the "
-        "one asked for. Views are judged where the camera stands 15 degrees inside them, by a judge whose own share "
+        "one asked for; stripes, when each of their two colours covers a fifth of the shirt. "
+        "Views are judged where the camera stands 15 degrees inside them, by a judge whose own share "
         "of right verdicts on drawn truth is given beside.\n"
     )
     table = markdown_table(["measure / framing", "cases", "mean", "Wilson ≥"], rows)

@@ -24,6 +24,10 @@ class Method(Enum):
     none = "none"
 
 
+EDITING = frozenset({Method.dds, Method.pds})
+"""The methods that change what is there already, and look at it in every step."""
+
+
 class ScheduleKind(Enum):
     """How noise levels are drawn over a run."""
 
@@ -272,6 +276,15 @@ class BridgeConfig:
             raise UserError(f"guidance.bridge.start={self.start}: expected a share of the run, 0 to 1 (1 is off)")
 
 
+def require_source(method: Method, found: bool) -> None:
+    """Raises UserError where an editing method has nothing to edit."""
+    if method in EDITING and not found:
+        raise UserError(
+            f"guidance={method.value} changes what is there already: give init=<folder of a run with an avatar>, or "
+            "choose a method that begins anew, such as guidance=de_sds or guidance=sds"
+        )
+
+
 @dataclass
 class GuidanceConfig:
     """Score distillation. ``cfg_scale`` is s in each method's own formula: SDS at s + 1 pulls as DE-SDS does at s.
@@ -308,6 +321,11 @@ class GuidanceConfig:
     hifa: HifaConfig = field(default_factory=HifaConfig)
     pds: PdsConfig = field(default_factory=PdsConfig)
     vsd: VsdConfig = field(default_factory=VsdConfig)
+
+    @property
+    def edits(self) -> bool:
+        """Whether the method changes what is there already."""
+        return self.method in EDITING
 
     def __post_init__(self) -> None:
         if not 0 <= self.cfg_scale <= 1000:

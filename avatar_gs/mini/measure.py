@@ -36,6 +36,8 @@ SHOWN_ON = {
     "stripe": (Framing.UPPER, Framing.BODY),
 }
 LEAST_PIXELS = 6
+LEAST_STRIPE = 0.2
+"""Stripes are right where each of their two colours covers so much of the shirt."""
 NEGATIVE = ", ".join(NEGATIVE_WORDS)
 
 
@@ -89,7 +91,12 @@ def score(some: list[Trial], pictures: NDArray[np.float32]) -> dict[str, dict[st
     hits: dict[str, list[float]] = {}
     view_of_head = fit_view_judge()
     for trial, image in zip(some, pictures, strict=True):
+        striped = trial.person.outfit.stripe
+        if striped and trial.framing in SHOWN_ON["stripe"] and (share := lesser_stripe(trial, image)) is not None:
+            hits.setdefault(f"stripes/{trial.framing.value}", []).append(float(share >= LEAST_STRIPE))
         for part, name in asked_colours(trial.person).items():
+            if striped and part in ("shirt", "stripe"):
+                continue  # no prompt says where the stripes lie
             mask = trial.mask(PARTS[part])
             if mask.sum() < LEAST_PIXELS or trial.framing not in SHOWN_ON[part]:
                 continue
@@ -101,6 +108,16 @@ def score(some: list[Trial], pictures: NDArray[np.float32]) -> dict[str, dict[st
         if trial.framing is Framing.HEAD and trial.view is ViewDirection.FRONT:
             hits.setdefault("face contrast > 0.5 of truth", []).append(float(face_contrast(trial, image) > 0.5))
     return {key: {"mean": round(float(np.mean(values)), 3), "n": len(values)} for key, values in sorted(hits.items())}
+
+
+def lesser_stripe(trial: Trial, image: NDArray[np.float32]) -> float | None:
+    """Of a striped shirt's pixels, the share of the rarer of its two colours; None where no shirt is seen."""
+    both = trial.mask(pic.SHIRT) | trial.mask(pic.STRIPE)
+    if both.sum() < LEAST_PIXELS:
+        return None
+    names = nearest_names(image[both], "shirt")
+    outfit = trial.person.outfit
+    return float(min((names == outfit.shirt).mean(), (names == outfit.stripe).mean()))
 
 
 def asked_colours(person: Person) -> dict[str, str]:

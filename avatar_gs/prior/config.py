@@ -27,6 +27,14 @@ class Precision(Enum):
     bfloat16 = "bfloat16"
 
 
+class Prediction(Enum):
+    """What the UNet predicts: the noise, or the velocity v = alpha eps - sigma z0 (Salimans and Ho 2022)."""
+
+    auto = "auto"
+    epsilon = "epsilon"
+    v_prediction = "v_prediction"
+
+
 @dataclass
 class PromptConfig:
     """View words. Angles in degrees; azimuth 0 faces the avatar."""
@@ -64,9 +72,10 @@ class PromptConfig:
 
 @dataclass
 class PriorConfig:
-    """A latent-diffusion prior in Stable Diffusion's folder format, with its ControlNet for OpenPose maps.
+    """A latent-diffusion prior, with its ControlNet for OpenPose maps.
 
-    ``path``, ``controlnet`` and ``vae`` are folders or names on the Hugging Face hub; folders never touch the network.
+    ``path``, ``controlnet`` and ``vae`` are folders in diffusers' format, single ``.safetensors`` files in the original
+    layout of Stable Diffusion 1.x and 2.x, or names on the Hugging Face hub; only names touch the network.
     """
 
     name: str = "mini"
@@ -75,7 +84,12 @@ class PriorConfig:
     controlnet: str = ""
     """Empty: the folder ``controlnet`` inside ``path``."""
     vae: str = ""
-    """Empty: the folder ``vae`` inside ``path``."""
+    """Empty: the folder ``vae`` inside ``path``, or the VAE of the single file."""
+    tokenizer: str = ""
+    """A folder with CLIP's ``vocab.json`` and ``merges.txt``. Empty: the folder ``tokenizer`` inside ``path``, or
+    beside it where that is a single file."""
+    prediction: Prediction = Prediction.auto
+    """What the UNet predicts; auto: what its folder says, or what a single file gives away."""
     precision: Precision = Precision.float32
     control_scale: float = 1.0
     prompts: PromptConfig = field(default_factory=PromptConfig)

@@ -7,7 +7,7 @@ import json
 import re
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from huggingface_hub import constants, try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 
 from avatar_gs.errors import UserError
+from avatar_gs.prior import single_file
 
 PACKAGED = Path(__file__).parent / "mini"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -40,6 +41,8 @@ class Source:
     variant: str | None = None
     offline: bool = False
     """A hub name that is taken from the local cache, because the hub cannot be reached."""
+    layout: str = ""
+    """The packaged layout by which a single file is read ("" for folders and hub names)."""
 
     def arguments(self) -> dict[str, str | bool | None]:
         """Keyword arguments of every ``from_pretrained``."""
@@ -49,28 +52,68 @@ class Source:
         return {**self.arguments(), "use_safetensors": True, "variant": self.variant}
 
 
-def locate(path: str, controlnet: str, vae: str) -> dict[str, Source]:
+def locate(path: str, controlnet: str, vae: str, tokenizer: str = "") -> dict[str, Source]:
     """Each component's source, after checking every local file of it.
 
     Raises:
         UserError: a folder is missing, incomplete, or holds corrupt or only pickled weights.
     """
     base = path or str(PACKAGED)
-    sources = {name: _source(base, name, "prior.path") for name in CONFIGS}
-    if sources["unet"].is_local:
-        _check_prior_folder(Path(sources["unet"].name))
-    if controlnet:
-        sources["controlnet"] = _source(controlnet, "", "prior.controlnet")
+    if single_file.is_single_file(base):
+        sources = _of_single_file(Path(base).expanduser(), tokenizer, bool(vae))
     else:
-        sources["controlnet"] = _source(base, "controlnet", "prior.path")
-        if sources["controlnet"].is_local and not (Path(sources["controlnet"].name) / "controlnet").is_dir():
-            raise UserError(
-                f"prior.path={base}: this prior has no ControlNet (no folder 'controlnet' in it), and without one "
-                "nothing holds the pose: give one with prior.controlnet=<folder or hub name>"
-            )
+        sources = {name: _source(base, name, "prior.path") for name in CONFIGS}
+        if tokenizer:
+            folder = single_file.find_tokenizer(Path(base), tokenizer)
+            sources["tokenizer"] = Source(str(folder), "", is_local=True)
+        if sources["unet"].is_local:
+            _check_prior_folder(Path(sources["unet"].name))
+    if controlnet:
+        sources["controlnet"] = _replaced(controlnet, "controlnet")
+    else:
+        sources["controlnet"] = _own_controlnet(base, sources["unet"])
     if vae:
-        sources["vae"] = _source(vae, "", "prior.vae")
+        sources["vae"] = _replaced(vae, "vae")
     return {name: _checked(name, source) for name, source in sources.items()}
+
+
+def _of_single_file(file: Path, tokenizer: str, has_vae: bool) -> dict[str, Source]:
+    _check_safetensors(file)
+    layout = single_file.base_layout(file, has_vae)
+    weights = Source(str(file), "", is_local=True, layout=layout)
+    folder = single_file.find_tokenizer(file, tokenizer)
+    return {
+        "tokenizer": Source(str(folder), "", is_local=True, layout=layout),
+        "scheduler": Source(str(single_file.LAYOUTS / layout), "scheduler", is_local=True),
+        **dict.fromkeys(("text_encoder", "vae", "unet"), weights),
+    }
+
+
+def _replaced(name: str, component: str) -> Source:
+    """The place of a component that is given apart: a file, folder or hub name."""
+    if not single_file.is_single_file(name):
+        return _source(name, "", f"prior.{component}")
+    file = Path(name).expanduser()
+    _check_safetensors(file)
+    layout = single_file.controlnet_layout(file) if component == "controlnet" else single_file.check_vae(file)
+    return Source(str(file), "", is_local=True, layout=layout)
+
+
+def _own_controlnet(base: str, unet: Source) -> Source:
+    """The ControlNet inside the prior's own folder.
+
+    Raises:
+        UserError: if there is none.
+    """
+    source = Source(base, "controlnet", is_local=True) if unet.layout else _source(base, "controlnet", "prior.path")
+    if source.is_local and not (Path(source.name) / "controlnet").is_dir():
+        where = "a single file holds none" if unet.layout else "no folder 'controlnet' in it"
+        known = f", for instance {single_file.CONTROLNETS[unet.layout]}" if unet.layout else ""
+        raise UserError(
+            f"prior.path={base}: this prior has no ControlNet ({where}), and without one nothing holds the pose: give "
+            f"one with prior.controlnet=<folder, .safetensors file or hub name>{known}"
+        )
+    return source
 
 
 def _source(name: str, subfolder: str, override: str) -> Source:
@@ -78,17 +121,17 @@ def _source(name: str, subfolder: str, override: str) -> Source:
     if folder.is_dir():
         return Source(str(folder), subfolder, is_local=True)
     if folder.is_file():
-        if folder.suffix == ".safetensors":
-            raise UserError(
-                f"{override}={name}: single-file checkpoints are not read; convert it to a folder once with diffusers: "
-                "StableDiffusionPipeline.from_single_file(<file>).save_pretrained(<folder>)"
-            )
-        raise UserError(f"{override}={name} is a file: expected a folder in Stable Diffusion's format, or a hub name")
+        pickled = any(folder.match(pattern) for pattern in PICKLES)
+        reason = "is a pickle and never loaded" if pickled else "is a file of no known kind"
+        raise UserError(
+            f"{override}={name} {reason}: expected a .safetensors file, a folder in Stable Diffusion's format, or a "
+            "hub name"
+        )
     if HUB_NAME.fullmatch(name) and not name.startswith("."):
         return Source(name, subfolder, is_local=False, offline=_must_stay_offline(name, subfolder, override))
     raise UserError(
-        f"{override}={name}: no such folder; expected a folder in Stable Diffusion's format, a hub name (owner/name), "
-        "or a preset (prior=mini, sd15, sd21)"
+        f"{override}={name}: no such folder or file; expected a folder in Stable Diffusion's format, a .safetensors "
+        "file, a hub name (owner/name), or a preset (prior=mini, sd15, sd21)"
     )
 
 
@@ -105,7 +148,7 @@ def _must_stay_offline(name: str, subfolder: str, override: str) -> bool:
         return True
     raise UserError(
         f"{override}={name}: no such folder, and the hub ({constants.ENDPOINT}) cannot be reached to look there; "
-        "give a folder in Stable Diffusion's format, prior=mini, or check the network"
+        "give a folder in Stable Diffusion's format or prior=mini, or fetch it (stage=fetch) where there is a network"
     )
 
 
@@ -133,8 +176,10 @@ def _check_prior_folder(folder: Path) -> None:
 
 def _checked(name: str, source: Source) -> Source:
     """The source, with the variant that its files have; hub names are checked by the hub."""
-    if name not in WITH_WEIGHTS or not source.is_local:
+    if name not in WITH_WEIGHTS or source.layout:
         return source
+    if not source.is_local:
+        return replace(source, variant=_cached_variant(source.name, source.subfolder, weights_stem(name)))
     folder = Path(source.name) / source.subfolder
     if not (folder / "config.json").is_file():
         raise UserError(f"prior: {folder} is no {name} folder: missing config.json")
@@ -142,7 +187,7 @@ def _checked(name: str, source: Source) -> Source:
         json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"prior: {folder / 'config.json'} is not valid JSON ({error}): get the file anew") from error
-    stem = "model" if name == "text_encoder" else "diffusion_pytorch_model"
+    stem = weights_stem(name)
     files = sorted(folder.glob(f"{stem}*.safetensors"))
     if not files:
         pickled = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
@@ -156,6 +201,21 @@ def _checked(name: str, source: Source) -> Source:
     plain = [file for file in files if file.name == f"{stem}.safetensors" or "-of-" in file.name]
     variant = None if plain else files[0].name.removeprefix(f"{stem}.").removesuffix(".safetensors")
     return Source(source.name, source.subfolder, source.is_local, variant)
+
+
+def weights_stem(component: str) -> str:
+    """What the weights of a component are called, before ``.safetensors``."""
+    return "model" if component == "text_encoder" else "diffusion_pytorch_model"
+
+
+def _cached_variant(name: str, subfolder: str, stem: str) -> str | None:
+    """``fp16`` where the cache holds a model's half-precision files only, as of a model that has no others."""
+    prefix = f"{subfolder}/" if subfolder else ""
+    plain = (f"{stem}.safetensors", f"{stem}.safetensors.index.json")
+    if any(isinstance(try_to_load_from_cache(name, prefix + file), str) for file in plain):
+        return None
+    half = try_to_load_from_cache(name, f"{prefix}{stem}.fp16.safetensors")
+    return "fp16" if isinstance(half, str) else None
 
 
 def _check_safetensors(file: Path) -> None:

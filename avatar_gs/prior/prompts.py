@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from avatar_gs.prior.config import PLACEHOLDER, PromptConfig, PromptStyle
+from avatar_gs.prior.placeholder import SOMEBODY
 from avatar_gs.types import Framing, ViewDirection, Views
 
 BUCKETS = tuple(f"{framing.value}/{direction.value}" for framing in Framing for direction in ViewDirection)
@@ -33,10 +34,6 @@ SD_DIRECTION_WORDS = {
     ViewDirection.BACK: "back view of a person from behind",
     ViewDirection.OVERHEAD: "overhead view",
 }
-SOMEBODY = "a person"
-"""What stands there in the views that the identity is kept out of."""
-AFTER_A_NAME = ("wearing", "in", "with", "as", "dressed", "who", "has", "wears", "and")
-"""Words that go on after a name without a comma."""
 SD_BACK_OF_HEAD = "back of the head"
 SD_BACK_NEGATIVE = "face, eyes"
 
@@ -71,17 +68,6 @@ def view_buckets(views: Views, config: PromptConfig) -> list[str]:
     """The bucket of each view."""
     angles = zip(views.framings, views.azimuth.tolist(), views.elevation.tolist(), strict=True)
     return [f"{framing.value}/{view_direction(az, el, config).value}" for framing, az, el in angles]
-
-
-def with_placeholder(prompt: str) -> str:
-    """A prompt that names ``<id>``: as it is if it does, else with ``<id>`` in front."""
-    words = prompt.split()
-    if PLACEHOLDER in prompt:
-        return prompt
-    if not words:
-        return PLACEHOLDER
-    joint = " " if words[0].lower() in AFTER_A_NAME else ", "
-    return f"{PLACEHOLDER}{joint}{prompt.strip()}"
 
 
 def shows_identity(framing: Framing, direction: ViewDirection, config: PromptConfig) -> bool:

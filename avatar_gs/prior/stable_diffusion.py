@@ -1,4 +1,4 @@
-"""A Stable Diffusion prior with ControlNet: any folder or hub name in diffusers' format.
+"""A Stable Diffusion prior with ControlNet: any folder or hub name in diffusers' format, or single files.
 
 The one adapter between diffusers and the rest of the program, which knows only ``types.Prior``.
 """
@@ -20,8 +20,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from avatar_gs.errors import UserError
 from avatar_gs.prior import identity as people
-from avatar_gs.prior import text
-from avatar_gs.prior.config import PLACEHOLDER, Precision, PriorConfig
+from avatar_gs.prior import single_file, text
+from avatar_gs.prior.config import PLACEHOLDER, Precision, Prediction, PriorConfig
 from avatar_gs.prior.folder import Source, locate
 from avatar_gs.prior.names import WELL_KNOWN
 from avatar_gs.prior.prediction import to_eps
@@ -221,25 +221,23 @@ def load_prior(config: PriorConfig, device: torch.device | str = "cpu") -> Stabl
         UserError: a folder or file is missing, incomplete, damaged or pickled; there is no ControlNet; the parts do not
             fit each other; the hub cannot be reached.
     """
-    sources = locate(config.path, config.controlnet, config.vae)
+    sources = locate(config.path, config.controlnet, config.vae, config.tokenizer)
     dtype = DTYPES[config.precision]
     if torch.device(device).type == "cpu" and dtype is torch.float16:
         log.warning("prior.precision=float16 is slow and inexact on a CPU: computing in float32")
         dtype = torch.float32
     with _Quiet():
         parts = {
-            "tokenizer": _load(CLIPTokenizer, sources["tokenizer"], "tokenizer", sources["tokenizer"].arguments()),
-            "scheduler": _load(DDIMScheduler, sources["scheduler"], "scheduler", sources["scheduler"].arguments()),
+            "tokenizer": _load(CLIPTokenizer, sources["tokenizer"], "tokenizer"),
+            "scheduler": _load(DDIMScheduler, sources["scheduler"], "scheduler"),
+            "text_encoder": _load(CLIPTextModel, sources["text_encoder"], "text_encoder", torch.float32),
+            "vae": _load(AutoencoderKL, sources["vae"], "vae", torch.float32),
+            "unet": _load(UNet2DConditionModel, sources["unet"], "unet", dtype),
+            "controlnet": _load(ControlNetModel, sources["controlnet"], "controlnet", dtype),
         }
-        classes = {
-            "text_encoder": (CLIPTextModel, {"dtype": torch.float32}),
-            "vae": (AutoencoderKL, {"torch_dtype": torch.float32}),
-            "unet": (UNet2DConditionModel, {"torch_dtype": dtype}),
-            "controlnet": (ControlNetModel, {"torch_dtype": dtype}),
-        }
-        for name, (cls, as_dtype) in classes.items():
-            parts[name] = _load(cls, sources[name], name, {**sources[name].weights_arguments(), **as_dtype})
-        folder = Path(sources["unet"].name) if sources["unet"].is_local else None
+        _set_prediction(parts, config.prediction, sources["unet"], device)
+        is_folder = sources["unet"].is_local and not sources["unet"].layout
+        folder = Path(sources["unet"].name) if is_folder else None
         return StableDiffusionPrior(
             **parts,
             name=config.name,
@@ -251,19 +249,44 @@ def load_prior(config: PriorConfig, device: torch.device | str = "cpu") -> Stabl
         )
 
 
+def _set_prediction(parts: dict[str, Any], wanted: Prediction, source: Source, device: torch.device | str) -> None:
+    """Makes the scheduler say what the UNet predicts: what the user says, or what a single file gives away (the
+    scheduler of a folder knows it)."""
+    kind = None if wanted is Prediction.auto else wanted.value
+    if kind is None and source.layout:
+        kind = single_file.said_prediction(Path(source.name), source.layout)
+        if kind is None:
+            kind = single_file.recognise_prediction(parts["unet"].to(device))
+            log.info("%s: its UNet predicts %s (prior.prediction=… says otherwise)", source.name, kind)
+    if kind is not None:
+        parts["scheduler"] = DDIMScheduler.from_config(parts["scheduler"].config, prediction_type=kind)
+    if source.layout == "sd21" and kind == Prediction.v_prediction.value:
+        parts["unet"].register_to_config(sample_size=single_file.V_LATENT_SIZE)
+
+
 def _frozen(network: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """A convolutional network for inference, in the memory layout that convolutions are fastest in."""
     return network.requires_grad_(False).eval().to(device, dtype).to(memory_format=torch.channels_last)
 
 
-def _load(cls: Any, source: Source, name: str, arguments: dict[str, Any]) -> Any:
+def _load(cls: Any, source: Source, name: str, dtype: torch.dtype | None = None) -> Any:
+    """One component; ``dtype`` for those that have weights."""
     try:
-        return cls.from_pretrained(source.name, **arguments)
+        if dtype is None:
+            more = single_file.tokenizer_arguments(source.layout) if source.layout else {}
+            return cls.from_pretrained(source.name, **source.arguments(), **more)
+        if source.layout:
+            return single_file.load(cls, Path(source.name), name, source.layout, dtype)
+        as_dtype = {"dtype" if name == "text_encoder" else "torch_dtype": dtype}
+        return cls.from_pretrained(source.name, **source.weights_arguments(), **as_dtype)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         place = f"{source.name}/{source.subfolder}" if source.subfolder else source.name
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        remote = "check the name and the network, or give a folder"
-        hint = "the files do not fit together" if source.is_local else remote
+        hint = "the files do not fit together"
+        if source.offline:
+            hint = "the cache holds a part of it only, and the hub cannot be reached: stage=fetch completes it"
+        elif not source.is_local:
+            hint = "check the name and the network, or give a folder"
         raise UserError(f"prior: cannot load the {name} from {place} ({hint}): {reason}") from error
 
 

@@ -86,6 +86,8 @@ class DensityConfig:
     grow and prune from ``start`` to ``stop``, then only prune until ``prune_stop``."""
 
     enabled: bool = True
+    editing: bool = False
+    """Grow and prune while an avatar is edited, too (guidance=pds, dds): off, what is to be kept keeps its splats."""
     start: float = 0.15
     stop: float = 0.6
     prune_stop: float = 0.9

@@ -16,6 +16,13 @@ class PoseMode(Enum):
     random = "random"
 
 
+class PoseMap(Enum):
+    """What the pose maps show: all that OpenPose knows, or the body alone, for a ControlNet trained on that."""
+
+    full = "full"
+    body = "body"
+
+
 @dataclass
 class LossesConfig:
     """Weights of the regularisers, each summed over splats or pixels; 0 switches one off. Adam sees them relative to
@@ -52,6 +59,8 @@ class OptimizeConfig:
     poses: PoseMode = PoseMode.fixed
     pose_spread: float = 1.0
     """How far random poses are from the A-pose (1: everyday standing)."""
+    pose_map: PoseMap = PoseMap.full
+    """Body, hands and face, or the body alone."""
     preview_every: int = 100
     """Steps between two preview sheets; 0: none."""
     checkpoint_every: int = 50

@@ -1,10 +1,10 @@
-"""The optimisation: from a body, a prior and a prompt to an avatar."""
+"""The optimisation: from a body (or an avatar), a prior and a prompt to an avatar."""
 
 import logging
 import resource
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from avatar_gs.settings import Settings
 from avatar_gs.splats.init import surface_splats
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.splats.surface import RestSurface
+from avatar_gs.training.initial import Initial
 from avatar_gs.training.preview import preview_sheet, write_preview
 from avatar_gs.training.prompts import extra_prompts
 from avatar_gs.training.scene import prepared_scenes
@@ -48,6 +49,7 @@ def optimize(
     prompts: Mapping[str, BucketPrompt],
     run: RunFolder | None = None,
     *,
+    initial: Initial | None = None,
     on_step: OnStep | None = None,
 ) -> Result:
     """Make an avatar, or finish one: a run whose folder holds a checkpoint goes on from there.
@@ -55,6 +57,8 @@ def optimize(
     Args:
         prompts: what to ask for, and against, in every bucket of views (``prior.prompts.bucket_prompts``).
         run: where checkpoints and previews go; without it nothing is written.
+        initial: the avatar to begin with (``training.initial.load_initial``); without it the body's surface. Editing
+            methods change it from what ``initial.prompts`` say to what ``prompts`` do.
         on_step: called after every step; for a viewer or a measurement.
 
     Raises:
@@ -62,10 +66,14 @@ def optimize(
         KeyboardInterrupt: after Ctrl-C, once the checkpoint is written.
     """
     positive, negative = texts(prompts)
-    conditions = TextConditions.encode(prior, positive, negative, extra_prompts(settings, positive, negative))
+    extra = extra_prompts(settings, positive, negative)
+    source = initial if settings.guidance.edits else None
+    if source is not None and source.prompts:
+        extra["source"] = dict(source.prompts)
+    conditions = TextConditions.encode(prior, positive, negative, extra)
     rest = body.rest()
     surface = RestSurface(rest)
-    state = first_state(settings, body, prior, conditions)
+    state = first_state(settings, body, prior, conditions, initial)
     if run is not None:
         resume(state, settings, run)
     config, total = settings.optimize, settings.optimize.steps
@@ -79,7 +87,7 @@ def optimize(
         while state.step < total:
             with Stopwatch(state.seconds, prior.device)("scene"):
                 scene = scenes.at(state.step)
-            report = train_step(state, scene, settings, prior, conditions, surface)
+            report = train_step(state, scene, settings, prior, conditions, surface, source and source.model)
             stop_if_diverged(state, settings)
             write_scalars(state.step, report.scalars() | {"splats": len(state.model)})
             if run is not None:
@@ -97,12 +105,22 @@ def optimize(
     return Result(state.model, metrics(state, prior))
 
 
-def first_state(settings: Settings, body: Body, prior: Prior, conditions: TextConditions) -> TrainingState:
-    """The grey avatar before the first step."""
-    begin = generator(settings.seed, 0, "splats")
-    model = surface_splats(settings.splats, body.rest(), body.weights, begin).to(prior.device)
+def first_state(
+    settings: Settings, body: Body, prior: Prior, conditions: TextConditions, initial: Initial | None = None
+) -> TrainingState:
+    """The avatar before the first step: ``initial``, or a grey one."""
     guidance = build_guidance(settings.guidance, prior, conditions)
-    return TrainingState.start(model, settings.splats, settings.density, guidance, settings.optimize.steps)
+    density, total = settings.density, settings.optimize.steps
+    if settings.guidance.edits:
+        density = replace(density, enabled=density.enabled and density.editing)
+    if initial is None:
+        begin = generator(settings.seed, 0, "splats")
+        model = surface_splats(settings.splats, body.rest(), body.weights, begin).to(prior.device)
+        return TrainingState.start(model, settings.splats, density, guidance, total)
+    model = initial.copy(settings.splats).to(prior.device)
+    state = TrainingState.start(model, settings.splats, density, guidance, total, initial.digest)
+    state.strategy.load_tensors({"unit": initial.unit})
+    return state
 
 
 def resume(state: TrainingState, settings: Settings, run: RunFolder) -> None:

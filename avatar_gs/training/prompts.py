@@ -7,7 +7,8 @@ from typing import Protocol, runtime_checkable
 from avatar_gs.guidance.conditions import corrupt_prompts
 from avatar_gs.guidance.config import Variant
 from avatar_gs.prior.config import PLACEHOLDER
-from avatar_gs.prior.prompts import BucketPrompt, bucket_prompts, fit_prompt, with_placeholder
+from avatar_gs.prior.placeholder import with_placeholder
+from avatar_gs.prior.prompts import BucketPrompt, bucket_prompts, fit_prompt, texts
 from avatar_gs.settings import Settings
 
 LOGGER = logging.getLogger(__name__)
@@ -31,9 +32,20 @@ def run_prompts(settings: Settings, prior: Reader) -> dict[str, BucketPrompt]:
 
     The sentence is cut, not the view words that follow it: without those, a back would get a face.
     """
-    config = settings.prior.prompts
     prompt = with_placeholder(settings.prompt) if settings.has_identity else settings.prompt
-    kept, cut = fit_prompt(prior, prompt, config)
+    return bucket_prompts(_readable(prompt, settings, prior), settings.negative_prompt, settings.prior.prompts)
+
+
+def source_prompts(settings: Settings, prior: Reader) -> dict[str, str]:
+    """What editing takes the avatar of ``init`` to be, in every bucket of views."""
+    kept = _readable(settings.source_prompt, settings, prior)
+    positive, _ = texts(bucket_prompts(kept, settings.negative_prompt, settings.prior.prompts))
+    return positive
+
+
+def _readable(prompt: str, settings: Settings, prior: Reader) -> str:
+    """As much of the sentence as the prior has room for."""
+    kept, cut = fit_prompt(prior, prompt, settings.prior.prompts)
     if cut:
         LOGGER.warning("the prompt is too long for prior=%s: it does not read “%s”", prior.name, cut.strip())
     unknown = prior.unknown_words(kept)
@@ -41,7 +53,7 @@ def run_prompts(settings: Settings, prior: Reader) -> dict[str, BucketPrompt]:
         LOGGER.warning(
             "prior=%s never learned these words and will not follow them: %s", prior.name, ", ".join(unknown)
         )
-    return bucket_prompts(kept, settings.negative_prompt, config)
+    return kept
 
 
 def extra_prompts(

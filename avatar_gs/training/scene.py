@@ -18,7 +18,7 @@ from avatar_gs.render.cameras import fixed_views, sample_views
 from avatar_gs.render.config import CamerasConfig
 from avatar_gs.render.pose_map import body_depth, body_surfels, draw_pose_map
 from avatar_gs.seeding import generator
-from avatar_gs.training.config import OptimizeConfig, PoseMode
+from avatar_gs.training.config import OptimizeConfig, PoseMap, PoseMode
 from avatar_gs.types import Framing, PosedBody, Views
 
 PREVIEW_FRAMINGS = (Framing.BODY, Framing.BODY, Framing.BODY, Framing.HEAD)
@@ -87,7 +87,9 @@ class Scenes:
     def _scene(self, posed: PosedBody, views: Views, backgrounds: Tensor) -> Scene:
         surfels = self._standing_surfels if posed is self.standing else body_surfels(posed)
         depth = body_depth(posed, views.cameras, surfels=surfels)
-        pose_maps = draw_pose_map(openpose_keypoints(self.body, posed), views.cameras, depth, size=self.size)
+        full = self.config.pose_map is PoseMap.full
+        keypoints = openpose_keypoints(self.body, posed)
+        pose_maps = draw_pose_map(keypoints, views.cameras, depth, size=self.size, hands=full, face=full)
         return Scene(posed, views, pose_maps, backgrounds, view_buckets(views, self.prompts))
 
 

@@ -28,6 +28,8 @@ class TrainingState:
     optimizers: dict[str, Optimizer]
     strategy: DistillationStrategy
     guidance: Guidance
+    init: str = ""
+    """The digest of the avatar that the run began with; empty: the body's surface."""
     step: int = 0
     bad_steps: int = 0
     """Steps that were skipped because a gradient was not finite, and how many of them just now, one after another."""
@@ -38,10 +40,16 @@ class TrainingState:
 
     @classmethod
     def start(
-        cls, model: GaussianModel, splats: SplatsConfig, density: DensityConfig, guidance: Guidance, total_steps: int
+        cls,
+        model: GaussianModel,
+        splats: SplatsConfig,
+        density: DensityConfig,
+        guidance: Guidance,
+        total_steps: int,
+        init: str = "",
     ) -> "TrainingState":
         strategy = DistillationStrategy(density, total_steps, model)
-        return cls(model, build_optimizers(model, splats.lr), strategy, guidance)
+        return cls(model, build_optimizers(model, splats.lr), strategy, guidance, init)
 
     def save(self, path: Path, *, seed: int, total_steps: int) -> None:
         """Write a checkpoint atomically."""
@@ -57,6 +65,7 @@ class TrainingState:
             "step": self.step,
             "total_steps": total_steps,
             "seed": seed,
+            "init": self.init,
             "threads": torch.get_num_threads(),
             "bad_steps": self.bad_steps,
             "bad_in_a_row": self.bad_in_a_row,
@@ -69,10 +78,15 @@ class TrainingState:
         """Continue from a checkpoint of the same run; the checkpoint's facts are returned.
 
         Raises:
-            UserError: if the file is damaged, or of a run with another seed or number of steps.
+            UserError: if the file is damaged, or of a run with another seed, number of steps or first avatar.
         """
         tensors, facts = load_state(path)
         _check_facts(path, facts, seed, total_steps)
+        if facts.get("init", "") != self.init:
+            raise UserError(
+                f"{path}: the avatar that its run began with (init=…) has changed since; start anew with "
+                "overwrite=true, or give the run another name=…"
+            )
         device = self.model.device
         self.model = GaussianModel.from_config(splats, group(tensors, "splats")).to(device)
         self.optimizers = build_optimizers(self.model, splats.lr)

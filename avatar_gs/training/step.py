@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.distill import Distilled
@@ -68,8 +70,12 @@ def train_step(
     prior: Prior,
     conditions: TextConditions,
     surface: RestSurface,
+    source: GaussianModel | None = None,
 ) -> Report:
-    """Advance ``state`` by one step. Non-finite gradients leave the splats as they are, and are counted."""
+    """Advance ``state`` by one step. Non-finite gradients leave the splats as they are, and are counted.
+
+    ``source``: the avatar that an editing method changes, as it was; it is drawn in the same scene.
+    """
     config, step, total = settings.optimize, state.step, settings.optimize.steps
     clock = Stopwatch(state.seconds, prior.device)
     with clock("render"):
@@ -77,6 +83,10 @@ def train_step(
         state.strategy.before_backward(render.info)
     with clock("encode"):
         latents = prior.encode_images(render.rgb)
+    before = None
+    if source is not None:
+        with clock("source"):
+            before = encoded(source, scene, settings, prior)
     with clock("prior"):
         distilled = state.guidance.step(
             latents,
@@ -87,6 +97,7 @@ def train_step(
             total,
             generator(settings.seed, step, "guidance"),
             images=render.rgb,
+            source=before,
             cameras=scene.views.cameras.T_camera_world.flatten(1).to(latents),
         )
     losses = regularisers(config.losses, state.model, render.alpha, state.strategy.unit)
@@ -106,6 +117,12 @@ def train_step(
     state.bad_steps += not finite
     values = {name: float(value.detach()) for name, value in losses.items()}
     return Report(distilled, render, values, refinement, finite)
+
+
+@torch.no_grad()
+def encoded(model: GaussianModel, scene: Scene, settings: Settings, prior: Prior) -> Float[Tensor, "B c h w"]:
+    """The latents of an avatar in a scene, without gradients."""
+    return prior.encode_images(draw(model, scene, settings.optimize.supersample).rgb)
 
 
 def refit(state: TrainingState, scene: Scene, settings: Settings, prior: Prior, distilled: Distilled) -> None:

@@ -10,7 +10,16 @@ from avatar_gs.body.pose import a_pose
 from avatar_gs.mini import picture as pic
 from avatar_gs.mini.captions import caption, negative_caption, view_suffix
 from avatar_gs.mini.colours import nearest_names, table
-from avatar_gs.mini.dataset import SIZE, control_maps, draw_views, paint, part_masks, view_of
+from avatar_gs.mini.dataset import (
+    SIZE,
+    control_maps,
+    draw_views,
+    in_other_colours,
+    paint,
+    part_masks,
+    recoloured,
+    view_of,
+)
 from avatar_gs.mini.people import held_out, individuals, random_person, redressed, training_person
 from avatar_gs.mini.tokenizer import TOKEN_LENGTH, write_tokenizer
 from avatar_gs.mini.vocabulary import CLOTHES, HAIR
@@ -80,6 +89,8 @@ def test_individuals_are_fixed_and_distinct():
 def test_training_never_meets_a_held_out_combination():
     rng = np.random.default_rng(0)
     drawn_people = [training_person(rng) for _ in range(500)] + [redressed(individuals()[0], rng) for _ in range(100)]
+    drawn_people += [recoloured(drawn_people[i], rng) for i in range(200)]
+    drawn_people += [in_other_colours(drawn_people[i], rng) for i in range(200)]
     assert not any(held_out(someone) for someone in drawn_people)
     share = np.mean([held_out(random_person(rng)) for _ in range(2000)])
     assert 0.07 < share < 0.13

@@ -52,13 +52,15 @@ def test_missing_folder():
     refuses("/nowhere/at/all", "prior.path=/nowhere/at/all", "no such folder", "prior=mini")
 
 
-def test_a_file_instead_of_a_folder(tmp_path):
-    single = tmp_path / "model.safetensors"
-    single.write_bytes(b"")
-    refuses(single, "single-file", "from_single_file")
-    other = tmp_path / "model.ckpt"
-    other.write_bytes(b"")
-    refuses(other, "is a file", "expected a folder")
+def test_a_file_of_another_kind(tmp_path):
+    for name, words in {
+        "model.ckpt": "is a pickle and never loaded",
+        "model.txt": "is a file of no known kind",
+    }.items():
+        (tmp_path / name).write_bytes(b"")
+        refuses(tmp_path / name, words, "expected a .safetensors file")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    refuses(tmp_path / "model.safetensors", "damaged or cut short")
 
 
 def test_not_a_prior_names_what_is_missing(folder):

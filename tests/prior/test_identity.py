@@ -14,7 +14,8 @@ from avatar_gs.prior.config import PriorConfig, PromptConfig, PromptStyle
 from avatar_gs.prior.folder import PACKAGED
 from avatar_gs.prior.identity import known_names, placed_tokens
 from avatar_gs.prior.names import WELL_KNOWN
-from avatar_gs.prior.prompts import PLACEHOLDER, bucket_prompts, fit_prompt, with_placeholder
+from avatar_gs.prior.placeholder import with_placeholder
+from avatar_gs.prior.prompts import PLACEHOLDER, bucket_prompts, fit_prompt
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.prior.text import truncate
 from avatar_gs.types import IdentityPrior

@@ -1,11 +1,13 @@
 """Scenes are a function of (seed, step), whether prepared ahead or not."""
 
+from dataclasses import replace
+
 import torch
 
 from avatar_gs.prior.config import PromptConfig
 from avatar_gs.render.config import CamerasConfig
 from avatar_gs.seeding import derive_seed, generator
-from avatar_gs.training.config import OptimizeConfig, PoseMode
+from avatar_gs.training.config import OptimizeConfig, PoseMap, PoseMode
 from avatar_gs.training.scene import Scenes, prepared_scenes
 
 ARGUMENTS = OptimizeConfig(steps=5, batch=3, poses=PoseMode.random), CamerasConfig(), PromptConfig()
@@ -52,3 +54,14 @@ def test_generators_differ_by_seed_step_and_purpose():
     seeds = {derive_seed(*key) for key in ((0, 0, "a"), (1, 0, "a"), (0, 1, "a"), (0, 0, "b"))}
     assert len(seeds) == 4 and all(0 <= seed < 2**63 for seed in seeds)
     assert torch.equal(torch.rand(3, generator=generator(1, 2, "x")), torch.rand(3, generator=generator(1, 2, "x")))
+
+
+def test_pose_maps_of_the_body_alone(body):
+    config, *others = ARGUMENTS
+    full, alone = (
+        Scenes(body, replace(config, pose_map=kind), *others, size=64, seed=1).preview().pose_maps
+        for kind in (PoseMap.full, PoseMap.body)
+    )
+    head = 3
+    assert (full[head] - alone[head]).abs().sum() > 1, "face points are white dots close to the head"
+    assert (alone.amax((1, 2, 3)) > 0.2).all()

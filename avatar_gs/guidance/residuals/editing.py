@@ -3,9 +3,8 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from avatar_gs.errors import UserError
 from avatar_gs.guidance.conditions import TextConditions
-from avatar_gs.guidance.config import Method
+from avatar_gs.guidance.config import Method, require_source
 from avatar_gs.guidance.noise import Noised, with_noise
 from avatar_gs.guidance.residuals.base import Context, Predictor
 from avatar_gs.guidance.weights import Cfg
@@ -13,11 +12,7 @@ from avatar_gs.guidance.weights import Cfg
 
 def check_source(method: Method, conditions: TextConditions) -> None:
     """Raises UserError where nothing is there to edit."""
-    if "source" not in conditions.extra:
-        raise UserError(
-            f"guidance={method.value} changes what is there already, and this run starts from nothing: choose a method "
-            "that begins anew, such as guidance=de_sds or guidance=sds"
-        )
+    require_source(method, "source" in conditions.extra)
 
 
 def guided_pair(

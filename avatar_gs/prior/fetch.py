@@ -1,0 +1,166 @@
+"""Downloads of a prior from the hub into its ordinary cache: only what is loaded, and resumed where it was cut off."""
+
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+
+from avatar_gs.errors import UserError
+from avatar_gs.prior.config import PriorConfig
+from avatar_gs.prior.folder import CONFIGS, HUB_NAME, WITH_WEIGHTS, weights_stem
+
+LOGGER = logging.getLogger(__name__)
+
+TEXT_FILES = (".json", ".txt")
+VARIANT = "fp16"
+"""The half-precision files of a model that has no others."""
+SPARE = 1 << 30
+"""Bytes that stay free on the disk."""
+NETWORK_MODULES = ("httpx", "httpcore", "requests", "urllib3")
+
+
+def fetch(config: PriorConfig) -> int:
+    """Downloads every part of a prior that is a hub name; returns the number of files that were not there yet.
+
+    Raises:
+        UserError: nothing is a hub name; a model is not there, gated or without safetensors; the hub cannot be reached;
+            the disk is too small.
+    """
+    repositories = _repositories(config)
+    plans = {}
+    for override, name, components in repositories:
+        files = _listing(override, name)
+        plans[override, name] = {
+            file: files[file] for component in components for file in _chosen(override, name, component, files)
+        }
+    missing = {key: {f: size for f, size in plan.items() if not _is_cached(key[1], f)} for key, plan in plans.items()}
+    _check_disk(sum(size for plan in missing.values() for size in plan.values()))
+    for (override, name), plan in missing.items():
+        for index, (file, size) in enumerate(sorted(plan.items(), key=lambda item: item[1]), 1):
+            LOGGER.info("%s: file %d of %d, %s (%s)", name, index, len(plan), file, readable(size))
+            _download(override, name, file)
+        LOGGER.info("%s is complete in %s", name, constants.HF_HUB_CACHE)
+    return sum(map(len, missing.values()))
+
+
+def readable(size: int) -> str:
+    """A number of bytes for people."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def _repositories(config: PriorConfig) -> list[tuple[str, str, tuple[str, ...]]]:
+    """``(override, hub name, components)`` of what is to be fetched; "" is a component of a model's top folder."""
+    given = {"prior.path": config.path, "prior.controlnet": config.controlnet, "prior.vae": config.vae}
+    own = [name for name in CONFIGS if not (name == "vae" and config.vae)]
+    own += [] if config.controlnet else ["controlnet"]
+    components = {"prior.path": tuple(own), "prior.controlnet": ("",), "prior.vae": ("",)}
+    chosen = []
+    for override, name in given.items():
+        if not name:
+            continue
+        if Path(name).expanduser().exists():
+            LOGGER.info("%s=%s is here: nothing to fetch", override, name)
+        elif HUB_NAME.fullmatch(name) and not name.startswith("."):
+            chosen.append((override, name, components[override]))
+        else:
+            raise UserError(f"{override}={name}: no such folder or file, and no hub name (owner/name)")
+    if not chosen:
+        raise UserError(
+            f"prior={config.name}: nothing to fetch, all of it is here; prior=sd15, prior=sd21 or prior=<hub name> are "
+            "downloaded"
+        )
+    return chosen
+
+
+def _listing(override: str, name: str) -> dict[str, int]:
+    """The files of a model, and their bytes."""
+    try:
+        info = HfApi(endpoint=constants.ENDPOINT).model_info(name, files_metadata=True)
+    except Exception as error:
+        raise _said(override, name, error) from error
+    return {entry.rfilename: entry.size or 0 for entry in info.siblings or []}
+
+
+def _chosen(override: str, name: str, component: str, files: Mapping[str, int]) -> list[str]:
+    """The files of one component that are loaded: its texts, and its weights in safetensors."""
+    folder = f"{component}/" if component else ""
+    inside = {file.removeprefix(folder) for file in files if file.startswith(folder)}
+    inside = {file for file in inside if "/" not in file}
+    texts = {file for file in inside if file.endswith(TEXT_FILES) and ".index." not in file}
+    config = CONFIGS.get(component, "config.json")
+    if config not in inside:
+        hint = "; its ControlNet: prior.controlnet=<hub name>" if component == "controlnet" else ""
+        raise UserError(
+            f"{override}={name}: this model has no {folder}{config}: expected one in diffusers' format{hint}"
+        )
+    if component and component not in WITH_WEIGHTS:
+        return sorted(folder + file for file in texts)
+    stem = weights_stem(component)
+    for middle in ("", f".{VARIANT}"):
+        whole = {f"{stem}{middle}.safetensors"} & inside
+        parts = {file for file in inside if file.startswith(f"{stem}{middle}-") and file.endswith(".safetensors")}
+        if whole or parts:
+            index = {f"{stem}.safetensors.index{middle}.json"} & inside if not whole else set()
+            return sorted(folder + file for file in texts | (whole or parts) | index)
+    raise UserError(
+        f"{override}={name}: no {folder}{stem}.safetensors in it; pickled weights (.bin, .ckpt) are never loaded: "
+        "give a model that has safetensors"
+    )
+
+
+def _is_cached(name: str, file: str) -> bool:
+    return isinstance(try_to_load_from_cache(name, file), str)
+
+
+def _check_disk(needed: int) -> None:
+    place = Path(constants.HF_HUB_CACHE)
+    existing = next(folder for folder in (place, *place.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if needed and needed + SPARE > free:
+        raise UserError(
+            f"{readable(needed)} are to be fetched into {place}, where {readable(free)} are free: make room, or set "
+            "HF_HOME to a larger disk"
+        )
+
+
+def _download(override: str, name: str, file: str) -> None:
+    try:
+        hf_hub_download(name, file, endpoint=constants.ENDPOINT)
+    except Exception as error:
+        raise _said(override, name, error) from error
+
+
+def _said(override: str, name: str, error: Exception) -> Exception:
+    """What to tell the user about a failed request; the error itself if it is no failed request."""
+    hub = constants.ENDPOINT
+    where = f"{override}={name}"
+    if isinstance(error, GatedRepoError):
+        return UserError(
+            f"{where}: this model is gated: accept its terms on {hub}/{name}, then `hf auth login` (or set HF_TOKEN) "
+            "and give the same command"
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return UserError(
+            f"{where}: no such model on {hub}, or a private one (`hf auth login`): check the name, or give a "
+            "mirror of it"
+        )
+    if isinstance(error, OfflineModeIsEnabled) or constants.HF_HUB_OFFLINE:
+        return UserError(f"{where}: HF_HUB_OFFLINE is set, so nothing can be fetched: unset it, or give a folder")
+    if isinstance(error, HfHubHTTPError) and not isinstance(error, LocalEntryNotFoundError):
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return UserError(f"{where}: {hub} answers: {reason}; the same command goes on where it stopped")
+    if isinstance(error, OSError | LocalEntryNotFoundError) or type(error).__module__.startswith(NETWORK_MODULES):
+        return UserError(
+            f"{where}: {hub} cannot be reached, or stopped answering ({type(error).__name__}): check the network, or "
+            "set HF_ENDPOINT to a mirror; the same command goes on where it stopped"
+        )
+    return error

@@ -1,0 +1,189 @@
+"""Single ``.safetensors`` files in the original layout of Stable Diffusion 1.x and 2.x, and of ControlNets for them.
+
+Such a file holds weights under the names of the first implementation (LDM), and no configuration. The configurations
+are packaged (``layouts``: public facts of these architectures), diffusers' own converters translate the names, and
+nothing reaches for the network. What a file cannot hold is the tokenizer.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.loaders.single_file_utils import SingleFileComponentError, create_diffusers_clip_model_from_ldm
+from safetensors import safe_open
+from torch import Tensor
+
+from avatar_gs.errors import UserError
+
+LAYOUTS = Path(__file__).parent / "layouts"
+WIDTHS = {768: "sd15", 1024: "sd21"}
+"""The layout by the width of the text that the UNet reads."""
+CONTROLNETS = {
+    "sd15": "lllyasviel/control_v11p_sd15_openpose",
+    "sd21": "thibaud/controlnet-sd21-openposev2-diffusers",
+}
+PREFIXES = {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "text_encoder": "cond_stage_model."}
+CROSS_ATTENTION = ".transformer_blocks.0.attn2.to_k.weight"
+FIRST_CONVOLUTION = "input_blocks.0.0.weight"
+TOKENIZER_FILES = (("vocab.json", "merges.txt"), ("tokenizer.json",))
+"""Either of these holds a whole tokenizer."""
+V_LATENT_SIZE = 96
+"""Stable Diffusion 2.x that predicts v was trained on 768² pictures."""
+PROBE_SIZE, PROBE_STEP = 32, 999
+
+
+def is_single_file(name: str) -> bool:
+    """Whether ``name`` is a safetensors file (and no folder or hub name)."""
+    file = Path(name).expanduser()
+    return file.suffix == ".safetensors" and file.is_file()
+
+
+def base_layout(file: Path, has_vae: bool) -> str:
+    """The layout, ``sd15`` or ``sd21``, of a complete checkpoint; ``has_vae`` says that its VAE comes from elsewhere.
+
+    Raises:
+        UserError: if the file is no text-to-image Stable Diffusion 1.x or 2.x, or a part is not in it.
+    """
+    shapes = _shapes(file)
+    expected = "expected a full text-to-image checkpoint of Stable Diffusion 1.x or 2.x in its original layout"
+    needed = [name for name in PREFIXES if not (name == "vae" and has_vae)]
+    missing = [name for name in needed if not any(key.startswith(PREFIXES[name]) for key in shapes)]
+    if missing:
+        hint = "; give one with prior.vae=<folder, file or hub name>" if missing == ["vae"] else ""
+        raise UserError(f"prior.path={file}: no weights of {', '.join(missing)} in it: {expected}{hint}")
+    channels = shapes.get(PREFIXES["unet"] + FIRST_CONVOLUTION, [0, 0])[1]
+    if channels != 4:
+        raise UserError(
+            f"prior.path={file}: its UNet reads {channels} channels (inpainting and the like do not serve): {expected}"
+        )
+    return _layout(
+        file, {key: shape for key, shape in shapes.items() if key.startswith(PREFIXES["unet"])}, "prior.path"
+    )
+
+
+def controlnet_layout(file: Path) -> str:
+    """The layout of a ControlNet's file, under its original names or diffusers'.
+
+    Raises:
+        UserError: if it is none.
+    """
+    shapes = _shapes(file)
+    if not any("input_hint_block." in key or "controlnet_cond_embedding." in key for key in shapes):
+        raise UserError(f"prior.controlnet={file}: no ControlNet is in it; expected one for OpenPose maps")
+    return _layout(file, shapes, "prior.controlnet")
+
+
+def check_vae(file: Path) -> str:
+    """The layout that reads a VAE's file (all of Stable Diffusion 1.x and 2.x share one).
+
+    Raises:
+        UserError: if no VAE is in it.
+    """
+    if not any(key.endswith("decoder.conv_in.weight") for key in _shapes(file)):
+        raise UserError(f"prior.vae={file}: no VAE is in it; expected one of Stable Diffusion 1.x or 2.x")
+    return next(iter(WIDTHS.values()))
+
+
+def find_tokenizer(file: Path, given: str) -> Path:
+    """The folder of the tokenizer: the one that is given, or ``tokenizer`` beside the file.
+
+    Raises:
+        UserError: if its files are not there.
+    """
+    base = Path(given).expanduser() if given else file.parent
+    for folder in (base, base / "tokenizer"):
+        if any(all((folder / name).is_file() for name in names) for names in TOKENIZER_FILES):
+            return folder
+    found = f"prior.tokenizer={given}: not there" if given else f"{file}: a single file holds no tokenizer"
+    raise UserError(
+        f"{found}: expected a folder with CLIP's vocab.json and merges.txt (the folder 'tokenizer' of any Stable "
+        "Diffusion in diffusers' format, or openai/clip-vit-large-patch14): give it with prior.tokenizer=<folder>, or "
+        "put it beside the file as 'tokenizer'"
+    )
+
+
+def tokenizer_arguments(layout: str) -> dict[str, Any]:
+    """What ``CLIPTokenizer.from_pretrained`` cannot know from ``vocab.json`` and ``merges.txt`` alone."""
+    content = json.loads((LAYOUTS / layout / "tokenizer" / "tokenizer_config.json").read_text(encoding="utf-8"))
+    return {name: value for name, value in content.items() if name.endswith("_token") or name == "model_max_length"}
+
+
+def load(cls: Any, file: Path, name: str, layout: str, dtype: torch.dtype) -> Any:
+    """The component ``name`` (unet, vae, text_encoder, controlnet) of a file, as an instance of diffusers' ``cls``.
+
+    Raises:
+        UserError: if weights are missing.
+        ValueError: if their shapes do not fit the layout.
+    """
+    weights = _read(file, PREFIXES.get(name, ""))
+    arguments: dict[str, Any] = {"subfolder": name, "local_files_only": True, "torch_dtype": dtype}
+    config = str(LAYOUTS / layout)
+    try:
+        if name == "text_encoder":
+            network = create_diffusers_clip_model_from_ldm(cls, weights, config=config, **arguments)
+        else:
+            network = cls.from_single_file(weights, config=config, **arguments)
+        lacks = any(value.is_meta for value in network.state_dict().values())
+    except (NotImplementedError, SingleFileComponentError):  # torch's word for weights that never came, and diffusers'
+        lacks = True
+    if lacks:
+        raise UserError(
+            f"{file}: weights of the {name} are not in it: the file is incomplete, or no Stable Diffusion 1.x or 2.x"
+        )
+    return network
+
+
+def said_prediction(file: Path, layout: str) -> str | None:
+    """What a file says that its UNet predicts, or what all of its layout do; None if only its UNet can tell.
+
+    The keys are those of the ModelSpec standard; ``v_pred`` is an empty tensor that marks files by convention.
+    """
+    with safe_open(file, "pt") as tensors:
+        metadata, marked = tensors.metadata() or {}, "v_pred" in tensors.keys()  # noqa: SIM118 (no mapping)
+    said = metadata.get("modelspec.prediction_type", "")
+    architecture = metadata.get("modelspec.architecture", "").split("/")[0]
+    if marked or said in ("v", "v_prediction") or architecture.endswith("768-v"):
+        return "v_prediction"
+    if said == "epsilon" or architecture.endswith("v2-512") or layout == "sd15":
+        return "epsilon"
+    return None
+
+
+@torch.no_grad()
+def recognise_prediction(unet: Any) -> str:
+    """What a UNet predicts, by what it makes of pure noise.
+
+    At the last step z_t is all but the noise itself, so a prediction of the noise is nearly its own input, while
+    v = alpha eps - sigma z0 is nearly -z0, which the input hardly tells anything about.
+    """
+    config = unet.config
+    noise = torch.randn(1, config.in_channels, PROBE_SIZE, PROBE_SIZE, generator=torch.Generator().manual_seed(0))
+    text = torch.zeros(1, 1, config.cross_attention_dim, device=unet.device, dtype=unet.dtype)
+    output = unet(noise.to(unet.device, unet.dtype), PROBE_STEP, encoder_hidden_states=text, return_dict=False)[0]
+    alike = torch.cosine_similarity(output.float().cpu().flatten(), noise.flatten(), dim=0)
+    return "epsilon" if float(alike) > 0.5 else "v_prediction"
+
+
+def _layout(file: Path, shapes: dict[str, list[int]], override: str) -> str:
+    widths = {shape[-1] for key, shape in shapes.items() if key.endswith(CROSS_ATTENTION)}
+    layouts = {WIDTHS.get(width) for width in widths}
+    if len(layouts) != 1 or None in layouts:
+        raise UserError(
+            f"{override}={file}: it reads text of width {', '.join(map(str, sorted(widths))) or 'none'}: expected "
+            "Stable Diffusion 1.x (768) or 2.x (1024); SDXL and later ones do not serve"
+        )
+    return str(layouts.pop())
+
+
+def _shapes(file: Path) -> dict[str, list[int]]:
+    with safe_open(file, "pt") as tensors:
+        return {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118 (no mapping)
+
+
+def _read(file: Path, prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix``, or all, of a file that holds one component only."""
+    with safe_open(file, "pt") as tensors:
+        names = list(tensors.keys())
+        chosen = [name for name in names if name.startswith(prefix)] or names
+        return {name: tensors.get_tensor(name) for name in chosen}

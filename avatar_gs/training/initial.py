@@ -1,0 +1,91 @@
+"""The avatar that a run begins with in place of the body's surface: that of another run's checkpoint."""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from avatar_gs.body.model import Body
+from avatar_gs.errors import UserError
+from avatar_gs.io import RunFolder, load_state
+from avatar_gs.settings import Settings
+from avatar_gs.splats.config import SplatsConfig
+from avatar_gs.splats.model import GaussianModel
+from avatar_gs.splats.surface import RestSurface
+from avatar_gs.training.state import CHECKPOINT, group
+
+LOGGER = logging.getLogger(__name__)
+
+BODY_TOLERANCE = 0.005
+"""Metres, in the mean over splats, between an avatar's anchors and the body: points drawn on the same surface lie some
+3 mm from the nearest of those that it is known by, or on one of them."""
+
+
+@dataclass(frozen=True)
+class Initial:
+    """An avatar to begin with, frozen.
+
+    ``unit`` (metres): the size by which its run judged the sizes of splats. ``digest``: hexadecimal digits that change
+    with the avatar. ``prompts``: what it shows, by bucket of views; an editing method asks for that.
+    """
+
+    model: GaussianModel
+    unit: Float[Tensor, ""]
+    digest: str
+    prompts: Mapping[str, str] = field(default_factory=dict)
+
+    def copy(self, config: SplatsConfig) -> GaussianModel:
+        """The same avatar, to be trained."""
+        return GaussianModel.from_config(config, self.model.tensors())
+
+
+def load_initial(settings: Settings, body: Body, prompts: Mapping[str, str] | None = None) -> Initial:
+    """The avatar of the newest checkpoint of the run ``settings.init``.
+
+    Args:
+        prompts: what it shows, by bucket (``training.prompts.source_prompts``).
+
+    Raises:
+        UserError: if there is none, it is damaged, or it was made on another body.
+    """
+    folder = RunFolder(settings.init)
+    path = folder.checkpoints / CHECKPOINT
+    if not path.exists():
+        raise UserError(
+            f"init={settings.init}: no avatar is there (no {path}); expected the folder of a run that has one"
+        )
+    if not folder.finished("optimize"):
+        LOGGER.warning("init=%s is not finished: beginning with the avatar of its last checkpoint", settings.init)
+    tensors, _ = load_state(path)
+    splats = group(tensors, "splats")
+    model = GaussianModel.from_config(settings.splats, splats)
+    _check_body(path, model, body)
+    model = model.to(body.template.device)
+    for parameter in model.params.values():
+        parameter.requires_grad_(False)
+    return Initial(model, tensors["density/unit"].to(model.device), digest(splats), prompts or {})
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Sixteen hexadecimal digits that change with any byte of the tensors."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name} {tuple(value.shape)} {value.dtype}".encode() + value.numpy().tobytes())
+    return total.hexdigest()[:16]
+
+
+def _check_body(path: Path, model: GaussianModel, body: Body) -> None:
+    """Raises UserError unless the avatar's anchors lie on the body's surface, and its skinning weights sum to 1."""
+    nearest, _ = RestSurface(body.rest()).tree.query(model.params["anchors"].detach().numpy())
+    sums = model.params["skinning"].sum(-1)
+    if float(nearest.mean()) > BODY_TOLERANCE or not torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
+        raise UserError(
+            f"{path}: its avatar was made on another body than {body.path} (its splats belong "
+            f"{1000 * float(nearest.mean()):.0f} mm away from it); give the body.path and body.betas of its config.yaml"
+        )

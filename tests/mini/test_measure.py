@@ -1,0 +1,33 @@
+"""The judges of the prior's pictures, on pictures whose truth is known."""
+
+import numpy as np
+import pytest
+
+from avatar_gs.mini.measure import LEAST_STRIPE, lesser_stripe, score
+from avatar_gs.mini.trials import trials
+from avatar_gs.mini.view_judge import judge_accuracy
+
+
+def test_stripes_are_seen_where_they_are_and_not_on_a_plain_shirt():
+    striped = [trial for trial in trials(40, seed=3) if trial.person.outfit.stripe]
+    shares = [share for trial in striped if (share := lesser_stripe(trial, trial.truth)) is not None]
+    assert len(shares) >= 4 and np.mean([share >= LEAST_STRIPE for share in shares]) > 0.7
+    flat = [np.full_like(trial.truth, 0.5) for trial in striped]
+    assert not any(lesser_stripe(trial, image) for trial, image in zip(striped, flat, strict=True))
+
+
+@pytest.mark.slow
+def test_drawn_truth_is_found_right_and_another_persons_wrong():
+    some = trials(60, seed=4)
+    truth = np.stack([trial.truth for trial in some])
+    right, wrong = score(some, truth), score(some, np.roll(truth, 1, axis=0))
+    parts = [key for key in right if key.split("/")[0] in ("hair", "shirt", "bottoms", "shoes")]
+    assert parts and all(right[key]["mean"] >= 0.95 for key in parts)
+    assert np.mean([wrong[key]["mean"] for key in parts]) < 0.5
+    assert right["silhouette IoU"]["mean"] > 0.95
+
+
+@pytest.mark.slow
+def test_the_judge_of_views_knows_drawn_heads():
+    accuracy = judge_accuracy(200)
+    assert len(accuracy) == 3 and all(row["mean"] > 0.9 for row in accuracy.values())

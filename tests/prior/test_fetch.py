@@ -1,0 +1,195 @@
+"""Downloads from a hub of our own on this machine: what is chosen, resuming, and every way to fail in one line."""
+
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# (the annotations in diffusers are narrower than what it takes and returns)
+
+import http.server
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+
+from avatar_gs.errors import UserError
+from avatar_gs.prior import fetch as module
+from avatar_gs.prior.config import PriorConfig
+from avatar_gs.prior.fetch import fetch
+from avatar_gs.prior.folder import _hub_answers
+from avatar_gs.prior.stable_diffusion import load_prior
+from tests import tiny
+
+BASE, POSE = "someone/base", "someone/pose"
+COMMIT = "0" * 40
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Serves the folders ``root/<owner>/<name>`` as the hub does; ``cut`` files end after so many bytes, once."""
+
+    root: Path
+    cut: dict[str, int]
+    gated: set[str]
+    asked: list[tuple[str, str]]
+
+    def do_HEAD(self):
+        self.answer(head=True)
+
+    def do_GET(self):
+        self.answer(head=False)
+
+    def answer(self, head):
+        path = self.path.partition("?")[0].strip("/")
+        if path.startswith("api/models/"):
+            self.info("/".join(path.split("/")[2:4]))
+            return
+        owner, name, resolve, _, *rest = [*path.split("/"), "", "", "", ""][:99]
+        file = self.root / owner / name / "/".join(part for part in rest if part)
+        if resolve != "resolve" or not file.is_file():
+            self.refuse(404, "EntryNotFound")
+            return
+        content = file.read_bytes()
+        start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
+        type(self).asked.append((file.relative_to(self.root).as_posix(), "head" if head else f"get {start}"))
+        self.send_response(206 if start else 200)
+        self.send_header("ETag", f'"{abs(hash(content))}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.send_header("Accept-Ranges", "bytes")
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.end_headers()
+        if not head:
+            end = self.cut.pop(file.name, None) if start == 0 else None
+            self.wfile.write(content[start:end])
+            if end is not None:
+                self.connection.close()
+
+    def info(self, name):
+        folder = self.root / name
+        if name in self.gated:
+            self.refuse(403, "GatedRepo")
+            return
+        if not folder.is_dir():
+            self.refuse(404, "RepoNotFound")
+            return
+        files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+        entries = [{"rfilename": f.relative_to(folder).as_posix(), "size": f.stat().st_size} for f in files]
+        body = json.dumps({"id": name, "sha": COMMIT, "siblings": entries}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def refuse(self, code, reason):
+        self.send_response(code)
+        self.send_header("X-Error-Code", reason)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    return tiny.save_prior(tmp_path_factory.mktemp("prior"))
+
+
+@pytest.fixture
+def hub(original, tmp_path, monkeypatch):
+    """A running hub with a prior, beside files that nobody needs, and a ControlNet; the cache is empty."""
+    root = tmp_path / "hub"
+    base = shutil.copytree(original, root / BASE)
+    shutil.move(base / "controlnet", root / POSE)
+    for name in ("model.ckpt", "model.safetensors", "README.md", "unet/diffusion_pytorch_model.bin"):
+        (base / name).write_bytes(b"x" * 1000)
+    shutil.copy(base / "unet" / "diffusion_pytorch_model.safetensors", base / "unet" / "x.fp16.safetensors")
+    handler = type("Handler", (Hub,), {"root": root, "cut": {}, "gated": set(), "asked": []})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    _hub_answers.cache_clear()
+    yield handler
+    server.shutdown()
+    server.server_close()
+    _hub_answers.cache_clear()
+
+
+def config(**more):
+    return PriorConfig(**{"name": "custom", "path": BASE, "controlnet": POSE, **more})
+
+
+def cached(tmp_path, name):
+    folder = tmp_path / "cache" / f"models--{name.replace('/', '--')}" / "snapshots" / COMMIT
+    return {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+
+
+def refuses(*words, **more):
+    with pytest.raises(UserError) as caught:
+        fetch(config(**more))
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value), str(caught.value)
+
+
+def test_only_what_is_loaded_is_fetched_and_then_needs_no_network(hub, original, tmp_path, monkeypatch):
+    count = fetch(config())
+    files = cached(tmp_path, BASE)
+    assert {"unet/config.json", "unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"} <= files
+    assert "scheduler/scheduler_config.json" in files and any(file.startswith("tokenizer/") for file in files)
+    assert not any(file.endswith((".bin", ".ckpt", ".md", "fp16.safetensors")) for file in files)
+    assert "model.safetensors" not in files
+    assert cached(tmp_path, POSE) == {"config.json", "diffusion_pytorch_model.safetensors"}
+    assert count == len(files) + 2
+    hub.asked.clear()
+    assert fetch(config()) == 0 and hub.asked == []
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    _hub_answers.cache_clear()
+    monkeypatch.setenv("HF_HUB_CACHE", constants.HF_HUB_CACHE)
+    prior = load_prior(config())
+    expected = tiny.parts(tmp_path / "again")["unet"].state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in prior.unet.state_dict().items())
+
+
+def test_a_download_that_was_cut_off_goes_on(hub, tmp_path, monkeypatch):
+    weights = f"{POSE}/diffusion_pytorch_model.safetensors"
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 512)
+    hub.cut[Path(weights).name] = 1024  # of the first such file that is asked for
+    fetch(config())
+    assert sum(how == "get 1024" for _, how in hub.asked) == 1, "resumed, not begun anew"
+    (file,) = (tmp_path / "cache").glob("models--someone--pose/snapshots/*/*.safetensors")
+    assert file.read_bytes() == (hub.root / weights).read_bytes()
+
+
+def test_half_precision_files_serve_where_there_are_no_others(hub, tmp_path):
+    weights = hub.root / BASE / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    fetch(config())
+    assert "unet/diffusion_pytorch_model.fp16.safetensors" in cached(tmp_path, BASE)
+
+
+def test_every_failure_is_one_line(hub, original, monkeypatch):
+    refuses("prior.path=someone/nothing", "no such model", "private", path="someone/nothing")
+    hub.gated.add("someone/gated")
+    refuses("prior.controlnet=someone/gated", "gated", "accept its terms", "HF_TOKEN", controlnet="someone/gated")
+    refuses("no controlnet/config.json", "prior.controlnet=", controlnet="")
+    (hub.root / POSE / "diffusion_pytorch_model.safetensors").rename(hub.root / POSE / "diffusion_pytorch_model.bin")
+    refuses("pickled weights", "never loaded")
+    refuses("no hub name", path="/nowhere/at/all")
+    refuses("nothing to fetch", path=str(original), controlnet="")
+
+
+def test_no_room_and_no_network(hub, monkeypatch):
+    monkeypatch.setattr(module, "SPARE", 1 << 60)
+    refuses("are free", "HF_HOME")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    refuses("cannot be reached", "HF_ENDPOINT")

@@ -1,0 +1,174 @@
+"""A run may begin with another's avatar, and editing methods move it by what the two prompts differ in."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from avatar_gs.body.config import BodyConfig
+from avatar_gs.body.model import load_body
+from avatar_gs.body.pose import a_pose
+from avatar_gs.errors import UserError
+from avatar_gs.guidance.conditions import TextConditions
+from avatar_gs.guidance.config import GuidanceConfig, Method, Unconditional, Weight
+from avatar_gs.io import RunFolder, load_state, save_state
+from avatar_gs.prior.config import PriorConfig
+from avatar_gs.prior.prompts import bucket_prompts, texts
+from avatar_gs.prior.stable_diffusion import load_prior
+from avatar_gs.render.cameras import fixed_views
+from avatar_gs.render.rasterize import rasterize
+from avatar_gs.training.config import LossesConfig, PoseMode
+from avatar_gs.training.initial import load_initial
+from avatar_gs.training.loop import first_state, optimize
+from avatar_gs.training.state import CHECKPOINT
+from avatar_gs.types import Framing
+from tests.tiny import save_prior
+from tests.training.conftest import ColorPrior, color_prompts, small_settings
+
+EDITING = [Method.dds, Method.pds]
+
+
+@pytest.fixture(scope="module")
+def anna(body, tmp_path_factory):
+    """The folder of a run: red in front, blue behind."""
+    run = RunFolder(tmp_path_factory.mktemp("runs") / "anna")
+    optimize(small_settings(steps=30, batch=3), body, ColorPrior(), color_prompts(), run)
+    run.record("optimize")
+    return run.path
+
+
+def editing(anna, method, **optimize):
+    """Settings of an edit without regularisers, which know nothing of what was there."""
+    settings = small_settings(losses=LossesConfig(scale=0.0, distance=0.0), **optimize)
+    settings.init = str(anna)
+    settings.guidance = GuidanceConfig(
+        method=method, cfg_scale=1.0, unconditional=Unconditional.empty, weight=Weight.one
+    )
+    return settings
+
+
+def shown():
+    """What anna's avatar shows."""
+    return texts(color_prompts())[0]
+
+
+def seen(model, body, azimuth):
+    """The median colour of a picture's solid pixels."""
+    posed = body.pose(a_pose())
+    views = fixed_views(posed, [Framing.BODY], [azimuth], 64)
+    with torch.no_grad():
+        render = rasterize(model.pose(posed.T_posed_rest), views.cameras)
+    return render.rgb[render.alpha[..., 0] > 0.95].median(0).values
+
+
+@pytest.mark.parametrize("method", EDITING)
+def test_what_both_prompts_say_stays_where_it_is(anna, body, method):
+    settings, gradients = editing(anna, method, steps=1), []
+    initial = load_initial(settings, body, shown())
+    result = optimize(
+        settings,
+        body,
+        ColorPrior(),
+        color_prompts(),
+        initial=initial,
+        on_step=lambda _, report: gradients.append(report.distilled.grad),
+    )
+    assert len(gradients) == 1 and not gradients[0].any()
+    for name in ("means", "quats", "scales", "opacities", "sh0"):
+        torch.testing.assert_close(result.model.params[name].detach(), initial.model.params[name], atol=1e-6, rtol=1e-6)
+    assert result.metrics["prior_calls"] == 2 * 4
+
+
+@pytest.mark.parametrize("method", EDITING)
+def test_only_what_the_prompts_differ_in_changes(anna, body, method):
+    """Behind, blue becomes green; in front nothing is asked, and little of the back is seen."""
+    settings = editing(anna, method, steps=80)
+    initial = load_initial(settings, body, shown())
+    asked = {b: replace(p, positive="green") if b.endswith("back") else p for b, p in color_prompts().items()}
+    result = optimize(settings, body, ColorPrior(), asked, initial=initial)
+    front, back = (seen(result.model, body, angle) - seen(initial.model, body, angle) for angle in (0.0, 180.0))
+    assert back[1] > 0.1 and back[2] < -0.1, back
+    assert back[0].abs() < 0.02, "both have as much red"
+    assert front.abs().max() < 0.2 * back.abs().max(), front
+    assert len(result.model) == len(initial.model)
+
+
+@pytest.mark.parametrize("method", EDITING)
+def test_a_killed_and_resumed_edit_ends_with_the_same_bytes(anna, body, tmp_path, method):
+    prior = load_prior(PriorConfig(name="custom", path=str(save_prior(tmp_path / "prior"))))
+    settings = small_settings(steps=8, checkpoint_every=3, poses=PoseMode.random)
+    settings.init, settings.guidance.method = str(anna), method
+    prompts = bucket_prompts("a man in blue", "", settings.prior.prompts)
+    source, _ = texts(bucket_prompts("a man in red", "", settings.prior.prompts))
+
+    def run(name, on_step=None):
+        initial = load_initial(settings, body, source)
+        return optimize(settings, body, prior, prompts, RunFolder(tmp_path / name), initial=initial, on_step=on_step)
+
+    class Killed(Exception):
+        pass
+
+    def kill(state, report):
+        if state.step == 5:
+            raise Killed
+
+    whole = run("whole")
+    with pytest.raises(Killed):
+        run("halves", kill)
+    torch.manual_seed(123)  # nothing may depend on torch's global generator
+    steps = []
+    resumed = run("halves", lambda state, _: steps.append(state.step))
+    assert steps == [4, 5, 6, 7, 8]
+    for name, value in whole.model.params.items():
+        assert torch.equal(value, resumed.model.params[name]), name
+    assert not torch.equal(whole.model.params["sh0"], load_initial(settings, body).model.params["sh0"])
+
+
+def test_an_edit_does_not_go_on_from_another_avatar(anna, body, tmp_path):
+    copy = RunFolder(tmp_path / "copy")
+    tensors, facts = load_state(anna / "checkpoints" / CHECKPOINT)
+    save_state(copy.checkpoints / CHECKPOINT, tensors, facts)
+    settings, run = editing(copy.path, Method.pds, steps=2), RunFolder(tmp_path / "edit")
+    first = load_initial(settings, body, shown())
+    optimize(settings, body, ColorPrior(), color_prompts(), run, initial=first)
+    tensors["splats/sh0"] += 0.01
+    save_state(copy.checkpoints / CHECKPOINT, tensors, facts)
+    changed = load_initial(settings, body, shown())
+    assert changed.digest != first.digest
+    with pytest.raises(UserError, match=r"began with \(init=…\) has changed since.*overwrite=true"):
+        optimize(settings, body, ColorPrior(), color_prompts(), run, initial=changed)
+
+
+def test_any_method_may_begin_with_an_avatar(anna, body):
+    """Its sizes are judged by those that its own run began with; only editing leaves the number of splats alone."""
+    prior, settings = ColorPrior(), editing(anna, Method.sds)
+    initial = load_initial(settings, body)
+    conditions = TextConditions.encode(prior, shown(), shown(), {"source": shown()})
+    state = first_state(settings, body, prior, conditions, initial)
+    assert torch.equal(state.model.params["means"], initial.model.params["means"])
+    assert state.model.params["means"].requires_grad and not initial.model.params["means"].requires_grad
+    grey = first_state(replace(settings, init=""), body, prior, conditions)
+    torch.testing.assert_close(state.strategy.unit, grey.strategy.unit)
+    assert state.strategy.config.enabled
+    settings.guidance.method = Method.pds
+    assert not first_state(settings, body, prior, conditions, initial).strategy.config.enabled
+    settings.density.editing = True
+    assert first_state(settings, body, prior, conditions, initial).strategy.config.enabled
+
+
+@pytest.mark.parametrize("method", EDITING)
+def test_without_an_avatar_there_is_nothing_to_edit(anna, body, method):
+    with pytest.raises(UserError, match=f"guidance={method.value} .*init="):
+        optimize(editing(anna, method), body, ColorPrior(), color_prompts())
+
+
+def test_an_avatar_of_another_body_is_refused(anna):
+    taller = load_body(BodyConfig(betas=[2.0]))
+    with pytest.raises(UserError, match=r"made on another body.*body\.betas") as caught:
+        load_initial(editing(anna, Method.pds), taller)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_an_avatar_is_named(body, tmp_path):
+    with pytest.raises(UserError, match="no avatar is there"):
+        load_initial(editing(tmp_path, Method.pds), body)
