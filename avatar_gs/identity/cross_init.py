@@ -159,8 +159,8 @@ def encode_photos(prior: IdentityPrior, images: Float[Tensor, "N S S 3"], *, fli
 
 @torch.no_grad()
 def sort_photos(
-    prior: IdentityPrior, latents: Float[Tensor, "M c h w"], groups: Sequence[Sequence[str]], seed: int
-) -> list[Sequence[str]]:
+    prior: IdentityPrior, latents: Float[Tensor, "M c h w"], groups: Sequence[tuple[str, ...]], seed: int
+) -> list[tuple[str, ...]]:
     """The group of templates that fits each photo: the one whose first template, said of "a person", lets the prior
     tell the photo's noise best (a diffusion classifier: Li et al. 2023), at the same noise for all groups."""
     conditions = prior.encode_prompts([group[0].format(SOMEBODY) for group in groups])
@@ -179,7 +179,7 @@ def train_step(
     state: EmbedState,
     prior: IdentityPrior,
     latents: Float[Tensor, "M c h w"],
-    phrases: Sequence[Sequence[str]],
+    phrases: Sequence[tuple[str, ...]],
     config: EmbedConfig,
     seed: int,
 ) -> float:

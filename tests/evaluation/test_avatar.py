@@ -60,7 +60,8 @@ def test_splats_in_the_persons_colours_score_one(truths, stage):
     for truth in truths:
         result = measure(draw(true_splats(truth), stage), truth)
         # the strands between a hat and a face are thinner than splats
-        items = [item for item in judged(result, truth.case.asked) if (item.part, truth) != ("hair", truths[2])]
+        hidden = "hair" if truth.case.person.outfit.hat else ""
+        items = [item for item in judged(result, truth.case.asked) if item.part != hidden]
         assert all(all(item.hits()) for item in items), {item.part: item.hits() for item in items}
         assert min(view.share(item.name) for item in items for view in item.views) > 0.88
         assert all(both / either > 0.6 for both, either in result.volumes.values()), result.volumes

@@ -84,7 +84,7 @@ def test_photos_become_an_identity_and_the_identity_an_avatar(prior, anna, tmp_p
     asked = []
     really = optimize.optimize
 
-    def look(settings, body, prior, prompts, folder):
+    def look(settings, body, prior, prompts, folder, **_):
         asked.append((settings, prompts, prior.identity))
         return really(settings, body, prior, prompts, folder)
 

@@ -80,7 +80,8 @@ def test_the_graphs_are_as_large_as_the_estimate_says(kind, monkeypatch):
             {name: full.layout(kind, name) for name in ("text_encoder", "vae", "unet", "controlnet", "scheduler")}
         )
         vae, unet, controlnet = (parts[name].requires_grad_(False).eval() for name in ("vae", "unet", "controlnet"))
-        unet.half(), controlnet.half()
+        unet.half()
+        controlnet.half()
 
         def encode(size):
             return vae.encode(torch.empty(1, 3, size, size, requires_grad=True)).latent_dist.mean

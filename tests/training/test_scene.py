@@ -57,9 +57,9 @@ def test_generators_differ_by_seed_step_and_purpose():
 
 
 def test_pose_maps_of_the_body_alone(body):
-    config, *others = ARGUMENTS
+    config, cameras, prompts = ARGUMENTS
     full, alone = (
-        Scenes(body, replace(config, pose_map=kind), *others, size=64, seed=1).preview().pose_maps
+        Scenes(body, replace(config, pose_map=kind), cameras, prompts, size=64, seed=1).preview().pose_maps
         for kind in (PoseMap.full, PoseMap.body)
     )
     head = 3
