@@ -5,8 +5,8 @@ On a terminal the bar stays below the log lines; elsewhere (pipes, files) progre
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -108,3 +108,20 @@ def progress(stage: str, total: int | None = None, start: int = 0) -> Iterator[P
         refresh_per_second=4,
     ) as bar:
         yield Progress(stage, total, start, bar)
+
+
+@contextmanager
+def progress_of_parts() -> Iterator[Callable[[str, int, int, float], None]]:
+    """One bar after another, for a job of several parts: gives a function of (what, done, total, loss). Its first call
+    with another ``what`` ends the bar before; a loss of 0 is not shown."""
+    with ExitStack() as stack:
+        bars: dict[str, Progress] = {}
+
+        def report(what: str, done: int, total: int, loss: float) -> None:
+            if what not in bars:
+                stack.close()
+                bars[what] = stack.enter_context(progress(what, total, start=done))
+            figures = {"loss": loss} if loss else {}
+            bars[what].update(done, **figures)
+
+        yield report

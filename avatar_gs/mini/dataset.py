@@ -6,11 +6,8 @@ negative words, so that a negative prompt means something.
 """
 
 import json
-import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -34,6 +31,7 @@ from avatar_gs.mini.people import (
     training_person,
 )
 from avatar_gs.mini.picture import PARTS, PartMap, colour_picture, draw_parts, mesh_depth, palette
+from avatar_gs.mini.shards import write_missing
 from avatar_gs.mini.vocabulary import CLOTHES
 from avatar_gs.mini.wardrobe import Wardrobe, dress, load_wardrobe
 from avatar_gs.render.cameras import sample_views
@@ -168,16 +166,8 @@ def degraded(picture: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np
 
 def generate(config: DatasetConfig, folder: Path) -> Iterator[tuple[int, int]]:
     """Writes all shards that are missing in ``folder``; yields (done, total) as it goes."""
-    folder.mkdir(parents=True, exist_ok=True)
     shards = [folder / f"shard_{index:04d}.npz" for index in range(-(-config.people // config.people_per_shard))]
-    missing = [index for index, path in enumerate(shards) if not path.exists()]
-    done = len(shards) - len(missing)
-    yield done, len(shards)
-    with ProcessPoolExecutor(config.workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        for future in as_completed(pool.submit(_write_shard, config, index, shards[index]) for index in missing):
-            future.result()
-            done += 1
-            yield done, len(shards)
+    yield from write_missing(config, shards, _write_shard, config.workers)
 
 
 def _write_shard(config: DatasetConfig, index: int, path: Path) -> None:

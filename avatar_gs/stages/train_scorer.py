@@ -1,9 +1,8 @@
 """``stage=train_scorer``: trains the mini world's scorer and face detector; the same command resumes."""
 
 import logging
-from contextlib import ExitStack
 
-from avatar_gs.console import Progress, progress
+from avatar_gs.console import progress_of_parts
 from avatar_gs.mini.scorer.run import train_and_measure
 from avatar_gs.settings import Settings
 
@@ -12,16 +11,7 @@ log = logging.getLogger(__name__)
 
 def run(settings: Settings) -> None:
     """Trains into ``scorer.folder``, prints how good the result is, and says where it is."""
-    with ExitStack() as stack:
-        bars: dict[str, Progress] = {}
-
-        def report(what: str, done: int, total: int, loss: float) -> None:
-            if what not in bars:
-                stack.close()  # the bar of the step before ends where this one begins
-                bars[what] = stack.enter_context(progress(what, total, start=done))
-            figures = {"loss": loss} if loss else {}
-            bars[what].update(done, **figures)
-
+    with progress_of_parts() as report:
         folder, figures = train_and_measure(settings.scorer, report)
     print((folder / "measured.md").read_text(encoding="utf-8"))
     log.info(

@@ -5,11 +5,8 @@ whole: all pictures of a row are one person. Shards are restartable.
 """
 
 import json
-import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +21,7 @@ from avatar_gs.mini.config import ScorerConfig
 from avatar_gs.mini.dataset import OVERSAMPLING, SIZE, paint, recoloured, view_of
 from avatar_gs.mini.people import Person, held_out, training_person
 from avatar_gs.mini.picture import PartMap, draw_parts
+from avatar_gs.mini.shards import write_missing
 from avatar_gs.mini.wardrobe import dress, load_wardrobe
 from avatar_gs.render.cameras import sample_views
 from avatar_gs.render.config import CamerasConfig, FramingConfig
@@ -80,16 +78,8 @@ def see(person: Person, cameras: CamerasConfig, views: int, rng: np.random.Gener
 
 def generate_pairs(config: ScorerConfig, folder: Path) -> Iterator[tuple[int, int]]:
     """Writes all shards that are missing in ``folder``; yields (done, total) as it goes."""
-    folder.mkdir(parents=True, exist_ok=True)
     shards = [folder / f"pairs_{index:04d}.npz" for index in range(-(-config.people // config.people_per_shard))]
-    missing = [index for index, path in enumerate(shards) if not path.exists()]
-    done = len(shards) - len(missing)
-    yield done, len(shards)
-    with ProcessPoolExecutor(config.workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        for future in as_completed(pool.submit(_write_shard, config, index, shards[index]) for index in missing):
-            future.result()
-            done += 1
-            yield done, len(shards)
+    yield from write_missing(config, shards, _write_shard, config.workers)
 
 
 def read_pairs(folder: Path) -> PairSet:
