@@ -38,7 +38,7 @@ class Recipe:
 
 
 # sd: as the authors of Cross Initialization train (2 tokens; learning rate 6.25e-4 times batch 8). mini: the best of
-# eight short trials on two people, by the colours of samples (4 rows or fewer steps say too little, larger steps too
+# a few short trials on two people, by the colours of samples (4 rows or fewer steps say too little, larger steps too
 # much).
 RECIPES = {
     PromptStyle.sd: Recipe(tokens=2, steps=320, batch=8, lr=5e-3, weighting=Weighting.plain),

@@ -22,7 +22,7 @@ from avatar_gs.render.config import CamerasConfig
 from avatar_gs.types import Framing, ViewDirection
 
 COVERED = 0.95
-CLEAR = np.deg2rad(15)
+CLEAR = math.radians(15)
 """How far from where one view's name gives way to the next a camera must stand to show that view beyond doubt."""
 
 
@@ -45,7 +45,7 @@ class Trial:
     def clear(self) -> bool:
         """Whether the camera stands well inside the view that the prompt names."""
         turn = abs(math.remainder(float(self.sample.views.azimuth[0]), math.tau))
-        return min(abs(turn - limit) for limit in (VIEW_LIMIT_FRONT, VIEW_LIMIT_BACK)) > CLEAR
+        return bool(min(abs(turn - limit) for limit in (VIEW_LIMIT_FRONT, VIEW_LIMIT_BACK)) > CLEAR)
 
     def mask(self, part: int) -> NDArray[np.bool_]:
         return part_masks(self.sample.maps[0], part) > COVERED
