@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 
-from avatar_gs.errors import UserError
+from avatar_gs.errors import UserError, require
 
 
 class Frame(Enum):
@@ -45,14 +45,11 @@ class ExportConfig:
                 f"export.min_scale={self.min_scale}, export.max_scale={self.max_scale}: "
                 "expected 0 < min_scale < max_scale (metres)"
             )
-        if not 0 <= self.min_opacity < 1:
-            raise UserError(f"export.min_opacity={self.min_opacity}: expected 0 <= min_opacity < 1")
+        require(0 <= self.min_opacity < 1, "export.min_opacity", self.min_opacity, "0 <= min_opacity < 1")
         if self.video_size % 2 or not 64 <= self.video_size <= 4096:
             raise UserError(f"export.video_size={self.video_size}: expected an even number of pixels from 64 to 4096")
-        if not 1 <= self.video_fps <= 120:
-            raise UserError(f"export.video_fps={self.video_fps}: expected 1 to 120 frames a second")
-        if not 0.5 <= self.video_seconds <= 60:
-            raise UserError(f"export.video_seconds={self.video_seconds}: expected 0.5 to 60 seconds")
+        require(1 <= self.video_fps <= 120, "export.video_fps", self.video_fps, "1 to 120 frames a second")
+        require(0.5 <= self.video_seconds <= 60, "export.video_seconds", self.video_seconds, "0.5 to 60 seconds")
 
     @property
     def video_frames(self) -> int:

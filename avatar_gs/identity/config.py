@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from avatar_gs.errors import UserError
+from avatar_gs.errors import require, require_counts
 from avatar_gs.prior.config import PromptStyle
 
 MAX_TOKENS, MAX_STEPS, MAX_BATCH = 16, 100_000, 64
@@ -77,20 +77,23 @@ class EmbedConfig:
     """Steps between two checkpoints; 0: only at Ctrl-C."""
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("tokens", 0, MAX_TOKENS),
-            ("steps", 0, MAX_STEPS),
-            ("batch", 0, MAX_BATCH),
-            ("min_size", 1, 100_000),
-            ("preview_every", 0, MAX_STEPS),
-            ("checkpoint_every", 0, MAX_STEPS),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise UserError(f"embed.{name}={getattr(self, name)}: expected a whole number from {low} to {high}")
-        if not 0 <= self.lr <= 10:
-            raise UserError(f"embed.lr={self.lr}: expected a learning rate up to 10, or 0 for the prior's own")
-        if not 0 <= self.regularisation <= 1e6:
-            raise UserError(f"embed.regularisation={self.regularisation}: expected a weight from 0 (none) to 1e6")
+        require_counts(
+            "embed",
+            self,
+            tokens=(0, MAX_TOKENS),
+            steps=(0, MAX_STEPS),
+            batch=(0, MAX_BATCH),
+            min_size=(1, 100_000),
+            preview_every=(0, MAX_STEPS),
+            checkpoint_every=(0, MAX_STEPS),
+        )
+        require(0 <= self.lr <= 10, "embed.lr", self.lr, "a learning rate up to 10, or 0 for the prior's own")
+        require(
+            0 <= self.regularisation <= 1e6,
+            "embed.regularisation",
+            self.regularisation,
+            "a weight from 0 (none) to 1e6",
+        )
 
     def resolved(self, style: PromptStyle) -> "EmbedConfig":
         """The same settings with nothing left to the prior; what is given wins over ``fast``, which wins over the

@@ -20,7 +20,7 @@ from diffusers.models.upsampling import Upsample2D
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from avatar_gs.io import load_state, save_state
+from avatar_gs.mini.checkpoint import restore, save
 from avatar_gs.mini.config import AutoencoderConfig
 
 CHANNELS = (16, 16, 32, 64)
@@ -185,7 +185,7 @@ def train_autoencoder(
     parameters = dict(vae.named_parameters())
     average = {name: value.detach().clone() for name, value in parameters.items()}
     adam = torch.optim.AdamW(parameters.values(), lr=config.lr, betas=(0.9, 0.98), weight_decay=1e-4)
-    first = _restore(checkpoint, parameters, average, adam)
+    first = restore(checkpoint, parameters, adam, average)
     for step in range(first, config.steps):
         rng = np.random.default_rng([1, step])
         rate = _rate(step, config)
@@ -203,7 +203,7 @@ def train_autoencoder(
                 average[name].lerp_(value, weight)
         on_step(step + 1, config.steps, float(loss.detach()))
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-            _save(checkpoint, step + 1, parameters, average, adam)
+            save(checkpoint, step + 1, parameters, adam, average)
     vae.load_state_dict(average)
     return vae.eval().requires_grad_(False)
 
@@ -240,28 +240,3 @@ def _loss(vae: AutoencoderKL, images: Tensor, weight: Tensor, generator: torch.G
     error = decode(vae, latents.mean + latents.std * noise) - images
     divergence = -0.5 * (1 + latents.logvar - latents.mean.square() - latents.logvar.exp()).mean()
     return (weight * (error.abs() + error.square())).mean() + KL_WEIGHT * divergence
-
-
-def _save(path: Path, step: int, parameters: dict, average: dict, adam: torch.optim.Optimizer) -> None:
-    tensors = {f"vae.{name}": value.detach().contiguous() for name, value in parameters.items()}
-    tensors |= {f"average.{name}": value.contiguous() for name, value in average.items()}
-    for index, state in adam.state_dict()["state"].items():
-        tensors |= {f"adam.{index}.{key}": value.contiguous() for key, value in state.items()}
-    save_state(path, tensors, {"step": step})
-
-
-def _restore(path: Path, parameters: dict, average: dict, adam: torch.optim.Optimizer) -> int:
-    if not path.exists():
-        return 0
-    tensors, state = load_state(path)
-    with torch.no_grad():
-        for name, value in parameters.items():
-            value.copy_(tensors[f"vae.{name}"])
-            average[name].copy_(tensors[f"average.{name}"])
-    restored = adam.state_dict()
-    restored["state"] = {
-        index: {key: tensors[f"adam.{index}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-        for index in range(len(parameters))
-    }
-    adam.load_state_dict(restored)
-    return int(state["step"])

@@ -4,7 +4,7 @@ Loss weights by time step follow the measured recipe: ``min(1/ᾱ, 8) · min(1, 
 are ignored for long.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, PreTrainedModel
 
-from avatar_gs.io import load_state, save_state
 from avatar_gs.mini.autoencoder import LATENTS
+from avatar_gs.mini.checkpoint import restore, save
 from avatar_gs.mini.config import DiffusionConfig
 
 WIDTH, TEXT_LAYERS = 128, 3
@@ -126,10 +126,13 @@ def train_diffusion(
         _load_packaged(networks, packaged)
     average = {name: value.detach().clone() for name, value in parameters.items()}
     adam = torch.optim.AdamW(parameters.values(), lr=config.lr, betas=(0.9, 0.99), weight_decay=1e-3)
-    first = _restore(checkpoint, parameters, average, adam)
+    first = restore(checkpoint, parameters, adam, average)
     empty = torch.tensor(tokenizer("", padding="max_length", truncation=True).input_ids)
     scheduler = noise_schedule()
     weights = time_weights(scheduler.alphas_cumprod)
+    if config.compiled:
+        for network in (networks.unet, networks.controlnet):
+            network.compile()
     for step in range(first, config.steps):
         generator = torch.Generator().manual_seed(1_000_003 * 7 + step)
         for group in adam.param_groups:
@@ -146,7 +149,7 @@ def train_diffusion(
         with torch.no_grad():
             torch._foreach_lerp_(list(average.values()), list(parameters.values()), 1 - decay)
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-            _save(checkpoint, step + 1, parameters, average, adam)
+            save(checkpoint, step + 1, parameters, adam, average)
         on_step(step + 1, config.steps, float(loss.detach()), networks)
     with torch.no_grad():
         for name, value in parameters.items():
@@ -210,28 +213,3 @@ def _load_packaged(networks: Networks, folder: Path) -> None:
     for part, module in networks.modules().items():
         path = folder / part / files.get(part, "diffusion_pytorch_model.safetensors")
         module.load_state_dict({name: value.float() for name, value in load_file(path).items()})
-
-
-def _save(path: Path, step: int, parameters: Mapping, average: Mapping, adam: torch.optim.Optimizer) -> None:
-    tensors = {f"raw.{name}": value for name, value in parameters.items()}
-    tensors |= {f"average.{name}": value for name, value in average.items()}
-    for index, state in adam.state_dict()["state"].items():
-        tensors |= {f"adam.{index}.{key}": value for key, value in state.items()}
-    save_state(path, tensors, {"step": step})
-
-
-def _restore(path: Path, parameters: Mapping, average: Mapping, adam: torch.optim.Optimizer) -> int:
-    if not path.exists():
-        return 0
-    tensors, state = load_state(path)
-    with torch.no_grad():
-        for name, value in parameters.items():
-            value.copy_(tensors[f"raw.{name}"])
-            average[name].copy_(tensors[f"average.{name}"])
-    restored = adam.state_dict()
-    restored["state"] = {
-        index: {key: tensors[f"adam.{index}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-        for index in range(len(parameters))
-    }
-    adam.load_state_dict(restored)
-    return int(state["step"])

@@ -7,16 +7,21 @@ from pathlib import Path
 from transformers import CLIPTokenizer
 
 from avatar_gs.mini.people import individuals
-from avatar_gs.mini.vocabulary import words
+from avatar_gs.mini.vocabulary import UNTAUGHT_WORDS, words
 
 TOKEN_LENGTH = 64
 END_OF_WORD = "</w>"
 
 
-def known_words() -> list[str]:
-    """All words that are one token: those of the captions and of the individuals' names, sorted."""
+def one_token_words() -> list[str]:
+    """All words that are one token, the individuals' names among them, sorted."""
     names = {word for person in individuals() for word in person.name.split()}
     return sorted(set(words()) | names)
+
+
+def known_words() -> list[str]:
+    """Those of them that a prompt can say without asking for what no caption taught."""
+    return [word for word in one_token_words() if word not in UNTAUGHT_WORDS.split()]
 
 
 def write_tokenizer(folder: Path) -> CLIPTokenizer:
@@ -24,7 +29,7 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
 
     Raises ValueError if a known word is not one token (merges of one word can break another's).
     """
-    vocabulary, merges = _byte_pairs(known_words())
+    vocabulary, merges = _byte_pairs(one_token_words())
     folder.mkdir(parents=True, exist_ok=True)
     tokens = {token: index for index, token in enumerate(vocabulary)}
     (folder / "vocab.json").write_text(json.dumps(tokens, ensure_ascii=False), encoding="utf-8")
@@ -41,7 +46,7 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2))
     tokenizer = CLIPTokenizer.from_pretrained(str(folder))
-    broken = [word for word in known_words() if len(tokenizer.tokenize(word)) != 1]
+    broken = [word for word in one_token_words() if len(tokenizer.tokenize(word)) != 1]
     if broken:
         raise ValueError(f"these words are more than one token: {broken}")
     return tokenizer

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from enum import Enum
 
-from avatar_gs.errors import UserError
+from avatar_gs.errors import UserError, require, require_counts
 from avatar_gs.guidance.config import Method
 
 MAX_STEPS = 100_000
@@ -52,8 +52,7 @@ class LearningRates:
     def __post_init__(self) -> None:
         for entry in dataclasses.fields(self):
             value = getattr(self, entry.name)
-            if not 0 < value <= 10:
-                raise UserError(f"playground.lr.{entry.name}={value}: expected a learning rate above 0, at most 10")
+            require(0 < value <= 10, f"playground.lr.{entry.name}", value, "a learning rate above 0, at most 10")
 
 
 @dataclass
@@ -71,17 +70,15 @@ class GridConfig:
     """Of the MLP's hidden layer."""
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("levels", 2, 32),
-            ("features", 1, 16),
-            ("log2_table", 2, 24),
-            ("coarsest", 1, 512),
-            ("width", 1, 512),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise UserError(
-                    f"playground.grid.{name}={getattr(self, name)}: expected a whole number from {low} to {high}"
-                )
+        require_counts(
+            "playground.grid",
+            self,
+            levels=(2, 32),
+            features=(1, 16),
+            log2_table=(2, 24),
+            coarsest=(1, 512),
+            width=(1, 512),
+        )
 
 
 @dataclass
@@ -115,8 +112,12 @@ class PlaygroundConfig:
                 raise UserError(
                     f"playground.{name}={getattr(self, name)}: expected a whole number from 1 to {MAX_STEPS}"
                 )
-        if not -3600 <= self.azimuth <= 3600:
-            raise UserError(f"playground.azimuth={self.azimuth}: expected degrees, such as 0 (front) or 180 (back)")
+        require(
+            -3600 <= self.azimuth <= 3600,
+            "playground.azimuth",
+            self.azimuth,
+            "degrees, such as 0 (front) or 180 (back)",
+        )
         if self.init is Init.picture and not self.picture:
             raise UserError("playground.init=picture: which one? Give playground.picture=<file>")
         if self.picture and self.init is not Init.picture:

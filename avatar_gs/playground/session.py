@@ -90,7 +90,7 @@ def play_all(settings: Settings, prior: StableDiffusionPrior, body: Body, folder
         write_play(folder / name if len(guidances) > 1 else folder, result, settings, prior.image_size)
         write_summary(folder, plays, settings, prior.image_size)
         if result.interrupted:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("what was drawn is written, and the same command begins anew")
 
 
 def encode_texts(settings: Settings, prior: StableDiffusionPrior, view: View) -> TextConditions:

@@ -2,19 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from avatar_gs.errors import UserError
+from avatar_gs.errors import require
 
 MAX_COUNT = 5_000_000
-
-
-def require(ok: bool, override: str, found: object, expected: str) -> None:
-    """Refuse a value in one line.
-
-    Raises:
-        UserError: if not ``ok``; it names the override, what was found and what is expected.
-    """
-    if not ok:
-        raise UserError(f"{override}={found}: expected {expected}")
 
 
 @dataclass

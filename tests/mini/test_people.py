@@ -21,8 +21,8 @@ from avatar_gs.mini.dataset import (
     view_of,
 )
 from avatar_gs.mini.people import held_out, individuals, random_person, redressed, training_person
-from avatar_gs.mini.tokenizer import TOKEN_LENGTH, write_tokenizer
-from avatar_gs.mini.vocabulary import CLOTHES, HAIR
+from avatar_gs.mini.tokenizer import TOKEN_LENGTH, known_words, one_token_words, write_tokenizer
+from avatar_gs.mini.vocabulary import CLOTHES, HAIR, UNTAUGHT_WORDS
 from avatar_gs.mini.wardrobe import dress, load_wardrobe
 from avatar_gs.render.cameras import fixed_views
 from avatar_gs.types import Framing, ViewDirection
@@ -62,9 +62,16 @@ def test_every_caption_is_made_of_known_tokens_and_fits(tmp_path):
         text = caption(someone, rng, 1.0) + view_suffix(Framing.HEAD, ViewDirection.FRONT)
         tokens = tokenizer.tokenize(text)
         words = text.replace(",", " ").replace("-", " ").split()
+        assert set(words) <= set(known_words())
         assert [token for token in tokens if token.removesuffix("</w>").isalpha()] == [f"{word}</w>" for word in words]
         assert len(tokens) + 2 <= TOKEN_LENGTH
     assert all(len(tokenizer.tokenize(word.strip(","))) == 1 for word in negative_caption(rng).replace(",", "").split())
+
+
+def test_words_that_no_caption_teaches_are_tokens_and_yet_unknown():
+    untaught = set(UNTAUGHT_WORDS.split())
+    assert "raincoat" in untaught <= set(one_token_words())
+    assert untaught.isdisjoint(known_words())
 
 
 def test_captions_say_the_attributes_when_asked_to_mention_all():

@@ -13,8 +13,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPModel, CLIPTokenizer
 
 from avatar_gs.io import interruptible
+from avatar_gs.mini.checkpoint import restore, save
 from avatar_gs.mini.config import ScorerConfig
-from avatar_gs.mini.scorer.checkpoint import restore, save
 from avatar_gs.mini.scorer.data import PairSet, float_pictures
 from avatar_gs.mini.scorer.model import build_model, embed_images, embed_tokens, person_part
 from avatar_gs.types import Framing
@@ -128,7 +128,7 @@ def train_model(
     model = build_model(tokenizer, config.seed).train()
     tokens = tokenized(data, tokenizer)
     adam = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=0.02)
-    first = restore(checkpoint, model, adam)
+    first = restore(checkpoint, dict(model.named_parameters()), adam)
     with interruptible() as interrupt:
         for step in range(first, config.steps):
             for group in adam.param_groups:
@@ -148,7 +148,7 @@ def train_model(
             adam.step()
             done = step + 1
             if done % config.checkpoint_every == 0 or done == config.steps or interrupt.requested:
-                save(checkpoint, done, model, adam)
+                save(checkpoint, done, dict(model.named_parameters()), adam)
             on_step(done, config.steps, float(loss.detach()))
             if interrupt.requested and done < config.steps:
                 raise KeyboardInterrupt

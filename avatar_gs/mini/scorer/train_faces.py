@@ -13,12 +13,12 @@ from torch.nn import functional as F
 
 from avatar_gs.io import save_state
 from avatar_gs.mini import picture as pic
+from avatar_gs.mini.checkpoint import restore, save
 from avatar_gs.mini.config import ScorerConfig
 from avatar_gs.mini.dataset import paint, recoloured
 from avatar_gs.mini.faces import SIZE, FaceNet
 from avatar_gs.mini.people import held_out, random_person
 from avatar_gs.mini.picture import PartMap
-from avatar_gs.mini.scorer.checkpoint import restore, save
 from avatar_gs.mini.scorer.data import float_pictures, see
 from avatar_gs.mini.scorer.train import OnStep, augmented, rate
 from avatar_gs.render.config import CamerasConfig, FramingConfig
@@ -108,7 +108,7 @@ def train_faces(config: ScorerConfig, heads: Heads, checkpoint: Path, on_step: O
     torch.manual_seed(config.seed)
     net = FaceNet()
     adam = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-3)
-    first = restore(checkpoint, net, adam)
+    first = restore(checkpoint, dict(net.named_parameters()), adam)
     small = np.stack([cv2.resize(picture, (SIZE, SIZE), interpolation=cv2.INTER_AREA) for picture in heads.pictures])
     faces = torch.from_numpy(heads.faces)
     sure = torch.from_numpy(heads.kinds != KINDS.index("front under a hat"))
@@ -124,7 +124,7 @@ def train_faces(config: ScorerConfig, heads: Heads, checkpoint: Path, on_step: O
         adam.step()
         done = step + 1
         if done % config.checkpoint_every == 0 or done == config.face_steps:
-            save(checkpoint, done, net, adam)
+            save(checkpoint, done, dict(net.named_parameters()), adam)
         on_step(done, config.face_steps, float(loss.detach()))
     return net.eval()
 
