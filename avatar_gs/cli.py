@@ -37,10 +37,10 @@ STAGE_HELP = {
     Stage.optimize: "make the avatar's splats, or go on with them",
     Stage.export: "write avatar.ply, avatar.html and turntable.mp4 of an existing run",
     Stage.playground: "one picture instead of an avatar: what each guidance does, step by step",
-    Stage.evaluate: "measure avatars against drawn truth (suite=colours) or the prior (suite=prior)",
+    Stage.evaluate: "measure: suite=colours | identity | prior | scores | methods | claims | shading | likeness",
     Stage.fetch: "download a prior (prior=sd15, sd21 or a hub name), or go on with it",
     Stage.body: "rebuild or check the body model",
-    Stage.benchmark: "time the renderers",
+    Stage.benchmark: "time the renderers; benchmark.step=true: whole steps beside what the prior alone costs",
     Stage.train_mini: "train the packaged prior again",
     Stage.train_scorer: "train the mini world's scorer and face detector again",
 }
@@ -237,6 +237,11 @@ def _job(cfg: DictConfig) -> int:
 
 def _dispatch(settings: Settings) -> None:
     prepare_environment()
+    if settings.stage is not Stage.optimize and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            f"stage={settings.stage.name} under torchrun: several processes serve stage=optimize only; give the other "
+            "stages without torchrun, before (stage=embed) and after (stage=export)"
+        )
     stage = importlib.import_module(f"avatar_gs.stages.{settings.stage.name}")
     pin_threads(settings.threads)
     stage.run(settings)

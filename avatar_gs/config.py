@@ -25,7 +25,10 @@ from avatar_gs.settings import OUTPUTS, RUN_STAGES, Settings, Stage, run_name
 CONFIG_NAME = "config"
 # Never read from a saved run, and never in conflict with it: what is said anew each time, and other stages' settings.
 _NOT_SAVED = ("stage", "name", "overwrite", "debug", "mini", "suite", "evaluate", "playground", "benchmark")
-_NO_CONFLICT = (*_NOT_SAVED, "device", "export")
+_SAVES_MEMORY = tuple(
+    f"prior.{name}" for name in ("encode_chunk", "checkpoint_encoder", "predict_chunk", "offload_text")
+)
+_NO_CONFLICT = (*_NOT_SAVED, "device", "export", *_SAVES_MEMORY)
 # What an identity is made of: all that binds a run whose avatar has not begun.
 _IDENTITY = ("photos", "identity", "embed", "prior", "seed", "threads")
 
@@ -74,6 +77,12 @@ def explicit_keys(overrides: Iterable[str]) -> set[str]:
         else:
             keys.add(key)
     return keys
+
+
+def chooses_prior(override: str) -> bool:
+    """Whether an override names an experiment (in a sweep: several, all of them such) with a prior of its own."""
+    key, _, value = override.partition("=")
+    return key == "experiment" and all("prior" in explicit_keys([f"experiment={name}"]) for name in value.split(","))
 
 
 def _preset_keys(path: Path) -> set[str]:

@@ -36,6 +36,12 @@ def start_logging() -> None:
         LOGGER.addHandler(_ConsoleHandler())
 
 
+def be_silent() -> None:
+    """Shows nothing from here on but errors: of several processes, one speaks."""
+    LOGGER.setLevel(logging.ERROR)
+    _console.quiet = True
+
+
 def format_duration(seconds: float) -> str:
     """Seconds as ``m:ss`` or ``h:mm:ss``."""
     minutes, rest = divmod(round(seconds), 60)

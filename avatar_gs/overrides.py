@@ -14,7 +14,7 @@ from pathlib import Path
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import MISSING
 
-from avatar_gs.config import enum_choices, escape_interpolation, flatten, presets, text_keys
+from avatar_gs.config import chooses_prior, enum_choices, escape_interpolation, flatten, presets, text_keys
 from avatar_gs.errors import UserError
 from avatar_gs.settings import Settings
 
@@ -49,7 +49,10 @@ def rewrite(overrides: Sequence[str], *, multirun: bool = False) -> list[str]:
         UserError: for what no setting, preset or stage is called, with the nearest names; a missing ``@`` file.
     """
     names = Names.known()
-    rewritten = [part for override in overrides for part in _rewrite_one(override, names, multirun)]
+    keeps = any(chooses_prior(override) for override in overrides)
+    rewritten = [part for override in overrides for part in _rewrite_one(override, names, multirun, keeps)]
+    if keeps:
+        rewritten[:0] = [part for override in overrides for part in _own_parts(override)]  # what follows outranks it
     if EVALUATE in rewritten and not any(part.startswith("experiment=") for part in rewritten):
         rewritten.append(EVALUATE_PRESET)
     return rewritten
@@ -65,7 +68,7 @@ def strip_quotes(text: str) -> str:
     return text[1:-1] if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'" else text
 
 
-def _rewrite_one(override: str, names: Names, multirun: bool) -> list[str]:
+def _rewrite_one(override: str, names: Names, multirun: bool, keeps: bool) -> list[str]:
     match = _FORM.fullmatch(override)
     if match is None:
         raise UserError(_not_an_override(override, names))
@@ -73,7 +76,7 @@ def _rewrite_one(override: str, names: Names, multirun: bool) -> list[str]:
     if key == "hydra" or key.startswith(("hydra.", "hydra/")):
         return [override]
     if key == "prior":
-        return _prior(value, names, multirun)
+        return _prior(value, names, multirun, keeps)
     if key in names.presets:
         _check_words(key, value, names.presets[key], multirun)
         if key == "cluster" and value == "slurm" and importlib.util.find_spec("submitit") is None:
@@ -126,8 +129,10 @@ def _prompt_lines(path: Path) -> list[str]:
     return lines
 
 
-def _prior(value: str, names: Names, multirun: bool) -> list[str]:
-    """A preset, several of them in a sweep, or the path or hub name of a prior of the user's own."""
+def _prior(value: str, names: Names, multirun: bool, keeps: bool) -> list[str]:
+    """A preset, several of them in a sweep, or the path or hub name of a prior of the user's own. Beside an experiment
+    that chooses a prior (``keeps``) a path replaces only that prior's weights: its precision and words stay, and its
+    ControlNet where the path brings none."""
     text = strip_quotes(value)
     words = text.split(",") if multirun else [text]
     if all(word in names.presets["prior"] for word in words):
@@ -138,7 +143,14 @@ def _prior(value: str, names: Names, multirun: bool) -> list[str]:
         )
     if multirun and any(word in names.presets["prior"] for word in words):
         raise UserError(f"prior={text}: a sweep over priors takes presets only ({', '.join(names.presets['prior'])})")
-    return ["prior=custom", f"prior.path={quote(text)}"]
+    return [*([] if keeps else ["prior=custom"]), f"prior.path={quote(text)}"]
+
+
+def _own_parts(override: str) -> list[str]:
+    """A folder that brings its own ControlNet takes that of no preset, nor its VAE."""
+    key, _, value = override.partition("=")
+    own = key == "prior" and (Path(strip_quotes(value)).expanduser() / "controlnet").is_dir()
+    return ["prior.controlnet=''", "prior.vae=''"] if own else []
 
 
 def _check_words(key: str, value: str, choices: Iterable[str], multirun: bool) -> None:

@@ -4,7 +4,7 @@ Units are metres and radians; quaternions are wxyz; cameras are OpenCV (x right,
 world is SMPL-X's (+y up, the avatar faces +z, its left hand at +x). Images are ``[B, H, W, 3]`` in [0, 1].
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Protocol, runtime_checkable
@@ -178,6 +178,16 @@ class Prior(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Describable:
+    """Alternatives for what a photo of somebody shows: who it is, and by part how they look and what they wear. ""
+    among a part's alternatives: there may be none, and then nothing is said of it."""
+
+    person: tuple[str, ...]
+    looks: Mapping[str, tuple[str, ...]]
+    clothes: Mapping[str, tuple[str, ...]]
+
+
 @runtime_checkable
 class IdentityPrior(Prior, Protocol):
     """A prior that can be told of one person: in its prompts ``<id>`` stands for n rows of token embeddings."""
@@ -188,6 +198,8 @@ class IdentityPrior(Prior, Protocol):
     """What the network predicts, and was trained on: ``epsilon`` or ``v_prediction``."""
     known_names: tuple[str, ...]
     """Well-known people of this prior's world."""
+    describable: Describable
+    """What this prior has words for."""
     identity: Float[Tensor, "n d"] | None
     """What ``<id>`` means where nothing else is said."""
 

@@ -1,5 +1,7 @@
 """Free text through the command line, and what is said about overrides that cannot be."""
 
+from dataclasses import replace
+
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given, settings
@@ -102,6 +104,22 @@ def test_prior_presets_stay_presets(settings_of):
     assert settings_of("stage=benchmark", "prior=sd15")[1][0].prior.name == "sd15"
     hub = settings_of("stage=benchmark", "prior=someone/photo-real_v5.1")[1][0].prior
     assert (hub.name, hub.path) == ("custom", "someone/photo-real_v5.1")
+
+
+def test_a_prior_of_ones_own_beside_an_experiment_keeps_what_it_does_not_bring(settings_of, tmp_path):
+    """A file of weights holds no ControlNet: the preset's goes with it. A whole folder brings its own."""
+    preset = settings_of("stage=benchmark", "experiment=sd15")[1][0].prior
+    for order in (("experiment=sd15", "prior=/photo.safetensors"), ("prior=/photo.safetensors", "experiment=sd15")):
+        prior = settings_of("stage=benchmark", *order)[1][0].prior
+        assert prior == replace(preset, path="/photo.safetensors") and prior.controlnet.startswith("lllyasviel/")
+    alone = settings_of("stage=benchmark", "experiment=quick", "prior=/photo.safetensors")[1][0].prior
+    assert (alone.name, alone.controlnet) == ("custom", "")
+    (tmp_path / "whole" / "controlnet").mkdir(parents=True)
+    command = ("stage=benchmark", "experiment=sd15", f"prior={tmp_path / 'whole'}")
+    whole = settings_of(*command)[1][0].prior
+    assert (whole.path, whole.controlnet, whole.vae) == (str(tmp_path / "whole"), "", "")
+    assert whole.precision is preset.precision and whole.prompts == preset.prompts
+    assert settings_of("prior.controlnet=pose", *command)[1][0].prior.controlnet == "pose"
 
 
 def test_a_file_of_prompts_is_one_job_a_line(settings_of, tmp_path):

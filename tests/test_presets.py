@@ -5,7 +5,9 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from avatar_gs import config
+from avatar_gs.prior.memory import PUBLISHED, Architecture, expected_peak
 from avatar_gs.settings import Settings
+from avatar_gs.stages.forecast import Task, load_of
 
 ALL = [(group, name) for group, names in config.presets().items() for name in names]
 
@@ -65,7 +67,9 @@ def test_an_experiment_chooses_a_method_and_a_named_method_keeps_its_own_numbers
 @pytest.mark.parametrize("name", config.presets()["experiment"])
 def test_no_experiment_sets_a_methods_own_numbers(name):
     content = yaml.safe_load((config.CONF / "experiment" / f"{name}.yaml").read_text())
-    assert not {"guidance", "prior"} & set(content)
+    assert "guidance" not in content
+    saves_memory = {"encode_chunk", "checkpoint_encoder", "predict_chunk", "offload_text"}  # and changes no result
+    assert set(content.get("prior", {})) <= saves_memory | {"prompts"}
 
 
 def test_a_named_prior_outranks_the_experiments(composed):
@@ -103,3 +107,19 @@ def test_the_defaults_are_the_dataclasses_own(composed):
 def test_two_presets_of_one_group_do_not_mix(composed):
     """Each preset of a prior sets what any other sets, so that switching leaves nothing of the other behind."""
     assert config.parse(composed("prior=sd15", "prior=mini")).prior == config.parse(composed("prior=mini")).prior
+
+
+def test_eight_gigabytes_are_enough_for_the_same_results(composed):
+    """The preset differs from its recipe in what saves memory only, and is expected to fit, as the recipe fits 16."""
+    for more in ((), ("prior=sd15",)):
+        whole, small = (config.parse(composed(f"experiment={name}", *more)) for name in ("sd21", "sd_8gb"))
+        differing = {
+            key for key, value in config.flatten(small.plain()).items() if value != config.flatten(whole.plain())[key]
+        }
+        assert differing == {
+            f"prior.{key}" for key in ("encode_chunk", "checkpoint_encoder", "predict_chunk", "offload_text")
+        }
+        architecture = Architecture(PUBLISHED[small.prior.name])
+        for settings, limit in ((whole, 16), (small, 8)):
+            peak = expected_peak(architecture, load_of(settings, "cuda", Task.optimize))
+            assert sum(peak.values()) < 0.95 * limit * 2**30

@@ -1,21 +1,30 @@
 """Settings of the evaluation suites."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
-from avatar_gs.errors import UserError
+from avatar_gs.errors import require_counts
 
 MAX_PROMPTS = 500
 MAX_PEOPLE = 20
+MAX_ABLATED = 64
+MAX_STEPS = 100_000
 
 
 class Suite(Enum):
     """What ``stage=evaluate`` measures: avatars' colours and shapes against drawn truth, their likeness to people of
-    whom a few pictures are given, or the prior's 2D samples."""
+    whom a few pictures are given, the prior's 2D samples, the methods of guidance beside each other, what is claimed
+    of them, what views and light do for an avatar, avatars by the scores of the literature, or the likeness of a
+    finished run to the user's own photos."""
 
     colours = "colours"
     identity = "identity"
     prior = "prior"
+    scores = "scores"
+    likeness = "likeness"
+    shading = "shading"
+    methods = "methods"
+    claims = "claims"
 
 
 @dataclass
@@ -37,15 +46,56 @@ class EvaluateConfig:
     samples: int = 200
     """Held-out prompts of suite=prior."""
 
+    methods: list[str] = field(default_factory=list)
+    """Presets of ``guidance`` that suite=methods compares; empty: every method that begins anew."""
+    method_prompts: int = 2
+    """Held-out prompts of suite=methods. The full grid is 12 prompts with 5 seeds and 250 steps."""
+    method_seeds: int = 2
+    """Avatars of each of them by each method: with ``seed``, ``seed + 1``, …; diversity needs two."""
+    method_steps: int = 160
+    """Steps of an avatar of suite=methods, where all methods take equally many."""
+    claims: list[str] = field(default_factory=list)
+    """Claims that suite=claims checks; empty: all."""
+    claim_seeds: int = 3
+    """Runs of every recipe of suite=claims, each with another held-out prompt: with ``seed``, ``seed + 1``, …"""
+    claim_steps: int = 500
+    """Steps of a run of suite=claims."""
+
+    ablated: int = 8
+    """Held-out prompts of suite=shading, each with the five rows of DreamFusion's ablation."""
+
+    scored_prompts: int = 3
+    """Held-out prompts of suite=scores. The full grid is 12 prompts with 5 seeds."""
+    scored_seeds: int = 2
+    """Avatars of each of them: with ``seed``, ``seed + 1``, …; diversity needs two."""
+    pool: int = 100
+    """Prompts among which R-Precision looks for a picture's own."""
+    clip: str = ""
+    """The judge of suite=scores and suite=likeness: a CLIP of transformers by folder or hub name; empty: the packaged
+    scorer."""
+    lpips: str = ""
+    """A file (or its folder) with torchvision's ImageNet weights of AlexNet or VGG16; empty: no LPIPS."""
+    faces: str = ""
+    """A folder with YuNet and SFace of the OpenCV Zoo, for suite=likeness; empty: no face similarity."""
+
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("prompts", 1, MAX_PROMPTS),
-            ("seeds", 1, MAX_PROMPTS),
-            ("controls", 0, MAX_PROMPTS),
-            ("red_blue", 0, MAX_PROMPTS),
-            ("people", 1, MAX_PEOPLE),
-            ("few_people", 0, MAX_PEOPLE),
-            ("samples", 1, MAX_PROMPTS),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise UserError(f"evaluate.{name}={getattr(self, name)}: expected a whole number from {low} to {high}")
+        require_counts(
+            "evaluate",
+            self,
+            prompts=(1, MAX_PROMPTS),
+            seeds=(1, MAX_PROMPTS),
+            controls=(0, MAX_PROMPTS),
+            red_blue=(0, MAX_PROMPTS),
+            people=(1, MAX_PEOPLE),
+            few_people=(0, MAX_PEOPLE),
+            samples=(1, MAX_PROMPTS),
+            ablated=(1, MAX_ABLATED),
+            scored_prompts=(1, MAX_PROMPTS),
+            scored_seeds=(1, MAX_PROMPTS),
+            pool=(2, MAX_PROMPTS),
+            method_prompts=(1, MAX_PROMPTS),
+            method_seeds=(1, MAX_PROMPTS),
+            method_steps=(1, MAX_STEPS),
+            claim_seeds=(3, MAX_PROMPTS),
+            claim_steps=(10, MAX_STEPS),
+        )

@@ -71,11 +71,13 @@ def complete(
     make: Callable[[J], tuple[R, Strip]],
     describe: Callable[[J], str],
     cost: Callable[[J], float] = lambda job: 1.0,
+    what: str = "avatar",
 ) -> dict[str, R]:
     """The record of every job by its key, in the jobs' order; those in ``folder`` are not made again.
 
     Args:
         cost: what making one takes, in any unit, for the time that is left.
+        what: is made, in the log.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C; all records but the one in work are kept.
@@ -84,12 +86,12 @@ def complete(
     records = {name: record for name in keys if (record := folder.load(name)) is not None}
     missing = [name for name in keys if name not in records]
     if records:
-        LOGGER.info("%d of %d avatars are there from before", len(records), len(keys))
+        LOGGER.info("%d of %d %ss are there from before", len(records), len(keys), what)
     began = time.monotonic()
     costs = [cost(keys[name]) for name in missing]
     for done, name in enumerate(missing):
         left = _left(time.monotonic() - began, math.fsum(costs[:done]), math.fsum(costs[done:]))
-        LOGGER.info("avatar %d of %d%s: %s", len(records) + 1, len(keys), left, describe(keys[name]))
+        LOGGER.info("%s %d of %d%s: %s", what, len(records) + 1, len(keys), left, describe(keys[name]))
         record, pictures = make(keys[name])
         folder.save(name, record, pictures)
         records[name] = record

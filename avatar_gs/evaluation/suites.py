@@ -15,6 +15,7 @@ from avatar_gs.console import format_duration, progress
 from avatar_gs.errors import UserError
 from avatar_gs.evaluation import tables
 from avatar_gs.evaluation.avatar import STRIP_LABELS
+from avatar_gs.evaluation.claims.report import claims_markdown, measure_claims
 from avatar_gs.evaluation.colours import make_records
 from avatar_gs.evaluation.config import Suite
 from avatar_gs.evaluation.controls import fingerprint
@@ -23,13 +24,26 @@ from avatar_gs.evaluation.identity.likeness import load_judges
 from avatar_gs.evaluation.identity.report import measure_identity
 from avatar_gs.evaluation.identity.tables import identity_markdown
 from avatar_gs.evaluation.machine import machine
+from avatar_gs.evaluation.methods.report import (
+    FULL_PROMPTS,
+    FULL_SEEDS,
+    FULL_STEPS,
+    full_seconds,
+    measure_methods,
+    methods_markdown,
+)
 from avatar_gs.evaluation.metrics import wilson_lower_bound
+from avatar_gs.evaluation.photos.report import likeness_markdown, measure_likeness
 from avatar_gs.evaluation.records import Kind, Record
+from avatar_gs.evaluation.scores.report import measure_scores
+from avatar_gs.evaluation.scores.tables import scores_markdown
+from avatar_gs.evaluation.shading.report import measure_shading, shading_markdown
 from avatar_gs.evaluation.summary import summarise
 from avatar_gs.export.sheets import Picture, sheet, write_png
 from avatar_gs.io import write_json, write_text
 from avatar_gs.mini import measure
 from avatar_gs.mini.dataset import SIZE
+from avatar_gs.mini.scorer.model import load_scorer
 from avatar_gs.mini.trials import Trial, trials
 from avatar_gs.mini.view_judge import judge_accuracy
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
@@ -70,6 +84,20 @@ FULL_GRIDS = {
         "20 people × 3 seeds",
         lambda costs: 20 * 3 * costs["person_seconds"],
     ),
+    Suite.methods: FullGrid(
+        (
+            f"evaluate.method_prompts={FULL_PROMPTS}",
+            f"evaluate.method_seeds={FULL_SEEDS}",
+            f"evaluate.method_steps={FULL_STEPS}",
+        ),
+        f"{FULL_PROMPTS} prompts × {FULL_SEEDS} seeds × {FULL_STEPS} steps",
+        full_seconds,
+    ),
+    Suite.scores: FullGrid(
+        ("evaluate.scored_prompts=12", "evaluate.scored_seeds=5"),
+        "12 prompts × 5 seeds",
+        lambda costs: 12 * 5 * costs["case_seconds"],
+    ),
 }
 
 
@@ -86,6 +114,11 @@ def run_suite(settings: Settings, prior: StableDiffusionPrior, folder: Path, arg
         Suite.colours: (_colours, tables.colours_markdown),
         Suite.identity: (_identity, identity_markdown),
         Suite.prior: (_prior, tables.prior_markdown),
+        Suite.methods: (_methods, methods_markdown),
+        Suite.claims: (_claims, claims_markdown),
+        Suite.shading: (measure_shading, shading_markdown),
+        Suite.scores: (measure_scores, scores_markdown),
+        Suite.likeness: (measure_likeness, likeness_markdown),
     }[settings.suite]
     figures, picture = run(settings, prior, folder)
     results = _results(settings, prior, figures, arguments)
@@ -116,6 +149,14 @@ def _results(
 
 def _identity(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], Picture]:
     return measure_identity(settings, prior, load_judges(), folder)
+
+
+def _methods(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], Picture]:
+    return measure_methods(settings, prior, load_scorer(), folder)
+
+
+def _claims(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], Picture]:
+    return measure_claims(settings, prior, load_scorer(), folder)
 
 
 def _colours(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], Picture]:

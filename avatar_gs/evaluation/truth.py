@@ -1,6 +1,7 @@
 """Held-out prompts, and what a right avatar of each looks like: the described person on the run's neutral body."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -10,7 +11,7 @@ from jaxtyping import Bool, Float
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from avatar_gs.body.model import Body
-from avatar_gs.body.pose import a_pose
+from avatar_gs.body.pose import Pose, a_pose
 from avatar_gs.mini import picture as pic
 from avatar_gs.mini.captions import caption
 from avatar_gs.mini.dataset import OVERSAMPLING, SIZE, part_masks
@@ -114,7 +115,7 @@ def middling(person: Person) -> Person:
 
 @dataclass(frozen=True)
 class Stage:
-    """The neutral body in the A-pose and the views that are measured: every framing from every direction.
+    """The neutral body in one pose and the views that are measured.
 
     ``bare`` is where the undressed body is at all (a quarter of a pixel counts).
     """
@@ -133,16 +134,21 @@ class Stage:
 
 
 def set_stage() -> Stage:
-    """The views that everything is measured in; the body is the free one, which the synthetic people are made of."""
-    wardrobe = load_wardrobe()
-    posed = wardrobe.body.pose(a_pose())
+    """The views that avatars are measured in: the A-pose in every framing from every direction."""
     framings = [framing for framing in Framing for _ in DIRECTIONS]
     azimuths = [azimuth for _ in Framing for azimuth in DIRECTIONS.values()]
+    return stage_of(a_pose(), framings, azimuths, tuple(DIRECTIONS) * len(Framing))
+
+
+def stage_of(pose: Pose, framings: Sequence[Framing], azimuths: Sequence[float], directions: tuple[str, ...]) -> Stage:
+    """Named views (azimuths in degrees) of the free body, which the synthetic people are made of, in a pose."""
+    wardrobe = load_wardrobe()
+    posed = wardrobe.body.pose(pose)
     fine = fixed_views(posed, framings, azimuths, SIZE * OVERSAMPLING, span=SPAN)
     depth = pic.mesh_depth(posed.vertices.numpy(), wardrobe.faces, fine.cameras)
     cells = np.isfinite(depth).reshape(len(fine), SIZE, OVERSAMPLING, SIZE, OVERSAMPLING)
     views = replace(fine, cameras=fine.cameras.resized(SIZE, SIZE))
-    return Stage(posed, views, tuple(DIRECTIONS) * len(Framing), np.asarray(cells.any((2, 4))))
+    return Stage(posed, views, directions, np.asarray(cells.any((2, 4))))
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,7 @@ class Guidance:
         with torch.no_grad():
             predict = base.Predictor(self.prior, control)
             noised = self.method.noise(latents.detach(), self._times(context, latents.device), predict, context)
-            residual = self.method(noised, predict, context)
+            residual = self._thresholded(noised, self.method(noised, predict, context))
             gradient = self._gradient(noised, residual)
             z0_hat = noised.z if residual.eps_hat is None else noised.denoised(residual.eps_hat)
             picture = self._picture(z0_hat, images, residual)
@@ -180,6 +180,15 @@ class Guidance:
             schedule = replace(schedule, kind=ScheduleKind.uniform)
         uniform = noise.uniforms(context.generators)
         return draw_times(schedule, context.progress, uniform, self.prior.num_timesteps).to(device)
+
+    def _thresholded(self, noised: noise.Noised, residual: base.Residual) -> base.Residual:
+        """The residual with the clean latents of its guided prediction held to their range, if that is configured."""
+        share = self.config.dynamic_threshold
+        if share == 0 or residual.eps_hat is None:
+            return residual
+        z0_hat = weights.dynamic_threshold(noised.denoised(residual.eps_hat), share, self.config.latent_range)
+        eps_hat = (noised.z_t - noised.alpha * z0_hat) / noised.sigma
+        return replace(residual, delta=residual.delta + eps_hat - residual.eps_hat, eps_hat=eps_hat)
 
     def _gradient(self, noised: noise.Noised, residual: base.Residual) -> Float[Tensor, "B c h w"]:
         factor = self.config.weight_scale * weights.weight(self.config.weight, noised.alpha, noised.sigma)

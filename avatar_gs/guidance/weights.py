@@ -68,6 +68,13 @@ class Cfg:
         return guided(away, towards, self.scale, self.rescale)
 
 
+def dynamic_threshold(z0: Float[Tensor, "B c h w"], share: float, limit: float) -> Float[Tensor, "B c h w"]:
+    """Imagen's dynamic thresholding (Saharia et al. 2022): with s the quantile ``share`` of a picture's magnitudes,
+    where s exceeds ``limit`` its entries are clamped to ±s and scaled by ``limit / s``. Others stay as they are."""
+    largest = z0.abs().flatten(1).float().quantile(share, dim=1)[:, None, None, None].to(z0)
+    return z0.where(largest <= limit, z0.clamp(-largest, largest) * (limit / largest))
+
+
 def weight(kind: Weight, alpha: Float[Tensor, "B 1 1 1"], sigma: Float[Tensor, "B 1 1 1"]) -> Float[Tensor, "B 1 1 1"]:
     """w(t) of each picture."""
     return {

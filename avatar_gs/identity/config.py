@@ -7,6 +7,8 @@ from avatar_gs.errors import require, require_counts
 from avatar_gs.prior.config import PromptStyle
 
 MAX_TOKENS, MAX_STEPS, MAX_BATCH = 16, 100_000, 64
+WEARING = " wearing "
+"""What stands between a person and their clothes in a description."""
 
 
 class IdentityMethod(Enum):
@@ -15,6 +17,16 @@ class IdentityMethod(Enum):
 
     cross_init = "cross_init"
     textual_inversion = "textual_inversion"
+
+
+class Clothes(Enum):
+    """Whether a prompt may change the clothes of the photos: ``free``, it may (the photos are described, and other
+    outfits rehearsed: see ``identity.rehearsal``); ``bound``, they are learned with the person, as Cross Initialization
+    is published; ``own``, as suits prior and method."""
+
+    own = "own"
+    free = "free"
+    bound = "bound"
 
 
 class Weighting(Enum):
@@ -37,12 +49,14 @@ class Recipe:
     weighting: Weighting
 
 
-# sd: as the authors of Cross Initialization train (2 tokens; learning rate 6.25e-4 times batch 8). mini: the best of
-# a few short trials on two people, by the colours of samples (4 rows or fewer steps say too little, larger steps too
-# much).
+# sd: as the authors of Cross Initialization train (2 tokens; learning rate 6.25e-4 times batch 8); with free clothes
+# untried. mini: the best of a few short trials on two people, by the colours of samples (4 rows or fewer steps say too
+# little, larger steps too much); with free clothes by samples of two people.
 RECIPES = {
-    PromptStyle.sd: Recipe(tokens=2, steps=320, batch=8, lr=5e-3, weighting=Weighting.plain),
-    PromptStyle.mini: Recipe(tokens=8, steps=400, batch=8, lr=5e-2, weighting=Weighting.noisy),
+    (PromptStyle.sd, Clothes.bound): Recipe(tokens=2, steps=320, batch=8, lr=5e-3, weighting=Weighting.plain),
+    (PromptStyle.sd, Clothes.free): Recipe(tokens=2, steps=400, batch=8, lr=5e-3, weighting=Weighting.plain),
+    (PromptStyle.mini, Clothes.bound): Recipe(tokens=8, steps=400, batch=8, lr=5e-2, weighting=Weighting.noisy),
+    (PromptStyle.mini, Clothes.free): Recipe(tokens=8, steps=375, batch=8, lr=3e-2, weighting=Weighting.noisy),
 }
 FAST_STEPS, FAST_LR = 25, 4.0
 """The fast variant: so many steps, at so many times the learning rate."""
@@ -63,6 +77,11 @@ class EmbedConfig:
     fast: bool = False
     """Few, larger steps: a first impression in seconds."""
     weighting: Weighting = Weighting.own
+    clothes: Clothes = Clothes.own
+    """Own: free for the packaged prior with cross_init; bound with any other, textual_inversion or fast."""
+    describe: str = ""
+    """What the photos show, for free clothes: "a woman with red hair wearing a blue coat and black boots". Empty: the
+    prior is asked."""
     regularisation: float = 1e-5
     """Weight of the rows' mean distance from where they began (cross_init only)."""
     flips: bool = True
@@ -94,11 +113,18 @@ class EmbedConfig:
             self.regularisation,
             "a weight from 0 (none) to 1e6",
         )
+        require(
+            not self.describe or all(part.strip() for part in self.describe.partition(WEARING)),
+            "embed.describe",
+            self.describe,
+            f"a person and their clothes, as in a man with grey hair{WEARING}a red shirt and blue trousers",
+        )
 
     def resolved(self, style: PromptStyle) -> "EmbedConfig":
         """The same settings with nothing left to the prior; what is given wins over ``fast``, which wins over the
         prior's own."""
-        own = RECIPES[style]
+        clothes = self._clothes(style)
+        own = RECIPES[style, clothes]
         return replace(
             self,
             tokens=self.tokens or own.tokens,
@@ -106,4 +132,11 @@ class EmbedConfig:
             batch=self.batch or own.batch,
             lr=self.lr or own.lr * (FAST_LR if self.fast else 1.0),
             weighting=own.weighting if self.weighting is Weighting.own else self.weighting,
+            clothes=clothes,
         )
+
+    def _clothes(self, style: PromptStyle) -> Clothes:
+        if self.clothes is not Clothes.own:
+            return self.clothes
+        suits = style is PromptStyle.mini and self.method is IdentityMethod.cross_init and not self.fast
+        return Clothes.free if suits or self.describe else Clothes.bound

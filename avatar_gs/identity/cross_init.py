@@ -17,13 +17,16 @@ from torch import Tensor
 from avatar_gs import runs
 from avatar_gs.console import progress
 from avatar_gs.errors import UserError
-from avatar_gs.identity.config import EmbedConfig, IdentityMethod, Weighting
+from avatar_gs.identity.config import Clothes, EmbedConfig, IdentityMethod, Weighting
+from avatar_gs.identity.denoising import prediction_error, stratified_times, time_shares
+from avatar_gs.identity.description import Description, describe_photos, sort_photos
 from avatar_gs.identity.embedding import IdentityEmbedding, fingerprint
 from avatar_gs.identity.photos import PhotoSet
+from avatar_gs.identity.rehearsal import Rehearsals, rehearsal_error, rehearse
 from avatar_gs.identity.templates import templates
 from avatar_gs.io import RunFolder, interruptible, load_state, save_state
 from avatar_gs.prior.config import PromptStyle
-from avatar_gs.prior.placeholder import PLACEHOLDER, SOMEBODY
+from avatar_gs.prior.placeholder import PLACEHOLDER
 from avatar_gs.seeding import generator
 from avatar_gs.types import IdentityPrior
 
@@ -31,8 +34,8 @@ LOGGER = logging.getLogger(__name__)
 WORD = "person"
 BETAS, WEIGHT_DECAY = (0.9, 0.999), 1e-2
 ENCODE_BATCH = 4
-SORTING_TIMES = (0.25, 0.4, 0.55, 0.7, 0.85)
-"""Shares of the prior's time steps at which it is asked what a photo shows."""
+WARM_SHARE, WARM_LR = 0.4, 3.0
+"""The share of the steps that only rehearse, and how much larger their learning rate is."""
 NAME_TOKENS = 2
 """Tokens of a name that are averaged: most have two."""
 
@@ -133,10 +136,9 @@ def train_identity(
     if checkpoint is not None and state.restore(checkpoint, key):
         LOGGER.info("resuming the identity at step %d of %d", state.step, config.steps)
     with progress(f"learn {PLACEHOLDER}", config.steps, start=state.step) as bar, interruptible() as interrupt:
-        latents = encode_photos(prior, photos.images, flips=config.flips)
-        phrases = sort_photos(prior, latents, templates(style), seed)
+        lessons = prepare(prior, photos, config, style, seed)
         while state.step < config.steps:
-            loss = train_step(state, prior, latents, phrases, config, seed)
+            loss = train_step(state, prior, lessons, config, seed)
             bar.update(state.step, loss=loss)
             last = state.step == config.steps
             if checkpoint is not None and (last or interrupt.requested or _due(state.step, config.checkpoint_every)):
@@ -147,7 +149,7 @@ def train_identity(
                 on_preview(state)
         if on_preview is not None:
             on_preview(state)
-    return IdentityEmbedding(state.rows.detach().cpu(), metadata(prior, photos, config, seed))
+    return IdentityEmbedding(state.rows.detach().cpu(), metadata(prior, photos, config, seed, lessons.description))
 
 
 @torch.no_grad()
@@ -157,47 +159,50 @@ def encode_photos(prior: IdentityPrior, images: Float[Tensor, "N S S 3"], *, fli
     return torch.cat([prior.encode_images(part.to(prior.device)) for part in both.split(ENCODE_BATCH)])
 
 
-@torch.no_grad()
-def sort_photos(
-    prior: IdentityPrior, latents: Float[Tensor, "M c h w"], groups: Sequence[tuple[str, ...]], seed: int
-) -> list[tuple[str, ...]]:
-    """The group of templates that fits each photo: the one whose first template, said of "a person", lets the prior
-    tell the photo's noise best (a diffusion classifier: Li et al. 2023), at the same noise for all groups."""
-    conditions = prior.encode_prompts([group[0].format(SOMEBODY) for group in groups])
-    draws = generator(seed, 0, "sort")
-    t = (torch.tensor(SORTING_TIMES) * (prior.num_timesteps - 1)).long().to(prior.device)
-    noise = torch.randn((len(t), *latents.shape[1:]), generator=draws).to(prior.device)
-    errors = []
-    for z in latents:
-        repeated = z.expand(len(t), *z.shape)
-        rows = [prediction_error(prior, repeated, t, noise, c.expand(len(t), *c.shape)) for c in conditions]
-        errors.append(torch.stack(rows).mean(1))
-    return [groups[int(error.argmin())] for error in errors]
+@dataclass(frozen=True)
+class Lessons:
+    """What is learned from: the photos' latents, for each the templates that fit it, and what is rehearsed."""
+
+    latents: Float[Tensor, "M c h w"]
+    phrases: Sequence[tuple[str, ...]]
+    rehearsals: Rehearsals | None = None
+    description: Description | None = None
 
 
-def train_step(
-    state: EmbedState,
-    prior: IdentityPrior,
-    latents: Float[Tensor, "M c h w"],
-    phrases: Sequence[tuple[str, ...]],
-    config: EmbedConfig,
-    seed: int,
-) -> float:
-    """One step of AdamW on the rows; returns the loss. ``phrases``: the templates that fit each photo."""
+def prepare(prior: IdentityPrior, photos: PhotoSet, config: EmbedConfig, style: PromptStyle, seed: int) -> Lessons:
+    """Encodes the photos and lets the prior say which framing each has; with free clothes also what they show, and
+    rehearses that."""
+    latents = encode_photos(prior, photos.images, flips=config.flips)
+    phrases = sort_photos(prior, latents, templates(style), seed)
+    if config.clothes is not Clothes.free:
+        return Lessons(latents, phrases)
+    if config.describe:
+        description = Description.parse(config.describe)
+    else:
+        plain = latents[: len(photos)]  # without mirror images
+        description = describe_photos(prior, plain, phrases[: len(photos)], prior.describable, seed)
+    LOGGER.info("the photos show %s (embed.describe=… says otherwise)", description.whole())
+    return Lessons(latents, phrases, rehearse(prior, description, style, seed), description)
+
+
+def train_step(state: EmbedState, prior: IdentityPrior, lessons: Lessons, config: EmbedConfig, seed: int) -> float:
+    """One step of AdamW on the rows; returns the loss. With rehearsals the first steps are all theirs, at a larger
+    learning rate, and then half of every batch."""
     draws = generator(seed, state.step, "embed")
-    picks = pick_photos(len(latents), config.batch, draws)
-    z = latents[picks.to(latents.device)]
-    t = stratified_times(time_shares(prior, config.weighting), config.batch, draws).to(z.device)
-    noise = torch.randn(z.shape, generator=draws).to(z.device)
-    fitting = [phrases[index] for index in picks.tolist()]
-    chosen = [options[int(torch.randint(len(options), (1,), generator=draws))] for options in fitting]
-    cond = prior.encode_prompts([phrase.format(PLACEHOLDER) for phrase in chosen], state.rows)
-    error = prediction_error(prior, z, t, noise, cond)
+    count, errors = config.batch, []
+    warming = lessons.rehearsals is not None and state.step < WARM_SHARE * config.steps
+    state.adam.param_groups[0]["lr"] = config.lr * (WARM_LR if warming else 1.0)
+    if lessons.rehearsals is not None:
+        rehearsed = count if warming else count // 2
+        errors.append(rehearsal_error(prior, lessons.rehearsals, state.rows, rehearsed, draws))
+        count -= rehearsed
+    if count:
+        errors.append(photo_error(prior, lessons, state.rows, count, config.weighting, draws))
     hold = config.regularisation if config.method is IdentityMethod.cross_init else 0.0
-    loss = error.mean() + hold * distance(state.rows, state.start)
+    loss = torch.cat(errors).mean() + hold * distance(state.rows, state.start)
     state.adam.zero_grad()
     # Gradients run back through the networks as those of a sum: a mean's are too small for float16.
-    scale = z[0].numel()
+    scale = lessons.latents[0].numel()
     (loss * scale).backward()
     gradient = state.rows.grad
     if gradient is None or not math.isfinite(float(loss.detach())) or not bool(gradient.isfinite().all()):
@@ -212,46 +217,28 @@ def train_step(
     return state.losses[-1]
 
 
+def photo_error(
+    prior: IdentityPrior,
+    lessons: Lessons,
+    rows: Float[Tensor, "n d"],
+    count: int,
+    weighting: Weighting,
+    draws: torch.Generator,
+) -> Float[Tensor, " count"]:
+    """The denoising error of some photos that are called ``<id>``; differentiable in ``rows``."""
+    picks = pick_photos(len(lessons.latents), count, draws)
+    z = lessons.latents[picks.to(lessons.latents.device)]
+    t = stratified_times(time_shares(prior, weighting), count, draws).to(z.device)
+    noise = torch.randn(z.shape, generator=draws).to(z.device)
+    fitting = [lessons.phrases[index] for index in picks.tolist()]
+    chosen = [options[int(torch.randint(len(options), (1,), generator=draws))] for options in fitting]
+    cond = prior.encode_prompts([phrase.format(PLACEHOLDER) for phrase in chosen], rows)
+    return prediction_error(prior, z, t, noise, cond)
+
+
 def distance(rows: Float[Tensor, "n d"], start: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
     """The mean Euclidean distance of the rows from where they began; its gradient there is 0."""
     return (rows - start).norm(dim=-1).mean()
-
-
-def prediction_error(
-    prior: IdentityPrior,
-    z: Float[Tensor, "B c h w"],
-    t: Int[Tensor, " B"],
-    noise: Float[Tensor, "B c h w"],
-    cond: Float[Tensor, "B L d"],
-) -> Float[Tensor, " B"]:
-    """The mean squared error of each prediction in what the prior itself predicts. The error of a v is that of the
-    noise over alpha, since eps = alpha v + sigma z_t (Salimans and Ho 2022), and so is that of a flow (eps = z_t +
-    alpha v). Without pose maps: photos have none."""
-    alpha, sigma = prior.alpha(t), prior.sigma(t)
-    z_t = alpha[:, None, None, None] * z + sigma[:, None, None, None] * noise
-    error = (prior.eps(z_t, t, cond, None) - noise).square().mean((1, 2, 3))
-    return error if prior.prediction_type == "epsilon" else error / alpha.square()
-
-
-def time_shares(prior: IdentityPrior, weighting: Weighting) -> Float[Tensor, " T"]:
-    """How often each time step is drawn, in all 1: uniformly, or with ``noisy`` in proportion to
-    min(1/alpha^2, 8) min(1, 5/SNR), as the packaged prior weighs its noise predictions. What somebody wears is settled
-    while little but noise is seen, where a plain loss hardly tells one from another."""
-    t = torch.arange(prior.num_timesteps, device=prior.device)
-    alpha2, sigma2 = prior.alpha(t).double().square(), prior.sigma(t).double().square()
-    shares = torch.ones_like(alpha2)
-    if weighting is Weighting.noisy:
-        shares = (1 / alpha2).clamp(max=8) * (5 * sigma2 / alpha2).clamp(max=1)
-        if prior.prediction_type != "epsilon":
-            shares = shares * alpha2  # the error is already the noise's over alpha^2
-    return (shares / shares.sum()).float().cpu()
-
-
-def stratified_times(shares: Float[Tensor, " T"], batch: int, draws: torch.Generator) -> Int[Tensor, " B"]:
-    """Time steps in these shares, one from each of ``batch`` equally likely sections: the loss differs more by time
-    than by picture."""
-    sections = (torch.arange(batch) + torch.rand(batch, generator=draws)) / batch
-    return torch.searchsorted(shares.cumsum(0), sections, right=True).clamp(max=len(shares) - 1)
 
 
 def pick_photos(count: int, batch: int, draws: torch.Generator) -> Int[Tensor, " B"]:
@@ -260,12 +247,16 @@ def pick_photos(count: int, batch: int, draws: torch.Generator) -> Int[Tensor, "
     return torch.cat(rounds)[:batch]
 
 
-def metadata(prior: IdentityPrior, photos: PhotoSet, config: EmbedConfig, seed: int) -> dict[str, str]:
+def metadata(
+    prior: IdentityPrior, photos: PhotoSet, config: EmbedConfig, seed: int, description: Description | None
+) -> dict[str, str]:
     """What the identity's file says of itself."""
-    return {
+    described = {"description": description.whole()} if description is not None else {}
+    return described | {
         "base_model": prior.name,
         "text_encoder": fingerprint(prior),
         "method": config.method.name,
+        "clothes": config.clothes.name,
         "steps": str(config.steps),
         "seed": str(seed),
         "sources": " ".join(photos.hashes),

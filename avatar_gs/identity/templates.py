@@ -1,7 +1,7 @@
 """What is said of a photo while an identity is learned from it: ``{}`` is the place of ``<id>``.
 
 Templates come in groups, one for each framing that a photo may have (a face, a whole body, …). A photo is
-only ever described by the group that the prior itself finds fits it best (``cross_init.sort_photos``): words that
+only ever described by the group that the prior itself finds fits it best (``description.sort_photos``): words that
 contradict the picture would teach the identity to undo them. What the templates leave unsaid, the identity learns.
 """
 
@@ -33,8 +33,8 @@ _MINI_ENDINGS = tuple(
 
 
 def templates(style: PromptStyle) -> tuple[tuple[str, ...], ...]:
-    """The templates of a prior's style, a group for each framing; 81 or more in all. The packaged prior tells framings
-    apart without fail (24 of 24 pictures) and views hardly (11 of 24): pose maps show it those. So all are named."""
+    """The templates of a prior's style, a group for each framing; 81 or more in all. Framings are told apart by the
+    prior (a test asks the packaged one); views are not, since pose maps show it those: so a group names them all."""
     if style is PromptStyle.mini:
         return tuple(
             tuple(f"{opening}{{}}{ending}" for opening, ending in product(_MINI_OPENINGS, endings))

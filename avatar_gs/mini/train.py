@@ -19,6 +19,7 @@ from avatar_gs.io import write_json
 from avatar_gs.mini.autoencoder import balance_latents, posterior, train_autoencoder
 from avatar_gs.mini.config import TrainMiniConfig
 from avatar_gs.mini.dataset import generate
+from avatar_gs.mini.descriptions import descriptions
 from avatar_gs.mini.diffusion import LatentSet, Networks, noise_schedule, train_diffusion
 from avatar_gs.mini.people import individuals
 from avatar_gs.mini.tokenizer import known_words, write_tokenizer
@@ -137,5 +138,6 @@ def package(networks: Networks, vae: AutoencoderKL, tokenizer: CLIPTokenizer, fo
     write_json(folder / "model_index.json", index)
     write_json(folder / "vocabulary.json", known_words())
     write_json(folder / "names.json", [person.name for person in individuals()])
+    write_json(folder / "descriptions.json", descriptions())
     if settings:
         write_json(folder / "training.json", settings)

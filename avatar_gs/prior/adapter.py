@@ -20,6 +20,7 @@ class WithUnet(Protocol):
     unet: Any
     calls: int
     device: torch.device
+    predict_chunk: int
 
     def eps(self, z_t: Tensor, t: Tensor, cond: Tensor, control: Tensor | None) -> Tensor: ...
 
@@ -56,6 +57,7 @@ class CameraLora:
             unet.time_embedding = CameraTime(unet.time_embedding, unet.time_embedding.linear_2.out_features)
         self.time = unet.time_embedding
         self.twin.unet = unet
+        self.twin.predict_chunk = 0  # the camera is that of all pictures of a call
         self.parameters: dict[str, Tensor] = {}
         for name, parameter in unet.named_parameters():
             if id(parameter) not in frozen:  # in float32 whatever the UNet computes in

@@ -3,12 +3,13 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
-from avatar_gs.errors import UserError
+from avatar_gs.errors import UserError, require, require_counts
 
 PLACEHOLDER = "<id>"
 """What stands for the person of an identity in a prompt, as a name would."""
 FRAMINGS = ("body", "head", "upper", "lower")
 VIEWS = ("front", "side", "back", "overhead")
+MAX_CHUNK = 4096
 MINI_NEGATIVE = "blurry, noisy, low quality, wrong colours"
 
 
@@ -42,6 +43,8 @@ class PromptConfig:
     style: PromptStyle = PromptStyle.mini
     negative: str = MINI_NEGATIVE
     """The negative prompt of a run that gives none."""
+    view_words: bool = True
+    """Say from which side the avatar is seen; without, all sides of a framing share one prompt."""
     suffix: str = ""
     """Words added to the end of every positive prompt, for instance "plain studio background"."""
     front_degrees: float = 60.0
@@ -62,8 +65,12 @@ class PromptConfig:
                 f"prior.prompts.front_degrees={self.front_degrees}, back_degrees={self.back_degrees}: "
                 "expected 0 < front_degrees <= back_degrees < 180"
             )
-        if not 0 < self.overhead_degrees <= 90:
-            raise UserError(f"prior.prompts.overhead_degrees={self.overhead_degrees}: expected more than 0, at most 90")
+        require(
+            0 < self.overhead_degrees <= 90,
+            "prior.prompts.overhead_degrees",
+            self.overhead_degrees,
+            "more than 0, at most 90",
+        )
         for name, known in (("identity_framings", FRAMINGS), ("identity_views", VIEWS)):
             unknown = [word for word in getattr(self, name) if word not in known]
             if unknown:
@@ -92,6 +99,18 @@ class PriorConfig:
     """What the UNet predicts; auto: what its folder says, or what a single file gives away."""
     precision: Precision = Precision.float32
     control_scale: float = 1.0
+    encode_chunk: int = 0
+    """Pictures that the VAE encodes at once; 0: all of a step's."""
+    checkpoint_encoder: bool = False
+    """Keep little of the VAE's encoder for its backward pass, and compute the rest there a second time: the same
+    gradients for a quarter of the memory and one more forward pass."""
+    predict_chunk: int = 0
+    """Pictures that UNet and ControlNet see at once; 0: all that a call asks for. Where a backward pass follows, each
+    chunk is computed a second time in it (the adapter of ``guidance=vsd`` sees all at once)."""
+    offload_text: bool = False
+    """Keep the text encoder on the CPU but while prompts are encoded."""
+    compile: bool = False
+    """Compile the networks with torch.compile: minutes before the first step, faster steps after."""
     prompts: PromptConfig = field(default_factory=PromptConfig)
 
     def __post_init__(self) -> None:
@@ -99,7 +118,10 @@ class PriorConfig:
             raise UserError(
                 "prior.path is empty: prior=custom needs prior.path=<folder or hub name of a Stable Diffusion prior>"
             )
-        if not 0 <= self.control_scale <= 10:
-            raise UserError(
-                f"prior.control_scale={self.control_scale}: expected 0 to 10 (1 is the ControlNet as trained)"
-            )
+        require(
+            0 <= self.control_scale <= 10,
+            "prior.control_scale",
+            self.control_scale,
+            "0 to 10 (1 is the ControlNet as trained)",
+        )
+        require_counts("prior", self, encode_chunk=(0, MAX_CHUNK), predict_chunk=(0, MAX_CHUNK))

@@ -1,10 +1,10 @@
-"""How much memory a prior and a run with it will take, before anything is loaded.
+"""How much memory and arithmetic a prior and a run with it will take, before anything is loaded.
 
-The estimate is the sum of what is certain to be alive at once: all weights; the graphs kept for the backward passes of
-the VAE and, where a method needs it, of UNet and ControlNet; the renders and the splats. Graphs were counted as the
-bytes that autograd keeps on the true architectures without attention matrices (a test counts them again), and grow in
-proportion to pixels, channels and pictures. All else is a rough allowance, and nothing was measured on a GPU: what the
-allocator and cuDNN keep for themselves is a lump sum.
+The estimate is the sum of what is certain to be alive at once: all weights; the graph kept for the backward pass of the
+VAE's encoder; the larger of what UNet and ControlNet hold meanwhile and what that backward pass itself needs; the
+renders and the splats. Bytes and arithmetic were counted op by op on the true architectures, attention without
+matrices (tests count them again), and grow in proportion to pixels, channels and pictures. What the allocator and cuDNN
+keep for themselves is a lump sum: nothing was measured on a GPU.
 """
 
 import json
@@ -17,23 +17,30 @@ from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
 
 from avatar_gs.prior import single_file
-from avatar_gs.prior.folder import WITH_WEIGHTS, Source, weights_stem
+from avatar_gs.prior.folder import CONFIGS, WITH_WEIGHTS, Source, weights_stem
 
 PUBLISHED = {
     "sd15": {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480, "controlnet": 361_279_120},
     "sd21": {"unet": 865_910_724, "vae": 83_653_863, "text_encoder": 340_387_840, "controlnet": 364_228_240},
 }
 """Parameters of the presets, known before they are here."""
-VAE_GRAPH, NETWORKS_GRAPH = 3.18e9, 0.98e9
-"""Bytes kept for the backward pass of one picture of 512²: VAE encoder in float32; UNet and ControlNet in 16 bits."""
-NETWORKS_FORWARD, DECODER_FORWARD = 0.1e9, 0.8e9
-"""Bytes in use within a forward pass without a graph, for one picture of 512²: 16-bit networks, VAE decoder."""
+ENCODER_GRAPH, ENCODER_WITHIN = 1.01e9, 0.20e9
+"""Bytes for one picture of 512² in float32: what the VAE's encoder keeps for its backward pass, and what that pass
+needs beside it."""
+ENCODER_CHECKPOINTS, ENCODER_AGAIN = 0.21e9, 1.00e9
+"""The same where the encoder is computed a second time."""
+NETWORKS_GRAPH = 0.85e9
+"""Bytes that UNet and ControlNet keep for the backward pass, in 16 bits."""
+NETWORKS_FORWARD, ENCODER_FORWARD, DECODER_FORWARD = 0.09e9, 0.67e9, 0.81e9
+"""Bytes in use within a forward pass without a graph: 16-bit networks, VAE in float32."""
+TEXT_GRAPH = 0.1e9
+"""Bytes that the text encoder keeps for the backward pass of one prompt: an allowance."""
 RENDER_PIXEL, SPLAT = 100, 600
 """Bytes for a rendered pixel, and for a splat: its parameters, gradient, Adam's two moments, posed copies."""
 OVERHEAD = 0.8e9
 """A CUDA context, cuDNN's workspaces and the allocator's slack; on a CPU the libraries."""
-CONDITIONS = 4
-"""Predictions that a step asks for at once, of each picture: text, negative, consistent, empty."""
+ENCODER_FLOPS, NETWORKS_FLOPS = 1.12e12, 1.09e12
+"""Floating-point operations of one forward pass for one picture of 512²; a backward pass takes as many."""
 REFERENCE_PIXELS, REFERENCE_CHANNELS, REFERENCE_VAE_CHANNELS = 512**2, 320, 128
 
 
@@ -46,35 +53,82 @@ class Architecture:
     vae_channels: int = REFERENCE_VAE_CHANNELS
     image_size: int = 512
 
+    @property
+    def pictures(self) -> float:
+        """How many pictures of 512² one of its own is worth."""
+        return self.image_size**2 / REFERENCE_PIXELS
+
 
 @dataclass(frozen=True)
 class Load:
-    """What a run does with a prior. ``supersample`` 0: nothing is rendered or optimised, pictures are sampled."""
+    """What a run does with a prior, in pictures at once. ``supersample`` 0: nothing is rendered."""
 
     batch: int
-    supersample: int
-    splats: int
     network_bytes: int
-    through_networks: bool
-    """Whether a step goes backward through UNet and ControlNet."""
+    supersample: int = 0
+    splats: int = 0
+    through_encoder: bool = False
+    """Whether a step goes backward through the VAE's encoder …"""
+    through_networks: bool = False
+    """… through UNet and ControlNet …"""
+    through_text: bool = False
+    """… and through the text encoder."""
+    predicted: int = 4
+    """Predictions that a step asks for at once without gradients, of each picture."""
+    encoded: int = 0
+    decoded: int = 0
+    """Pictures that the VAE encodes or decodes at once without gradients."""
+    encode_chunk: int = 0
+    checkpoint_encoder: bool = False
+    predict_chunk: int = 0
+    offload_text: bool = False
 
 
 def expected_peak(architecture: Architecture, load: Load) -> dict[str, int]:
     """Bytes by what takes them: weights, VAE, networks, renders, overhead. The sum is the expected peak."""
-    count = architecture.parameters
-    weights = load.network_bytes * (count["unet"] + count["controlnet"]) + 4 * (count["vae"] + count["text_encoder"])
-    pixels = architecture.image_size**2
-    of_vae = load.batch * pixels / REFERENCE_PIXELS * architecture.vae_channels / REFERENCE_VAE_CHANNELS
-    of_networks = load.batch * pixels / REFERENCE_PIXELS * architecture.channels / REFERENCE_CHANNELS
-    of_networks *= load.network_bytes / 2
-    forward = NETWORKS_FORWARD * CONDITIONS * of_networks
+    count, pictures = architecture.parameters, architecture.pictures
+    text = 0 if load.offload_text and not load.through_text else count["text_encoder"]
+    weights = load.network_bytes * (count["unet"] + count["controlnet"]) + 4 * (count["vae"] + text)
+    of_vae = pictures * architecture.vae_channels / REFERENCE_VAE_CHANNELS
+    of_networks = pictures * architecture.channels / REFERENCE_CHANNELS * load.network_bytes / 2
+
+    kept = within = 0.0
+    if load.through_encoder:
+        at_once = min(load.encode_chunk or load.batch, load.batch)
+        each, again = (
+            (ENCODER_CHECKPOINTS, ENCODER_AGAIN) if load.checkpoint_encoder else (ENCODER_GRAPH, ENCODER_WITHIN)
+        )
+        kept, within = load.batch * each * of_vae, at_once * again * of_vae
+    within = max(within, load.encoded * ENCODER_FORWARD * of_vae, load.decoded * DECODER_FORWARD * of_vae)
+
+    asked = load.predicted * load.batch
+    forward = min(load.predict_chunk or asked, asked) * NETWORKS_FORWARD * of_networks
+    graph = min(load.predict_chunk or load.batch, load.batch) * NETWORKS_GRAPH * of_networks
+    held = max(graph if load.through_networks else 0.0, forward)
+    if load.through_text:
+        held += load.batch * TEXT_GRAPH * count["text_encoder"] / PUBLISHED["sd21"]["text_encoder"]
+    parts = {"weights": weights, "VAE": kept, "networks": max(held, within)}
     if load.supersample:
-        graph = NETWORKS_GRAPH * of_networks if load.through_networks else 0.0
-        renders = load.batch * pixels * load.supersample**2 * RENDER_PIXEL + load.splats * SPLAT
-        parts = {"VAE": VAE_GRAPH * of_vae, "networks": max(graph, forward), "renders": renders}
-    else:
-        parts = {"VAE": DECODER_FORWARD * of_vae, "networks": forward}
-    return {name: round(size) for name, size in {"weights": weights, **parts, "overhead": OVERHEAD}.items()}
+        pixels = load.batch * architecture.image_size**2 * load.supersample**2
+        parts["renders"] = pixels * RENDER_PIXEL + load.splats * SPLAT
+    return {name: round(size) for name, size in {**parts, "overhead": OVERHEAD}.items() if size}
+
+
+def expected_flops(architecture: Architecture, load: Load, forward: int, backward: int) -> dict[str, float]:
+    """Floating-point operations of a step's networks: those in float32 (VAE), and those of UNet and ControlNet.
+
+    Args:
+        forward: predictions without gradients, for each picture.
+        backward: predictions that a backward pass follows.
+    """
+    pictures, again = load.batch * architecture.pictures, bool(load.predict_chunk and load.predict_chunk < load.batch)
+    passes = (2 + load.checkpoint_encoder) if load.through_encoder else 0
+    of_vae = (architecture.vae_channels / REFERENCE_VAE_CHANNELS) ** 2
+    of_networks = (architecture.channels / REFERENCE_CHANNELS) ** 2
+    return {
+        "VAE": pictures * ENCODER_FLOPS * passes * of_vae,
+        "networks": pictures * NETWORKS_FLOPS * (forward + (2 + again) * backward) * of_networks,
+    }
 
 
 def architecture_of(sources: Mapping[str, Source], name: str) -> tuple[Architecture | None, list[str]]:
@@ -88,7 +142,7 @@ def architecture_of(sources: Mapping[str, Source], name: str) -> tuple[Architect
         if component not in known:
             return None, absent
         counts[component] = known[component]
-    unet, vae = (_config(component, sources[component]) for component in ("unet", "vae"))
+    unet, vae = (component_config(component, sources[component]) for component in ("unet", "vae"))
     blocks = vae.get("block_out_channels", [REFERENCE_VAE_CHANNELS] * 4)
     return Architecture(
         counts,
@@ -135,11 +189,13 @@ def _parameters(component: str, source: Source, files: list[Path]) -> int:
     return total
 
 
-def _config(component: str, source: Source) -> dict[str, Any]:
+def component_config(component: str, source: Source) -> dict[str, Any]:
+    """The configuration of a component; empty where it is not here yet."""
+    name = CONFIGS.get(component, "config.json")
     if source.layout:
-        file: Path | None = single_file.LAYOUTS / source.layout / component / "config.json"
+        file: Path | None = single_file.LAYOUTS / source.layout / component / name
     elif source.is_local:
-        file = Path(source.name) / source.subfolder / "config.json"
+        file = Path(source.name) / source.subfolder / name
     else:
-        file = _cached(source, "config.json")
+        file = _cached(source, name)
     return json.loads(file.read_text(encoding="utf-8")) if file else {}

@@ -88,8 +88,12 @@ def bucket_prompts(prompt: str, negative_prompt: str, config: PromptConfig) -> d
         sentence = _sentence(prompt.replace(PLACEHOLDER, who))
         if config.style is PromptStyle.mini:
             if direction in MINI_DIRECTION_WORDS:
-                words = [sentence, config.suffix, FRAMING_WORDS[framing], MINI_DIRECTION_WORDS[direction]]
+                side = MINI_DIRECTION_WORDS[direction] if config.view_words else ""
+                words = [sentence, config.suffix, FRAMING_WORDS[framing], side]
                 prompts[bucket] = BucketPrompt(_join(words), negative)
+            continue
+        if not config.view_words:
+            prompts[bucket] = BucketPrompt(_join([FRAMING_WORDS[framing], sentence, config.suffix]), negative)
             continue
         words = [*_sd_view_words(framing, direction), sentence, config.suffix]
         against = [SD_BACK_NEGATIVE if direction is ViewDirection.BACK else "", negative]

@@ -3,33 +3,32 @@
 The one adapter between diffusers and the rest of the program, which knows only ``types.Prior``.
 """
 
-import logging
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-import transformers
 from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from avatar_gs.device import allow_tf32
 from avatar_gs.errors import UserError
+from avatar_gs.prior import descriptions, text
 from avatar_gs.prior import identity as people
-from avatar_gs.prior import single_file, text
-from avatar_gs.prior.config import PLACEHOLDER, Precision, Prediction, PriorConfig
-from avatar_gs.prior.folder import Source, locate
+from avatar_gs.prior.config import PLACEHOLDER, PriorConfig
+from avatar_gs.prior.descriptions import COMMON
+from avatar_gs.prior.folder import locate
+from avatar_gs.prior.frozen import keep_less, keep_less_of_norms
+from avatar_gs.prior.loading import Quiet, choose_dtype, load_component, set_prediction
 from avatar_gs.prior.names import WELL_KNOWN
 from avatar_gs.prior.prediction import to_eps
-from avatar_gs.types import Adapter
+from avatar_gs.types import Adapter, Describable
 
-log = logging.getLogger(__name__)
-
-DTYPES = {Precision.float32: torch.float32, Precision.float16: torch.float16, Precision.bfloat16: torch.bfloat16}
 DECODE_BATCH = 8
 
 
@@ -37,6 +36,8 @@ class StableDiffusionPrior:
     """Implements ``types.IdentityPrior``. All parameters are frozen; gradients flow to inputs only.
 
     Inputs and outputs are float32 whatever the networks compute in: a residual subtracts nearly equal predictions.
+    ``encode_chunk``, ``checkpoint_encoder``, ``predict_chunk`` and ``offload_text`` save memory (``PriorConfig``), and
+    change nothing else.
     """
 
     def __init__(
@@ -52,22 +53,33 @@ class StableDiffusionPrior:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         control_scale: float = 1.0,
+        encode_chunk: int = 0,
+        checkpoint_encoder: bool = False,
+        predict_chunk: int = 0,
+        offload_text: bool = False,
         vocabulary: frozenset[str] | None = None,
         known_names: tuple[str, ...] = WELL_KNOWN,
+        describable: Describable = COMMON,
     ) -> None:
         _check_fit(text_encoder, vae, unet, controlnet, scheduler)
         self.name = name
         self.device = torch.device(device)
         self.dtype = dtype
         self.control_scale = control_scale
+        self.encode_chunk, self.predict_chunk = encode_chunk, predict_chunk
+        self.offload_text = offload_text
         self.vocabulary = vocabulary
         self.known_names = known_names
+        self.describable = describable
         self.identity: Float[Tensor, "n d"] | None = None
         self.tokenizer = tokenizer
         self.scheduler: Any = scheduler
         self.text_encoder: Any = text_encoder.requires_grad_(False).eval()
-        self.text_encoder.to(self.device, torch.float32)
+        self.text_encoder.to("cpu" if offload_text else self.device, torch.float32)
         self.vae = _frozen(vae, self.device, torch.float32)
+        keep_less_of_norms(self.vae.encoder)
+        if checkpoint_encoder:
+            self.vae.enable_gradient_checkpointing()
         self.unet = _frozen(unet, self.device, dtype)
         self.controlnet = _frozen(controlnet, self.device, dtype)
         self.latent_size = int(self.unet.config.sample_size)
@@ -97,7 +109,8 @@ class StableDiffusionPrior:
         """
         rows = self.identity if identity is None else identity
         if rows is not None:
-            return people.encode_with_rows(self.text_encoder, self.tokenizer, self.token_length, prompts, rows)
+            with self._text_encoder_here(keep=rows.requires_grad):
+                return people.encode_with_rows(self.text_encoder, self.tokenizer, self.token_length, prompts, rows)
         for prompt in prompts:
             if PLACEHOLDER in prompt:
                 raise UserError(
@@ -107,11 +120,21 @@ class StableDiffusionPrior:
         tokens = self.tokenizer(
             list(prompts), padding="max_length", max_length=self.token_length, truncation=True, return_tensors="pt"
         )
-        return self.text_encoder(tokens.input_ids.to(self.device))[0]
+        with self._text_encoder_here():
+            return self.text_encoder(tokens.input_ids.to(self.device))[0]
+
+    @contextmanager
+    def _text_encoder_here(self, *, keep: bool = False) -> Iterator[None]:
+        """The text encoder on the prior's device while this lasts (``keep``: longer, for the backward pass through
+        it)."""
+        self.text_encoder.to(self.device)
+        yield
+        if self.offload_text and not keep:
+            self.text_encoder.to("cpu")
 
     def token_rows(self, text: str) -> Float[Tensor, "n d"]:
         """The input embeddings of the tokens of ``text``, without those that mark its beginning and end."""
-        return people.token_rows(self.text_encoder, self.tokenizer, text)
+        return people.token_rows(self.text_encoder, self.tokenizer, text).to(self.device)
 
     def truncate(self, prompt: str, reserve: str = "") -> tuple[str, str]:
         """``(kept, cut)``: what is read of a prompt that leaves room for ``reserve`` after it, and what is not.
@@ -135,7 +158,8 @@ class StableDiffusionPrior:
         pixels = images.permute(0, 3, 1, 2).float() * 2 - 1
         if pixels.shape[-2:] != (self.image_size, self.image_size):
             pixels = F.interpolate(pixels, (self.image_size, self.image_size), mode="area")
-        latents = self.vae.encode(pixels.contiguous(memory_format=torch.channels_last)).latent_dist.mean
+        chunks = pixels.contiguous(memory_format=torch.channels_last).split(self.encode_chunk or max(len(pixels), 1))
+        latents = torch.cat([self.vae.encode(chunk).latent_dist.mean for chunk in chunks])
         return (latents - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
 
     def decode_latents(self, latents: Float[Tensor, "B c h w"]) -> Float[Tensor, "B H W 3"]:
@@ -200,16 +224,44 @@ class StableDiffusionPrior:
     def _predict(self, z_t: Tensor, t: Tensor, cond: Tensor, control: Tensor | None) -> Tensor:
         """What the network itself predicts, in float32."""
         self.calls += len(z_t)
+        size = self.predict_chunk or len(z_t)
+        if len(z_t) <= size:
+            return self._networks(z_t, t, cond, control)
+        parts = [value.split(size) for value in (z_t, t, cond)]
+        controls = [None] * len(parts[0]) if control is None else control.split(size)
+        chunks = zip(*parts, controls, strict=True)
+        if torch.is_grad_enabled():
+            return torch.cat([checkpoint(self._networks, *chunk, use_reentrant=False) for chunk in chunks])
+        return torch.cat([self._networks(*chunk) for chunk in chunks])
+
+    def _networks(self, z_t: Tensor, t: Tensor, cond: Tensor, control: Tensor | None) -> Tensor:
+        """ControlNet and UNet, once."""
         z_t = z_t.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
         cond = cond.to(self.device, self.dtype)
         extra: dict[str, Any] = {}
-        if control is not None:
+        if control is not None and self.control_scale:  # at 0 it would add zeros
             picture = control.to(self.device, self.dtype).permute(0, 3, 1, 2)
             down, middle = self.controlnet(
                 z_t, t, cond, picture.contiguous(), conditioning_scale=self.control_scale, return_dict=False
             )
             extra = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
         return self.unet(z_t, t, encoder_hidden_states=cond, return_dict=False, **extra)[0].float()
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """While this lasts, pictures are seen all at once and nothing is computed twice: what the networks cost."""
+        before = self.encode_chunk, self.predict_chunk, self.vae.encoder.gradient_checkpointing
+        self.encode_chunk = self.predict_chunk = 0
+        self.vae.encoder.gradient_checkpointing = False
+        try:
+            yield
+        finally:
+            self.encode_chunk, self.predict_chunk, self.vae.encoder.gradient_checkpointing = before
+
+    def compile(self) -> None:
+        """Has torch compile the networks at their first use: UNet and ControlNet whole, the VAE's encoder by block."""
+        for network in (self.unet, self.controlnet, *self.vae.encoder.down_blocks, self.vae.encoder.mid_block):
+            network.compile()
 
 
 def load_prior(config: PriorConfig, device: torch.device | str = "cpu") -> StableDiffusionPrior:
@@ -222,72 +274,55 @@ def load_prior(config: PriorConfig, device: torch.device | str = "cpu") -> Stabl
             fit each other; the hub cannot be reached.
     """
     sources = locate(config.path, config.controlnet, config.vae, config.tokenizer)
-    dtype = DTYPES[config.precision]
-    if torch.device(device).type == "cpu" and dtype is torch.float16:
-        log.warning("prior.precision=float16 is slow and inexact on a CPU: computing in float32")
-        dtype = torch.float32
-    with _Quiet():
+    dtype = choose_dtype(config.precision, device)
+    with Quiet():
         parts = {
-            "tokenizer": _load(CLIPTokenizer, sources["tokenizer"], "tokenizer"),
-            "scheduler": _load(DDIMScheduler, sources["scheduler"], "scheduler"),
-            "text_encoder": _load(CLIPTextModel, sources["text_encoder"], "text_encoder", torch.float32),
-            "vae": _load(AutoencoderKL, sources["vae"], "vae", torch.float32),
-            "unet": _load(UNet2DConditionModel, sources["unet"], "unet", dtype),
-            "controlnet": _load(ControlNetModel, sources["controlnet"], "controlnet", dtype),
+            "tokenizer": load_component(CLIPTokenizer, sources["tokenizer"], "tokenizer"),
+            "scheduler": load_component(DDIMScheduler, sources["scheduler"], "scheduler"),
+            "text_encoder": load_component(CLIPTextModel, sources["text_encoder"], "text_encoder", torch.float32),
+            "vae": load_component(AutoencoderKL, sources["vae"], "vae", torch.float32),
+            "unet": load_component(UNet2DConditionModel, sources["unet"], "unet", dtype),
+            "controlnet": load_component(ControlNetModel, sources["controlnet"], "controlnet", dtype),
         }
-        _set_prediction(parts, config.prediction, sources["unet"], device)
+        set_prediction(parts, config.prediction, sources["unet"], device)
         is_folder = sources["unet"].is_local and not sources["unet"].layout
         folder = Path(sources["unet"].name) if is_folder else None
-        return StableDiffusionPrior(
-            **parts,
-            name=config.name,
-            device=device,
-            dtype=dtype,
-            control_scale=config.control_scale,
+        return assemble(
+            config,
+            parts,
+            device,
             vocabulary=text.read_vocabulary(folder) if folder else None,
             known_names=people.known_names(folder),
+            describable=descriptions.describable(folder),
         )
 
 
-def _set_prediction(parts: dict[str, Any], wanted: Prediction, source: Source, device: torch.device | str) -> None:
-    """Makes the scheduler say what the UNet predicts: what the user says, or what a single file gives away (the
-    scheduler of a folder knows it)."""
-    kind = None if wanted is Prediction.auto else wanted.value
-    if kind is None and source.layout:
-        kind = single_file.said_prediction(Path(source.name), source.layout)
-        if kind is None:
-            kind = single_file.recognise_prediction(parts["unet"].to(device))
-            log.info("%s: its UNet predicts %s (prior.prediction=… says otherwise)", source.name, kind)
-    if kind is not None:
-        parts["scheduler"] = DDIMScheduler.from_config(parts["scheduler"].config, prediction_type=kind)
-    if source.layout == "sd21" and kind == Prediction.v_prediction.value:
-        parts["unet"].register_to_config(sample_size=single_file.V_LATENT_SIZE)
+def assemble(
+    config: PriorConfig, parts: dict[str, Any], device: torch.device | str, **more: Any
+) -> StableDiffusionPrior:
+    """A prior of these parts, as ``config`` wants it computed."""
+    prior = StableDiffusionPrior(
+        **parts,
+        name=config.name,
+        device=device,
+        dtype=choose_dtype(config.precision, device),
+        control_scale=config.control_scale,
+        encode_chunk=config.encode_chunk,
+        checkpoint_encoder=config.checkpoint_encoder,
+        predict_chunk=config.predict_chunk,
+        offload_text=config.offload_text,
+        **more,
+    )
+    allow_tf32(prior.dtype is not torch.float32)
+    if config.compile:
+        prior.compile()
+    return prior
 
 
 def _frozen(network: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """A convolutional network for inference, in the memory layout that convolutions are fastest in."""
+    keep_less(network)
     return network.requires_grad_(False).eval().to(device, dtype).to(memory_format=torch.channels_last)
-
-
-def _load(cls: Any, source: Source, name: str, dtype: torch.dtype | None = None) -> Any:
-    """One component; ``dtype`` for those that have weights."""
-    try:
-        if dtype is None:
-            more = single_file.tokenizer_arguments(source.layout) if source.layout else {}
-            return cls.from_pretrained(source.name, **source.arguments(), **more)
-        if source.layout:
-            return single_file.load(cls, Path(source.name), name, source.layout, dtype)
-        as_dtype = {"dtype" if name == "text_encoder" else "torch_dtype": dtype}
-        return cls.from_pretrained(source.name, **source.weights_arguments(), **as_dtype)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        place = f"{source.name}/{source.subfolder}" if source.subfolder else source.name
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        hint = "the files do not fit together"
-        if source.offline:
-            hint = "the cache holds a part of it only, and the hub cannot be reached: stage=fetch completes it"
-        elif not source.is_local:
-            hint = "check the name and the network, or give a folder"
-        raise UserError(f"prior: cannot load the {name} from {place} ({hint}): {reason}") from error
 
 
 def _check_fit(text_encoder: Any, vae: Any, unet: Any, controlnet: Any, scheduler: Any) -> None:
@@ -311,22 +346,3 @@ def _check_fit(text_encoder: Any, vae: Any, unet: Any, controlnet: Any, schedule
             f"prior: the UNet reads {unet.config.in_channels} channels, the VAE makes {vae.config.latent_channels}: "
             "inpainting models and foreign VAEs do not serve; expected a text-to-image model"
         )
-
-
-class _Quiet:
-    """Libraries load without progress bars and advice; their settings come back afterwards."""
-
-    def __enter__(self) -> None:
-        self._warnings = warnings.catch_warnings()
-        self._warnings.__enter__()
-        warnings.simplefilter("ignore")
-        self._levels = [(lib, lib.logging.get_verbosity()) for lib in (diffusers.utils, transformers.utils)]
-        for library, _ in self._levels:
-            library.logging.set_verbosity_error()
-            library.logging.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        for library, level in self._levels:
-            library.logging.set_verbosity(level)
-            library.logging.enable_progress_bar()
-        self._warnings.__exit__(None, None, None)

@@ -1,8 +1,8 @@
-"""Settings of the cameras, and of timing the renderers."""
+"""Settings of the cameras, of the light, and of timing the renderers."""
 
 from dataclasses import dataclass, field, replace
 
-from avatar_gs.errors import UserError
+from avatar_gs.errors import UserError, require
 
 
 @dataclass
@@ -60,10 +60,12 @@ class CamerasConfig:
             )
         if self.jitter < 0:
             raise UserError(f"cameras.jitter={self.jitter} must not be negative")
-        if not 0 <= self.head_share_with_identity < 1:
-            raise UserError(
-                f"cameras.head_share_with_identity={self.head_share_with_identity}: expected a share from 0 to below 1"
-            )
+        require(
+            0 <= self.head_share_with_identity < 1,
+            "cameras.head_share_with_identity",
+            self.head_share_with_identity,
+            "a share from 0 to below 1",
+        )
 
     def for_identity(self) -> "CamerasConfig":
         """The same cameras with the head in at least ``head_share_with_identity`` of the views; the other framings keep
@@ -76,12 +78,48 @@ class CamerasConfig:
 
 
 @dataclass
+class ShadingConfig:
+    """How often an avatar is lit while it is made (``avatar_gs.render.shading``). The values beside ``probability`` are
+    DreamFusion's (appendix A.2); distances are in units of the camera's own, which is 1.25 there in the mean."""
+
+    probability: float = 0.0
+    """The share of steps in which a point light shines; 0: the albedo is all that is ever drawn. DreamFusion: 0.75."""
+    textureless: float = 0.5
+    """The share of lit steps in which the avatar is white."""
+    warmup: float = 0.067
+    """The share of the run, at its start, without light (1,000 of DreamFusion's 15,000 steps)."""
+    ambient: float = 0.1
+    diffuse: float = 0.9
+    spread: float = 0.8
+    """Standard deviation of the light's direction around the camera's position."""
+    distance_min: float = 0.64
+    distance_max: float = 1.2
+
+    def __post_init__(self) -> None:
+        for name in ("probability", "textureless", "warmup"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"optimize.shading.{name}", value, "a share, 0 to 1")
+        for name in ("ambient", "diffuse"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"optimize.shading.{name}", value, "an amount of light, 0 to 1")
+        require(0 <= self.spread <= 10, "optimize.shading.spread", self.spread, "0 to 10 camera distances")
+        if not 0 < self.distance_min <= self.distance_max <= 100:
+            raise UserError(
+                f"optimize.shading.distance_min/distance_max={self.distance_min}/{self.distance_max}: "
+                "expected 0 < min <= max <= 100 camera distances"
+            )
+
+
+@dataclass
 class BenchmarkConfig:
     """What ``stage=benchmark`` times: one row of the table for each pair of ``splats`` and ``pixels``."""
 
     splats: list[int] = field(default_factory=lambda: [1_000, 10_000, 20_000, 50_000, 100_000])
     pixels: list[int] = field(default_factory=lambda: [64, 128, 256, 512, 512])
     """Sides of the square pictures."""
+    step: bool = False
+    """Time whole steps of the optimisation with random weights of ``prior`` instead, beside what the prior alone costs;
+    views, sizes, splats and guidance are the run's."""
     repeats: int = 9
     dense_limit: int = 8_000_000
     """The dense reference is timed where splats times pixels of the picture do not exceed this: it needs some
@@ -93,9 +131,13 @@ class BenchmarkConfig:
                 f"benchmark.splats={self.splats} benchmark.pixels={self.pixels}: expected two lists of one length, "
                 "such as benchmark.splats=[10000,20000] benchmark.pixels=[128,256]"
             )
-        if not all(1 <= count <= 10_000_000 for count in self.splats):
-            raise UserError(f"benchmark.splats={self.splats}: expected numbers from 1 to 10000000")
-        if not all(1 <= side <= 8192 for side in self.pixels):
-            raise UserError(f"benchmark.pixels={self.pixels}: expected numbers from 1 to 8192")
-        if not 1 <= self.repeats <= 10_000:
-            raise UserError(f"benchmark.repeats={self.repeats}: expected 1 to 10000")
+        require(
+            all(1 <= count <= 10_000_000 for count in self.splats),
+            "benchmark.splats",
+            self.splats,
+            "numbers from 1 to 10000000",
+        )
+        require(
+            all(1 <= side <= 8192 for side in self.pixels), "benchmark.pixels", self.pixels, "numbers from 1 to 8192"
+        )
+        require(1 <= self.repeats <= 10_000, "benchmark.repeats", self.repeats, "1 to 10000")

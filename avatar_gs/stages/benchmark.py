@@ -1,11 +1,15 @@
-"""``stage=benchmark``: times the renderer, forward and backward, beside the dense reference."""
+"""``stage=benchmark``: times the renderer beside the dense reference, or whole steps beside their prior's own cost."""
 
+import platform
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
+from avatar_gs.console import progress
 from avatar_gs.device import choose_device
 from avatar_gs.render.benchmark import time_renderers
+from avatar_gs.render.rasterize import require_renderer
 from avatar_gs.settings import Settings
 
 HEADER = (
@@ -14,8 +18,12 @@ HEADER = (
 
 
 def run(settings: Settings) -> list[dict[str, Any]]:
-    """Prints the table while it is measured; returns its rows (see ``time_renderers``)."""
+    """Prints a table; returns its rows, plain values (see ``time_renderers`` and ``time_steps``)."""
     device = choose_device(settings.device.value)
+    return _steps(settings, device) if settings.benchmark.step else _renderers(settings, device)
+
+
+def _renderers(settings: Settings, device: str) -> list[dict[str, Any]]:
     print(f"RGB, alpha and depth with gradients on {device}, {torch.get_num_threads()} threads, seed {settings.seed}")
     print(HEADER)
     rows = []
@@ -36,3 +44,51 @@ def format_row(row: dict[str, Any]) -> str:
         f"{size:>16}  {row['renderer']:<11}  {times:>17}  {row['forward_min']:>8.1f}  {row['backward_min']:>8.1f}"
         f"  {row['cpu_min']:>8.1f}"
     )
+
+
+def _steps(settings: Settings, device: str) -> list[dict[str, Any]]:
+    """Steps of a run with random weights of the prior's architecture: nothing is downloaded."""
+    from avatar_gs.body.model import load_body  # heavy, and the renderer's table does not need them
+    from avatar_gs.prior.random_weights import random_prior
+    from avatar_gs.training.benchmark import FLOOR, time_steps
+
+    require_renderer(device)
+    with progress("make networks with random weights"):
+        body, prior = load_body(settings.body, device), random_prior(settings.prior, device, settings.seed)
+    optimize, size = settings.optimize, prior.image_size
+    name = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU"
+    print(
+        f"{settings.guidance.method.name}, {optimize.batch} views of {size}² drawn at {size * optimize.supersample}², "
+        f"{settings.splats.count:,} splats; {prior.name} with random weights, networks in {str(prior.dtype)[6:]}, "
+        f"compile={str(settings.prior.compile).lower()}; {name}, {torch.get_num_threads()} threads"
+    )
+    found = time_steps(settings, body, prior, settings.benchmark.repeats)
+    print(f"{'in the step':<44}{'ms':>10}")
+    for part, seconds in found.parts.items():
+        print(f"  {part:<42}{1e3 * seconds:>10.1f}")
+    print(f"{'alone (* the floor: the prior by itself)':<44}{'ms':>10}")
+    for part, seconds in found.alone.items():
+        print(f"{'*' if part in FLOOR else ' '} {part:<42}{1e3 * seconds:>10.1f}")
+    calls = ", ".join(f"{count}{' with a backward pass' if backward else ''}" for count, backward in found.calls)
+    print(f"step {1e3 * found.step:.1f} ms, floor {1e3 * found.floor:.1f} ms: {found.ratio:.3f} floors a step")
+    print(f"calls of UNet and ControlNet in a step, in pictures: {calls}")
+    predicted = predicted_mib(settings, prior, device)
+    measured = ", ".join(f"{place} {size:,.0f} MiB" for place, size in found.peak_memory_mib.items())
+    print(f"peak memory: {sum(predicted.values()):,.0f} MiB predicted; measured {measured}")
+    return [asdict(found) | {"ratio": found.ratio, "predicted_mib": predicted}]
+
+
+def predicted_mib(settings: Settings, prior: Any, device: str) -> dict[str, float]:
+    """What the preflight expects of these networks, by part."""
+    from avatar_gs.prior.memory import Architecture, expected_peak
+    from avatar_gs.stages.forecast import Task, load_of
+
+    networks = {name: getattr(prior, name) for name in ("unet", "vae", "text_encoder", "controlnet")}
+    architecture = Architecture(
+        {name: sum(parameter.numel() for parameter in network.parameters()) for name, network in networks.items()},
+        channels=prior.unet.config.block_out_channels[0],
+        vae_channels=prior.vae.config.block_out_channels[0],
+        image_size=prior.image_size,
+    )
+    peak = expected_peak(architecture, load_of(settings, device, Task.optimize))
+    return {part: round(size / 2**20, 1) for part, size in peak.items()}

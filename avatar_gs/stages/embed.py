@@ -31,6 +31,8 @@ from avatar_gs.prior.prompts import bucket_prompts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.seeding import generator
 from avatar_gs.settings import OUTPUTS, Settings
+from avatar_gs.stages.forecast import Task
+from avatar_gs.stages.preflight import preflight
 from avatar_gs.training.loop import peak_memory_mib
 
 LOGGER = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ def run(settings: Settings) -> None:
     """
     device = choose_device(settings.device.name)
     with RunFolder.open(settings.folder, settings.plain(), anew=settings.overwrite) as folder:
+        preflight(settings, Task.embed)
         with progress("load the prior"):
             prior = load_prior(settings.prior, device)
         if settings.identity:

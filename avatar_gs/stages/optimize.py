@@ -1,17 +1,22 @@
 """``stage=optimize``: makes the avatar's splats, or goes on with them."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from avatar_gs.body.model import load_body
 from avatar_gs.console import progress
 from avatar_gs.device import choose_device
+from avatar_gs.errors import UserError
+from avatar_gs.guidance.config import Method
 from avatar_gs.io import RunFolder
 from avatar_gs.prior.stable_diffusion import load_prior
 from avatar_gs.render.rasterize import require_renderer
 from avatar_gs.settings import Settings
 from avatar_gs.stages.embed import give_identity
 from avatar_gs.stages.preflight import preflight
+from avatar_gs.training import parallel
 from avatar_gs.training.initial import load_initial
 from avatar_gs.training.loop import optimize
 from avatar_gs.training.prompts import run_prompts, source_prompts
@@ -27,10 +32,12 @@ def run(settings: Settings) -> None:
     """
     device = choose_device(settings.device.name)
     require_renderer(device)
-    with RunFolder.open(settings.folder, settings.plain(), anew=settings.overwrite) as folder:
+    with parallel.joined(device), open_folder(settings) as folder:
         if folder.finished("optimize"):
             LOGGER.info("%s is finished: nothing to do (overwrite=true makes it anew)", folder.path)
             return
+        if parallel.count() > 1 and settings.guidance.method is Method.vsd:
+            raise UserError("guidance=vsd trains an adapter beside the prior: give it one process, without torchrun")
         preflight(settings)
         with progress("load the body and the prior"):
             body = load_body(settings.body, device)
@@ -43,7 +50,22 @@ def run(settings: Settings) -> None:
             shown = source_prompts(settings, prior) if settings.guidance.edits else None
             initial = load_initial(settings, body, shown)
             began_with = {"init": settings.init, "init_digest": initial.digest}
-        result = optimize(settings, body, prior, prompts, folder, initial=initial)
+        shared = prior if parallel.count() == 1 else parallel.SharedPrior(prior)
+        result = optimize(settings, body, shared, prompts, folder, initial=initial)
+        if not parallel.is_first():
+            return
         folder.record("optimize", seed=settings.seed, prompt=settings.prompt, **began_with, **result.metrics)
         seconds = result.metrics["seconds_per_step"]["total"]
         LOGGER.info("%d splats after %d steps of %.2f s", len(result.model), settings.optimize.steps, seconds)
+
+
+@contextmanager
+def open_folder(settings: Settings) -> Iterator[RunFolder]:
+    """The run's folder; of several processes the first makes it, and only reading is left to the others."""
+    if parallel.is_first():
+        with RunFolder.open(settings.folder, settings.plain(), anew=settings.overwrite) as folder:
+            parallel.wait()
+            yield folder
+    else:
+        parallel.wait()
+        yield RunFolder(settings.folder)

@@ -16,6 +16,8 @@ from avatar_gs.playground.strip import write_sweep_sheet
 from avatar_gs.prior.stable_diffusion import load_prior
 from avatar_gs.settings import Settings
 from avatar_gs.stages.embed import give_identity
+from avatar_gs.stages.forecast import Task
+from avatar_gs.stages.preflight import preflight
 
 LOGGER = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ def run(settings: Settings) -> None:
     chosen_methods(settings)  # mistakes are better said before the prior is loaded
     if settings.playground.picture:
         load_picture(settings.playground.picture, 1)
+    preflight(settings, Task.playground)
     with progress("load the body and the prior"):
         body = load_body(settings.body, device)
         prior = load_prior(settings.prior, device)

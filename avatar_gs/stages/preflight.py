@@ -3,28 +3,24 @@ missing and where to get it, and whether it will fit into memory."""
 
 import importlib.util
 import logging
-from dataclasses import dataclass, replace
+import os
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from avatar_gs.body.files import FREE_BODY, find_body
 from avatar_gs.device import choose_device
 from avatar_gs.errors import UserError
-from avatar_gs.guidance.config import Method
 from avatar_gs.identity.embedding import read_identity
-from avatar_gs.prior.config import Precision
 from avatar_gs.prior.fetch import readable
 from avatar_gs.prior.folder import Source, locate
 from avatar_gs.prior.memory import Architecture, Load, architecture_of, expected_peak
 from avatar_gs.render.rasterize import require_renderer
 from avatar_gs.settings import Settings
+from avatar_gs.stages import forecast
+from avatar_gs.stages.forecast import Task
 
 LOGGER = logging.getLogger(__name__)
-
-THROUGH_NETWORKS = (Method.de_sds, Method.l_diff, Method.vsd)
-"""Methods that go backward through the UNet."""
-PREVIEW_BATCH = 4
-MARGIN = 0.95
-"""The share of the free memory that a run may be expected to take."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +32,8 @@ class Line:
     wrong: str = ""
 
 
-def preflight(settings: Settings, *, sampling: bool = False) -> None:
-    """Logs the table of a run (``sampling``: of a preview) with a prior that is not packaged.
+def preflight(settings: Settings, task: Task = Task.optimize) -> None:
+    """Logs the table of a task with a prior that is not packaged.
 
     Raises:
         UserError: for the first thing that is missing, or if the run cannot fit into the memory that is free; it names
@@ -45,7 +41,7 @@ def preflight(settings: Settings, *, sampling: bool = False) -> None:
     """
     if not settings.prior.path:
         return
-    lines = check(settings, sampling=sampling)
+    lines = check(settings, task)
     for line in lines:
         LOGGER.info("%-12s %s%s", line.part, line.found, f"  <- {line.wrong}" if line.wrong else "")
     wrong = [line for line in lines if line.wrong]
@@ -53,10 +49,10 @@ def preflight(settings: Settings, *, sampling: bool = False) -> None:
         raise UserError(wrong[0].wrong)
 
 
-def check(settings: Settings, *, sampling: bool = False) -> list[Line]:
+def check(settings: Settings, task: Task = Task.optimize) -> list[Line]:
     """The table. The device must exist; nothing is loaded and nothing downloaded."""
     device = choose_device(settings.device.name)
-    lines = [_body(settings), *_renderer(device, sampling)]
+    lines = [_body(settings), *_renderer(device, draws=task is Task.optimize)]
     try:
         prior = settings.prior
         sources = locate(prior.path, prior.controlnet, prior.vae, prior.tokenizer)
@@ -68,7 +64,11 @@ def check(settings: Settings, *, sampling: bool = False) -> list[Line]:
     lines += [_embedding(settings)]
     if architecture is None:
         return [*lines, Line("memory", "unknown until the prior is here (stage=fetch)")]
-    return [*lines, _memory(settings, architecture, device, sampling)]
+    load = forecast.load_of(settings, device, task)
+    lines += [_memory(architecture, load, device, task)]
+    if task is Task.optimize and not lines[-1].wrong:
+        lines += [Line("time", forecast.least_time(settings, architecture, load, device))]
+    return lines
 
 
 def _body(settings: Settings) -> Line:
@@ -79,8 +79,8 @@ def _body(settings: Settings) -> Line:
     return Line("body", "the free body" if file == FREE_BODY else str(file))
 
 
-def _renderer(device: str, sampling: bool) -> list[Line]:
-    if sampling:
+def _renderer(device: str, draws: bool) -> list[Line]:
+    if not draws:
         return [Line("device", device)]
     try:
         require_renderer(device)
@@ -88,9 +88,20 @@ def _renderer(device: str, sampling: bool) -> list[Line]:
         return [Line("device", device), Line("renderer", "not usable", str(error))]
     if device == "cpu":
         return [Line("device", "cpu"), Line("renderer", "our own, for CPUs")]
-    built = importlib.util.find_spec("gsplat.csrc") is not None
-    kernels = "gsplat, kernels compiled" if built else "gsplat; nvcc is here, the first use compiles for some minutes"
-    return [Line("device", device), Line("renderer", kernels)]
+    return [Line("device", device), Line("renderer", "gsplat"), Line("kernels", _kernels())]
+
+
+def _kernels() -> str:
+    """Whether gsplat's kernels are there, or what will build them."""
+    if importlib.util.find_spec("gsplat.csrc") is not None:
+        return "compiled, they came with gsplat"
+    from torch.utils.cpp_extension import CUDA_HOME, get_default_build_root
+
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    built = sorted(root.glob("**/gsplat_cuda*.so"))
+    if built:
+        return f"compiled before, {built[0]}"
+    return f"not compiled yet: the first use takes some minutes with {shutil.which('nvcc') or CUDA_HOME}"
 
 
 def _prior(part: str, source: Source, absent: list[str]) -> Line:
@@ -117,67 +128,13 @@ def _embedding(settings: Settings) -> Line:
     )
 
 
-def _memory(settings: Settings, architecture: Architecture, device: str, sampling: bool) -> Line:
-    load = _load(settings, device, sampling)
-    peak = expected_peak(architecture, load)
-    total, free = sum(peak.values()), free_memory(device)
+def _memory(architecture: Architecture, load: Load, device: str, task: Task) -> Line:
+    peak, free = expected_peak(architecture, load), forecast.free_memory(device)
     parts = ", ".join(f"{name} {readable(size)}" for name, size in peak.items())
-    found = f"about {readable(total)} ({parts})"
+    found = f"about {readable(sum(peak.values()))} ({parts})"
     if free is None:
         return Line("memory", found)
     found += f" of {readable(free)} free"
-    if total <= MARGIN * free:
+    if forecast.fits(architecture, load, free):
         return Line("memory", found)
-    return Line("memory", found, _advice(architecture, load, device, total, free))
-
-
-def _load(settings: Settings, device: str, sampling: bool) -> Load:
-    short = settings.prior.precision is not Precision.float32
-    on_cpu = device == "cpu" and settings.prior.precision is Precision.float16  # which computes in float32 there
-    method = settings.guidance.method
-    return Load(
-        batch=PREVIEW_BATCH if sampling else settings.optimize.batch,
-        supersample=0 if sampling else settings.optimize.supersample,
-        splats=settings.density.max_splats,
-        network_bytes=2 if short and not on_cpu else 4,
-        through_networks=method in THROUGH_NETWORKS,
-    )
-
-
-def _advice(architecture: Architecture, load: Load, device: str, total: int, free: int) -> str:
-    """What would fit, at the least cost to the result: 16 bits, then fewer views a step, then smaller renders."""
-
-    def fits(changed: Load) -> bool:
-        return sum(expected_peak(architecture, changed).values()) <= MARGIN * free
-
-    need = f"this needs about {readable(total)} of memory, and {readable(free)} are free on device={device}"
-    shorter = [load, replace(load, network_bytes=2)] if device == "cuda" and load.network_bytes == 4 else [load]
-    batches = range(load.batch, 0, -1) if load.supersample else [load.batch]
-    for supersample in range(load.supersample, min(load.supersample, 1) - 1, -1):
-        for batch in batches:
-            for kept in shorter:
-                changed = replace(kept, batch=batch, supersample=supersample)
-                if fits(changed):
-                    return f"{need}: {_words(load, changed)} would fit"
-    other = ", a machine with more memory" + (" or device=cpu" if device == "cuda" else "")
-    return f"{need}: no batch, resolution or precision makes it fit; free some{other}"
-
-
-def _words(load: Load, changed: Load) -> str:
-    words = ["prior.precision=float16"] if changed.network_bytes != load.network_bytes else []
-    words += [f"optimize.batch={changed.batch}"] if changed.batch != load.batch else []
-    words += [f"optimize.supersample={changed.supersample}"] if changed.supersample != load.supersample else []
-    return " ".join(words)
-
-
-def free_memory(device: str) -> int | None:
-    """Bytes that a new program can take on a device; None where the system does not say."""
-    if device == "cuda":
-        import torch
-
-        return int(torch.cuda.mem_get_info()[0])
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+    return Line("memory", found, forecast.advice(architecture, load, device, task, free))

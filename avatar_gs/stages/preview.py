@@ -19,6 +19,7 @@ from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.seeding import generator
 from avatar_gs.settings import Settings
 from avatar_gs.stages.embed import give_identity
+from avatar_gs.stages.forecast import Task
 from avatar_gs.stages.preflight import preflight
 from avatar_gs.training.prompts import run_prompts
 from avatar_gs.training.scene import Scene, Scenes
@@ -39,7 +40,7 @@ def run(settings: Settings) -> None:
         UserError: if a part is missing or damaged.
     """
     device = choose_device(settings.device.name)
-    preflight(settings, sampling=True)
+    preflight(settings, Task.preview)
     with progress("load the body and the prior"):
         body = load_body(settings.body, device)
         prior = load_prior(settings.prior, device)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
-from avatar_gs.errors import UserError
+from avatar_gs.errors import UserError, require, require_counts
+from avatar_gs.render.config import ShadingConfig
 
 MAX_STEPS = 1_000_000
 MAX_BATCH = 256
@@ -21,6 +22,52 @@ class PoseMap(Enum):
 
     full = "full"
     body = "body"
+
+
+class Background(Enum):
+    """What stands behind the avatar: a random plain grey in every step, or what a small network learned to paint."""
+
+    random = "random"
+    learned = "learned"
+
+
+@dataclass
+class EnvironmentConfig:
+    """The network of ``optimize.background=learned``: the colour of every direction of view."""
+
+    learning_rate: float = 1e-3
+    random_share: float = 0.5
+    """The share of steps with a random plain grey in its place: what is see-through is seen to be."""
+    width: int = 32
+    octaves: int = 3
+    """Frequencies 1, 2, 4, … of the direction that it is told."""
+
+    def __post_init__(self) -> None:
+        require(
+            0 <= self.learning_rate <= 1, "optimize.environment.learning_rate", self.learning_rate, "a rate, 0 to 1"
+        )
+        require(0 <= self.random_share <= 1, "optimize.environment.random_share", self.random_share, "a share, 0 to 1")
+        require_counts("optimize.environment", self, width=(1, 1024), octaves=(0, 12))
+
+
+@dataclass
+class GeometryConfig:
+    """Weights of two losses that shape surfaces, summed over pixels like ``losses``; 0 switches one off."""
+
+    transmittance: float = 0.0
+    """-min(transmittance_target, mean transmittance): empties pictures up to that share (Dream Fields, Jain et al.)."""
+    transmittance_target: float = 0.88
+    """The share of light that passes beside the avatar and through it (Dream Fields, at the end of its runs)."""
+    orientation: float = 0.0
+    """Visible splats whose normal faces away from the camera (Ref-NeRF, DreamFusion). It grows from a hundredth of
+    this over the first third of the run, as in DreamFusion."""
+
+    def __post_init__(self) -> None:
+        for name in ("transmittance", "orientation"):
+            value = getattr(self, name)
+            require(0 <= value < float("inf"), f"optimize.geometry.{name}", value, "a weight of 0 or more")
+        target = self.transmittance_target
+        require(0 < target <= 1, "optimize.geometry.transmittance_target", target, "a share above 0, at most 1")
 
 
 @dataclass
@@ -43,8 +90,7 @@ class LossesConfig:
         for name in ("opacity", "haze", "scale", "distance"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"optimize.losses.{name}={getattr(self, name)}: expected a weight of 0 or more")
-        if not self.distance_margin > 0:
-            raise UserError(f"optimize.losses.distance_margin={self.distance_margin}: expected metres above 0")
+        require(self.distance_margin > 0, "optimize.losses.distance_margin", self.distance_margin, "metres above 0")
 
 
 @dataclass
@@ -72,20 +118,26 @@ class OptimizeConfig:
     max_bad_steps: int = 20
     """So many steps in a row without finite gradients end the run."""
     losses: LossesConfig = field(default_factory=LossesConfig)
+    geometry: GeometryConfig = field(default_factory=GeometryConfig)
+    shading: ShadingConfig = field(default_factory=ShadingConfig)
+    background: Background = Background.random
+    environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("steps", 1, MAX_STEPS),
-            ("batch", 1, MAX_BATCH),
-            ("supersample", 1, 8),
-            ("preview_every", 0, MAX_STEPS),
-            ("checkpoint_every", 0, MAX_STEPS),
-            ("surface_every", 1, MAX_STEPS),
-            ("max_bad_steps", 1, MAX_STEPS),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise UserError(f"optimize.{name}={getattr(self, name)}: expected a whole number from {low} to {high}")
-        if not 0 <= self.pose_spread <= 3:
-            raise UserError(
-                f"optimize.pose_spread={self.pose_spread}: expected 0 (the A-pose) to 3 (1 is everyday standing)"
-            )
+        require_counts(
+            "optimize",
+            self,
+            steps=(1, MAX_STEPS),
+            batch=(1, MAX_BATCH),
+            supersample=(1, 8),
+            preview_every=(0, MAX_STEPS),
+            checkpoint_every=(0, MAX_STEPS),
+            surface_every=(1, MAX_STEPS),
+            max_bad_steps=(1, MAX_STEPS),
+        )
+        require(
+            0 <= self.pose_spread <= 3,
+            "optimize.pose_spread",
+            self.pose_spread,
+            "0 (the A-pose) to 3 (1 is everyday standing)",
+        )

@@ -21,6 +21,9 @@ from avatar_gs.settings import Settings
 from avatar_gs.splats.init import surface_splats
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.splats.surface import RestSurface
+from avatar_gs.training import parallel
+from avatar_gs.training.background import LearnedBackground
+from avatar_gs.training.config import Background
 from avatar_gs.training.initial import Initial
 from avatar_gs.training.preview import preview_sheet, write_preview
 from avatar_gs.training.prompts import extra_prompts
@@ -56,7 +59,8 @@ def optimize(
 
     Args:
         prompts: what to ask for, and against, in every bucket of views (``prior.prompts.bucket_prompts``).
-        run: where checkpoints and previews go; without it nothing is written.
+        run: where checkpoints and previews go; without it nothing is written. Of several processes (``parallel``)
+            the first writes.
         initial: the avatar to begin with (``training.initial.load_initial``); without it the body's surface. Editing
             methods change it from what ``initial.prompts`` say to what ``prompts`` do.
         on_step: called after every step; for a viewer or a measurement.
@@ -76,11 +80,12 @@ def optimize(
     state = first_state(settings, body, prior, conditions, initial)
     if run is not None:
         resume(state, settings, run)
+    writes = run if parallel.is_first() else None
     config, total = settings.optimize, settings.optimize.steps
     arguments = body, config, settings.cameras, settings.prior.prompts
     with (
         prepared_scenes(*arguments, size=prior.image_size, seed=settings.seed) as scenes,
-        scalar_writer(run, config.tensorboard, state.step) as write_scalars,
+        scalar_writer(writes, config.tensorboard, state.step) as write_scalars,
         interruptible() as interrupt,
         progress("optimize", total, start=state.step) as bar,
     ):
@@ -90,17 +95,17 @@ def optimize(
             report = train_step(state, scene, settings, prior, conditions, surface, source and source.model)
             stop_if_diverged(state, settings)
             write_scalars(state.step, report.scalars() | {"splats": len(state.model)})
-            if run is not None:
-                keep(state, settings, run)
+            if writes is not None:
+                keep(state, settings, writes)
                 if config.preview_every and state.step % config.preview_every == 0:
                     sheet = preview_sheet(state.model, scenes.preview(), scene, report, prior)
-                    write_preview(run.previews / f"step_{state.step:06d}.png", sheet)
+                    write_preview(writes.previews / f"step_{state.step:06d}.png", sheet)
             if on_step is not None:
                 on_step(state, report)
             bar.update(state.step, splats=len(state.model), grad=float(report.distilled.logs["grad_norm"]))
-            if interrupt.requested:
-                if run is not None:
-                    checkpoint(state, settings, run)
+            if parallel.anywhere(interrupt.requested, prior.device):
+                if writes is not None:
+                    checkpoint(state, settings, writes)
                 raise KeyboardInterrupt
     return Result(state.model, metrics(state, prior))
 
@@ -110,17 +115,27 @@ def first_state(
 ) -> TrainingState:
     """The avatar before the first step: ``initial``, or a grey one."""
     guidance = build_guidance(settings.guidance, prior, conditions)
-    density, total = settings.density, settings.optimize.steps
+    splats, density, total = settings.splats, settings.density, settings.optimize.steps
+    background = learned_background(settings, prior.device)
     if settings.guidance.edits:
         density = replace(density, enabled=density.enabled and density.editing)
+        # what an edit leaves alone has no gradient that would hold it against smoothing
+        splats = replace(splats, smoothing=replace(splats.smoothing, strength=0.0))
     if initial is None:
         begin = generator(settings.seed, 0, "splats")
         model = surface_splats(settings.splats, body.rest(), body.weights, begin).to(prior.device)
-        return TrainingState.start(model, settings.splats, density, guidance, total)
+        return TrainingState.start(model, splats, density, guidance, total, background=background)
     model = initial.copy(settings.splats).to(prior.device)
-    state = TrainingState.start(model, settings.splats, density, guidance, total, initial.digest)
+    state = TrainingState.start(model, splats, density, guidance, total, initial.digest, background)
     state.strategy.load_tensors({"unit": initial.unit})
     return state
+
+
+def learned_background(settings: Settings, device: torch.device) -> LearnedBackground | None:
+    """The background before the first step, if it is to be learned."""
+    if settings.optimize.background is not Background.learned:
+        return None
+    return LearnedBackground(settings.optimize.environment, settings.seed, device)
 
 
 def resume(state: TrainingState, settings: Settings, run: RunFolder) -> None:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from avatar_gs.io import atomic_write
 from avatar_gs.splats.model import GaussianModel
+from avatar_gs.training.drawing import draw
 from avatar_gs.training.scene import Scene
-from avatar_gs.training.step import Report, draw
+from avatar_gs.training.step import Report
 from avatar_gs.types import Prior, Render
 
 GAP = 8

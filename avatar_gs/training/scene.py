@@ -1,9 +1,9 @@
-"""What one step looks at: a pose, cameras, pose maps and backgrounds, all a function of (seed, step)."""
+"""What one step looks at: a pose, cameras, pose maps, light and backgrounds, all a function of (seed, step)."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -14,11 +14,12 @@ from avatar_gs.body.model import Body
 from avatar_gs.body.pose import a_pose, random_pose
 from avatar_gs.prior.config import PromptConfig
 from avatar_gs.prior.prompts import view_buckets
-from avatar_gs.render.cameras import fixed_views, sample_views
+from avatar_gs.render.cameras import fixed_views, sample_views, subject
 from avatar_gs.render.config import CamerasConfig
 from avatar_gs.render.pose_map import body_depth, body_surfels, draw_pose_map
+from avatar_gs.render.shading import Lighting, draw_lighting
 from avatar_gs.seeding import generator
-from avatar_gs.training.config import OptimizeConfig, PoseMap, PoseMode
+from avatar_gs.training.config import Background, OptimizeConfig, PoseMap, PoseMode
 from avatar_gs.types import Framing, PosedBody, Views
 
 PREVIEW_FRAMINGS = (Framing.BODY, Framing.BODY, Framing.BODY, Framing.HEAD)
@@ -35,6 +36,10 @@ class Scene:
     backgrounds: Float[Tensor, "B 3"]
     buckets: Sequence[str]
     """The bucket of prompts of each view."""
+    lighting: Lighting | None = None
+    """None: the albedo is drawn as it is."""
+    environment: bool = False
+    """Whether the learned background stands in for ``backgrounds``."""
 
 
 class Scenes:
@@ -76,13 +81,27 @@ class Scenes:
             posed = self.body.pose(pose.to(self.device))
         views = sample_views(self.cameras, self.config.batch, generator(self.seed, step, "cameras"), posed, self.size)
         backgrounds = random_backgrounds(len(views), generator(self.seed, step, "background"))
-        return self._scene(posed, views, backgrounds.to(self.device))
+        scene = self._scene(posed, views, backgrounds.to(self.device))
+        return replace(scene, lighting=self._lighting(step, scene), environment=self._environment(step))
 
     @torch.no_grad()
     def preview(self) -> Scene:
         """The A-pose from the front, the left, the back and close to the face, on grey."""
         views = fixed_views(self.standing, PREVIEW_FRAMINGS, PREVIEW_AZIMUTHS, self.size)
         return self._scene(self.standing, views, torch.full((len(views), 3), 0.5, device=self.device))
+
+    def _lighting(self, step: int, scene: Scene) -> Lighting | None:
+        random = generator(self.seed, step, "lighting")
+        centres = torch.stack([subject(scene.posed, framing)[0] for framing in scene.views.framings])
+        return draw_lighting(
+            self.config.shading, step / self.config.steps, scene.views.cameras, centres.to(self.device), random
+        )
+
+    def _environment(self, step: int) -> bool:
+        if self.config.background is not Background.learned:
+            return False
+        chance = float(torch.rand((), generator=generator(self.seed, step, "environment")))
+        return chance >= self.config.environment.random_share
 
     def _scene(self, posed: PosedBody, views: Views, backgrounds: Tensor) -> Scene:
         surfels = self._standing_surfels if posed is self.standing else body_surfels(posed)
@@ -94,7 +113,7 @@ class Scenes:
 
 
 def random_backgrounds(count: int, random: torch.Generator) -> Float[Tensor, "count 3"]:
-    """Plain greys with a tint, from dark to white: a picture's background, never a colour that the prompt could ask."""
+    """Plain greys with a tint, from dark to white, as behind most pictures that the packaged prior was trained on."""
     grey = 0.15 + 0.85 * torch.rand(count, 1, generator=random)
     return (grey + 0.05 * torch.randn(count, 3, generator=random)).clamp(0, 1)
 

@@ -15,9 +15,11 @@ from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.splats.density import DistillationStrategy
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.splats.optim import build_optimizers, load_optimizer_tensors, optimizer_tensors
+from avatar_gs.splats.smoothing import ColorSmoother
+from avatar_gs.training.background import LearnedBackground
 
 CHECKPOINT = runs.AVATAR_CHECKPOINT
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass
@@ -27,7 +29,9 @@ class TrainingState:
     model: GaussianModel
     optimizers: dict[str, Optimizer]
     strategy: DistillationStrategy
+    smoother: ColorSmoother
     guidance: Guidance
+    background: LearnedBackground | None = None
     init: str = ""
     """The digest of the avatar that the run began with; empty: the body's surface."""
     step: int = 0
@@ -47,9 +51,11 @@ class TrainingState:
         guidance: Guidance,
         total_steps: int,
         init: str = "",
+        background: LearnedBackground | None = None,
     ) -> "TrainingState":
         strategy = DistillationStrategy(density, total_steps, model)
-        return cls(model, build_optimizers(model, splats.lr), strategy, guidance, init)
+        smoother = ColorSmoother(splats.smoothing, model)
+        return cls(model, build_optimizers(model, splats.lr), strategy, smoother, guidance, background, init)
 
     def save(self, path: Path, *, seed: int, total_steps: int) -> None:
         """Write a checkpoint atomically."""
@@ -57,7 +63,9 @@ class TrainingState:
             "splats": self.model.tensors(),
             "optim": optimizer_tensors(self.optimizers),
             "density": self.strategy.tensors(),
+            "smoothing": self.smoother.tensors(),
             "guidance": self.guidance.state_dict(),
+            "background": {} if self.background is None else self.background.state_dict(),
         }
         tensors = {f"{group}/{name}": value for group, entries in groups.items() for name, value in entries.items()}
         facts = {
@@ -92,7 +100,10 @@ class TrainingState:
         self.optimizers = build_optimizers(self.model, splats.lr)
         load_optimizer_tensors(self.optimizers, group(tensors, "optim"))
         self.strategy.load_tensors(group(tensors, "density"))
+        self.smoother.load_tensors(group(tensors, "smoothing"))
         self.guidance.load_state_dict(group(tensors, "guidance"))
+        if self.background is not None:
+            self.background.load_state_dict(group(tensors, "background"))
         self.step, self.seconds = facts["step"], dict(facts["seconds"])
         self.bad_steps, self.bad_in_a_row = facts["bad_steps"], facts["bad_in_a_row"]
         self.prior_calls = facts["prior_calls"]

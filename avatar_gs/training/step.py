@@ -11,13 +11,16 @@ from torch import Tensor
 
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.distill import Distilled
-from avatar_gs.render.rasterize import rasterize
 from avatar_gs.seeding import derive_seed, generator
 from avatar_gs.settings import Settings
 from avatar_gs.splats.density import Refinement
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.splats.optim import gradients_are_finite, set_learning_rates, step_all, zero_grad_all
 from avatar_gs.splats.surface import RestSurface
+from avatar_gs.training import parallel
+from avatar_gs.training.background import LearnedBackground
+from avatar_gs.training.drawing import draw
+from avatar_gs.training.geometry_losses import geometry_losses
 from avatar_gs.training.losses import regularisers
 from avatar_gs.training.scene import Scene
 from avatar_gs.training.state import TrainingState
@@ -56,13 +59,6 @@ class Stopwatch:
         self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - began
 
 
-def draw(model: GaussianModel, scene: Scene, supersample: int = 1) -> Render:
-    """The avatar in a scene, on its backgrounds; pictures are ``supersample`` times as large as the scene's cameras."""
-    cameras = scene.views.cameras
-    cameras = cameras.resized(cameras.width * supersample, cameras.height * supersample)
-    return rasterize(model.pose(scene.posed.T_posed_rest), cameras, scene.backgrounds)
-
-
 def train_step(
     state: TrainingState,
     scene: Scene,
@@ -79,14 +75,14 @@ def train_step(
     config, step, total = settings.optimize, state.step, settings.optimize.steps
     clock = Stopwatch(state.seconds, prior.device)
     with clock("render"):
-        render = draw(state.model, scene, config.supersample)
+        render = draw(state.model, scene, config.supersample, state.background)
         state.strategy.before_backward(render.info)
     with clock("encode"):
         latents = prior.encode_images(render.rgb)
     before = None
     if source is not None:
         with clock("source"):
-            before = encoded(source, scene, settings, prior)
+            before = encoded(source, scene, settings, prior, state.background)
     with clock("prior"):
         distilled = state.guidance.step(
             latents,
@@ -100,13 +96,15 @@ def train_step(
             source=before,
             cameras=scene.views.cameras.T_camera_world.flatten(1).to(latents),
         )
-    losses = regularisers(config.losses, state.model, render.alpha, state.strategy.unit)
+    losses = all_losses(state, scene, settings, render)
     finite, refinement = True, Refinement()
     if not distilled.warming_up:
         with clock("backward"):
             sum(losses.values(), start=distilled.loss).backward()
+            parallel.average(gradients(state, render))
         with clock("update"):
             finite = gradients_are_finite(state.optimizers)
+            learn_background(state)
             refinement = update(state, settings, surface, render if finite else None)
         for _ in range(settings.guidance.inner_steps - 1 if finite else 0):
             with clock("refit"):
@@ -120,23 +118,65 @@ def train_step(
 
 
 @torch.no_grad()
-def encoded(model: GaussianModel, scene: Scene, settings: Settings, prior: Prior) -> Float[Tensor, "B c h w"]:
+def encoded(
+    model: GaussianModel,
+    scene: Scene,
+    settings: Settings,
+    prior: Prior,
+    background: LearnedBackground | None = None,
+) -> Float[Tensor, "B c h w"]:
     """The latents of an avatar in a scene, without gradients."""
-    return prior.encode_images(draw(model, scene, settings.optimize.supersample).rgb)
+    return prior.encode_images(draw(model, scene, settings.optimize.supersample, background).rgb)
+
+
+def all_losses(state: TrainingState, scene: Scene, settings: Settings, render: Render) -> dict[str, Float[Tensor, ""]]:
+    """The weighted losses beside guidance, by name."""
+    config = settings.optimize
+    losses = regularisers(config.losses, state.model, render.alpha, state.strategy.unit)
+    return losses | geometry_losses(
+        config.geometry,
+        state.model,
+        scene,
+        render.alpha,
+        supersample=config.supersample,
+        progress=state.step / config.steps,
+    )
+
+
+def gradients(state: TrainingState, render: Render) -> list[Tensor | None]:
+    """All that a backward pass has left for the update: of splats, of what the background paints, and the screen
+    positions' for densification."""
+    learned = [] if state.background is None else state.background.network.parameters()
+    parameters = [*state.model.params.values(), *learned]
+    return [*(parameter.grad for parameter in parameters), render.info["means2d"].grad]
+
+
+def learn_background(state: TrainingState) -> None:
+    """Move what the learned background paints by its gradients, where it was seen."""
+    if state.background is not None:
+        state.background.update()
 
 
 def refit(state: TrainingState, scene: Scene, settings: Settings, prior: Prior, distilled: Distilled) -> None:
     """Move the splats further towards what this step's guidance asked for, as they look now; the prior is not asked
     again, and densification counts the step once."""
-    render = draw(state.model, scene, settings.optimize.supersample)
+    render = draw(state.model, scene, settings.optimize.supersample, state.background)
     loss = distilled.refit(prior.encode_images(render.rgb), render.rgb)
-    losses = regularisers(settings.optimize.losses, state.model, render.alpha, state.strategy.unit)
+    losses = all_losses(state, scene, settings, render)
     sum(losses.values(), start=loss).backward()
+    parallel.average(gradients(state, render))
+    learn_background(state)
     if gradients_are_finite(state.optimizers):
-        step_all(state.optimizers)
-        state.model.constrain()
+        move(state)
     else:
         zero_grad_all(state.optimizers)
+
+
+def move(state: TrainingState) -> None:
+    """One step of every optimiser and of the colours' smoothing, back into range."""
+    step_all(state.optimizers)
+    state.smoother.step(state.model, state.optimizers["sh0"].param_groups[0]["lr"])
+    state.model.constrain()
 
 
 def update(state: TrainingState, settings: Settings, surface: RestSurface, render: Render | None) -> Refinement:
@@ -145,11 +185,11 @@ def update(state: TrainingState, settings: Settings, surface: RestSurface, rende
         zero_grad_all(state.optimizers)
     else:
         set_learning_rates(state.optimizers, settings.splats.lr, state.step / settings.optimize.steps)
-        step_all(state.optimizers)
-        state.model.constrain()
+        move(state)
     split_seed = derive_seed(settings.seed, state.step, "split")
     info = None if render is None else render.info
     refinement = state.strategy.after_step(state.model, state.optimizers, state.step, info, split_seed)
     if refinement != Refinement() or (state.step + 1) % settings.optimize.surface_every == 0:
         surface.refresh(state.model)
+        state.smoother.refresh(state.model)
     return refinement

@@ -32,7 +32,7 @@ from avatar_gs.evaluation.identity.views import (
     through_prior,
 )
 from avatar_gs.guidance.config import GuidanceConfig, Method
-from avatar_gs.identity.config import EmbedConfig, IdentityMethod
+from avatar_gs.identity.config import Clothes, EmbedConfig, IdentityMethod
 from avatar_gs.mini.faces import FaceNet
 from avatar_gs.mini.people import held_out, individuals
 from avatar_gs.mini.scorer.model import TOKENIZER, build_model, frozen
@@ -72,7 +72,7 @@ def small_settings(**options) -> Settings:
         splats=SplatsConfig(count=300),
         density=DensityConfig(enabled=False),
         optimize=OptimizeConfig(steps=2, batch=1),
-        embed=EmbedConfig(steps=1, batch=2),
+        embed=EmbedConfig(steps=1, batch=2, clothes=Clothes.bound),
         evaluate=EvaluateConfig(people=1, few_people=1),
     )
     for name, value in options.items():
@@ -316,7 +316,9 @@ def test_ways_differ_in_their_settings_and_in_nothing_else(prior, judges, tmp_pa
     assert of[Kind.NO_IDENTITY].prompt == "a person" and of[Kind.CROSS_INIT].prompt == "<id>"
     keys = {maker.key(runs.Job(kind, person, seed)) for kind in Kind for person in (0, 1) for seed in (0, 1)}
     assert len(keys) == 4 * len(Kind)
-    other = runs.Maker(small_settings(embed=EmbedConfig(steps=2, batch=2)), prior, judges, tmp_path)
+    other = runs.Maker(
+        small_settings(embed=EmbedConfig(steps=2, batch=2, clothes=Clothes.bound)), prior, judges, tmp_path
+    )
     assert other.key(runs.Job(Kind.CROSS_INIT, 0, 0)) not in keys
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from typing import Any
 
 import numpy as np
 import pytest
@@ -182,6 +183,8 @@ def test_evaluations_are_quick_unless_a_preset_is_named():
 
 @pytest.mark.parametrize("name", ["prompts", "seeds", "controls", "red_blue", "samples"])
 def test_absurd_counts_are_refused(name):
+    counts: dict[str, Any] = {}
     for value in (-1, 501):
+        counts[name] = value
         with pytest.raises(UserError, match=rf"evaluate\.{name}={value}"):
-            EvaluateConfig(**{name: value})
+            EvaluateConfig(**counts)

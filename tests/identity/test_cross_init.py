@@ -2,33 +2,19 @@
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 
 from avatar_gs.errors import UserError
-from avatar_gs.identity import cross_init
-from avatar_gs.identity.config import RECIPES, EmbedConfig, IdentityMethod, Weighting
+from avatar_gs.identity import cross_init, denoising, description
+from avatar_gs.identity.config import RECIPES, Clothes, EmbedConfig, IdentityMethod
 from avatar_gs.identity.photos import PhotoSet
 from avatar_gs.identity.templates import templates
-from avatar_gs.mini.trials import trials
-from avatar_gs.prior.config import PriorConfig, PromptStyle
-from avatar_gs.prior.prompts import FRAMING_WORDS
-from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
+from avatar_gs.prior.config import PromptStyle
 from avatar_gs.runs import IDENTITY_CHECKPOINT
 from avatar_gs.types import IdentityPrior
 from tests import tiny
-
-KINDS = ("sd15", "sd21")
-NAMES = ("red man", "a tall", "blue shirt xylophone", "body")
-
-
-@pytest.fixture(scope="module")
-def priors(tmp_path_factory):
-    return {
-        kind: StableDiffusionPrior(**tiny.parts(tmp_path_factory.mktemp(kind), kind), known_names=NAMES)
-        for kind in KINDS
-    }
+from tests.identity.conftest import KINDS, NAMES
 
 
 def photos(count=3):
@@ -37,7 +23,7 @@ def photos(count=3):
 
 
 def small(**changes):
-    return EmbedConfig(**({"tokens": 2, "steps": 4, "batch": 2, "lr": 0.05} | changes))
+    return EmbedConfig(**({"tokens": 2, "steps": 4, "batch": 2, "lr": 0.05, "clothes": Clothes.bound} | changes))
 
 
 def with_new_tokens(prior, rows):
@@ -91,20 +77,6 @@ def test_textual_inversion_begins_at_a_word_and_is_not_held(priors):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_error_is_in_what_the_prior_predicts(priors, kind):
-    prior = priors[kind]
-    draws = torch.Generator().manual_seed(2)
-    z, noise = torch.randn(3, 4, 8, 8, generator=draws), torch.randn(3, 4, 8, 8, generator=draws)
-    t, cond = torch.tensor([40, 500, 990]), prior.encode_prompts(["a man", "red", ""])
-    alpha, sigma = prior.alpha(t)[:, None, None, None], prior.sigma(t)[:, None, None, None]
-    target = noise if kind == "sd15" else alpha * noise - sigma * z
-    raw = prior._predict(alpha * z + sigma * noise, t, cond, None)
-    expected = (raw - target).square().mean((1, 2, 3))
-    found = cross_init.prediction_error(prior, z, t, noise, cond)
-    torch.testing.assert_close(found, expected, rtol=2e-3, atol=1e-5)
-
-
-@pytest.mark.parametrize("kind", KINDS)
 def test_training_moves_the_rows_and_nothing_else(priors, kind):
     prior = priors[kind]
     networks = (prior.text_encoder, prior.unet, prior.vae, prior.controlnet)
@@ -125,13 +97,13 @@ def test_training_moves_the_rows_and_nothing_else(priors, kind):
 def test_training_lowers_the_loss_on_its_photos(priors):
     prior, config = priors["sd15"], small(steps=25, batch=4, lr=0.1, flips=False)
     latents = cross_init.encode_photos(prior, photos(1).images, flips=False)
-    t = cross_init.stratified_times(torch.full((1000,), 0.001), 32, torch.Generator().manual_seed(5))
+    t = denoising.stratified_times(torch.full((1000,), 0.001), 32, torch.Generator().manual_seed(5))
     noise = torch.randn(32, 4, 8, 8, generator=torch.Generator().manual_seed(6))
 
     def error(rows):
         with torch.no_grad():
             cond = prior.encode_prompts(["<id>"] * 32, rows)
-            return float(cross_init.prediction_error(prior, latents.expand(32, -1, -1, -1), t, noise, cond).mean())
+            return float(denoising.prediction_error(prior, latents.expand(32, -1, -1, -1), t, noise, cond).mean())
 
     trained = cross_init.train_identity(prior, photos(1), config).vectors
     assert error(trained) < error(cross_init.initial_rows(prior, config))
@@ -147,7 +119,7 @@ def test_an_interrupted_training_ends_with_the_same_bytes(priors, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         cross_init.train_identity(prior, photos(), config, 3, tmp_path, key="a", on_preview=stop)
     assert (tmp_path / IDENTITY_CHECKPOINT).exists()
-    sorting = 2 * len(photos().images) * len(templates(PromptStyle.mini)) * len(cross_init.SORTING_TIMES)
+    sorting = 2 * len(photos().images) * len(templates(PromptStyle.mini)) * len(description.SORTING_TIMES)
     calls, losses = prior.calls, []
     resumed = cross_init.train_identity(
         prior, photos(), config, 3, tmp_path, key="a", on_preview=lambda state: losses.append(len(state.losses))
@@ -173,25 +145,8 @@ def test_flips_are_mirror_images(priors):
     torch.testing.assert_close(both[:3], cross_init.encode_photos(prior, images, flips=False))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_noisy_times_are_drawn_more_often(priors, kind):
-    prior = priors[kind]
-    plain, noisy = (cross_init.time_shares(prior, weighting) for weighting in (Weighting.plain, Weighting.noisy))
-    torch.testing.assert_close(plain, torch.full((1000,), 0.001))
-    t = torch.tensor([10, 900])
-    alpha2 = prior.alpha(t).square()
-    expected = torch.stack([5 * (1 - alpha2[0]) / alpha2[0] ** 2, torch.tensor(8.0)])
-    if kind == "sd21":
-        expected = expected * alpha2
-    torch.testing.assert_close(noisy[10] / noisy[900], expected[0] / expected[1], rtol=1e-3, atol=0)
-    times = cross_init.stratified_times(noisy, 4000, torch.Generator().manual_seed(0))
-    assert float((times < 300).float().mean()) == pytest.approx(float(noisy[:300].sum()), abs=1e-3)
-
-
-def test_draws_cover_times_and_photos():
+def test_draws_cover_photos():
     draws = torch.Generator().manual_seed(0)
-    times = cross_init.stratified_times(torch.full((1000,), 0.001), 8, draws)
-    assert (times // 125).tolist() == list(range(8))
     assert sorted(cross_init.pick_photos(5, 5, draws).tolist()) == [0, 1, 2, 3, 4]
     counts = cross_init.pick_photos(3, 8, draws).bincount(minlength=3)
     assert sorted(counts.tolist()) == [2, 3, 3]
@@ -214,7 +169,7 @@ def test_templates_name_the_person_once_in_three_framings(style):
 
 
 def test_what_is_given_wins_over_fast_and_fast_over_the_priors_own():
-    sd = RECIPES[PromptStyle.sd]
+    sd = RECIPES[PromptStyle.sd, Clothes.bound]
     assert (sd.tokens, sd.steps, sd.batch, sd.lr) == (2, 320, 8, 5e-3)
     own, fast = EmbedConfig().resolved(PromptStyle.sd), EmbedConfig(fast=True).resolved(PromptStyle.sd)
     assert (own.steps, own.lr) == (320, 5e-3)
@@ -223,18 +178,24 @@ def test_what_is_given_wins_over_fast_and_fast_over_the_priors_own():
     assert (given.steps, given.tokens, given.lr) == (7, 3, fast.lr)
 
 
+def test_clothes_are_free_where_that_was_tried_or_words_for_them_are_given():
+    textual_inversion = EmbedConfig(method=IdentityMethod.textual_inversion)
+    for config in (EmbedConfig(), EmbedConfig(fast=True), textual_inversion):
+        assert config.resolved(PromptStyle.sd).clothes is Clothes.bound
+    assert EmbedConfig().resolved(PromptStyle.mini).clothes is Clothes.free
+    assert EmbedConfig(fast=True).resolved(PromptStyle.mini).clothes is Clothes.bound
+    assert textual_inversion.resolved(PromptStyle.mini).clothes is Clothes.bound
+    assert EmbedConfig(describe="a man wearing a hat").resolved(PromptStyle.sd).clothes is Clothes.free
+    assert EmbedConfig(clothes=Clothes.bound).resolved(PromptStyle.mini).clothes is Clothes.bound
+
+
+@pytest.mark.parametrize("text", ["a man", "wearing a hat", " wearing a hat", "a man wearing "])
+def test_a_description_names_a_person_and_their_clothes(text):
+    with pytest.raises(UserError, match=r"embed\.describe="):
+        EmbedConfig(describe=text)
+
+
 @pytest.mark.parametrize("wrong", [{"tokens": -1}, {"tokens": 99}, {"lr": -1.0}, {"batch": 1000}, {"min_size": 0}])
 def test_impossible_settings_are_named(wrong):
     with pytest.raises(UserError, match=f"embed.{next(iter(wrong))}="):
         EmbedConfig(**wrong)
-
-
-def test_photos_are_described_by_the_framing_that_they_have():
-    """The packaged prior itself tells which words fit drawn pictures of people that it never saw."""
-    some = trials(8, seed=5)
-    images = torch.from_numpy(np.stack([trial.truth for trial in some]))
-    prior = load_prior(PriorConfig())
-    groups = templates(PromptStyle.mini)
-    sorted_photos = cross_init.sort_photos(prior, cross_init.encode_photos(prior, images, flips=False), groups, seed=0)
-    right = [FRAMING_WORDS[trial.framing] in group[0] for trial, group in zip(some, sorted_photos, strict=True)]
-    assert len({trial.framing for trial in some}) >= 3 and sum(right) >= 7

@@ -81,6 +81,19 @@ def test_suffix_and_default_negative():
     assert prompt.negative == "ugly"
 
 
+@pytest.mark.parametrize("style", list(PromptStyle))
+def test_without_view_words_all_sides_of_a_framing_share_one_prompt(style):
+    config = PromptConfig(style=style, view_words=False)
+    prompts = bucket_prompts("a man", "blurry", config)
+    assert prompts.keys() == bucket_prompts("a man", "blurry", PromptConfig(style=style)).keys()
+    for framing, words in ((Framing.BODY, "full body"), (Framing.HEAD, "close-up of the head")):
+        sides = {prompt for bucket, prompt in prompts.items() if bucket.startswith(f"{framing.value}/")}
+        assert len(sides) == 1
+        said = sides.pop()
+        assert words in said.positive and "a man" in said.positive and "view" not in said.positive
+        assert said.negative == "blurry", "no words against a face on the back either"
+
+
 def test_custom_prior_needs_a_path():
     with pytest.raises(UserError, match=r"prior\.path"):
         PriorConfig(name="custom")

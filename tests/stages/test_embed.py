@@ -22,6 +22,7 @@ STEPS = [
     "embed.min_size=8",
     "embed.preview_every=1",
     "embed.tokens=1",
+    "embed.clothes=bound",
     "threads=1",
 ]
 EVERYWHERE = [

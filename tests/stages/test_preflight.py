@@ -4,26 +4,34 @@
 # (the annotations in diffusers are narrower than what it takes and returns)
 
 from dataclasses import replace
+from itertools import accumulate
+from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
-from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 from avatar_gs.errors import UserError
 from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.identity.embedding import IdentityEmbedding, write_identity
 from avatar_gs.prior import memory, single_file
-from avatar_gs.prior.config import PriorConfig
+from avatar_gs.prior.config import Precision, PriorConfig
 from avatar_gs.prior.folder import locate
-from avatar_gs.prior.memory import Architecture, Load, architecture_of, expected_peak
+from avatar_gs.prior.frozen import keep_less, keep_less_of_norms
+from avatar_gs.prior.memory import Architecture, Load, architecture_of, expected_flops, expected_peak
 from avatar_gs.settings import Device, Settings
-from avatar_gs.stages import optimize, preflight, preview
+from avatar_gs.stages import embed, forecast, optimize, playground, preflight, preview
+from avatar_gs.stages.forecast import Task
 from avatar_gs.training.config import OptimizeConfig
 from tests import full, tiny
+from tests.live_memory import LiveMemory, measured, without_matrices
 
 GB = 10**9
-FULL = Load(batch=4, supersample=2, splats=200_000, network_bytes=2, through_networks=True)
+FULL = Load(batch=4, supersample=2, splats=200_000, network_bytes=2, through_encoder=True, through_networks=True)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +46,7 @@ def settings(prior, tmp_path, monkeypatch):
         prompt="a man in red",
         device=Device.cpu,
         prior=PriorConfig(name="custom", path=str(prior)),
-        optimize=OptimizeConfig(batch=4, supersample=2),
+        optimize=OptimizeConfig(steps=3, batch=4, supersample=2),
     )
 
 
@@ -46,60 +54,98 @@ def lines(settings, **more):
     return {line.part: line for line in preflight.check(settings, **more)}
 
 
-class Attention(torch.autograd.Function):
-    """Keeps what an attention without matrices keeps; on the meta device only."""
+def networks_on_meta(kind):
+    """The true networks as a prior has them, without weights."""
+    with torch.device("meta"):
+        parts = full.networks({name: full.layout(kind, name) for name in (*memory.PUBLISHED[kind], "scheduler")})
+    networks = [parts[name].requires_grad_(False).eval() for name in ("vae", "unet", "controlnet")]
+    for network in networks:
+        keep_less(network)
+    keep_less_of_norms(networks[0].encoder)
+    return networks
 
-    @staticmethod
-    def forward(ctx, q, k, v):
-        out = torch.empty_like(q)
-        ctx.save_for_backward(q, k, v, out)
-        return out
+
+def encode(vae, size, batch=1):
+    picture = torch.empty(batch, 3, size, size, device="meta", requires_grad=True)
+    return torch.cat([vae.encode(one).latent_dist.mean for one in picture.split(1)])
 
 
-def kept_bytes(function):
-    """The bytes that autograd keeps for the backward pass of what ``function`` computes."""
-    storages = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        storages[storage._cdata] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        kept = function()
-    assert kept is not None
-    return sum(storage.nbytes() for storage in storages.values())
+def predict(unet, controlnet, size, dtype):
+    with torch.device("meta"):
+        z, t = torch.empty(1, 4, size // 8, size // 8, dtype=dtype), torch.empty(1, dtype=torch.long)
+        text = torch.empty(1, 77, unet.config.cross_attention_dim, dtype=dtype).requires_grad_()
+        down, middle = controlnet(z, t, text, torch.empty(1, 3, size, size, dtype=dtype), return_dict=False)
+        extra = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+        return unet(z, t, encoder_hidden_states=text, return_dict=False, **extra)[0]
 
 
 @pytest.mark.parametrize("kind", full.KINDS)
-def test_the_graphs_are_as_large_as_the_estimate_says(kind, monkeypatch):
-    """Counted without computing, at 256² and 512²: the difference is free of the weights, which are kept as well."""
-    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, k, v, *more, **options: Attention.apply(q, k, v))
-    with torch.device("meta"):
-        parts = full.networks(
-            {name: full.layout(kind, name) for name in ("text_encoder", "vae", "unet", "controlnet", "scheduler")}
+def test_bytes_are_as_many_as_the_estimate_says(kind, monkeypatch):
+    """Every tensor of the true networks at 512², counted op by op on the meta device."""
+    without_matrices(monkeypatch)
+    vae, unet, controlnet = networks_on_meta(kind)
+    for again, kept, within in (
+        (False, memory.ENCODER_GRAPH, memory.ENCODER_WITHIN),
+        (True, memory.ENCODER_CHECKPOINTS, memory.ENCODER_AGAIN),
+    ):
+        if again:
+            vae.enable_gradient_checkpointing()
+        with LiveMemory() as live:
+            latents = encode(vae, 512, batch=2)
+            assert live.now == pytest.approx(2 * kept, rel=0.05)
+            latents.sum().backward()
+            assert live.peak == pytest.approx(2 * kept + within, rel=0.05)
+    unet.half()
+    controlnet.half()
+    assert measured(lambda: predict(unet, controlnet, 512, torch.half))[0] == pytest.approx(
+        memory.NETWORKS_GRAPH, rel=0.05
+    )
+    with torch.no_grad():
+        assert measured(lambda: predict(unet, controlnet, 512, torch.half))[1] == pytest.approx(
+            memory.NETWORKS_FORWARD, rel=0.05
         )
-        vae, unet, controlnet = (parts[name].requires_grad_(False).eval() for name in ("vae", "unet", "controlnet"))
-        unet.half()
-        controlnet.half()
+        for expected, function in (
+            (memory.ENCODER_FORWARD, lambda: encode(vae, 512)),
+            (memory.DECODER_FORWARD, lambda: vae.decode(torch.empty(1, 4, 64, 64, device="meta")).sample),
+        ):
+            assert measured(function)[1] == pytest.approx(expected, rel=0.05)
 
-        def encode(size):
-            return vae.encode(torch.empty(1, 3, size, size, requires_grad=True)).latent_dist.mean
 
-        def predict(size):
-            half = {"dtype": torch.float16}
-            z, text = (
-                torch.empty(1, 4, size // 8, size // 8, **half),
-                torch.empty(1, 77, unet.config.cross_attention_dim, **half),
-            )
-            t, text = torch.empty(1, dtype=torch.long), text.requires_grad_()
-            down, middle = controlnet(z, t, text, torch.empty(1, 3, size, size, **half), return_dict=False)
-            extra = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
-            return unet(z, t, encoder_hidden_states=text, return_dict=False, **extra)
+@pytest.mark.parametrize("kind", full.KINDS)
+def test_arithmetic_is_as_much_as_the_estimate_says(kind):
+    vae, unet, controlnet = networks_on_meta(kind)
+    for expected, function in (
+        (memory.ENCODER_FLOPS, lambda: encode(vae, 512)),
+        (memory.NETWORKS_FLOPS, lambda: predict(unet, controlnet, 512, torch.float32)),
+    ):
+        counts = []
+        for backward in (False, True):
+            with FlopCounterMode(display=False) as counter:
+                result = function()
+                if backward:
+                    result.sum().backward()
+            counts.append(counter.get_total_flops())
+        assert counts == pytest.approx([expected, 2 * expected], rel=0.05)
 
-        for function, expected in ((encode, memory.VAE_GRAPH), (predict, memory.NETWORKS_GRAPH)):
-            small, large = (kept_bytes(lambda size=size, f=function: f(size)) for size in (256, 512))
-            assert (large - small) / 0.75 == pytest.approx(expected, rel=0.08)
+
+@pytest.mark.parametrize(("again", "size", "batch"), [(False, 128, 1), (True, 64, 3)])
+def test_the_estimate_is_what_the_allocator_gives_out(again, size, batch):
+    """The true VAE, really computed on small pictures; torch's profiler says what its allocator had given out at most.
+    The estimate for 512² is scaled down, and leaves the weights, which were there before, out."""
+    vae: Any = AutoencoderKL.from_config(full.layout("sd15", "vae")).requires_grad_(False).eval()
+    vae.to(memory_format=torch.channels_last)  # as a prior has it; other weights are copied for each convolution
+    keep_less(vae)
+    keep_less_of_norms(vae.encoder)
+    if again:
+        vae.enable_gradient_checkpointing()
+    picture = torch.empty(batch, 3, size, size).to(memory_format=torch.channels_last).requires_grad_()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        torch.cat([vae.encode(one).latent_dist.mean for one in picture.split(1)]).sum().backward()
+    given = [event.nbytes() for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    architecture = Architecture(memory.PUBLISHED["sd15"], image_size=size)
+    load = replace(FULL, batch=batch, encode_chunk=1, checkpoint_encoder=again, through_networks=False, predicted=0)
+    peak = expected_peak(architecture, load)
+    assert peak["VAE"] + peak["networks"] == pytest.approx(max(accumulate(given)), rel=0.1)
 
 
 def test_the_estimate_of_the_presets():
@@ -107,13 +153,31 @@ def test_the_estimate_of_the_presets():
     architecture = Architecture(memory.PUBLISHED["sd15"])
     peak = expected_peak(architecture, FULL)
     assert peak["weights"] == 2 * (859_520_964 + 361_279_120) + 4 * (83_653_863 + 123_060_480)
-    assert peak["VAE"] == 4 * memory.VAE_GRAPH and peak["networks"] == 4 * memory.NETWORKS_GRAPH
+    assert peak["VAE"] == 4 * memory.ENCODER_GRAPH and peak["networks"] == 4 * memory.NETWORKS_GRAPH
     double = expected_peak(architecture, replace(FULL, network_bytes=4))
     assert double["networks"] == 2 * peak["networks"] and double["VAE"] == peak["VAE"]
-    assert sum(expected_peak(architecture, replace(FULL, batch=1)).values()) < sum(peak.values()) - 3 * memory.VAE_GRAPH
-    assert sum(expected_peak(architecture, replace(FULL, through_networks=False)).values()) < sum(peak.values())
-    sampling = expected_peak(architecture, replace(FULL, supersample=0))
-    assert sum(sampling.values()) < sum(peak.values()) and "renders" not in sampling
+
+    def total(**changes):
+        return sum(expected_peak(architecture, replace(FULL, **changes)).values())
+
+    assert total(batch=1) < total() - 3 * memory.ENCODER_GRAPH
+    assert total() - total(offload_text=True) == 4 * 123_060_480
+    assert total(predict_chunk=1) < total(predict_chunk=2) < total(predict_chunk=4) == total(predict_chunk=8) == total()
+    twice = expected_peak(architecture, replace(FULL, checkpoint_encoder=True, predict_chunk=1))
+    assert twice["networks"] == 4 * memory.ENCODER_AGAIN, "all pictures at once are computed anew at once"
+    assert expected_peak(architecture, replace(FULL, checkpoint_encoder=True))["VAE"] == 4 * memory.ENCODER_CHECKPOINTS
+    sampling = expected_peak(architecture, Load(batch=4, network_bytes=2, predicted=2, decoded=4))
+    assert sum(sampling.values()) < total() and not {"renders", "VAE"} & set(sampling)
+    assert sampling["networks"] == 4 * memory.DECODER_FORWARD
+
+
+def test_the_arithmetic_of_a_step():
+    flops = expected_flops(Architecture(memory.PUBLISHED["sd15"]), FULL, 2, 1)
+    assert flops == {"VAE": 4 * 2 * memory.ENCODER_FLOPS, "networks": 4 * 4 * memory.NETWORKS_FLOPS}
+    more = expected_flops(
+        Architecture(memory.PUBLISHED["sd15"]), replace(FULL, checkpoint_encoder=True, predict_chunk=2), 2, 1
+    )
+    assert more == {"VAE": 4 * 3 * memory.ENCODER_FLOPS, "networks": 4 * 5 * memory.NETWORKS_FLOPS}
 
 
 def test_parameters_are_counted_from_the_headers(prior, tmp_path, monkeypatch):
@@ -142,57 +206,96 @@ def test_parameters_are_counted_from_the_headers(prior, tmp_path, monkeypatch):
 
 def test_the_table(settings, prior, tmp_path):
     found = lines(settings)
-    assert list(found) == ["body", "device", "renderer", "prior", "ControlNet", "embedding", "memory"]
+    assert list(found) == ["body", "device", "renderer", "prior", "ControlNet", "embedding", "memory", "time"]
     assert not any(line.wrong for line in found.values())
     assert str(prior) in found["prior"].found and "folder" in found["prior"].found
     assert found["ControlNet"].found.startswith(f"{prior}/controlnet")
     assert "nobody" in found["embedding"].found and "weights" in found["memory"].found
     write_identity(tmp_path / "anna.safetensors", IdentityEmbedding(torch.zeros(2, 16), {}))
     assert "2 rows of width 16" in lines(replace(settings, identity="anna.safetensors"))["embedding"].found
-    assert "renderer" not in lines(settings, sampling=True)
+    assert "at least" in found["time"].found and "3 steps" in found["time"].found
+    for task in (Task.preview, Task.embed, Task.playground):
+        assert not {"renderer", "time"} & set(lines(settings, task=task))
+    other = replace(settings, guidance=GuidanceConfig(method=Method.ism))
+    assert "no estimate for guidance=ism" in lines(other)["time"].found
+
+
+def test_gsplats_kernels(settings, monkeypatch, tmp_path):
+    monkeypatch.setattr(preflight, "choose_device", lambda device: "cuda")
+    monkeypatch.setattr(preflight, "require_renderer", lambda device: None)
+    monkeypatch.setattr(forecast, "free_memory", lambda device: None)
+    monkeypatch.setattr(forecast, "convolution_rate", lambda *arguments, **options: 1e12)
+    monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(preflight.shutil, "which", lambda name: "/cuda/nvcc")
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    assert "first use" in lines(settings)["kernels"].found and "/cuda/nvcc" in lines(settings)["kernels"].found
+    (tmp_path / "gsplat_cuda").mkdir()
+    (tmp_path / "gsplat_cuda" / "gsplat_cuda.so").touch()
+    assert str(tmp_path) in lines(settings)["kernels"].found
 
 
 def test_what_is_missing_is_refused_before_anything_loads(settings, monkeypatch):
     def never(*arguments):
         raise AssertionError("loaded before the table")
 
-    for stage in (optimize, preview):
+    for stage in (optimize, preview, playground, embed):
         monkeypatch.setattr(stage, "load_prior", never)
-        monkeypatch.setattr(stage, "load_body", never)
+        monkeypatch.setattr(stage, "load_body", never, raising=False)
         with pytest.raises(UserError, match=r"prior\.path=/nowhere"):
             stage.run(replace(settings, prior=PriorConfig(name="custom", path="/nowhere")))
         with pytest.raises(UserError, match=r"nobody\.safetensors"):
             stage.run(replace(settings, identity="nobody.safetensors"))
-        monkeypatch.setattr(preflight, "free_memory", lambda device: GB // 2)
-        with pytest.raises(UserError, match="no batch, resolution or precision makes it fit"):
+        monkeypatch.setattr(forecast, "free_memory", lambda device: GB // 2)
+        with pytest.raises(UserError, match="no chunks, batch, resolution or precision make it fit"):
             stage.run(settings)
-        monkeypatch.setattr(preflight, "free_memory", lambda device: None)
+        monkeypatch.setattr(forecast, "free_memory", lambda device: None)
 
 
 @pytest.mark.parametrize(
-    ("free", "named"), [(16 * GB, "optimize.batch=2"), (11 * GB, "optimize.batch=1"), (24 * GB, "")]
+    ("device", "task", "free", "named"),
+    [
+        ("cuda", Task.optimize, 15, {}),
+        ("cuda", Task.optimize, 12, {"prior.offload_text", "prior.encode_chunk"}),
+        ("cuda", Task.optimize, 8, {"prior.offload_text", "prior.encode_chunk", "prior.checkpoint_encoder"}),
+        ("cuda", Task.optimize, 6, {"optimize.batch"}),
+        ("cpu", Task.optimize, 10, {"prior.encode_chunk", "prior.checkpoint_encoder"}),
+        ("cuda", Task.embed, 7, {"prior.encode_chunk", "prior.predict_chunk"}),
+        ("cuda", Task.playground, 5, {"prior.offload_text"}),
+    ],
 )
-def test_what_would_fit_is_named_and_fits(settings, monkeypatch, free, named):
-    """An architecture of the true size, on a device that has so much."""
-    true = Architecture(memory.PUBLISHED["sd15"])
-    monkeypatch.setattr(preflight, "architecture_of", lambda *arguments: (true, []))
-    monkeypatch.setattr(preflight, "free_memory", lambda device: free)
-    settings = replace(settings, prior=replace(settings.prior, precision=preflight.Precision.bfloat16))
-    wrong = lines(settings)["memory"].wrong
-    assert (f"{named} would fit" in wrong) if named else wrong == ""
-    if named:
-        batch = int(named.partition("=")[2])
-        assert lines(replace(settings, optimize=replace(settings.optimize, batch=batch)))["memory"].wrong == ""
-        assert lines(replace(settings, optimize=replace(settings.optimize, batch=batch + 1)))["memory"].wrong
+def test_what_would_fit_is_named_and_fits(device, task, free, named):
+    """SD 2.1 on a device that has so many gigabytes: the advice holds what is expected of it, and following it fits."""
+    true = Architecture(memory.PUBLISHED["sd21"])
+    settings = Settings(
+        prior=PriorConfig(precision=Precision.bfloat16), optimize=OptimizeConfig(batch=4, supersample=2)
+    )
+    settings.density.max_splats = 200_000
+    load = forecast.load_of(settings, device, task)
+    if not named:
+        assert forecast.fits(true, load, free * GB)
+        return
+    said = forecast.advice(true, load, device, task, free * GB)
+    assert "would fit" in said, said
+    overrides = dict(word.split("=") for word in said.split(": ")[1].removesuffix(" would fit").split())
+    assert named <= set(overrides), said
+    assert not forecast.fits(true, load, free * GB)
+    changed = OmegaConf.merge(
+        OmegaConf.structured(settings), OmegaConf.from_dotlist([f"{k}={v}" for k, v in overrides.items()])
+    )
+    assert forecast.fits(true, forecast.load_of(OmegaConf.to_object(changed), device, task), free * GB)
+
+
+def test_only_some_methods_go_through_the_networks(settings):
     cheap = replace(settings, guidance=GuidanceConfig(method=Method.sds))
-    assert preflight._load(cheap, "cpu", False).through_networks is False
+    assert forecast.load_of(settings, "cpu", Task.optimize).through_networks
+    assert not forecast.load_of(cheap, "cpu", Task.optimize).through_networks
 
 
 def test_a_preset_that_is_not_here_yet(settings, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
     monkeypatch.setattr("avatar_gs.prior.folder._hub_answers", lambda: True)
     names = {"path": "someone/base", "controlnet": "someone/pose", "vae": "someone/vae"}
-    monkeypatch.setattr(preflight, "free_memory", lambda device: None)
+    monkeypatch.setattr(forecast, "free_memory", lambda device: None)
     found = lines(replace(settings, prior=PriorConfig(name="sd15", **names)))
     assert "stage=fetch" in found["prior"].found and "about" in found["memory"].found
     assert "unknown until" in lines(replace(settings, prior=PriorConfig(name="custom", **names)))["memory"].found

@@ -1,0 +1,83 @@
+"""Reading the components of a prior, and saying in one line what is wrong with one that cannot be read."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers import DDIMScheduler
+
+from avatar_gs.errors import UserError
+from avatar_gs.prior import single_file
+from avatar_gs.prior.config import Precision, Prediction
+from avatar_gs.prior.folder import Source
+
+log = logging.getLogger(__name__)
+
+DTYPES = {Precision.float32: torch.float32, Precision.float16: torch.float16, Precision.bfloat16: torch.bfloat16}
+
+
+def choose_dtype(precision: Precision, device: torch.device | str) -> torch.dtype:
+    """What UNet and ControlNet compute in on ``device``."""
+    if torch.device(device).type == "cpu" and precision is Precision.float16:
+        log.warning("prior.precision=float16 is slow and inexact on a CPU: computing in float32")
+        return torch.float32
+    return DTYPES[precision]
+
+
+def load_component(cls: Any, source: Source, name: str, dtype: torch.dtype | None = None) -> Any:
+    """One component; ``dtype`` for those that have weights."""
+    try:
+        if dtype is None:
+            more = single_file.tokenizer_arguments(source.layout) if source.layout else {}
+            return cls.from_pretrained(source.name, **source.arguments(), **more)
+        if source.layout:
+            return single_file.load(cls, Path(source.name), name, source.layout, dtype)
+        as_dtype = {"dtype" if name == "text_encoder" else "torch_dtype": dtype}
+        return cls.from_pretrained(source.name, **source.weights_arguments(), **as_dtype)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        place = f"{source.name}/{source.subfolder}" if source.subfolder else source.name
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        hint = "the files do not fit together"
+        if source.offline:
+            hint = "the cache holds a part of it only, and the hub cannot be reached: stage=fetch completes it"
+        elif not source.is_local:
+            hint = "check the name and the network, or give a folder"
+        raise UserError(f"prior: cannot load the {name} from {place} ({hint}): {reason}") from error
+
+
+def set_prediction(parts: dict[str, Any], wanted: Prediction, source: Source, device: torch.device | str) -> None:
+    """Makes the scheduler say what the UNet predicts: what the user says, or what a single file gives away (the
+    scheduler of a folder knows it)."""
+    kind = None if wanted is Prediction.auto else wanted.value
+    if kind is None and source.layout:
+        kind = single_file.said_prediction(Path(source.name), source.layout)
+        if kind is None:
+            kind = single_file.recognise_prediction(parts["unet"].to(device))
+            log.info("%s: its UNet predicts %s (prior.prediction=… says otherwise)", source.name, kind)
+    if kind is not None:
+        parts["scheduler"] = DDIMScheduler.from_config(parts["scheduler"].config, prediction_type=kind)
+    if source.layout == "sd21" and kind == Prediction.v_prediction.value:
+        parts["unet"].register_to_config(sample_size=single_file.V_LATENT_SIZE)
+
+
+class Quiet:
+    """Libraries load without progress bars and advice; their settings come back afterwards."""
+
+    def __enter__(self) -> None:
+        self._warnings = warnings.catch_warnings()
+        self._warnings.__enter__()
+        warnings.simplefilter("ignore")
+        self._levels = [(lib, lib.logging.get_verbosity()) for lib in (diffusers.utils, transformers.utils)]
+        for library, _ in self._levels:
+            library.logging.set_verbosity_error()
+            library.logging.disable_progress_bar()
+
+    def __exit__(self, *_: object) -> None:
+        for library, level in self._levels:
+            library.logging.set_verbosity(level)
+            library.logging.enable_progress_bar()
+        self._warnings.__exit__(None, None, None)

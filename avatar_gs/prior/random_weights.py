@@ -1,0 +1,64 @@
+"""A prior of a given architecture with random weights: it costs what the true one costs, and its pictures mean nothing.
+
+Nothing is downloaded. For the presets the packaged layouts say how the networks are built.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from avatar_gs.prior import single_file
+from avatar_gs.prior.config import PriorConfig
+from avatar_gs.prior.folder import Source, locate
+from avatar_gs.prior.loading import Quiet, load_component
+from avatar_gs.prior.memory import component_config
+from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, assemble
+
+COMPONENTS = ("tokenizer", "text_encoder", "vae", "unet", "controlnet", "scheduler")
+BEGIN, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def random_prior(config: PriorConfig, device: torch.device | str = "cpu", seed: int = 0) -> StableDiffusionPrior:
+    """The prior that ``config`` names, as untrained as torch makes it; a preset (sd15, sd21) need not be here.
+
+    Raises:
+        UserError: a folder or file is missing, incomplete or damaged.
+    """
+    sources = _sources(config)
+    configs = {name: component_config(name, source) for name, source in sources.items() if name != "tokenizer"}
+    with Quiet(), torch.random.fork_rng(), torch.device(device):
+        torch.manual_seed(seed)
+        parts: dict[str, Any] = {
+            "text_encoder": CLIPTextModel(CLIPTextConfig(**configs["text_encoder"])),
+            "vae": AutoencoderKL.from_config(configs["vae"]),
+            "unet": UNet2DConditionModel.from_config(configs["unet"]),
+            "controlnet": ControlNetModel.from_config(configs["controlnet"]),
+        }
+    with Quiet():
+        parts["scheduler"] = DDIMScheduler.from_config(configs["scheduler"])
+        parts["tokenizer"] = _tokenizer(sources["tokenizer"])
+        return assemble(config, parts, device)
+
+
+def _sources(config: PriorConfig) -> dict[str, Source]:
+    if config.name in single_file.WIDTHS.values():
+        layout = Source("", "", is_local=True, layout=config.name)
+        return dict.fromkeys(COMPONENTS, layout)
+    return locate(config.path, config.controlnet, config.vae, config.tokenizer)
+
+
+def _tokenizer(source: Source) -> CLIPTokenizer:
+    """The prior's own; in place of one that is not here, one that reads letter by letter."""
+    if source.name:
+        return load_component(CLIPTokenizer, source, "tokenizer")
+    letters = [chr(code) for code in range(33, 127)]
+    words = [*letters, *(letter + "</w>" for letter in letters), BEGIN, END]
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
+        (Path(folder) / "merges.txt").write_text("#version: 0.2\n")
+        return CLIPTokenizer.from_pretrained(folder, **single_file.tokenizer_arguments(source.layout))

@@ -1,0 +1,170 @@
+"""What a run will ask of a device: its expected peak of memory, what would make it fit, and its least time."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from enum import Enum
+from pathlib import Path
+
+from avatar_gs.device import convolution_rate
+from avatar_gs.guidance.config import Method
+from avatar_gs.identity.cross_init import ENCODE_BATCH
+from avatar_gs.playground.config import FieldKind
+from avatar_gs.prior.config import Precision
+from avatar_gs.prior.fetch import readable
+from avatar_gs.prior.loading import choose_dtype
+from avatar_gs.prior.memory import Architecture, Load, expected_flops, expected_peak
+from avatar_gs.settings import Settings
+
+THROUGH_NETWORKS = frozenset({Method.de_sds, Method.l_diff, Method.vsd})
+"""Methods that go backward through the UNet."""
+THROUGH_ENCODER = frozenset({FieldKind.ehc, FieldKind.rgb})
+"""The playground's fields that are seen through the encoder."""
+PREDICTIONS = {Method.de_sds: (2, 1), Method.sds: (2, 0)}
+"""Predictions a step and picture, without and with a backward pass, of the methods whose time is estimated."""
+PREVIEW_BATCH = 4
+MARGIN = 0.95
+"""The share of the free memory that a run may be expected to take."""
+
+
+class Task(Enum):
+    """What is about to be done with a prior."""
+
+    optimize = "optimize"
+    preview = "preview"
+    embed = "embed"
+    playground = "playground"
+
+
+def load_of(settings: Settings, device: str, task: Task) -> Load:
+    """What a task asks of the prior."""
+    prior, methods = settings.prior, settings.playground.methods or [settings.guidance.method]
+    short = prior.precision is not Precision.float32
+    load = Load(
+        batch=1,
+        network_bytes=2 if short and not (device == "cpu" and prior.precision is Precision.float16) else 4,
+        encode_chunk=prior.encode_chunk,
+        checkpoint_encoder=prior.checkpoint_encoder,
+        predict_chunk=0 if Method.vsd in methods else prior.predict_chunk,  # its adapter takes no chunks
+        offload_text=prior.offload_text and device == "cuda",
+    )
+    if task is Task.preview:
+        return replace(load, batch=PREVIEW_BATCH, predicted=2, decoded=PREVIEW_BATCH)
+    if task is Task.embed:
+        return replace(
+            load,
+            batch=settings.embed.resolved(prior.prompts.style).batch,
+            predicted=0,
+            encoded=min(ENCODE_BATCH, prior.encode_chunk or ENCODE_BATCH),
+            through_networks=True,
+            through_text=True,
+        )
+    if task is Task.playground:
+        through_encoder = settings.playground.field in THROUGH_ENCODER
+        through = bool(THROUGH_NETWORKS & set(methods))
+        return replace(load, decoded=1, through_encoder=through_encoder, through_networks=through)
+    return replace(
+        load,
+        batch=settings.optimize.batch,
+        supersample=settings.optimize.supersample,
+        splats=settings.density.max_splats,
+        through_encoder=True,
+        through_networks=settings.guidance.method in THROUGH_NETWORKS,
+    )
+
+
+def fits(architecture: Architecture, load: Load, free: int) -> bool:
+    """Whether a load is expected to fit into ``free`` bytes."""
+    return sum(expected_peak(architecture, load).values()) <= MARGIN * free
+
+
+def advice(architecture: Architecture, load: Load, device: str, task: Task, free: int) -> str:
+    """What would fit, at the least cost: first what changes no result, then 16 bits, fewer views a step, smaller
+    renders."""
+    total = sum(expected_peak(architecture, load).values())
+    need = f"this needs about {readable(total)} of memory, and {readable(free)} are free on device={device}"
+    for changed in cheaper(load, device, task):
+        if fits(architecture, changed, free):
+            return f"{need}: {words(load, changed, task)} would fit"
+    other = ", a machine with more memory" + (" or device=cpu" if device == "cuda" else "")
+    return f"{need}: no chunks, batch, resolution or precision make it fit; free some{other}"
+
+
+def cheaper(load: Load, device: str, task: Task) -> Iterator[Load]:
+    """Loads that do the same with less, the least costly first."""
+    shorter = [load, replace(load, network_bytes=2)] if device == "cuda" and load.network_bytes == 4 else [load]
+    batches = range(load.batch, 0, -1) if task in (Task.optimize, Task.embed) else [load.batch]
+    for supersample in range(load.supersample, min(load.supersample, 1) - 1, -1):
+        for batch in batches:
+            for kept in shorter:
+                yield from _exact(replace(kept, batch=batch, supersample=supersample), device)
+
+
+def _exact(load: Load, device: str) -> Iterator[Load]:
+    """The same results for less memory and more time, step by step."""
+    yield load
+    if device == "cuda" and not load.through_text:
+        load = replace(load, offload_text=True)
+        yield load
+    if load.encoded or (load.through_encoder and load.batch > 1):
+        load = replace(load, encode_chunk=1, encoded=min(load.encoded, 1))
+        yield load
+    if load.through_encoder:
+        load = replace(load, checkpoint_encoder=True)
+        yield load
+    for chunk in (2, 1):
+        if chunk < load.batch * max(load.predicted, 1):
+            yield replace(load, predict_chunk=min(load.predict_chunk or chunk, chunk))
+
+
+def words(load: Load, changed: Load, task: Task) -> str:
+    """The overrides that make one load the other."""
+    said = []
+    if changed.network_bytes != load.network_bytes:
+        said.append("prior.precision=float16")
+    if changed.batch != load.batch:
+        said.append(f"{task.value}.batch={changed.batch}")
+    if changed.supersample != load.supersample:
+        said.append(f"optimize.supersample={changed.supersample}")
+    for name in ("offload_text", "encode_chunk", "checkpoint_encoder", "predict_chunk"):
+        value = getattr(changed, name)
+        if value != getattr(load, name):
+            said.append(f"prior.{name}={str(value).lower()}")
+    return " ".join(said)
+
+
+def least_time(settings: Settings, architecture: Architecture, load: Load, device: str) -> str:
+    """The networks' arithmetic at the rate that this device has just shown: a bound, since nothing else is in it."""
+    if settings.guidance.method not in PREDICTIONS:
+        return f"no estimate for guidance={settings.guidance.method.name}"
+    flops = expected_flops(architecture, load, *PREDICTIONS[settings.guidance.method])
+    short = settings.prior.precision is not Precision.float32
+    rates = {
+        "VAE": convolution_rate(device, "float32", tf32=short),
+        "networks": convolution_rate(
+            device, str(choose_dtype(settings.prior.precision, device)).removeprefix("torch.")
+        ),
+    }
+    seconds = sum(flops[part] / rates[part] for part in flops)
+    counted = ", ".join(f"{part} {flops[part] / 1e12:.2f} Tflop at {rates[part] / 1e12:.2f} Tflop/s" for part in flops)
+    steps = settings.optimize.steps
+    return f"estimated at least {span(seconds)} a step, {span(seconds * steps)} for {steps} steps ({counted})"
+
+
+def span(seconds: float) -> str:
+    """A time for people."""
+    if seconds < 120:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def free_memory(device: str) -> int | None:
+    """Bytes that a new program can take on a device; None where the system does not say."""
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info()[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)

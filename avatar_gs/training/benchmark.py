@@ -1,0 +1,204 @@
+"""Times whole steps of the optimisation beside the bare cost of the prior's own evaluations within them.
+
+The floor of a step is what its UNet, ControlNet and VAE take by themselves: every evaluation that one step really asked
+for is made again, with as much of a backward pass, on the same tensors, whole batches at once and nothing twice.
+Steps and floors alternate, so that a busy machine slows both.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from avatar_gs.body.model import Body
+from avatar_gs.errors import UserError
+from avatar_gs.guidance.conditions import TextConditions
+from avatar_gs.prior.prompts import bucket_prompts, texts
+from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
+from avatar_gs.settings import Settings
+from avatar_gs.splats.density import Refinement
+from avatar_gs.splats.surface import RestSurface
+from avatar_gs.training.drawing import draw
+from avatar_gs.training.loop import first_state, peak_memory_mib
+from avatar_gs.training.prompts import extra_prompts
+from avatar_gs.training.scene import Scene, Scenes
+from avatar_gs.training.state import TrainingState
+from avatar_gs.training.step import Stopwatch, train_step
+
+PROMPT = "a person"
+WARM_UP = 2
+"""Steps before the measured ones, which compile or choose kernels."""
+REFINE_EVERY = 3
+"""Measured steps from one densification to the next."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the prior within a step. ``backward``: a backward pass followed."""
+
+    z_t: Tensor
+    t: Tensor
+    cond: Tensor
+    control: Tensor | None
+    backward: bool
+
+    def again(self, prior: StableDiffusionPrior) -> None:
+        """The same evaluation, and its backward pass."""
+        if not self.backward:
+            with torch.no_grad():
+                prior.eps(self.z_t, self.t, self.cond, self.control)
+            return
+        cond = self.cond.detach().requires_grad_()
+        prior.eps(self.z_t, self.t, cond, self.control).sum().backward()
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Medians in seconds. ``parts``: of the step, and ``densify`` each time that it is due; ``alone``: single parts by
+    themselves, of which those in ``floor`` are the prior's own evaluations."""
+
+    step: float
+    floor: float
+    parts: dict[str, float]
+    alone: dict[str, float]
+    calls: tuple[tuple[int, bool], ...]
+    """Pictures of each call of UNet and ControlNet in a step, and whether a backward pass followed."""
+    peak_memory_mib: dict[str, float]
+    splats: int
+
+    @property
+    def ratio(self) -> float:
+        """What a step costs, in floors."""
+        return self.step / self.floor
+
+
+@contextmanager
+def recorded(prior: StableDiffusionPrior) -> Iterator[list[Call]]:
+    """The calls of ``prior.eps`` while this lasts (an adapter's are its own)."""
+    calls: list[Call] = []
+    original = prior.eps
+
+    def eps(z_t: Tensor, t: Tensor, cond: Tensor, control: Tensor | None) -> Tensor:
+        backward = torch.is_grad_enabled() and (cond.requires_grad or z_t.requires_grad)
+        calls.append(Call(z_t.detach(), t, cond.detach(), control, backward))
+        return original(z_t, t, cond, control)
+
+    prior.eps = eps  # pyright: ignore[reportAttributeAccessIssue] (a method of this one object)
+    try:
+        yield calls
+    finally:
+        del prior.eps
+
+
+def time_steps(settings: Settings, body: Body, prior: StableDiffusionPrior, repeats: int) -> StepTimes:
+    """Times ``repeats`` steps just after the warm-up of the guidance, when a step costs the most.
+
+    Raises:
+        UserError: for a method that edits an avatar, which a benchmark has not.
+    """
+    if settings.guidance.edits:
+        raise UserError(
+            f"guidance={settings.guidance.method.name} edits an avatar that is there: benchmark another method"
+        )
+    density = replace(settings.density, start=0.0, stop=1.0, prune_stop=1.0, every=REFINE_EVERY)
+    settings = replace(settings, density=density)
+    prompts = bucket_prompts(PROMPT, "", settings.prior.prompts)
+    positive, negative = texts(prompts)
+    conditions = TextConditions.encode(prior, positive, negative, extra_prompts(settings, positive, negative))
+    state = first_state(settings, body, prior, conditions)
+    state.step = round(state.guidance.method.warmup * settings.optimize.steps) + 1
+    surface = RestSurface(body.rest())
+    scenes_of = body, settings.optimize, settings.cameras, settings.prior.prompts
+    with ThreadPoolExecutor(1) as pool:
+        scenes = Scenes(*scenes_of, size=prior.image_size, seed=settings.seed, pool=pool)
+
+        def step() -> tuple[float, dict[str, float], bool, Scene]:
+            before, began = dict(state.seconds), time.perf_counter()
+            with Stopwatch(state.seconds, prior.device)("scene"):
+                scene = scenes.at(state.step)
+            report = train_step(state, scene, settings, prior, conditions, surface)
+            parts = {name: seconds - before.get(name, 0.0) for name, seconds in state.seconds.items()}
+            return time.perf_counter() - began, parts, report.refinement != Refinement(), scene
+
+        for _ in range(WARM_UP):
+            step()
+        with recorded(prior) as calls:
+            scene = step()[3]
+        if prior.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(prior.device)
+        steps, memory, alone = [], {}, {}
+        for _ in range(repeats):
+            steps.append(step()[:3])
+            if not memory:
+                memory = peak_memory_mib(prior.device)  # before a floor is measured
+            pool.submit(int).result()  # the next scene is done, and disturbs nothing
+            for name, seconds in _alone(calls, scene, scenes, state, settings, prior).items():
+                alone.setdefault(name, []).append(seconds)
+    middle = {name: median(seconds) for name, seconds in alone.items()}
+    return StepTimes(
+        step=median(seconds for seconds, _, _ in steps),
+        floor=sum(seconds for name, seconds in middle.items() if name in FLOOR),
+        parts=_parts([(parts, refined) for _, parts, refined in steps]),
+        alone=middle,
+        calls=tuple((len(call.z_t), call.backward) for call in calls),
+        peak_memory_mib=memory,
+        splats=len(state.model),
+    )
+
+
+FLOOR = ("UNet and ControlNet forward", "UNet and ControlNet forward and backward", "VAE forward", "VAE backward")
+
+
+def _alone(
+    calls: list[Call],
+    scene: Scene,
+    scenes: Scenes,
+    state: TrainingState,
+    settings: Settings,
+    prior: StableDiffusionPrior,
+) -> dict[str, float]:
+    """Seconds of the parts of a step, each by itself."""
+    seconds: dict[str, float] = {}
+    clock = Stopwatch(seconds, prior.device)
+
+    def timed(name: str, function: Callable[[], Any]) -> Any:
+        with clock(name):
+            return function()
+
+    timed("scene: pose maps, cameras, light", lambda: scenes.make(state.step))
+    timed("skin", lambda: state.model.pose(scene.posed.T_posed_rest))
+    render = timed(
+        "skin and render forward", lambda: draw(state.model, scene, settings.optimize.supersample, state.background)
+    )
+    trained = [parameter for parameter in state.model.params.values() if parameter.requires_grad]
+    timed("skin and render backward", lambda: torch.autograd.grad(render.rgb.sum(), trained, allow_unused=True))
+    size = (prior.image_size, prior.image_size)
+    pictures = F.interpolate(render.rgb.detach().permute(0, 3, 1, 2), size, mode="area").permute(0, 2, 3, 1)
+    pictures = pictures.contiguous().requires_grad_()
+    del render
+    with prior.at_once():
+        latents = timed("VAE forward", lambda: prior.encode_images(pictures))
+        timed("VAE backward", lambda: torch.autograd.grad(latents.sum(), pictures))
+        del latents
+        for call in calls:
+            timed(FLOOR[int(call.backward)], lambda call=call: call.again(prior))
+    return seconds
+
+
+def _parts(steps: list[tuple[dict[str, float], bool]]) -> dict[str, float]:
+    """Medians by part; what a refining step's update takes beyond another's is ``densify``."""
+    names = dict.fromkeys(name for parts, _ in steps for name in parts)
+    middle = {name: median(parts.get(name, 0.0) for parts, _ in steps) for name in names}
+    refining = [parts["update"] for parts, refined in steps if refined]
+    others = [parts["update"] for parts, refined in steps if not refined]
+    if refining and others:
+        middle["update"] = median(others)
+        middle["densify"] = max(median(refining) - middle["update"], 0.0)
+    return middle

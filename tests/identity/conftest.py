@@ -1,0 +1,26 @@
+"""Stable Diffusion's real classes in miniature: epsilon (sd15) and v (sd21)."""
+
+import pytest
+
+from avatar_gs.types import Describable
+
+KINDS = ("sd15", "sd21")
+NAMES = ("red man", "a tall", "blue shirt xylophone", "body")
+WORDS = Describable(
+    person=("a man", "a woman"),
+    looks={"height": ("", "very tall")},
+    clothes={"top": ("a red shirt", "a blue shirt", "a green shirt"), "bottoms": ("", "red trousers")},
+)
+
+
+@pytest.fixture(scope="session")
+def priors(tmp_path_factory):
+    from avatar_gs.prior.stable_diffusion import StableDiffusionPrior  # most tests here need no diffusers
+    from tests import tiny
+
+    return {
+        kind: StableDiffusionPrior(
+            **tiny.parts(tmp_path_factory.mktemp(kind), kind), known_names=NAMES, describable=WORDS
+        )
+        for kind in KINDS
+    }

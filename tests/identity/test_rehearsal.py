@@ -1,0 +1,99 @@
+"""Other clothes, painted by the prior itself, and what is learned of them."""
+
+import pytest
+import torch
+
+from avatar_gs.identity import cross_init, rehearsal
+from avatar_gs.identity.config import Clothes, EmbedConfig
+from avatar_gs.identity.description import Description
+from avatar_gs.identity.embedding import read_identity, write_identity
+from avatar_gs.identity.photos import PhotoSet
+from avatar_gs.identity.rehearsal import Rehearsals, other_outfits, rehearsal_error, rehearse
+from avatar_gs.prior.config import PromptStyle
+from tests import tiny
+from tests.identity.conftest import KINDS, WORDS
+
+SOMEBODY = Description("a man", {"height": "very tall"}, {"top": "a red shirt", "bottoms": "red trousers"})
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    monkeypatch.setattr(rehearsal, "OWN", 3)
+    monkeypatch.setattr(rehearsal, "OTHERS", 4)
+    monkeypatch.setattr(rehearsal, "STEPS", 2)
+
+
+def photos():
+    images = torch.rand(2, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, 3, generator=torch.Generator().manual_seed(0))
+    return PhotoSet(images, ("0.png", "1.png"), ("0" * 64, "1" * 64))
+
+
+def test_other_outfits_have_nothing_of_the_own():
+    others = other_outfits(WORDS, SOMEBODY, 40, torch.Generator().manual_seed(0))
+    assert {one.clothes["top"] for one in others} == {"a blue shirt", "a green shirt"}
+    assert all("bottoms" not in one.clothes for one in others), "there are but the own ones"
+    assert all((one.person, one.looks) == (SOMEBODY.person, SOMEBODY.looks) for one in others)
+    bare = Description("a man", {}, {"top": "a red shirt"})
+    dressed = sum("bottoms" in one.clothes for one in other_outfits(WORDS, bare, 400, torch.Generator().manual_seed(0)))
+    assert dressed / 400 == pytest.approx(rehearsal.SOMETIMES, abs=0.08)
+
+
+@pytest.mark.parametrize("style", list(PromptStyle))
+def test_own_clothes_are_meant_by_the_name_and_others_are_named(priors, style):
+    prior = priors["sd15"]
+    found = rehearse(prior, SOMEBODY, style, seed=0)
+    assert found.latents.shape == (7, prior.latent_channels, prior.latent_size, prior.latent_size)
+    assert found.latents.isfinite().all()
+    for index, (said, meant) in enumerate(zip(found.said, found.meant, strict=True)):
+        assert said.count("<id>") == 1 and "<id>" not in meant
+        assert ("wearing" in said) == (index >= 3)
+        assert "a man with very tall wearing" in meant and ("a red shirt and red trousers" in meant) == (index < 3)
+        assert meant == said.replace("<id>", SOMEBODY.whole() if index < 3 else "a man with very tall")
+    assert torch.equal(rehearse(prior, SOMEBODY, style, seed=0).latents, found.latents)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_that_say_what_is_meant_have_no_error_and_others_learn_it(priors, kind):
+    prior = priors[kind]
+    z = torch.randn(4, prior.latent_channels, 8, 8, generator=torch.Generator().manual_seed(1))
+    rehearsals = Rehearsals(z, ("a <id>, tall",) * 4, ("a red man, tall",) * 4)
+    true = prior.token_rows("red man")
+
+    def error(rows):
+        return rehearsal_error(prior, rehearsals, rows, 4, torch.Generator().manual_seed(2))
+
+    assert error(true).shape == (4,) and float(error(true).max()) < 1e-8
+    rows = prior.token_rows("blue shirt").requires_grad_(True)
+    before = error(rows).mean()
+    (gradient,) = torch.autograd.grad(before, rows)
+    step = rows.detach() - 1e-3 * gradient / gradient.norm()
+    assert 0 < float(error(step).mean()) < float(before.detach())
+
+
+def test_the_first_steps_rehearse_only_and_then_half_of_each(priors, monkeypatch):
+    asked = {"rehearsed": [], "photos": []}
+    really, really_photos = cross_init.rehearsal_error, cross_init.photo_error
+
+    def rehearsed(prior, rehearsals, rows, count, draws):
+        asked["rehearsed"].append(count)
+        return really(prior, rehearsals, rows, count, draws)
+
+    def shown(prior, lessons, rows, count, weighting, draws):
+        asked["photos"].append(count)
+        return really_photos(prior, lessons, rows, count, weighting, draws)
+
+    monkeypatch.setattr(cross_init, "rehearsal_error", rehearsed)
+    monkeypatch.setattr(cross_init, "photo_error", shown)
+    config = EmbedConfig(tokens=2, steps=5, batch=4, lr=0.05, clothes=Clothes.free)
+    cross_init.train_identity(priors["sd15"], photos(), config)
+    assert asked == {"rehearsed": [4, 4, 2, 2, 2], "photos": [2, 2, 2]}
+
+
+def test_the_file_says_how_the_photos_were_described(priors, tmp_path):
+    config = EmbedConfig(tokens=2, steps=1, batch=2, lr=0.05, describe="a tall man wearing a blue shirt")
+    found = cross_init.train_identity(priors["sd15"], photos(), config)
+    write_identity(tmp_path / "a.safetensors", found)
+    metadata = read_identity(tmp_path / "a.safetensors").metadata
+    assert metadata["description"] == "a tall man wearing a blue shirt" and metadata["clothes"] == "free"
+    bound = EmbedConfig(tokens=2, steps=1, batch=2, lr=0.05, clothes=Clothes.bound)
+    assert "description" not in cross_init.train_identity(priors["sd15"], photos(), bound).metadata

@@ -1,0 +1,49 @@
+"""Which words a prior has for what photos show."""
+
+import json
+
+import pytest
+
+from avatar_gs.errors import UserError
+from avatar_gs.mini.descriptions import descriptions
+from avatar_gs.mini.train import PACKAGED
+from avatar_gs.mini.vocabulary import words
+from avatar_gs.prior.config import PriorConfig
+from avatar_gs.prior.descriptions import COMMON, FILE, describable
+from avatar_gs.prior.stable_diffusion import load_prior
+
+
+def test_the_packaged_prior_has_its_own_and_knows_them():
+    own = describable(PACKAGED)
+    assert json.loads((PACKAGED / FILE).read_text()) == descriptions()
+    assert load_prior(PriorConfig()).describable == own
+    said = {
+        word
+        for part in (own.person, *own.looks.values(), *own.clothes.values())
+        for option in part
+        for word in option.split()
+    }
+    assert said <= set(words())
+
+
+def test_others_have_common_ones(tmp_path):
+    assert describable(None) == describable(tmp_path) == COMMON
+    for options in (COMMON.person, *COMMON.looks.values(), *COMMON.clothes.values()):
+        assert len(set(options)) == len(options) >= 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"person": ["a man"]}',
+        '{"person": [], "looks": {}, "clothes": {}}',
+        '{"person": ["a man"], "looks": [], "clothes": {}}',
+        '{"person": ["a man"], "looks": {"hair": "red"}, "clothes": {}}',
+    ],
+)
+def test_a_file_of_anything_else_is_named(tmp_path, content):
+    (tmp_path / FILE).write_text(content)
+    with pytest.raises(UserError, match=f"{FILE}: expected"):
+        describable(tmp_path)
