@@ -42,7 +42,7 @@ class AutoencoderConfig:
 class DiffusionConfig:
     """Joint training of text encoder, UNet and ControlNet from scratch, or from the packaged weights."""
 
-    steps: int = 4500
+    steps: int = 11_000
     batch: int = 32
     lr: float = 8e-4
     caption_dropout: float = 0.10
