@@ -294,7 +294,7 @@ def test_the_plan_makes_everyone_in_every_way():
     assert len(set(jobs)) == len(jobs)
     for kind in (*METHODS, Kind.NEW_OUTFIT):
         assert {(job.person, job.seed) for job in jobs if job.kind is kind} == {(0, 5), (1, 5), (0, 6), (1, 6)}
-    for kind in (*ABLATIONS, Kind.FEWER_PICTURES):
+    for kind in (*ABLATIONS, Kind.FEWER_PICTURES, Kind.BOUND, Kind.NEAR_FACES_REDRESSED):
         assert {(job.person, job.seed) for job in jobs if job.kind is kind} == {(0, 5)}
     assert {job.pictures for job in jobs if job.kind is Kind.FEWER_PICTURES} == {1, 2, 4}
     assert len(list(runs.plan(EvaluateConfig(people=20, few_people=0), 0))) == 20 * 8
@@ -312,6 +312,9 @@ def test_ways_differ_in_their_settings_and_in_nothing_else(prior, judges, tmp_pa
     assert sds.method is Method.sds and sds.cfg_scale == maker.settings.guidance.cfg_scale + 1
     assert of[Kind.NO_CONTROL].prior.control_scale == 0 < of[Kind.CROSS_INIT].prior.control_scale
     assert of[Kind.NO_HEAD].cameras.head.probability == 0 < maker.settings.cameras.head.probability
+    assert of[Kind.BOUND_REDRESSED].embed.clothes is Clothes.bound
+    assert of[Kind.NEAR_FACES].prior.prompts.identity_framings == ["head", "upper"]
+    assert of[Kind.NEAR_FACES_REDRESSED].prompt == of[Kind.NEW_OUTFIT].prompt == of[Kind.BOUND_REDRESSED].prompt
     assert of[Kind.CROSS_INIT].cameras == of[Kind.NO_IDENTITY].cameras == maker.settings.cameras.for_identity()
     assert of[Kind.NO_IDENTITY].prompt == "a person" and of[Kind.CROSS_INIT].prompt == "<id>"
     keys = {maker.key(runs.Job(kind, person, seed)) for kind in Kind for person in (0, 1) for seed in (0, 1)}
@@ -329,11 +332,12 @@ def test_people_are_made_measured_reported_and_never_made_twice(prior, judges, t
     text = suites.run_suite(settings, prior, tmp_path, arguments).read_text()
     results = json.loads((tmp_path / "results.json").read_text())
     figures = results["figures"]
-    assert len(figures["avatars"]) == 4 + 1 + 3 + 3 + 3
+    assert len(figures["avatars"]) == 4 + 1 + 3 + 3 + 4 + 3
     assert set(figures["likeness"]) == {kind.value for kind in (*METHODS, Kind.SAME_PERSON, Kind.OTHER_PERSON)}
     groups = {f"{framing}/{side}" for framing in ("body", "head") for side in ("front", "side", "back")}
     assert set(figures["likeness"]["cross-init"]) == {"all", *groups}
     assert set(figures["pictures"]) == {"1", "2", "4", "8"} and len(figures["ablations"]) == 5
+    assert list(figures["choices"]) == ["cross-init", "clothes bound", "<id> near faces only"]
     assert figures["janus"]["cross-init"]["views"] == len(BACK_AZIMUTHS)
     assert figures["embedding"]["cross-init"]["steps"] == 1 and "no identity" not in figures["embedding"]
     same, other = (figures["likeness"][kind.value]["all"] for kind in (Kind.SAME_PERSON, Kind.OTHER_PERSON))

@@ -22,12 +22,22 @@ class Kind(str, Enum):
     NO_Y_CON = "without y_con"
     NO_CONTROL = "without ControlNet"
     NO_HEAD = "without head framing"
+    BOUND = "clothes bound"
+    BOUND_REDRESSED = "clothes bound, new outfit"
+    NEAR_FACES = "<id> near faces only"
+    NEAR_FACES_REDRESSED = "<id> near faces only, new outfit"
 
 
 DRAWN = (Kind.SAME_PERSON, Kind.OTHER_PERSON, Kind.OTHER_PERSON_REDRESSED)
 METHODS = (Kind.CROSS_INIT, Kind.TEXTUAL_INVERSION, Kind.FAST, Kind.NO_IDENTITY)
 ABLATIONS = (Kind.NO_Y_CON, Kind.NO_CONTROL, Kind.NO_HEAD)
-REDRESSED = (Kind.NEW_OUTFIT, Kind.OTHER_PERSON_REDRESSED)
+CHOICES = {
+    Kind.CROSS_INIT: Kind.NEW_OUTFIT,
+    Kind.BOUND: Kind.BOUND_REDRESSED,
+    Kind.NEAR_FACES: Kind.NEAR_FACES_REDRESSED,
+}
+"""The defaults (first) and what could stand in their place, each with its kind in the new outfit."""
+REDRESSED = (*CHOICES.values(), Kind.OTHER_PERSON_REDRESSED)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,16 @@ from avatar_gs.evaluation.folder import RecordFolder, complete
 from avatar_gs.evaluation.identity import people
 from avatar_gs.evaluation.identity.embeddings import Identities
 from avatar_gs.evaluation.identity.likeness import Gallery, Judges, compare
-from avatar_gs.evaluation.identity.records import ABLATIONS, DRAWN, METHODS, REDRESSED, Cost, Kind, Record
+from avatar_gs.evaluation.identity.records import (
+    ABLATIONS,
+    CHOICES,
+    DRAWN,
+    METHODS,
+    REDRESSED,
+    Cost,
+    Kind,
+    Record,
+)
 from avatar_gs.evaluation.identity.views import (
     AZIMUTHS,
     FRONTS,
@@ -32,7 +41,7 @@ from avatar_gs.evaluation.identity.views import (
 )
 from avatar_gs.evaluation.truth import neutral_body
 from avatar_gs.guidance.config import Method
-from avatar_gs.identity.config import IdentityMethod
+from avatar_gs.identity.config import Clothes, IdentityMethod
 from avatar_gs.mini.people import Person
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Settings
@@ -73,13 +82,19 @@ class Job:
         """Seconds on two cores, roughly; embeddings that other jobs share count where they are trained."""
         if self.kind in DRAWN:
             return 1.0
-        trained = {Kind.CROSS_INIT: 25.0, Kind.TEXTUAL_INVERSION: 25.0, Kind.FEWER_PICTURES: 25.0, Kind.FAST: 5.0}
+        trained = {
+            Kind.CROSS_INIT: 25.0,
+            Kind.TEXTUAL_INVERSION: 25.0,
+            Kind.FEWER_PICTURES: 25.0,
+            Kind.FAST: 5.0,
+            Kind.BOUND: 25.0,
+        }
         return 27.0 + trained.get(self.kind, 0.0)
 
 
 def plan(config: EvaluateConfig, seed: int) -> Iterator[Job]:
     """Every job of the suite: the figures person by person, then (with the first seed only) what a few people are
-    enough for, and the drawings."""
+    enough for, choices of defaults among it, and the drawings."""
     for index in range(config.seeds):
         for person in range(config.people):
             for kind in (*METHODS, Kind.NEW_OUTFIT):
@@ -88,7 +103,8 @@ def plan(config: EvaluateConfig, seed: int) -> Iterator[Job]:
     for person in few:
         for pictures in FEWER:
             yield Job(Kind.FEWER_PICTURES, person, seed, pictures)
-    for kind in ABLATIONS:
+    choices = [kind for pair in list(CHOICES.items())[1:] for kind in pair]
+    for kind in (*ABLATIONS, *choices):
         for person in few:
             yield Job(kind, person, seed)
     for kind in DRAWN:
@@ -131,6 +147,13 @@ class Maker:
         elif job.kind is Kind.NO_HEAD:
             head = replace(settings.cameras.head, probability=0.0)
             settings.cameras = replace(settings.cameras, head=head)
+        elif job.kind in (Kind.BOUND, Kind.BOUND_REDRESSED):
+            settings.embed = replace(settings.embed, clothes=Clothes.bound)
+        elif job.kind in (Kind.NEAR_FACES, Kind.NEAR_FACES_REDRESSED):
+            near = replace(
+                settings.prior.prompts, identity_framings=["head", "upper"], identity_views=["front", "side"]
+            )
+            settings.prior = replace(settings.prior, prompts=near)
         return settings
 
     def make(self, job: Job) -> tuple[Record, Strip]:

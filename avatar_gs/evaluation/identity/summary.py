@@ -6,7 +6,7 @@ from typing import Any
 
 from avatar_gs.evaluation.identity.likeness import ViewFigures, combined
 from avatar_gs.evaluation.identity.people import PICTURES
-from avatar_gs.evaluation.identity.records import ABLATIONS, METHODS, Kind, Record
+from avatar_gs.evaluation.identity.records import ABLATIONS, CHOICES, METHODS, Kind, Record
 from avatar_gs.evaluation.identity.views import PARTS
 from avatar_gs.evaluation.metrics import RIGHT_SHARE, wilson_lower_bound
 
@@ -140,6 +140,18 @@ def ablations_table(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
     return {name: in_short(some) for name, some in rows.items() if some}
 
 
+def choices_table(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
+    """What could stand in the place of a default, beside it, on the same people: likeness, and the new outfit."""
+    others = [record for kind in list(CHOICES)[1:] for record in of_kind(records, kind)]
+    rows = {}
+    for kind, redressed in CHOICES.items():
+        alone, dressed = (_same_runs(of_kind(records, one), others) for one in (kind, redressed))
+        if alone and dressed:
+            edited = editability(dressed)
+            rows[kind.value] = in_short(alone) | {name: edited[name] for name in ("right", "own", "worn")}
+    return rows
+
+
 def _same_runs(some: Sequence[Record], others: Sequence[Record]) -> list[Record]:
     """Those of the same people and seeds as others."""
     wanted = {(record.person, record.seed) for record in others}
@@ -196,6 +208,7 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
         "pictures": pictures_table(records),
         "embedding": embedding_table(records),
         "ablations": ablations_table(records),
+        "choices": choices_table(records),
         "janus": by_kind((Kind.SAME_PERSON, *METHODS), janus),
         "costs": costs(records),
     }

@@ -13,6 +13,7 @@ from avatar_gs.evaluation.metrics import RIGHT_SHARE
 from avatar_gs.evaluation.tables import head, markdown_table, number
 from avatar_gs.types import Framing
 
+SHORT = ("avatars", "found", "PSNR", "distance", "ΔE00", "faces behind", "in front")
 VIEWS = ("all", "body/front", "body/side", "body/back", "head/front", "head/side", "head/back")
 
 
@@ -30,6 +31,7 @@ def identity_markdown(results: dict[str, Any]) -> str:
         _editability(figures["editability"]),
         _pictures(figures["pictures"]),
         _ablations(figures["ablations"]),
+        _choices(figures["choices"]),
         _janus(figures["janus"]),
         _costs(figures["embedding"], figures["costs"]),
         f"The full grid ({results['full_grid']['note']}): `{results['full_grid']['command']}`\n",
@@ -116,8 +118,7 @@ def _editability(rows: Mapping[str, Any]) -> str:
 
 
 def _short_table(first: str, rows: Mapping[str, Any]) -> str:
-    columns = [first, "avatars", "found", "PSNR", "distance", "ΔE00", "faces behind", "in front"]
-    return markdown_table(columns, [[name, *_short_row(row)] for name, row in rows.items()])
+    return markdown_table([first, *SHORT], [[name, *_short_row(row)] for name, row in rows.items()])
 
 
 def _short_row(row: Mapping[str, Any]) -> Sequence[str]:
@@ -147,6 +148,21 @@ def _ablations(rows: Mapping[str, Any]) -> str:
         return ""
     text = "The same people. Without y_con: SDS at guidance.cfg_scale + 1, which pulls as strongly.\n"
     return f"## Ablations\n\n{text}\n{_short_table('', rows)}\n"
+
+
+def _choices(rows: Mapping[str, Any]) -> str:
+    if not rows:
+        return ""
+    table = [
+        [name, *_short_row(row), *(number(row[share]) for share in ("right", "own", "worn"))]
+        for name, row in rows.items()
+    ]
+    text = (
+        "The defaults (first row), and on the same people: embed.clothes=bound; and `<id>` only in prompts of heads "
+        "and upper bodies from front and sides. The last three columns: the shares of parts that are right in the new "
+        "outfit, as under Editability.\n"
+    )
+    return f"## Choices\n\n{text}\n{markdown_table(['', *SHORT, 'edited', 'own', 'worn'], table)}\n"
 
 
 def _janus(rows: Mapping[str, Any]) -> str:
