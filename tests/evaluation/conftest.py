@@ -1,14 +1,19 @@
-"""Drawn truth, and avatars of known worth."""
+"""Drawn truth, avatars of known worth, and networks of random weights."""
 
 import numpy as np
 import pytest
 import torch
+from transformers import CLIPTokenizer
 
 from avatar_gs.evaluation.avatar import Pictures
 from avatar_gs.evaluation.truth import Stage, Truth, cases, draw_truth, set_stage
 from avatar_gs.mini.dataset import part_masks
 from avatar_gs.mini.picture import BACKGROUND
+from avatar_gs.mini.scorer.model import TOKENIZER, Scorer, build_model, frozen
+from avatar_gs.prior.config import PriorConfig
+from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.types import Gaussians
+from tests.tiny import save_prior
 
 EVERY = 4
 """Every so manieth pixel of every view is one of the person's splats."""
@@ -31,6 +36,19 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory) -> StableDiffusionPrior:
+    """Small networks of random weights."""
+    return load_prior(PriorConfig(name="custom", path=str(save_prior(tmp_path_factory.mktemp("prior")))))
+
+
+@pytest.fixture(scope="module")
+def scorer() -> Scorer:
+    """The packaged scorer's layout with random weights."""
+    tokenizer = CLIPTokenizer.from_pretrained(str(TOKENIZER))
+    return frozen(build_model(tokenizer), tokenizer)
 
 
 def true_pictures(truth: Truth) -> Pictures:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPTokenizer
 
 from avatar_gs.errors import UserError
 from avatar_gs.evaluation import suites
@@ -21,22 +20,8 @@ from avatar_gs.evaluation.claims.verdicts import Condition, Verdict, verdict
 from avatar_gs.evaluation.config import EvaluateConfig, Suite
 from avatar_gs.guidance.config import Method
 from avatar_gs.guidance.presets import fitted, preset
-from avatar_gs.mini.scorer.model import TOKENIZER, Scorer, build_model, frozen
-from avatar_gs.prior.config import PriorConfig
-from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.settings import Settings, Stage
-from tests.tiny import IMAGE_SIZE, save_prior
-
-
-@pytest.fixture(scope="module")
-def prior(tmp_path_factory) -> StableDiffusionPrior:
-    return load_prior(PriorConfig(name="custom", path=str(save_prior(tmp_path_factory.mktemp("prior")))))
-
-
-@pytest.fixture(scope="module")
-def scorer() -> Scorer:
-    tokenizer = CLIPTokenizer.from_pretrained(str(TOKENIZER))
-    return frozen(build_model(tokenizer), tokenizer)
+from tests.tiny import IMAGE_SIZE
 
 
 def small_settings(*claims: str) -> Settings:

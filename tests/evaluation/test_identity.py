@@ -36,18 +36,10 @@ from avatar_gs.identity.config import Clothes, EmbedConfig, IdentityMethod
 from avatar_gs.mini.faces import FaceNet
 from avatar_gs.mini.people import held_out, individuals
 from avatar_gs.mini.scorer.model import TOKENIZER, build_model, frozen
-from avatar_gs.prior.config import PriorConfig
-from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.settings import Settings, Stage
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.training.config import OptimizeConfig
 from avatar_gs.types import Framing
-from tests.tiny import save_prior
-
-
-@pytest.fixture(scope="module")
-def prior(tmp_path_factory) -> StableDiffusionPrior:
-    return load_prior(PriorConfig(name="custom", path=str(save_prior(tmp_path_factory.mktemp("prior")))))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPTokenizer
 
 from avatar_gs.errors import UserError
 from avatar_gs.evaluation import suites
@@ -20,24 +19,10 @@ from avatar_gs.evaluation.methods.reference import around, saturation
 from avatar_gs.evaluation.metrics import PartView
 from avatar_gs.guidance.config import EDITING, Method
 from avatar_gs.guidance.presets import named_preset, preset_names
-from avatar_gs.mini.scorer.model import EMBEDDING, TOKENIZER, Scorer, build_model, frozen
-from avatar_gs.prior.config import PriorConfig
-from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
+from avatar_gs.mini.scorer.model import EMBEDDING
 from avatar_gs.settings import Settings, Stage
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.training.config import OptimizeConfig
-from tests.tiny import save_prior
-
-
-@pytest.fixture(scope="module")
-def prior(tmp_path_factory) -> StableDiffusionPrior:
-    return load_prior(PriorConfig(name="custom", path=str(save_prior(tmp_path_factory.mktemp("prior")))))
-
-
-@pytest.fixture(scope="module")
-def scorer() -> Scorer:
-    tokenizer = CLIPTokenizer.from_pretrained(str(TOKENIZER))
-    return frozen(build_model(tokenizer), tokenizer)
 
 
 def small_settings(*methods: str) -> Settings:

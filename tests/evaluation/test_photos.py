@@ -18,15 +18,12 @@ from avatar_gs.evaluation.photos.compare import Judges, by_view, in_bytes
 from avatar_gs.evaluation.truth import neutral_body
 from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.io import RunFolder
-from avatar_gs.prior.config import PriorConfig
-from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.settings import Settings
 from avatar_gs.splats.config import SplatsConfig
 from avatar_gs.training.config import OptimizeConfig
 from avatar_gs.training.loop import optimize
 from avatar_gs.training.prompts import run_prompts
 from tests.evaluation.test_clip import save_clip
-from tests.tiny import save_prior
 
 
 class Found:
@@ -98,11 +95,6 @@ def test_each_view_has_its_nearest_photo_and_faces_only_where_they_are_seen(tmp_
 
 
 # ---- a run
-
-
-@pytest.fixture(scope="module")
-def prior(tmp_path_factory) -> StableDiffusionPrior:
-    return load_prior(PriorConfig(name="custom", path=str(save_prior(tmp_path_factory.mktemp("prior")))))
 
 
 def run_settings(**options) -> Settings:

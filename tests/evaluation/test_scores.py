@@ -21,21 +21,14 @@ from avatar_gs.evaluation.scores.summary import Scores
 from avatar_gs.evaluation.scores.views import ORBITS, orbit, sights
 from avatar_gs.evaluation.truth import BACKGROUND, cases, draw_truth, neutral_body
 from avatar_gs.guidance.config import GuidanceConfig, Method
-from avatar_gs.prior.config import PriorConfig, PromptConfig
-from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
+from avatar_gs.prior.config import PromptConfig
 from avatar_gs.settings import Settings, Stage
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.training.config import OptimizeConfig
 from avatar_gs.training.prompts import run_prompts
 from tests.evaluation.test_clip import save_clip
-from tests.tiny import save_prior
 
 PROMPTS = 2
-
-
-@pytest.fixture(scope="module")
-def prior(tmp_path_factory) -> StableDiffusionPrior:
-    return load_prior(PriorConfig(name="custom", path=str(save_prior(tmp_path_factory.mktemp("prior")))))
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,6 @@ from avatar_gs.evaluation.shading.report import right_views
 from avatar_gs.evaluation.truth import cases, neutral_body
 from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.mini.scorer.model import load_scorer
-from avatar_gs.prior.config import PriorConfig
-from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.render.config import ShadingConfig
 from avatar_gs.render.shading import Shade
 from avatar_gs.seeding import generator
@@ -30,12 +28,6 @@ from avatar_gs.settings import Settings, Stage
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.splats.init import surface_splats
 from avatar_gs.training.config import OptimizeConfig
-from tests.tiny import save_prior
-
-
-@pytest.fixture(scope="module")
-def prior(tmp_path_factory) -> StableDiffusionPrior:
-    return load_prior(PriorConfig(name="custom", path=str(save_prior(tmp_path_factory.mktemp("prior")))))
 
 
 def small_settings() -> Settings:

@@ -17,18 +17,10 @@ from avatar_gs.evaluation.folder import RecordFolder
 from avatar_gs.evaluation.records import Kind, Record
 from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.mini import measure
-from avatar_gs.prior.config import PriorConfig
-from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.settings import Settings, Stage
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.stages import evaluate
 from avatar_gs.training.config import OptimizeConfig
-from tests.tiny import save_prior
-
-
-@pytest.fixture(scope="module")
-def prior(tmp_path_factory) -> StableDiffusionPrior:
-    return load_prior(PriorConfig(name="custom", path=str(save_prior(tmp_path_factory.mktemp("prior")))))
 
 
 def small_settings(**options) -> Settings:
