@@ -149,7 +149,7 @@ def learned(settings: Settings, prior: StableDiffusionPrior, photos: PhotoSet, f
         loss_curve=[round(value, 5) for value in curve],
         metadata=embedding.metadata,
     )
-    LOGGER.info("learned %d photos in %.0f s: loss %.4f, at first %.4f", len(photos), seconds, curve[-1], curve[0])
+    LOGGER.info("learned %d photos in %.0f s", len(photos), seconds)
     return embedding
 
 
