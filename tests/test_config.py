@@ -2,25 +2,10 @@
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 
 from avatar_gs import config
 from avatar_gs.errors import UserError
 from avatar_gs.settings import Settings, Stage, run_name, slug
-
-
-@pytest.fixture
-def resolve(monkeypatch, tmp_path):
-    """The settings of a command line, below a temporary ``outputs/``."""
-    monkeypatch.chdir(tmp_path)
-    config.register()
-
-    def run(*overrides):
-        with initialize_config_dir(str(config.CONF), version_base="1.3"):
-            composed = compose(config.CONFIG_NAME, overrides=list(overrides))
-        return config.resolve(composed, overrides)
-
-    return run
 
 
 def save(settings, begun=True):

@@ -4,18 +4,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from avatar_gs.guidance.noise import with_noise
 from avatar_gs.identity.config import Weighting
 from avatar_gs.types import IdentityPrior
 
 SAMPLE_BATCH = 8
-
-
-def noised(
-    prior: IdentityPrior, z: Float[Tensor, "B c h w"], t: Int[Tensor, " B"], noise: Float[Tensor, "B c h w"]
-) -> Float[Tensor, "B c h w"]:
-    """Latents with the noise of their time steps."""
-    alpha, sigma = prior.alpha(t), prior.sigma(t)
-    return alpha[:, None, None, None] * z + sigma[:, None, None, None] * noise
 
 
 def prediction_error(
@@ -28,7 +21,7 @@ def prediction_error(
     """The mean squared error of each prediction in what the prior itself predicts. The error of a v is that of the
     noise over alpha, since eps = alpha v + sigma z_t (Salimans and Ho 2022), and so is that of a flow (eps = z_t +
     alpha v). Without pose maps: photos have none."""
-    error = (prior.eps(noised(prior, z, t, noise), t, cond, None) - noise).square().mean((1, 2, 3))
+    error = (prior.eps(with_noise(prior, z, t, noise).z_t, t, cond, None) - noise).square().mean((1, 2, 3))
     return error if prior.prediction_type == "epsilon" else error / prior.alpha(t).square()
 
 
@@ -75,7 +68,7 @@ def sample_latents(
         noise = z
         for time in times:
             t = torch.full((len(some),), time, device=prior.device)
-            z = z if time == times[0] else noised(prior, clean, t, noise)
+            z = z if time == times[0] else with_noise(prior, clean, t, noise).z_t
             against, wanted = prior.eps(torch.cat([z, z]), t.repeat(2), cond, None).chunk(2)
             noise = against + cfg_scale * (wanted - against)
             clean = (z - prior.sigma(t)[:, None, None, None] * noise) / prior.alpha(t)[:, None, None, None]

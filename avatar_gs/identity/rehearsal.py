@@ -3,8 +3,8 @@
 Photos of one outfit teach that the person *is* that outfit. So the prior first paints somebody who is described as
 the photos were, in their clothes and in others, and is asked of its own paintings, with ``<id>`` in the prompt, what it
 says of them with the description in its place. The difference is a loss without noise (a distillation of words into
-rows): it settles in a few dozen steps what a plain denoising loss hardly tells apart, and leaves the clothes that a
-prompt names to the prompt. What words do not say (the face, the very shade) the photos teach.
+rows), which is meant to leave the clothes that a prompt names to the prompt. What words do not say (the face, the very
+shade) the photos teach. ``stage=evaluate suite=identity`` measures what it does (table "Choices").
 """
 
 from dataclasses import dataclass, replace
@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from avatar_gs.identity.denoising import noised, sample_latents, stratified_times
+from avatar_gs.guidance.noise import with_noise
+from avatar_gs.identity.denoising import sample_latents, stratified_times
 from avatar_gs.identity.description import Description
 from avatar_gs.identity.templates import templates
 from avatar_gs.prior.config import MINI_NEGATIVE, PromptStyle
@@ -90,7 +91,7 @@ def rehearsal_error(
     shares = (torch.arange(prior.num_timesteps) >= EARLIEST * prior.num_timesteps).float()
     times = stratified_times(shares / shares.sum(), len(picks), draws)
     t = times[torch.randperm(len(picks), generator=draws)].to(z.device)
-    z_t = noised(prior, z, t, torch.randn(z.shape, generator=draws).to(z.device))
+    z_t = with_noise(prior, z, t, torch.randn(z.shape, generator=draws).to(z.device)).z_t
     with torch.no_grad():
         meant = prior.eps(z_t, t, prior.encode_prompts([rehearsals.meant[pick] for pick in picks]), None)
     said = prior.eps(z_t, t, prior.encode_prompts([rehearsals.said[pick] for pick in picks], rows), None)

@@ -106,9 +106,8 @@ def shaded(gaussians: Gaussians, normals: Float[Tensor, "N 3"], lighting: Lighti
         return gaussians
     albedo = gaussians.colors
     if lighting.shade is Shade.TEXTURELESS:
-        albedo = (
-            1 + 0 * albedo
-        )  # the colours keep a gradient (of zero): no gradient at all would be taken for a bad step
+        # the colours keep a gradient (of zero): none at all would be taken for a bad step
+        albedo = 1 + 0 * albedo
     light = lighting.lights[view].to(gaussians.means)
     colors = lambert(albedo, normals, gaussians.means, light, lighting.ambient, lighting.diffuse)
     return replace(gaussians, colors=colors)

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avatar_gs.errors import UserError
+from avatar_gs.guidance.learnables import adam_state, load_adam_state
 from avatar_gs.seeding import derive_seed
 from avatar_gs.training.config import EnvironmentConfig
 from avatar_gs.types import Cameras
-
-STATE_KEYS = ("step", "exp_avg", "exp_avg_sq")
 
 
 class LearnedBackground:
@@ -53,12 +52,8 @@ class LearnedBackground:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The parameters, and Adam's moments after the first step."""
-        tensors = {}
-        for name, parameter in self.network.named_parameters():
-            tensors[name] = parameter.detach()
-            state = self.optimizer.state.get(parameter, {})
-            tensors |= {f"{name}/{key}": state[key] for key in STATE_KEYS if key in state}
-        return tensors
+        parameters = dict(self.network.named_parameters())
+        return {name: value.detach() for name, value in parameters.items()} | adam_state(self.optimizer, parameters)
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Continue exactly from a ``state_dict`` of the same settings.
@@ -66,7 +61,8 @@ class LearnedBackground:
         Raises:
             UserError: if it is of another network.
         """
-        for name, parameter in self.network.named_parameters():
+        parameters = dict(self.network.named_parameters())
+        for name, parameter in parameters.items():
             if name not in tensors or tensors[name].shape != parameter.shape:
                 raise UserError(
                     "checkpoint: its learned background is another one than optimize.background, "
@@ -74,10 +70,7 @@ class LearnedBackground:
                 )
             with torch.no_grad():
                 parameter.copy_(tensors[name])
-            found = {key: tensors[f"{name}/{key}"] for key in STATE_KEYS if f"{name}/{key}" in tensors}
-            if found:
-                moments = {key: found[key].to(parameter.device).clone() for key in STATE_KEYS[1:]}
-                self.optimizer.state[parameter] = {"step": found["step"].cpu().clone(), **moments}
+        load_adam_state(self.optimizer, parameters, tensors)
 
 
 def view_directions(cameras: Cameras) -> Float[Tensor, "B H W 3"]:

@@ -1,4 +1,4 @@
-"""When a claim counts as confirmed: every number of it has a range that is fixed before anything is measured."""
+"""When a claim counts as confirmed: the numbers that it rests on have ranges that stand in the code."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
