@@ -37,7 +37,9 @@ STAGE_HELP = {
     Stage.optimize: "make the avatar's splats, or go on with them",
     Stage.export: "write avatar.ply, avatar.html and turntable.mp4 of an existing run",
     Stage.playground: "one picture instead of an avatar: what each guidance does, step by step",
-    Stage.evaluate: "measure: suite=colours | identity | prior | scores | methods | claims | shading | likeness",
+    Stage.evaluate: (
+        "measure: suite=colours | identity | prior | scores | methods | claims | shading | editing | likeness"
+    ),
     Stage.fetch: "download a prior (prior=sd15, sd21 or a hub name), or go on with it",
     Stage.body: "rebuild or check the body model",
     Stage.benchmark: "time the renderers; benchmark.step=true: whole steps beside what the prior alone costs",
@@ -282,5 +284,8 @@ def one_line(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno and error.filename:
         return f"{error.filename}: {os.strerror(error.errno)} (debug=true shows where)"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "out of memory: give smaller optimize.batch, splats.count or pictures, or device=cpu"
+        return (
+            "out of memory: prior.encode_chunk=1, prior.checkpoint_encoder=true, prior.predict_chunk=2 need less and "
+            "change no result; or give smaller optimize.batch, optimize.supersample or splats.count, or device=cpu"
+        )
     return None

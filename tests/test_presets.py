@@ -98,6 +98,26 @@ def test_the_defaults_for_stable_diffusion(composed):
         assert s.prior.prompts.suffix == "plain studio background" and s.prior.prompts.style.name == "sd"
 
 
+@pytest.mark.parametrize(
+    "file",
+    [
+        *(f"experiment/{name}" for name in ("sd", "sd15", "sd21", "sd_8gb")),
+        *("guidance/rescaled_de_sds", "prior/sd15", "prior/sd21"),
+    ],
+)
+def test_every_value_for_stable_diffusion_says_where_it_is_from(file):
+    """On its own line, or on the line of what holds it."""
+    said = {-1: False}  # by indentation
+    for line in (config.CONF / f"{file}.yaml").read_text(encoding="utf-8").splitlines():
+        if ":" not in line or line.lstrip().startswith(("#", "-", "defaults:", "name:", "method:")):
+            continue
+        indent = len(line) - len(line.lstrip())
+        said = {depth: value for depth, value in said.items() if depth < indent}
+        said[indent] = " # " in line
+        is_value = line.partition("#")[0].partition(":")[2].strip() != ""
+        assert any(said.values()) or not is_value, f"{file}: {line.strip()}"
+
+
 def test_the_defaults_are_the_dataclasses_own(composed):
     """YAML holds presets only: a default that stands twice would drift apart."""
     composed_settings = config.parse(composed()).plain()

@@ -14,8 +14,8 @@ MAX_STEPS = 100_000
 class Suite(Enum):
     """What ``stage=evaluate`` measures: avatars' colours and shapes against drawn truth, their likeness to people of
     whom a few pictures are given, the prior's 2D samples, the methods of guidance beside each other, what is claimed
-    of them, what views and light do for an avatar, avatars by the scores of the literature, or the likeness of a
-    finished run to the user's own photos."""
+    of them, what views and light do for an avatar, avatars by the scores of the literature, what editing an avatar
+    changes and keeps, or the likeness of a finished run to the user's own photos."""
 
     colours = "colours"
     identity = "identity"
@@ -25,6 +25,7 @@ class Suite(Enum):
     shading = "shading"
     methods = "methods"
     claims = "claims"
+    editing = "editing"
 
 
 @dataclass
@@ -64,6 +65,16 @@ class EvaluateConfig:
     ablated: int = 8
     """Held-out prompts of suite=shading, each with the five rows of DreamFusion's ablation."""
 
+    edit_methods: list[str] = field(default_factory=list)
+    """Presets of ``guidance`` that suite=editing compares; empty: gentle_dds, gentle_pds, dds, pds and de_sds."""
+    edit_prompts: int = 3
+    """Held-out people of suite=editing. Each has one thing changed, by turns: the shirt's colour, the bottoms' colour,
+    and a hat put on. The full grid is 12 people with 3 seeds."""
+    edit_seeds: int = 1
+    """Edits of each by each method: with ``seed``, ``seed + 1``, …, from avatars made with the same."""
+    edit_steps: int = 400
+    """Steps of an edit."""
+
     scored_prompts: int = 3
     """Held-out prompts of suite=scores. The full grid is 12 prompts with 5 seeds."""
     scored_seeds: int = 2
@@ -96,6 +107,9 @@ class EvaluateConfig:
             method_prompts=(1, MAX_PROMPTS),
             method_seeds=(1, MAX_PROMPTS),
             method_steps=(1, MAX_STEPS),
+            edit_prompts=(1, MAX_PROMPTS),
+            edit_seeds=(1, MAX_PROMPTS),
+            edit_steps=(1, MAX_STEPS),
             claim_seeds=(3, MAX_PROMPTS),
             claim_steps=(10, MAX_STEPS),
         )

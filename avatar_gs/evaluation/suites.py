@@ -19,6 +19,7 @@ from avatar_gs.evaluation.claims.report import claims_markdown, measure_claims
 from avatar_gs.evaluation.colours import make_records
 from avatar_gs.evaluation.config import Suite
 from avatar_gs.evaluation.controls import fingerprint
+from avatar_gs.evaluation.editing import report as editing
 from avatar_gs.evaluation.folder import RecordFolder
 from avatar_gs.evaluation.identity.likeness import load_judges
 from avatar_gs.evaluation.identity.report import measure_identity
@@ -98,6 +99,11 @@ FULL_GRIDS = {
         "12 prompts × 5 seeds",
         lambda costs: 12 * 5 * costs["case_seconds"],
     ),
+    Suite.editing: FullGrid(
+        (f"evaluate.edit_prompts={editing.FULL_PROMPTS}", f"evaluate.edit_seeds={editing.FULL_SEEDS}"),
+        f"{editing.FULL_PROMPTS} people × {editing.FULL_SEEDS} seeds",
+        editing.full_seconds,
+    ),
 }
 
 
@@ -119,6 +125,7 @@ def run_suite(settings: Settings, prior: StableDiffusionPrior, folder: Path, arg
         Suite.shading: (measure_shading, shading_markdown),
         Suite.scores: (measure_scores, scores_markdown),
         Suite.likeness: (measure_likeness, likeness_markdown),
+        Suite.editing: (editing.measure_editing, editing.editing_markdown),
     }[settings.suite]
     figures, picture = run(settings, prior, folder)
     results = _results(settings, prior, figures, arguments)

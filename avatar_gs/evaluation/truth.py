@@ -163,7 +163,10 @@ class Truth:
         """The pixels that a part covers fully, and whose eight neighbours it covers fully too: at a part's very edge,
         even splats that are the truth mix two colours."""
         # Maps hold stripes on plain shirts too, in the shirt's colour.
-        ids = (pic.SHIRT, pic.STRIPE) if part == "shirt" else (PARTS[part],)
+        return self.covered(view, (pic.SHIRT, pic.STRIPE) if part == "shirt" else (PARTS[part],))
+
+    def covered(self, view: int, ids: Sequence[int]) -> Bool[np.ndarray, "S S"]:
+        """The same for what has any of these part ids (``mini.picture``)."""
         covered = np.sum([part_masks(self.maps[view], number) for number in ids], 0) > COVERED
         return np.asarray(binary_erosion(covered, np.ones((3, 3))))
 

@@ -30,6 +30,25 @@ def caption(person: Person, rng: np.random.Generator, mention: float = MENTION, 
     return pick(rng, list(OPENINGS)) + subject + "".join(phrases)
 
 
+def brief_caption(person: Person, part: str, rng: np.random.Generator) -> str:
+    """Says nothing of a person but one part that they have (hair, shirt, bottoms, shoes or hat) and perhaps the
+    gender."""
+    outfit = person.outfit
+    if part == "hair":
+        length = ("long " if person.long_hair else "short ") if rng.random() < 0.6 else ""
+        words = f" with {length}{_say(person.hair, rng)} hair"
+    elif part == "shirt":
+        words = f" in {_shirt(person, rng)}"
+    elif part == "bottoms":
+        colour = _say(outfit.bottoms_colour, rng)
+        words = f" in {_a(colour) if outfit.bottoms == 'skirt' else colour} {_say(outfit.bottoms, rng)}"
+    elif part == "shoes":
+        words = f" in {_say(outfit.shoes, rng)} {_say('shoes', rng)}"
+    else:
+        words = f" in {_a(_say(outfit.hat, rng))} {part}"
+    return f"a {_say(person.gender if rng.random() < 0.5 else 'person', rng)}{words}"
+
+
 def negative_caption(rng: np.random.Generator) -> str:
     """A caption of a degraded picture: some or all of the negative words, in any order."""
     count = len(NEGATIVE_WORDS) if rng.random() < 0.5 else int(rng.integers(1, len(NEGATIVE_WORDS) + 1))

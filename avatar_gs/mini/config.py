@@ -75,10 +75,14 @@ class ScorerConfig:
     """``stage=train_scorer``: the scorer sees ``people`` x ``recolourings`` persons in ``views`` pictures each."""
 
     folder: str = "outputs/train_scorer"
-    people: int = 1000
-    recolourings: int = 4
+    people: int = 2000
+    recolourings: int = 2
     views: int = 6
     people_per_shard: int = 50
+    textureless_share: float = 0.12
+    """Share of the pictures that show a white person in random light, as evaluation shows avatars without texture."""
+    shaded_share: float = 0.08
+    """Share of the pictures whose colours are lit by a lamp near the camera."""
     workers: Optional[int] = None
     steps: int = 3000
     batch: int = 40
@@ -92,6 +96,8 @@ class ScorerConfig:
     """People whose heads it sees."""
     measured_people: int = 300
     checkpoint_every: int = 100
+    from_packaged: bool = False
+    """Start from the packaged weights instead of from scratch."""
     bfloat16: bool = False
     """Mixed precision: twice as fast on processors with AVX-512 BF16, slower on others."""
     seed: int = 0
@@ -116,6 +122,13 @@ class ScorerConfig:
             raise UserError(
                 f"scorer.batch={self.batch}: expected at most scorer.people x scorer.recolourings, "
                 f"{self.people * self.recolourings}"
+            )
+        for name in ("textureless_share", "shaded_share"):
+            require(0 <= getattr(self, name) <= 1, f"scorer.{name}", getattr(self, name), "a share, 0 to 1")
+        if self.textureless_share + self.shaded_share > 1:
+            raise UserError(
+                f"scorer.textureless_share={self.textureless_share} scorer.shaded_share={self.shaded_share}: "
+                "expected at most 1 together"
             )
         if self.lr <= 0 or self.person_weight < 0:
             raise UserError(

@@ -30,7 +30,18 @@ from avatar_gs.mini.people import (
     redressed,
     training_person,
 )
-from avatar_gs.mini.picture import PARTS, PartMap, colour_picture, draw_parts, mesh_depth, palette
+from avatar_gs.mini.picture import (
+    BACKGROUND,
+    BOTTOMS,
+    PARTS,
+    SHIRT,
+    SKIN,
+    PartMap,
+    colour_picture,
+    draw_parts,
+    mesh_depth,
+    palette,
+)
 from avatar_gs.mini.shards import write_missing
 from avatar_gs.mini.vocabulary import CLOTHES
 from avatar_gs.mini.wardrobe import Wardrobe, dress, load_wardrobe
@@ -42,6 +53,8 @@ from avatar_gs.types import Framing, PosedBody, ViewDirection, Views
 SIZE, OVERSAMPLING, LATENT_SIZE = 128, 2, 16
 CAPTIONS = 3
 """Captions written for every picture."""
+LARGE_PARTS = (BACKGROUND, SKIN, SHIRT, BOTTOMS)
+"""What is large wherever it is seen; hair, hats, faces, stripes and shoes are details."""
 VIEW_LIMIT_FRONT, VIEW_LIMIT_BACK = np.deg2rad(60), np.deg2rad(120)
 
 
@@ -173,12 +186,13 @@ def generate(config: DatasetConfig, folder: Path) -> Iterator[tuple[int, int]]:
 def _write_shard(config: DatasetConfig, index: int, path: Path) -> None:
     torch.set_num_threads(1)
     rng = np.random.default_rng([config.seed, index])
-    pictures, controls, foreground, captions, kinds = [], [], [], [], []
+    pictures, controls, foreground, details, captions, kinds = [], [], [], [], [], []
     for _ in range(config.people_per_shard):
         sample = _random_sample(rng, config.views)
         for view in range(config.views):
             controls.append(sample.controls[view])
-            foreground.append(_foreground(sample.maps[view]))
+            foreground.append(_cover(sample.maps[view], (BACKGROUND,)))
+            details.append(_cover(sample.maps[view], LARGE_PARTS))
             framing, direction = sample.views.framings[view], view_of(float(sample.views.azimuth[view]))
             kinds.append((list(Framing).index(framing), list(ViewDirection).index(direction)))
             for _ in range(config.recolourings):
@@ -191,6 +205,7 @@ def _write_shard(config: DatasetConfig, index: int, path: Path) -> None:
             pictures=np.stack(pictures),
             controls=np.stack(controls),
             foreground=np.stack(foreground),
+            details=np.stack(details),
             kinds=np.array(kinds, np.uint8),
             captions=np.array(json.dumps(captions)),
         )
@@ -225,10 +240,10 @@ def _picture(
     return picture, [caption(person, rng, own_outfit=sample.own_outfit) + suffix for _ in range(CAPTIONS)]
 
 
-def _foreground(part_map: PartMap) -> NDArray[np.float16]:
-    """The share of each latent cell that the person covers."""
+def _cover(part_map: PartMap, without: tuple[int, ...]) -> NDArray[np.float16]:
+    """The share ``[LATENT_SIZE, LATENT_SIZE]`` of each latent cell that is covered by other parts than these."""
     cell = len(part_map.parts) // LATENT_SIZE
-    covered = (part_map.parts > 0).reshape(LATENT_SIZE, cell, LATENT_SIZE, cell)
+    covered = ~np.isin(part_map.parts, without).reshape(LATENT_SIZE, cell, LATENT_SIZE, cell)
     return covered.mean((1, 3)).astype(np.float16)
 
 

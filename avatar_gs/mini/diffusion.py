@@ -16,6 +16,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from jaxtyping import Float, Int, UInt8
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, PreTrainedModel
 
@@ -56,6 +57,7 @@ class LatentSet:
     latents: Float[Tensor, "P 8 16 16"]
     controls: UInt8[Tensor, "V 128 128 3"]
     foreground: Float[Tensor, "V 16 16"]
+    details: Float[Tensor, "V 16 16"]
     tokens: Int[Tensor, "P 3 64"]
 
 
@@ -164,6 +166,18 @@ def time_weights(alphas_cumprod: Float[Tensor, " T"]) -> Float[Tensor, " T"]:
     return weights / weights.mean()
 
 
+def place_weights(foreground: Float[Tensor, "B 16 16"], details: Float[Tensor, "B 16 16"]) -> Float[Tensor, "B 16 16"]:
+    """Loss weight of each latent cell, with mean 1 in each picture: the person counts three times, hair, hats, faces,
+    stripes and shoes six times.
+
+    Both reach one cell beyond what they cover, so that the two sides of an outline weigh alike: otherwise the
+    weights, which know the answer, teach outlines that are too wide.
+    """
+    person, small = (functional.max_pool2d(cover, 3, stride=1, padding=1) for cover in (foreground, details))
+    weights = 1 + 2 * person + 3 * small
+    return weights / weights.mean((1, 2), keepdim=True)
+
+
 def _rate(step: int, config: DiffusionConfig) -> float:
     """A short warm-up, constant for 40 %, then a cosine to 2 %."""
     share = step / config.steps
@@ -180,7 +194,7 @@ def _loss(
     config: DiffusionConfig,
     generator: torch.Generator,
 ) -> Float[Tensor, ""]:
-    """Weighted noise-prediction error; time steps are stratified over the batch, the person counts three times."""
+    """Weighted noise-prediction error; time steps are stratified over the batch."""
     batch = config.batch
     picks = torch.randint(len(data.latents), (batch,), generator=generator)
     views = picks // (len(data.latents) // len(data.controls))
@@ -203,8 +217,8 @@ def _loss(
         down_block_additional_residuals=[residual * kept for residual in down],
         mid_block_additional_residual=middle * kept,
     ).sample
-    person = 1 + 2 * data.foreground[views].float()[:, None]
-    error = (predicted.float() - noise).square() * person / person.mean((1, 2, 3), keepdim=True)
+    where = place_weights(data.foreground[views].float(), data.details[views].float())[:, None]
+    error = (predicted.float() - noise).square() * where
     return (error.mean((1, 2, 3)) * weights[t]).mean()
 
 

@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from avatar_gs.errors import UserError
 from avatar_gs.io import write_json
 from avatar_gs.mini.autoencoder import balance_latents, posterior, train_autoencoder
 from avatar_gs.mini.config import TrainMiniConfig
@@ -92,15 +93,18 @@ def _encode_pictures(vae: AutoencoderKL, pictures: UInt8[np.ndarray, "P 128 128 
 
 def encode(shards: list[Path], vae: AutoencoderKL, tokenizer: CLIPTokenizer, cache: Path, report: Report) -> LatentSet:
     """The training set as latents and token ids. Latents are cached in ``cache``, which costs minutes to make."""
-    latents, controls, foreground, tokens = [], [], [], []
+    latents, controls, foreground, details, tokens = [], [], [], [], []
     cached = None
     if cache.exists():
         with np.load(cache, allow_pickle=False) as data:
             cached = data["latents"]
     for index, shard in enumerate(shards):
         with np.load(shard, allow_pickle=False) as data:
+            if "details" not in data:
+                raise UserError(f"{shard}: drawn by an earlier version; remove {shard.parent} to draw the people anew")
             controls.append(torch.from_numpy(data["controls"]))
             foreground.append(torch.from_numpy(data["foreground"]))
+            details.append(torch.from_numpy(data["details"]))
             captions = json.loads(str(data["captions"]))
             if cached is None:
                 scaled = _encode_pictures(vae, data["pictures"]) * vae.config["scaling_factor"]
@@ -112,7 +116,8 @@ def encode(shards: list[Path], vae: AutoencoderKL, tokenizer: CLIPTokenizer, cac
     if cached is None:
         cached = np.concatenate(latents)
         np.savez(cache, latents=cached)
-    return LatentSet(torch.from_numpy(cached), torch.cat(controls), torch.cat(foreground), torch.cat(tokens))
+    covers = torch.cat(foreground), torch.cat(details)
+    return LatentSet(torch.from_numpy(cached), torch.cat(controls), *covers, torch.cat(tokens))
 
 
 def package(networks: Networks, vae: AutoencoderKL, tokenizer: CLIPTokenizer, folder: Path, settings: dict) -> None:
@@ -120,6 +125,7 @@ def package(networks: Networks, vae: AutoencoderKL, tokenizer: CLIPTokenizer, fo
     for part, module in networks.modules().items():
         module.half().save_pretrained(str(folder / part), safe_serialization=True)
         module.float()
+    vae.register_to_config(_name_or_path="")  # the folder that it was loaded from says nothing to others
     vae.half().save_pretrained(str(folder / "vae"), safe_serialization=True)
     vae.float()
     tokenizer.save_pretrained(str(folder / "tokenizer"))

@@ -18,8 +18,8 @@ JUDGED = (Framing.HEAD, Framing.UPPER)
 """The framings in which a head is large enough to tell its view from a picture."""
 GRID, WIDTH, RIDGE = 6, 3.0, 0.1
 """Cells along the head's box; the kernel's width and the regression's ridge."""
-LEAST_HAIR, LEAST_HEAD, LEAST_DIFFERENCE = 6, 60, 60
-"""Pixels of hair and head, and levels (of 255) between hair and skin, below which nothing can be told."""
+LEAST_HAIR, LEAST_SKIN, LEAST_HEAD, LEAST_DIFFERENCE = 6, 6, 60, 60
+"""Pixels of hair, skin and head, and levels (of 255) between hair and skin, below which nothing can be told."""
 DIRECTIONS = list(ViewDirection)
 Judge = Callable[[Trial, NDArray[np.float32]], ViewDirection | None]
 
@@ -62,8 +62,8 @@ def judge_accuracy(count: int = 300, seed: int = 77) -> dict[str, dict[str, floa
 
 
 def head_feature(trial: Trial, image: NDArray[np.float32]) -> NDArray[np.float64] | None:
-    """Where on the head the picture's own hair colour and the person's skin colour lie ``[2, GRID, GRID]``; None if
-    that cannot be told."""
+    """Where on the head the picture's own colours of hair and skin lie ``[2, GRID, GRID]``; None if that cannot be
+    told."""
     person, part_map = trial.person, trial.sample.maps[0]
     if not person.hair or np.abs(np.array(person.hair_rgb) - person.skin_rgb).max() < LEAST_DIFFERENCE:
         return None
@@ -79,10 +79,22 @@ def head_feature(trial: Trial, image: NDArray[np.float32]) -> NDArray[np.float64
     ys = np.clip(rows.min() + steps, 0, SIZE - 1).astype(int)
     xs = np.clip(centre - span / 2 + steps, 0, SIZE - 1).astype(int)
     maps = []
-    for colour in (np.median(image[hair], 0), np.array(person.skin_rgb) / 255):
+    hair_colour = np.median(image[hair], 0)
+    for colour in (hair_colour, _skin_colour(trial, image, hair_colour)):
         likeness = np.exp(-((np.abs(image - colour).max(-1) / 0.2) ** 2))
         maps.append(uniform_filter(likeness, max(1, int(span / GRID)), mode="nearest")[np.ix_(ys, xs)])
     return np.stack(maps).astype(np.float64)
+
+
+def _skin_colour(trial: Trial, image: NDArray[np.float32], hair_colour: NDArray[np.float32]) -> NDArray[np.floating]:
+    """The picture's own where skin should be: no prompt has to say it. Where that is the hair's colour, as in a head
+    that is turned the wrong way, the person's true one, which is then found nowhere."""
+    skin = trial.mask(pic.SKIN)
+    if skin.sum() >= LEAST_SKIN:
+        own = np.median(image[skin], 0)
+        if np.abs(own - hair_colour).max() >= LEAST_DIFFERENCE / 255:
+            return own
+    return np.array(trial.person.skin_rgb) / 255
 
 
 def _kernel(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,11 +1,23 @@
-"""Downloads of a prior from the hub into its ordinary cache: only what is loaded, and resumed where it was cut off."""
+"""Downloads of a prior from the hub into its ordinary cache: only what is loaded, and resumed where it was cut off.
 
+The hub's own client goes on after a broken connection, but what an ended program left behind it fetches anew. So here
+each file grows under a name of its own, which the next command finds, and becomes a blob of the cache once it is whole.
+"""
+
+import hashlib
 import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import (
+    HfApi,
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -13,6 +25,8 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
+from huggingface_hub.file_download import http_get, repo_folder_name
+from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
 from avatar_gs.errors import UserError
 from avatar_gs.prior.config import PriorConfig
@@ -25,6 +39,9 @@ VARIANT = "fp16"
 """The half-precision files of a model that has no others."""
 SPARE = 1 << 30
 """Bytes that stay free on the disk."""
+PART = ".avatar-gs.incomplete"
+"""The end of the name of a file that is not whole yet."""
+SHA256_LENGTH = 64
 NETWORK_MODULES = ("httpx", "httpcore", "requests", "urllib3")
 
 
@@ -133,10 +150,48 @@ def _check_disk(needed: int) -> None:
 
 
 def _download(override: str, name: str, file: str) -> None:
+    url = hf_hub_url(name, file, endpoint=constants.ENDPOINT)
+    cache, folder = Path(constants.HF_HUB_CACHE), repo_folder_name(repo_id=name, repo_type="model")
     try:
-        hf_hub_download(name, file, endpoint=constants.ENDPOINT)
+        about = get_hf_file_metadata(url, endpoint=constants.ENDPOINT)
+        if about.etag:
+            blob, lock = cache / folder / "blobs" / about.etag, cache / ".locks" / folder / f"{about.etag}.lock"
+            for place in (blob, lock):
+                place.parent.mkdir(parents=True, exist_ok=True)
+            with WeakFileLock(lock):  # the hub's own client waits for the same one
+                _complete(url, blob, about.size, file)
+        hf_hub_download(name, file, endpoint=constants.ENDPOINT)  # finds the blob, and gives it its name
+    except UserError:
+        raise
     except Exception as error:
         raise _said(override, name, error) from error
+
+
+def _complete(url: str, blob: Path, size: int | None, file: str) -> None:
+    """Downloads what is not here yet of a blob.
+
+    Raises:
+        UserError: if what is here is not what the hub says it is; the file is removed then.
+    """
+    if blob.exists():
+        return
+    part = blob.with_name(f"{blob.name}{PART}")
+    if size is not None and part.exists() and part.stat().st_size > size:
+        part.unlink()
+    with part.open("ab") as target:
+        here = target.tell()
+        if here:
+            LOGGER.info("%s: going on after %s", file, readable(here))
+        http_get(url, target, resume_size=here, headers=build_hf_headers(), expected_size=size, displayed_filename=file)
+    if len(blob.name) == SHA256_LENGTH and _sha256(part) != blob.name:  # small files have a tag of another kind
+        part.unlink()
+        raise UserError(f"{url}: what came is damaged, and was removed: the same command fetches it anew")
+    part.rename(blob)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _said(override: str, name: str, error: Exception) -> Exception:

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import diffusers
 import torch
 import transformers
 from diffusers import DDIMScheduler
+from huggingface_hub import constants
+from huggingface_hub.errors import GatedRepoError
 
 from avatar_gs.errors import UserError
 from avatar_gs.prior import single_file
@@ -44,9 +47,22 @@ def load_component(cls: Any, source: Source, name: str, dtype: torch.dtype | Non
         hint = "the files do not fit together"
         if source.offline:
             hint = "the cache holds a part of it only, and the hub cannot be reached: stage=fetch completes it"
+        elif any(isinstance(cause, GatedRepoError) for cause in _causes(error)):
+            hint = (
+                f"this model is gated: accept its terms on {constants.ENDPOINT}/{source.name}, then `hf auth login` or "
+                "set HF_TOKEN"
+            )
         elif not source.is_local:
-            hint = "check the name and the network, or give a folder"
+            hint = "check the name and the network, or give a folder; stage=fetch goes on with a cut-off download"
         raise UserError(f"prior: cannot load the {name} from {place} ({hint}): {reason}") from error
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, what it was raised from or while handling, and so on: libraries hide the hub's own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def set_prediction(parts: dict[str, Any], wanted: Prediction, source: Source, device: torch.device | str) -> None:

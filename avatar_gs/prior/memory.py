@@ -3,8 +3,8 @@
 The estimate is the sum of what is certain to be alive at once: all weights; the graph kept for the backward pass of the
 VAE's encoder; the larger of what UNet and ControlNet hold meanwhile and what that backward pass itself needs; the
 renders and the splats. Bytes and arithmetic were counted op by op on the true architectures, attention without
-matrices (tests count them again), and grow in proportion to pixels, channels and pictures. What the allocator and cuDNN
-keep for themselves is a lump sum: nothing was measured on a GPU.
+matrices (tests count them again), and grow in proportion to pixels, channels and pictures. What the program holds
+beside them is a lump sum: on a GPU an allowance (nothing was measured there), on a CPU what ``forecast`` finds.
 """
 
 import json
@@ -38,7 +38,7 @@ TEXT_GRAPH = 0.1e9
 RENDER_PIXEL, SPLAT = 100, 600
 """Bytes for a rendered pixel, and for a splat: its parameters, gradient, Adam's two moments, posed copies."""
 OVERHEAD = 0.8e9
-"""A CUDA context, cuDNN's workspaces and the allocator's slack; on a CPU the libraries."""
+"""On a GPU: a CUDA context, cuDNN's workspaces and the allocator's slack."""
 ENCODER_FLOPS, NETWORKS_FLOPS = 1.12e12, 1.09e12
 """Floating-point operations of one forward pass for one picture of 512²; a backward pass takes as many."""
 REFERENCE_PIXELS, REFERENCE_CHANNELS, REFERENCE_VAE_CHANNELS = 512**2, 320, 128
@@ -52,6 +52,8 @@ class Architecture:
     channels: int = REFERENCE_CHANNELS
     vae_channels: int = REFERENCE_VAE_CHANNELS
     image_size: int = 512
+    assumed: tuple[str, ...] = ()
+    """The components that are not here, and are taken to be as the preset has them."""
 
     @property
     def pictures(self) -> float:
@@ -82,6 +84,8 @@ class Load:
     checkpoint_encoder: bool = False
     predict_chunk: int = 0
     offload_text: bool = False
+    overhead: float = OVERHEAD
+    """Bytes that the program holds beside weights, graphs and renders."""
 
 
 def expected_peak(architecture: Architecture, load: Load) -> dict[str, int]:
@@ -111,7 +115,7 @@ def expected_peak(architecture: Architecture, load: Load) -> dict[str, int]:
     if load.supersample:
         pixels = load.batch * architecture.image_size**2 * load.supersample**2
         parts["renders"] = pixels * RENDER_PIXEL + load.splats * SPLAT
-    return {name: round(size) for name, size in {**parts, "overhead": OVERHEAD}.items() if size}
+    return {name: round(size) for name, size in {**parts, "overhead": load.overhead}.items() if size}
 
 
 def expected_flops(architecture: Architecture, load: Load, forward: int, backward: int) -> dict[str, float]:
@@ -133,23 +137,40 @@ def expected_flops(architecture: Architecture, load: Load, forward: int, backwar
 
 def architecture_of(sources: Mapping[str, Source], name: str) -> tuple[Architecture | None, list[str]]:
     """``(architecture, absent)`` of a located prior: None where it cannot be known yet; ``absent`` are the components
-    that the cache does not hold."""
+    that the cache does not hold, which a preset is known to have all the same."""
     found = {component: _weight_files(component, sources[component]) for component in WITH_WEIGHTS}
     absent = [component for component, files in found.items() if not files]
-    counts = {component: _parameters(component, sources[component], files) for component, files in found.items()}
-    known = PUBLISHED.get(name, {})
-    for component in absent:
-        if component not in known:
-            return None, absent
-        counts[component] = known[component]
-    unet, vae = (component_config(component, sources[component]) for component in ("unet", "vae"))
-    blocks = vae.get("block_out_channels", [REFERENCE_VAE_CHANNELS] * 4)
+    if absent and name not in PUBLISHED:
+        return None, absent
+    counts = {
+        component: _parameters(component, sources[component], files) if files else PUBLISHED[name][component]
+        for component, files in found.items()
+    }
+    configs = {
+        component: component_config(component, sources[component])
+        or (packaged_config(component, name) if name in PUBLISHED else {})
+        for component in ("unet", "vae")
+    }
+    return _architecture(counts, configs, tuple(absent)), absent
+
+
+def packaged_architecture(name: str) -> Architecture:
+    """A preset's, sd15 or sd21, of which nothing need be here."""
+    configs = {component: packaged_config(component, name) for component in ("unet", "vae")}
+    return _architecture(PUBLISHED[name], configs, WITH_WEIGHTS)
+
+
+def _architecture(
+    parameters: Mapping[str, int], configs: Mapping[str, Mapping[str, Any]], assumed: tuple[str, ...]
+) -> Architecture:
+    blocks = configs["vae"].get("block_out_channels", [REFERENCE_VAE_CHANNELS] * 4)
     return Architecture(
-        counts,
-        channels=unet.get("block_out_channels", [REFERENCE_CHANNELS])[0],
+        parameters,
+        channels=configs["unet"].get("block_out_channels", [REFERENCE_CHANNELS])[0],
         vae_channels=blocks[0],
-        image_size=unet.get("sample_size", 64) * 2 ** (len(blocks) - 1),
-    ), absent
+        image_size=configs["unet"].get("sample_size", 64) * 2 ** (len(blocks) - 1),
+        assumed=assumed,
+    )
 
 
 def _weight_files(component: str, source: Source) -> list[Path]:
@@ -189,13 +210,19 @@ def _parameters(component: str, source: Source, files: list[Path]) -> int:
     return total
 
 
+def packaged_config(component: str, layout: str) -> dict[str, Any]:
+    """The configuration of a component in a packaged layout, sd15 or sd21."""
+    file = single_file.LAYOUTS / layout / component / CONFIGS.get(component, "config.json")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
 def component_config(component: str, source: Source) -> dict[str, Any]:
     """The configuration of a component; empty where it is not here yet."""
-    name = CONFIGS.get(component, "config.json")
     if source.layout:
-        file: Path | None = single_file.LAYOUTS / source.layout / component / name
-    elif source.is_local:
-        file = Path(source.name) / source.subfolder / name
+        return packaged_config(component, source.layout)
+    name = CONFIGS.get(component, "config.json")
+    if source.is_local:
+        file: Path | None = Path(source.name) / source.subfolder / name
     else:
         file = _cached(source, name)
     return json.loads(file.read_text(encoding="utf-8")) if file else {}

@@ -5,6 +5,7 @@ Nothing is downloaded. For the presets the packaged layouts say how the networks
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from avatar_gs.prior import single_file
+from avatar_gs.errors import UserError
+from avatar_gs.prior import memory, single_file
 from avatar_gs.prior.config import PriorConfig
 from avatar_gs.prior.folder import Source, locate
 from avatar_gs.prior.loading import Quiet, load_component
-from avatar_gs.prior.memory import component_config
+from avatar_gs.prior.memory import Architecture, component_config
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, assemble
 
 COMPONENTS = ("tokenizer", "text_encoder", "vae", "unet", "controlnet", "scheduler")
@@ -27,10 +29,14 @@ def random_prior(config: PriorConfig, device: torch.device | str = "cpu", seed: 
     """The prior that ``config`` names, as untrained as torch makes it; a preset (sd15, sd21) need not be here.
 
     Raises:
-        UserError: a folder or file is missing, incomplete or damaged.
+        UserError: a folder or file is missing, incomplete or damaged; of another hub name than a preset's nothing is
+            here yet.
     """
     sources = _sources(config)
     configs = {name: component_config(name, source) for name, source in sources.items() if name != "tokenizer"}
+    absent = [name for name, content in configs.items() if not content]
+    if absent:
+        raise _not_here(config, absent)
     with Quiet(), torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(seed)
         parts: dict[str, Any] = {
@@ -43,6 +49,27 @@ def random_prior(config: PriorConfig, device: torch.device | str = "cpu", seed: 
         parts["scheduler"] = DDIMScheduler.from_config(configs["scheduler"])
         parts["tokenizer"] = _tokenizer(sources["tokenizer"])
         return assemble(config, parts, device)
+
+
+def architecture_of(config: PriorConfig) -> Architecture:
+    """What ``random_prior`` makes, for an estimate of memory and time.
+
+    Raises:
+        UserError: as ``random_prior``.
+    """
+    if config.name in memory.PUBLISHED:
+        return memory.packaged_architecture(config.name)
+    architecture, absent = memory.architecture_of(_sources(config), config.name)
+    if architecture is None:
+        raise _not_here(config, absent)
+    return architecture
+
+
+def _not_here(config: PriorConfig, names: Sequence[str]) -> UserError:
+    return UserError(
+        f"prior.path={config.path}: {', '.join(names)} not here yet, so how they are built is not known: stage=fetch "
+        "gets them, or give a preset of the same architecture (prior=sd15, sd21)"
+    )
 
 
 def _sources(config: PriorConfig) -> dict[str, Source]:

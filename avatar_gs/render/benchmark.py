@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -71,6 +71,29 @@ def person_camera(width: int, height: int, azimuth: float = 0.3) -> Cameras:
 
 
 @dataclass(frozen=True)
+class Scene:
+    """Splats, a camera, and the weights ``[1, H, W, 3], [1, H, W, 1], [1, H, W, 1]`` of a loss linear in colour, alpha
+    and depth."""
+
+    splats: Gaussians
+    cameras: Cameras
+    weights: tuple[Tensor, Tensor, Tensor]
+
+
+def person_scene(count: int, side: int, seed: int = 0, device: str = "cpu") -> Scene:
+    """A `capsule_person` of ``count`` splats in a picture of ``side`` x ``side`` pixels."""
+    generator = torch.Generator().manual_seed(seed)
+    person = capsule_person(count, generator)
+    # Laid out as the gradient of a network that takes [B, 3, H, W]
+    rgb, alpha, depth = (
+        (torch.randn(1, channels, side, side, generator=generator) / side).to(device).permute(0, 2, 3, 1)
+        for channels in (3, 1, 1)
+    )
+    splats = Gaussians(*[x.to(device) for x in vars(person).values()])
+    return Scene(splats, person_camera(side, side).to(device), (rgb, alpha, depth))
+
+
+@dataclass(frozen=True)
 class _Timing:
     """Milliseconds of one forward and backward pass: wall, and CPU time of the whole process."""
 
@@ -79,53 +102,50 @@ class _Timing:
     cpu: float
 
 
-def _measure(
-    render: Callable[..., Render], splats: Gaussians, cameras: Cameras, weights: tuple[Tensor, ...]
-) -> _Timing:
-    """Time one pass with gradients in all splat parameters, for a loss linear in colour, alpha and depth."""
+def _measure(render: Callable[..., Render], scene: Scene) -> _Timing:
+    """Time one pass with gradients in all splat parameters."""
 
     def now() -> tuple[float, float]:
-        if splats.means.is_cuda:
+        if scene.splats.means.is_cuda:
             torch.cuda.synchronize()
         return time.perf_counter(), time.process_time()
 
-    parameters = [x.clone().requires_grad_() for x in vars(splats).values()]
+    parameters = [x.clone().requires_grad_() for x in vars(scene.splats).values()]
     (wall0, cpu0) = now()
-    result = render(Gaussians(*parameters), cameras)
+    result = render(Gaussians(*parameters), scene.cameras)
     (wall1, cpu1) = now()
     pictures = (result.rgb, result.alpha, result.depth)
-    loss = torch.stack([(picture * weight).sum() for picture, weight in zip(pictures, weights, strict=True)]).sum()
+    loss = torch.stack([(picture * w).sum() for picture, w in zip(pictures, scene.weights, strict=True)]).sum()
     (wall2, cpu2) = now()
     torch.autograd.grad(loss, parameters)
     (wall3, cpu3) = now()
     return _Timing(1e3 * (wall1 - wall0), 1e3 * (wall3 - wall2), 1e3 * (cpu1 - cpu0 + cpu3 - cpu2))
 
 
-def time_renderers(config: BenchmarkConfig, seed: int = 0, device: str = "cpu") -> Iterator[dict[str, Any]]:
-    """Yield one row of plain values for each size and renderer.
+def time_renderers(
+    config: BenchmarkConfig,
+    seed: int = 0,
+    device: str = "cpu",
+    others: Mapping[str, Callable[..., Render]] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Yield one row of plain values for each size and renderer: ours, the dense reference where it is small enough, and
+    ``others``, by name: functions of splats and cameras.
 
-    Where both renderers are timed, their passes alternate, so that a busy machine slows both. Times are milliseconds
-    for RGB, alpha and depth, forward and backward: ``wall_min``, ``wall_median``, ``forward_min``, ``backward_min``
-    and ``cpu_min`` (the process's CPU time, which holds on a busy machine).
+    The passes of the renderers of one size alternate, so that a busy machine slows all of them. Times are milliseconds
+    for RGB, alpha and depth, forward and backward: ``wall_min``, ``wall_median``, ``forward_min``, ``backward_min``,
+    and ``cpu_min`` and ``cpu_median`` (the process's CPU time, which holds on a busy machine).
     """
     ours = "gsplat" if torch.device(device).type == "cuda" else "avatar_gs"
     for count, side in zip(config.splats, config.pixels, strict=True):
-        generator = torch.Generator().manual_seed(seed)
-        person = capsule_person(count, generator)
-        splats = Gaussians(*[x.to(device) for x in vars(person).values()])
-        cameras = person_camera(side, side).to(device)
-        # Laid out as the gradient of a network that takes [B, 3, H, W]
-        weights = tuple(
-            (torch.randn(1, channels, side, side, generator=generator) / side).to(device).permute(0, 2, 3, 1)
-            for channels in (3, 1, 1)
-        )
+        scene = person_scene(count, side, seed, device)
         renderers: dict[str, Callable[..., Render]] = {ours: rasterize}
         if count * side * side <= config.dense_limit and device == "cpu":
             renderers["dense torch"] = render_dense
+        renderers |= others or {}
         timings: dict[str, list[_Timing]] = {name: [] for name in renderers}
         for _ in range(config.repeats + 1):
             for name, render in renderers.items():
-                timings[name].append(_measure(render, splats, cameras, weights))
+                timings[name].append(_measure(render, scene))
         for name, found in timings.items():
             found = found[1:]  # the first pass compiles or warms up
             totals = [t.forward + t.backward for t in found]
@@ -139,4 +159,5 @@ def time_renderers(config: BenchmarkConfig, seed: int = 0, device: str = "cpu") 
                 "forward_min": min(t.forward for t in found),
                 "backward_min": min(t.backward for t in found),
                 "cpu_min": min(t.cpu for t in found),
+                "cpu_median": median(t.cpu for t in found),
             }

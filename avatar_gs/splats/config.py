@@ -75,6 +75,10 @@ class SplatsConfig:
     foot_density: float = 2.0
     lr: LearningRates = field(default_factory=LearningRates)
     smoothing: SmoothingConfig = field(default_factory=SmoothingConfig)
+    edit_damping: float = 0.7
+    """While an avatar is edited (guidance=pds, dds): splats whose colours are pulled less than so many times as hard as
+    the root mean square of all move less, by the square of that (``optim.relevance``), so that what the edit leaves
+    alone stays. 0: all move as far."""
 
     def __post_init__(self) -> None:
         require(10 <= self.count <= MAX_COUNT, "splats.count", self.count, f"a whole number from 10 to {MAX_COUNT}")
@@ -86,6 +90,7 @@ class SplatsConfig:
         require(
             self.min_scale < self.max_scale, "splats.max_scale", self.max_scale, f"more than min_scale={self.min_scale}"
         )
+        require(0 <= self.edit_damping <= 100, "splats.edit_damping", self.edit_damping, "0 (off) to 100")
         for name in ("head_density", "hand_density", "foot_density"):
             density = getattr(self, name)
             require(0.01 <= density <= 100, f"splats.{name}", density, "a number from 0.01 to 100")

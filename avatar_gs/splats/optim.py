@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
@@ -37,11 +38,32 @@ def set_learning_rates(optimizers: Mapping[str, Optimizer], rates: LearningRates
         optimizer.param_groups[0]["lr"] = learning_rate(getattr(rates, name), getattr(rates, f"{name}_final"), progress)
 
 
-def step_all(optimizers: Mapping[str, Optimizer]) -> None:
-    """One step of every optimiser; gradients are dropped."""
+def step_all(optimizers: Mapping[str, Optimizer], damping: float = 0.0) -> None:
+    """One step of every optimiser; gradients are dropped.
+
+    With ``damping`` above 0 each splat goes only its ``relevance`` of the way: Adam's own steps are as long for a splat
+    whose gradient is mere noise as for one that is pulled a hundred times harder.
+    """
+    held = [_parameter(optimizer).detach().clone() for optimizer in optimizers.values()] if damping else []
     for optimizer in optimizers.values():
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+    if damping:
+        share = relevance(optimizers["sh0"], damping)
+        for optimizer, before in zip(optimizers.values(), held, strict=True):
+            parameter = _parameter(optimizer).data
+            parameter.copy_(torch.lerp(before, parameter, share.reshape(-1, *[1] * (before.dim() - 1))))
+
+
+def relevance(optimizer: Optimizer, damping: float) -> Float[Tensor, " N"]:
+    """How much each splat is meant: (g / (damping · r))², at most 1, with g² Adam's running mean of its squared
+    gradient and r² the mean of these over all splats."""
+    moments = optimizer.state[_parameter(optimizer)]["exp_avg_sq"].flatten(1).mean(1)
+    return (moments / (damping**2 * moments.mean()).clamp_min(torch.finfo(moments.dtype).tiny)).clamp_max(1.0)
+
+
+def _parameter(optimizer: Optimizer) -> Tensor:
+    return optimizer.param_groups[0]["params"][0]
 
 
 def zero_grad_all(optimizers: Mapping[str, Optimizer]) -> None:

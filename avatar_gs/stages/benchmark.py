@@ -1,8 +1,8 @@
 """``stage=benchmark``: times the renderer beside the dense reference, or whole steps beside their prior's own cost."""
 
 import platform
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,6 +11,9 @@ from avatar_gs.device import choose_device
 from avatar_gs.render.benchmark import time_renderers
 from avatar_gs.render.rasterize import require_renderer
 from avatar_gs.settings import Settings
+
+if TYPE_CHECKING:
+    from avatar_gs.training.benchmark import StepTimes
 
 HEADER = (
     f"{'splats, px':>16}  {'renderer':<11}  {'min / median ms':>17}  {'forward':>8}  {'backward':>8}  {'CPU ms':>8}"
@@ -49,10 +52,18 @@ def format_row(row: dict[str, Any]) -> str:
 def _steps(settings: Settings, device: str) -> list[dict[str, Any]]:
     """Steps of a run with random weights of the prior's architecture: nothing is downloaded."""
     from avatar_gs.body.model import load_body  # heavy, and the renderer's table does not need them
-    from avatar_gs.prior.random_weights import random_prior
-    from avatar_gs.training.benchmark import FLOOR, time_steps
+    from avatar_gs.prior.memory import expected_peak
+    from avatar_gs.prior.random_weights import architecture_of, random_prior
+    from avatar_gs.stages import forecast
+    from avatar_gs.training.benchmark import time_steps
 
     require_renderer(device)
+    architecture, task = architecture_of(settings.prior), forecast.Task.optimize
+    load, free = forecast.load_of(settings, device, task), forecast.free_memory(device)
+    forecast.require_memory(architecture, load, device, task)
+    at_once = replace(load, encode_chunk=0, checkpoint_encoder=False, predict_chunk=0)
+    floor = free is None or forecast.fits(architecture, at_once, free)
+    predicted = {part: round(size / 2**20, 1) for part, size in expected_peak(architecture, load).items()}
     with progress("make networks with random weights"):
         body, prior = load_body(settings.body, device), random_prior(settings.prior, device, settings.seed)
     optimize, size = settings.optimize, prior.image_size
@@ -62,33 +73,34 @@ def _steps(settings: Settings, device: str) -> list[dict[str, Any]]:
         f"{settings.splats.count:,} splats; {prior.name} with random weights, networks in {str(prior.dtype)[6:]}, "
         f"compile={str(settings.prior.compile).lower()}; {name}, {torch.get_num_threads()} threads"
     )
-    found = time_steps(settings, body, prior, settings.benchmark.repeats)
+    print(f"expected peak of memory: {_mebibytes(predicted)}, {sum(predicted.values()):,.0f} MiB", flush=True)
+    found = time_steps(settings, body, prior, settings.benchmark.repeats, floor=floor)
     print(f"{'in the step':<44}{'ms':>10}")
     for part, seconds in found.parts.items():
         print(f"  {part:<42}{1e3 * seconds:>10.1f}")
-    print(f"{'alone (* the floor: the prior by itself)':<44}{'ms':>10}")
-    for part, seconds in found.alone.items():
-        print(f"{'*' if part in FLOOR else ' '} {part:<42}{1e3 * seconds:>10.1f}")
+    print(f"{optimize.steps:,} steps of {1e3 * found.step:.1f} ms: {forecast.span(optimize.steps * found.step)}")
     calls = ", ".join(f"{count}{' with a backward pass' if backward else ''}" for count, backward in found.calls)
-    print(f"step {1e3 * found.step:.1f} ms, floor {1e3 * found.floor:.1f} ms: {found.ratio:.3f} floors a step")
     print(f"calls of UNet and ControlNet in a step, in pictures: {calls}")
-    predicted = predicted_mib(settings, prior, device)
-    measured = ", ".join(f"{place} {size:,.0f} MiB" for place, size in found.peak_memory_mib.items())
-    print(f"peak memory: {sum(predicted.values()):,.0f} MiB predicted; measured {measured}")
+    _print_alone(found)
+    print(f"measured: {_mebibytes(found.peak_memory_mib)}")
     return [asdict(found) | {"ratio": found.ratio, "predicted_mib": predicted}]
 
 
-def predicted_mib(settings: Settings, prior: Any, device: str) -> dict[str, float]:
-    """What the preflight expects of these networks, by part."""
-    from avatar_gs.prior.memory import Architecture, expected_peak
-    from avatar_gs.stages.forecast import Task, load_of
+def _print_alone(found: "StepTimes") -> None:
+    """The parts of a step by themselves, and what they say about it."""
+    from avatar_gs.training.benchmark import FLOOR, NETWORKS, RASTERISER
 
-    networks = {name: getattr(prior, name) for name in ("unet", "vae", "text_encoder", "controlnet")}
-    architecture = Architecture(
-        {name: sum(parameter.numel() for parameter in network.parameters()) for name, network in networks.items()},
-        channels=prior.unet.config.block_out_channels[0],
-        vae_channels=prior.vae.config.block_out_channels[0],
-        image_size=prior.image_size,
-    )
-    peak = expected_peak(architecture, load_of(settings, device, Task.optimize))
-    return {part: round(size / 2**20, 1) for part, size in peak.items()}
+    if not found.alone:
+        print("no floor: the prior by itself, with all pictures at once, does not fit into the memory that is free")
+        return
+    print(f"{'alone (* the floor: the prior by itself)':<44}{'ms':>10}")
+    for part, seconds in found.alone.items():
+        print(f"{'*' if part in FLOOR else ' '} {part:<42}{1e3 * seconds:>10.1f}")
+    print(f"step {1e3 * found.step:.1f} ms, floor {1e3 * found.floor:.1f} ms: {found.ratio:.3f} floors a step")
+    drawn, asked = (sum(found.alone.get(part, 0.0) for part in parts) for parts in (RASTERISER, NETWORKS))
+    share = f"{drawn / asked:.3f} of UNet and ControlNet's time"
+    print(f"rasterising {found.splats:,} splats, forward and backward: {share}")
+
+
+def _mebibytes(sizes: dict[str, float]) -> str:
+    return ", ".join(f"{name} {size:,.0f} MiB" for name, size in sizes.items())

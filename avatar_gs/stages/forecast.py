@@ -1,18 +1,20 @@
 """What a run will ask of a device: its expected peak of memory, what would make it fit, and its least time."""
 
+import resource
 from collections.abc import Iterator
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 
 from avatar_gs.device import convolution_rate
+from avatar_gs.errors import UserError
 from avatar_gs.guidance.config import Method
 from avatar_gs.identity.cross_init import ENCODE_BATCH
 from avatar_gs.playground.config import FieldKind
 from avatar_gs.prior.config import Precision
 from avatar_gs.prior.fetch import readable
 from avatar_gs.prior.loading import choose_dtype
-from avatar_gs.prior.memory import Architecture, Load, expected_flops, expected_peak
+from avatar_gs.prior.memory import OVERHEAD, Architecture, Load, expected_flops, expected_peak
 from avatar_gs.settings import Settings
 
 THROUGH_NETWORKS = frozenset({Method.de_sds, Method.l_diff, Method.vsd})
@@ -24,6 +26,8 @@ PREDICTIONS = {Method.de_sds: (2, 1), Method.sds: (2, 0)}
 PREVIEW_BATCH = 4
 MARGIN = 0.95
 """The share of the free memory that a run may be expected to take."""
+ENGINE = 0.22e9
+"""Bytes of host memory that body, drawing, kernels and a few splats add to the libraries (measured: 211 MiB on 854)."""
 
 
 class Task(Enum):
@@ -47,6 +51,8 @@ def load_of(settings: Settings, device: str, task: Task) -> Load:
         predict_chunk=0 if Method.vsd in methods else prior.predict_chunk,  # its adapter takes no chunks
         offload_text=prior.offload_text and device == "cuda",
     )
+    if device == "cpu":
+        load = replace(load, overhead=resident() + ENGINE)
     if task is Task.preview:
         return replace(load, batch=PREVIEW_BATCH, predicted=2, decoded=PREVIEW_BATCH)
     if task is Task.embed:
@@ -73,8 +79,15 @@ def load_of(settings: Settings, device: str, task: Task) -> Load:
 
 
 def fits(architecture: Architecture, load: Load, free: int) -> bool:
-    """Whether a load is expected to fit into ``free`` bytes."""
+    """Whether a load is expected to fit into ``free`` bytes (``free_memory``)."""
     return sum(expected_peak(architecture, load).values()) <= MARGIN * free
+
+
+def require_memory(architecture: Architecture, load: Load, device: str, task: Task) -> None:
+    """Raises UserError for a load that cannot fit into what is free now; it names what would make it fit."""
+    free = free_memory(device)
+    if free is not None and not fits(architecture, load, free):
+        raise UserError(advice(architecture, load, device, task, free))
 
 
 def advice(architecture: Architecture, load: Load, device: str, task: Task, free: int) -> str:
@@ -158,7 +171,8 @@ def span(seconds: float) -> str:
 
 
 def free_memory(device: str) -> int | None:
-    """Bytes that a new program can take on a device; None where the system does not say."""
+    """Bytes that this program can have on a device, what it holds of the host's already included; None where the system
+    does not say."""
     if device == "cuda":
         import torch
 
@@ -167,4 +181,14 @@ def free_memory(device: str) -> int | None:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+    free = next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+    return None if free is None else free + resident()
+
+
+def resident() -> int:
+    """Bytes of host memory that this program, its libraries above all, holds now; where the system does not say, an
+    allowance."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    except OSError:
+        return round(OVERHEAD)

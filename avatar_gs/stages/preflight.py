@@ -5,7 +5,7 @@ import importlib.util
 import logging
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from avatar_gs.body.files import FREE_BODY, find_body
@@ -14,7 +14,14 @@ from avatar_gs.errors import UserError
 from avatar_gs.identity.embedding import read_identity
 from avatar_gs.prior.fetch import readable
 from avatar_gs.prior.folder import Source, locate
-from avatar_gs.prior.memory import Architecture, Load, architecture_of, expected_peak
+from avatar_gs.prior.memory import (
+    PUBLISHED,
+    Architecture,
+    Load,
+    architecture_of,
+    expected_peak,
+    packaged_architecture,
+)
 from avatar_gs.render.rasterize import require_renderer
 from avatar_gs.settings import Settings
 from avatar_gs.stages import forecast
@@ -53,22 +60,35 @@ def check(settings: Settings, task: Task = Task.optimize) -> list[Line]:
     """The table. The device must exist; nothing is loaded and nothing downloaded."""
     device = choose_device(settings.device.name)
     lines = [_body(settings), *_renderer(device, draws=task is Task.optimize)]
+    prior = settings.prior
     try:
-        prior = settings.prior
         sources = locate(prior.path, prior.controlnet, prior.vae, prior.tokenizer)
     except UserError as error:
-        return [*lines, Line("prior", "not found", str(error))]
-    architecture, absent = architecture_of(sources, prior.name)
-    lines += [_prior("prior", sources["unet"], [part for part in absent if part != "controlnet"])]
-    lines += [_prior("ControlNet", sources["controlnet"], [part for part in absent if part == "controlnet"])]
-    lines += [_embedding(settings)]
-    if architecture is None:
-        return [*lines, Line("memory", "unknown until the prior is here (stage=fetch)")]
+        architecture = packaged_architecture(prior.name) if prior.name in PUBLISHED else None
+        lines += [Line("prior", "not found", str(error)), _embedding(settings)]
+    else:
+        architecture, absent = architecture_of(sources, prior.name)
+        lines += [_prior("prior", sources["unet"], [part for part in absent if part != "controlnet"])]
+        lines += [_prior("ControlNet", sources["controlnet"], [part for part in absent if part == "controlnet"])]
+        lines += [_embedding(settings)]
+    return [*lines, *_costs(settings, architecture, device, task)]
+
+
+def _costs(settings: Settings, architecture: Architecture | None, device: str, task: Task) -> list[Line]:
     load = forecast.load_of(settings, device, task)
-    lines += [_memory(architecture, load, device, task)]
-    if task is Task.optimize and not lines[-1].wrong:
-        lines += [Line("time", forecast.least_time(settings, architecture, load, device))]
-    return lines
+    if architecture is None:
+        presets = {name: sum(expected_peak(packaged_architecture(name), load).values()) for name in PUBLISHED}
+        known = ", ".join(f"with {name} it would be about {readable(size)}" for name, size in presets.items())
+        return [Line("memory", f"unknown until the prior is here (stage=fetch); {known}")]
+    memory = _memory(architecture, load, device, task)
+    if architecture.assumed:
+        basis = (
+            f"{memory.found}; {', '.join(architecture.assumed)} not here: counted as packaged for {settings.prior.name}"
+        )
+        memory = replace(memory, found=basis)
+    if task is not Task.optimize or memory.wrong:
+        return [memory]
+    return [memory, Line("time", forecast.least_time(settings, architecture, load, device))]
 
 
 def _body(settings: Settings) -> Line:

@@ -22,15 +22,17 @@ from avatar_gs.errors import UserError
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.prior.prompts import bucket_prompts, texts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
+from avatar_gs.render.rasterize import rasterize
 from avatar_gs.settings import Settings
 from avatar_gs.splats.density import Refinement
 from avatar_gs.splats.surface import RestSurface
-from avatar_gs.training.drawing import draw
+from avatar_gs.training.drawing import enlarged
 from avatar_gs.training.loop import first_state, peak_memory_mib
 from avatar_gs.training.prompts import extra_prompts
 from avatar_gs.training.scene import Scene, Scenes
 from avatar_gs.training.state import TrainingState
 from avatar_gs.training.step import Stopwatch, train_step
+from avatar_gs.types import Gaussians
 
 PROMPT = "a person"
 WARM_UP = 2
@@ -74,9 +76,9 @@ class StepTimes:
     splats: int
 
     @property
-    def ratio(self) -> float:
-        """What a step costs, in floors."""
-        return self.step / self.floor
+    def ratio(self) -> float | None:
+        """What a step costs, in floors; None without a floor."""
+        return self.step / self.floor if self.floor else None
 
 
 @contextmanager
@@ -97,8 +99,11 @@ def recorded(prior: StableDiffusionPrior) -> Iterator[list[Call]]:
         del prior.eps
 
 
-def time_steps(settings: Settings, body: Body, prior: StableDiffusionPrior, repeats: int) -> StepTimes:
-    """Times ``repeats`` steps just after the warm-up of the guidance, when a step costs the most.
+def time_steps(
+    settings: Settings, body: Body, prior: StableDiffusionPrior, repeats: int, *, floor: bool = True
+) -> StepTimes:
+    """Times ``repeats`` steps just after the warm-up of the guidance, when a step costs the most; ``floor=False``: and
+    no parts alone.
 
     Raises:
         UserError: for a method that edits an avatar, which a benchmark has not.
@@ -137,14 +142,15 @@ def time_steps(settings: Settings, body: Body, prior: StableDiffusionPrior, repe
         for _ in range(repeats):
             steps.append(step()[:3])
             if not memory:
-                memory = peak_memory_mib(prior.device)  # before a floor is measured
+                memory = _peak_memory_mib(prior.device)  # before a floor is measured
             pool.submit(int).result()  # the next scene is done, and disturbs nothing
-            for name, seconds in _alone(calls, scene, scenes, state, settings, prior).items():
-                alone.setdefault(name, []).append(seconds)
+            if floor:
+                for name, seconds in _alone(calls, scene, scenes, state, settings, prior).items():
+                    alone.setdefault(name, []).append(seconds)
     middle = {name: median(seconds) for name, seconds in alone.items()}
     return StepTimes(
         step=median(seconds for seconds, _, _ in steps),
-        floor=sum(seconds for name, seconds in middle.items() if name in FLOOR),
+        floor=sum((seconds for name, seconds in middle.items() if name in FLOOR), start=0.0),
         parts=_parts([(parts, refined) for _, parts, refined in steps]),
         alone=middle,
         calls=tuple((len(call.z_t), call.backward) for call in calls),
@@ -153,7 +159,17 @@ def time_steps(settings: Settings, body: Body, prior: StableDiffusionPrior, repe
     )
 
 
-FLOOR = ("UNet and ControlNet forward", "UNet and ControlNet forward and backward", "VAE forward", "VAE backward")
+def _peak_memory_mib(device: torch.device) -> dict[str, float]:
+    """With what torch's allocator has taken from a GPU, which is more than its tensors' and less than CUDA's."""
+    peak = peak_memory_mib(device)
+    if device.type == "cuda":
+        peak["gpu reserved"] = round(torch.cuda.max_memory_reserved(device) / 2**20, 1)
+    return peak
+
+
+NETWORKS = ("UNet and ControlNet forward", "UNet and ControlNet forward and backward")
+FLOOR = (*NETWORKS, "VAE forward", "VAE backward")
+RASTERISER = ("rasterise forward", "rasterise backward")
 
 
 def _alone(
@@ -173,12 +189,11 @@ def _alone(
             return function()
 
     timed("scene: pose maps, cameras, light", lambda: scenes.make(state.step))
-    timed("skin", lambda: state.model.pose(scene.posed.T_posed_rest))
-    render = timed(
-        "skin and render forward", lambda: draw(state.model, scene, settings.optimize.supersample, state.background)
-    )
-    trained = [parameter for parameter in state.model.params.values() if parameter.requires_grad]
-    timed("skin and render backward", lambda: torch.autograd.grad(render.rgb.sum(), trained, allow_unused=True))
+    posed = timed("skin", lambda: state.model.pose(scene.posed.T_posed_rest))
+    splats = Gaussians(*(value.detach().requires_grad_() for value in vars(posed).values()))
+    cameras = enlarged(scene, settings.optimize.supersample)
+    render = timed(RASTERISER[0], lambda: rasterize(splats, cameras, scene.backgrounds))
+    timed(RASTERISER[1], lambda: torch.autograd.grad(render.rgb.sum(), list(vars(splats).values())))
     size = (prior.image_size, prior.image_size)
     pictures = F.interpolate(render.rgb.detach().permute(0, 3, 1, 2), size, mode="area").permute(0, 2, 3, 1)
     pictures = pictures.contiguous().requires_grad_()
@@ -188,7 +203,7 @@ def _alone(
         timed("VAE backward", lambda: torch.autograd.grad(latents.sum(), pictures))
         del latents
         for call in calls:
-            timed(FLOOR[int(call.backward)], lambda call=call: call.again(prior))
+            timed(NETWORKS[int(call.backward)], lambda call=call: call.again(prior))
     return seconds
 
 

@@ -128,6 +128,8 @@ def first_state(
     model = initial.copy(settings.splats).to(prior.device)
     state = TrainingState.start(model, splats, density, guidance, total, initial.digest, background)
     state.strategy.load_tensors({"unit": initial.unit})
+    if settings.guidance.edits:
+        state.damping = splats.edit_damping
     return state
 
 

@@ -34,6 +34,8 @@ class TrainingState:
     background: LearnedBackground | None = None
     init: str = ""
     """The digest of the avatar that the run began with; empty: the body's surface."""
+    damping: float = 0.0
+    """Of the optimisers (``splats.optim.step_all``)."""
     step: int = 0
     bad_steps: int = 0
     """Steps that were skipped because a gradient was not finite, and how many of them just now, one after another."""

@@ -174,7 +174,7 @@ def refit(state: TrainingState, scene: Scene, settings: Settings, prior: Prior, 
 
 def move(state: TrainingState) -> None:
     """One step of every optimiser and of the colours' smoothing, back into range."""
-    step_all(state.optimizers)
+    step_all(state.optimizers, state.damping)
     state.smoother.step(state.model, state.optimizers["sh0"].param_groups[0]["lr"])
     state.model.constrain()
 

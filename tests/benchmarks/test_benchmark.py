@@ -3,18 +3,37 @@
 import json
 
 import pytest
+import torch
 
 from avatar_gs.errors import UserError
-from avatar_gs.render.benchmark import time_renderers
+from avatar_gs.render.benchmark import person_scene, time_renderers
 from avatar_gs.render.config import BenchmarkConfig
+from avatar_gs.render.rasterize import rasterize
 from avatar_gs.settings import Device, Settings
 from avatar_gs.stages import benchmark
+from avatar_gs.types import Cameras, Gaussians, Render
 
 
 def test_the_renderer_takes_a_small_part_of_the_dense_references_cpu_time() -> None:
     ours, dense = time_renderers(BenchmarkConfig(splats=[1000], pixels=[64], repeats=3))
     assert (ours["renderer"], dense["renderer"]) == ("avatar_gs", "dense torch")
     assert ours["cpu_min"] * 20 < dense["cpu_min"]
+
+
+def test_other_renderers_are_timed_beside_ours_on_the_same_scene() -> None:
+    seen = []
+
+    def other(splats: Gaussians, cameras: Cameras) -> Render:
+        seen.append((splats.means.detach(), cameras.K))
+        return rasterize(splats, cameras)
+
+    config = BenchmarkConfig(splats=[50], pixels=[16], repeats=2, dense_limit=0)
+    rows = list(time_renderers(config, seed=3, others={"other": other}))
+    assert [row["renderer"] for row in rows] == ["avatar_gs", "other"]
+    assert all(0 < row["cpu_min"] <= row["cpu_median"] for row in rows)
+    scene = person_scene(50, 16, seed=3)
+    assert len(seen) == 3  # one to warm up
+    assert all(torch.equal(means, scene.splats.means) and torch.equal(K, scene.cameras.K) for means, K in seen)
 
 
 def test_the_stage_prints_a_line_for_each_row_of_plain_values(capsys: pytest.CaptureFixture) -> None:

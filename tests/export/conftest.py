@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from avatar_gs.export.html import write_html
 from avatar_gs.types import Gaussians
 
 FLAGS = (
@@ -196,3 +197,22 @@ def figure() -> Gaussians:
         opacities=torch.cat([opacities, torch.tensor([0.99])]),
         colors=torch.cat([colors, torch.tensor([[0.0, 0.8, 0.8]])]),
     )
+
+
+@pytest.fixture(scope="module")
+def page(figure: Gaussians, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "avatar.html"
+    write_html(path, figure, "a block figure </script><script>document.title = 'broken'</script>")
+    return path
+
+
+@pytest.fixture
+def face_at(chromium: Chromium) -> Callable[[], tuple[float, float]]:
+    """Tells where the figure's yellow face is in the browser's picture: column, row."""
+
+    def find() -> tuple[float, float]:
+        rows, columns = np.nonzero(np.abs(chromium.screenshot().astype(float) - (255, 230, 51)).max(-1) < 24)
+        assert len(rows) > 20
+        return columns.mean(), rows.mean()
+
+    return find

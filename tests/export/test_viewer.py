@@ -1,10 +1,10 @@
-"""``avatar.html`` in a real browser: what its pixels show, and what it does when it is touched."""
+"""``avatar.html`` in a real browser: what its pixels show, and what it asks of the network."""
 
 import http.server
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,10 @@ from avatar_gs.render.cameras import orbit
 from avatar_gs.render.rasterize import rasterize
 from avatar_gs.types import Cameras, Gaussians
 
+FaceAt = Callable[[], tuple[float, float]]
 SIZE, FOV, DISTANCE, TARGET = 360, 40.0, 3.6, (0.0, 1.1, 0.0)
 GREY = (127, 127, 127)
 BARE = f"spin=0&controls=0&background=7f7f7f&fov={FOV}&distance={DISTANCE}&target={','.join(map(str, TARGET))}"
-
-
-@pytest.fixture(scope="module")
-def page(figure: Gaussians, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("page") / "avatar.html"
-    write_html(path, figure, "a block figure </script><script>document.title = 'broken'</script>")
-    return path
 
 
 def camera(azimuth: float, elevation: float) -> Cameras:
@@ -176,139 +170,9 @@ def test_a_title_with_markup_is_only_text(chromium: Any, page: Path) -> None:
     assert chromium.evaluate("document.scripts.length") == 2
 
 
-def mouse(chromium: Any, kind: str, x: float, y: float, **more: Any) -> None:
-    chromium.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, **more)
-
-
-def drag(chromium: Any, start: tuple[int, int], end: tuple[int, int], button: str = "left", **more: Any) -> None:
-    buttons = {"left": 1, "right": 2}[button]
-    mouse(chromium, "mousePressed", *start, button=button, buttons=buttons, clickCount=1, **more)
-    for step in (0.5, 1.0):
-        x, y = (a + step * (b - a) for a, b in zip(start, end, strict=True))
-        mouse(chromium, "mouseMoved", x, y, button=button, buttons=buttons, **more)
-    mouse(chromium, "mouseReleased", *end, button=button, buttons=0, clickCount=1, **more)
-
-
-def key(chromium: Any, name: str, **more: Any) -> None:
-    text = {"text": name} if len(name) == 1 else {}
-    chromium.send("Input.dispatchKeyEvent", type="keyDown", key=name, **text, **more)
-    chromium.send("Input.dispatchKeyEvent", type="keyUp", key=name, **more)
-
-
-def face_at(chromium: Any) -> tuple[float, float]:
-    """Where the yellow face is in the picture: column, row."""
-    rows, columns = np.nonzero(np.abs(chromium.screenshot().astype(float) - YELLOW).max(-1) < 24)
-    assert len(rows) > 20
-    return columns.mean(), rows.mean()
-
-
-def test_mouse_turns_moves_and_zooms(chromium: Any, page: Path) -> None:
-    chromium.open(page, "spin=0&elevation=0", (600, 600))
-    azimuth, elevation, distance = chromium.view()
-    assert (azimuth, elevation) == (0, 0)
-    drag(chromium, (300, 300), (400, 300))
-    turned, level, _ = chromium.view()
-    assert turned < -20  # the near side follows the mouse to the right, so the camera goes to the left
-    assert level == 0
-    drag(chromium, (300, 300), (300, 400))
-    assert chromium.view()[1] > 20
-    drag(chromium, (300, 100), (300, 590))
-    drag(chromium, (300, 100), (300, 590))
-    assert chromium.view()[1] == 89  # never over the top
-    key(chromium, "r")
-    assert chromium.view() == (0, 0, distance)
-    mouse(chromium, "mouseWheel", 300, 300, deltaX=0, deltaY=-120)
-    assert chromium.view()[2] < 0.9 * distance
-    key(chromium, "r")
-    chromium.view()
-    before = face_at(chromium)
-    drag(chromium, (300, 300), (360, 330), button="right")
-    chromium.view()
-    after = face_at(chromium)
-    assert (after[0] - before[0], after[1] - before[1]) == pytest.approx((60, 30), abs=6)
-
-
-def test_fingers_turn_pinch_and_move(chromium: Any, page: Path) -> None:
-    chromium.open(page, "spin=1&elevation=0", (390, 700))
-    chromium.send("Emulation.setTouchEmulationEnabled", enabled=True, maxTouchPoints=2)
-
-    def touch(kind: str, *points: tuple[float, float]) -> None:
-        fingers = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(points)]
-        chromium.send("Input.dispatchTouchEvent", type=kind, touchPoints=fingers)
-
-    try:
-        touch("touchStart", (200, 300))
-        touch("touchMove", (240, 300))
-        touch("touchMove", (280, 300))
-        touch("touchEnd")
-        assert chromium.evaluate("spin.getAttribute('aria-pressed')") == "false"
-        azimuth, _, distance = chromium.view()
-        touch("touchStart", (150, 300), (250, 300))
-        touch("touchMove", (100, 300), (300, 300))
-        touch("touchEnd")
-        still, level, nearer = chromium.view()
-        assert still == azimuth
-        assert level == 0
-        assert nearer == pytest.approx(distance / 2, rel=0.02)
-    finally:
-        chromium.send("Emulation.setTouchEmulationEnabled", enabled=False)
-
-
-def test_keys_turn_zoom_and_spin(chromium: Any, page: Path) -> None:
-    chromium.open(page, "spin=0&elevation=0", (600, 600))
-    _, _, distance = chromium.view()
-    key(chromium, "ArrowLeft")
-    key(chromium, "ArrowDown")
-    key(chromium, "+")
-    assert chromium.view() == pytest.approx((10, 10, distance / 1.15), abs=0.01)
-    key(chromium, "r")
-    chromium.view()
-    before = face_at(chromium)
-    key(chromium, "ArrowRight", modifiers=8)
-    chromium.view()
-    assert face_at(chromium)[0] - before[0] == pytest.approx(24, abs=4)
-    key(chromium, " ")
-    chromium.wait("parseFloat(document.documentElement.dataset.view) > 2")
-    key(chromium, " ")
-    chromium.view()
-    key(chromium, "?")
-    assert chromium.evaluate("document.getElementById('keys').open")
-
-
-def test_it_spins_until_it_is_touched_and_not_at_all_where_motion_is_unwelcome(chromium: Any, page: Path) -> None:
-    spinning = "spin.getAttribute('aria-pressed')"
-    chromium.open(page, size=(600, 600))
-    chromium.wait("parseFloat(document.documentElement.dataset.view) > 3")
-    assert chromium.evaluate(spinning) == "true"
-    drag(chromium, (300, 300), (310, 300))
-    assert chromium.evaluate(spinning) == "false"
-    chromium.view()
-    features = [
-        {"name": "prefers-reduced-motion", "value": "reduce"},
-        {"name": "prefers-color-scheme", "value": "dark"},
-    ]
-    chromium.send("Emulation.setEmulatedMedia", features=features)
-    try:
-        chromium.open(page, size=(600, 600))
-        assert chromium.evaluate(spinning) == "false"
-        assert chromium.view()[0] == 0
-        assert chromium.evaluate("document.documentElement.dataset.background") == "dark"
-    finally:
-        chromium.send("Emulation.setEmulatedMedia", features=[])
-
-
-def test_the_background_can_be_changed(chromium: Any, page: Path) -> None:
-    chromium.open(page, "spin=0&background=light", (600, 600))
-    light = chromium.screenshot()[300, 30].mean()
-    chromium.evaluate("document.getElementById('background').click()")
-    dark = chromium.screenshot()[300, 30].mean()
-    assert light > 180
-    assert dark < 80
-    key(chromium, "b")
-    assert chromium.screenshot()[300, 30].mean() == light
-
-
-def test_the_canvas_follows_the_window_and_the_density_of_its_pixels(chromium: Any, page: Path) -> None:
+def test_the_canvas_follows_the_window_and_the_density_of_its_pixels(
+    chromium: Any, page: Path, face_at: FaceAt
+) -> None:
     for size, ratio in (((600, 400), 1), ((390, 780), 2.5), ((200, 150), 1)):
         chromium.open(page, "spin=0", size, ratio)
         found = chromium.evaluate("[canvas.width, canvas.height, document.documentElement.scrollWidth]")
@@ -320,7 +184,7 @@ def test_the_canvas_follows_the_window_and_the_density_of_its_pixels(chromium: A
     chromium.wait(f"canvas.width === {2 * SIZE}")
     chromium.view()
     assert chromium.screenshot().shape == (2 * SIZE, 2 * SIZE, 3)
-    column, row = face_at(chromium)
+    column, row = face_at()
     assert column == pytest.approx(SIZE, abs=4)
     assert row < SIZE
 

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from avatar_gs.mini import picture as pic
 from avatar_gs.mini.measure import LEAST_STRIPE, lesser_stripe, score
 from avatar_gs.mini.trials import trials
-from avatar_gs.mini.view_judge import judge_accuracy
+from avatar_gs.mini.view_judge import fit_view_judge, judge_accuracy, judge_trials
+from avatar_gs.types import ViewDirection
 
 
 def test_stripes_are_seen_where_they_are_and_not_on_a_plain_shirt():
@@ -31,3 +33,22 @@ def test_drawn_truth_is_found_right_and_another_persons_wrong():
 def test_the_judge_of_views_knows_drawn_heads():
     accuracy = judge_accuracy(200)
     assert len(accuracy) == 3 and all(row["mean"] > 0.9 for row in accuracy.values())
+
+
+@pytest.mark.slow
+def test_the_judge_of_views_takes_another_skin_for_a_front_and_a_head_without_a_face_for_a_back():
+    judge, seen = fit_view_judge(), []
+    for trial in judge_trials(120, seed=3):
+        hair, skin = trial.mask(pic.HAIR), trial.mask(pic.SKIN)
+        if trial.view is ViewDirection.FRONT and judge(trial, trial.truth) is not None:
+            tanned, turned = trial.truth.copy(), trial.truth.copy()
+            tanned[skin] = (0.2, 0.6, 0.4)
+            parts = [trial.mask(part) for part in (pic.HAIR, pic.EYE, pic.EYE_WHITE, pic.BROW, pic.MOUTH)]
+            rows, columns = np.nonzero(np.any(parts, 0))
+            head = np.zeros_like(hair)
+            head[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = True
+            turned[head & (skin | np.any(parts, 0))] = np.median(trial.truth[hair], 0)
+            seen.append((judge(trial, tanned), judge(trial, turned)))
+    assert len(seen) >= 10
+    assert np.mean([tanned is ViewDirection.FRONT for tanned, _ in seen]) >= 0.9
+    assert not any(turned is ViewDirection.FRONT for _, turned in seen)

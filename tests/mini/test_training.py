@@ -8,6 +8,7 @@ import torch
 from diffusers import StableDiffusionControlNetPipeline
 from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 
+from avatar_gs.errors import UserError
 from avatar_gs.mini.autoencoder import (
     DETAIL_STD,
     balance_latents,
@@ -18,11 +19,12 @@ from avatar_gs.mini.autoencoder import (
 )
 from avatar_gs.mini.config import AutoencoderConfig, DatasetConfig, DiffusionConfig
 from avatar_gs.mini.dataset import generate
-from avatar_gs.mini.diffusion import noise_schedule, time_weights, train_diffusion
+from avatar_gs.mini.diffusion import noise_schedule, place_weights, time_weights, train_diffusion
 from avatar_gs.mini.tokenizer import write_tokenizer
 from avatar_gs.mini.train import encode, package
 from avatar_gs.prior.config import PriorConfig
 from avatar_gs.prior.stable_diffusion import load_prior
+from avatar_gs.types import Framing
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +135,30 @@ def test_time_weights_have_mean_one_and_favour_noise():
     weights = time_weights(noise_schedule().alphas_cumprod)
     assert weights.mean() == pytest.approx(1.0, abs=1e-5)
     assert weights[900] > 10 * weights[20]
+
+
+def test_place_weights_have_mean_one_and_treat_both_sides_of_an_outline_alike():
+    foreground, details = torch.zeros(2, 1, 16, 16)
+    foreground[0, 4:12, 4:12], details[0, 4:6, 6:8] = 1.0, 1.0
+    weights = place_weights(foreground, details)[0]
+    assert weights.mean() == pytest.approx(1.0, abs=1e-6)
+    assert weights[8, 12] == weights[8, 11] == pytest.approx(3 * weights[0, 0]), "the person, and one cell beyond"
+    assert weights[3, 6] == weights[4, 6] == pytest.approx(6 * weights[0, 0]), "hair, and one cell beyond"
+
+
+def test_details_are_part_of_the_person_and_always_there_where_the_head_is(shards):
+    head = list(Framing).index(Framing.HEAD)
+    for shard in shards:
+        with np.load(shard) as data:
+            assert (data["details"] <= data["foreground"]).all()
+            close = data["kinds"][:, 0] == head
+            assert (data["details"][close].max((1, 2)) > 0.1).all()
+            assert (data["details"].mean((1, 2)) < data["foreground"].mean((1, 2))).all()
+
+
+def test_shards_of_an_earlier_version_are_refused_with_a_line(shards, tmp_path):
+    with np.load(shards[0]) as data:
+        np.savez(tmp_path / "shard_0000.npz", **{name: data[name] for name in data.files if name != "details"})
+    tokenizer = write_tokenizer(tmp_path / "tokenizer")
+    with pytest.raises(UserError, match="earlier version"):
+        encode([tmp_path / "shard_0000.npz"], build_autoencoder(), tokenizer, tmp_path / "l.npz", lambda *report: None)

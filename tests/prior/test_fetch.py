@@ -3,6 +3,7 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 # (the annotations in diffusers are narrower than what it takes and returns)
 
+import hashlib
 import http.server
 import json
 import shutil
@@ -11,13 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import ControlNetModel
 from huggingface_hub import constants
 
 from avatar_gs.errors import UserError
 from avatar_gs.prior import fetch as module
 from avatar_gs.prior.config import PriorConfig
 from avatar_gs.prior.fetch import fetch
-from avatar_gs.prior.folder import _hub_answers
+from avatar_gs.prior.folder import Source, _hub_answers
+from avatar_gs.prior.loading import load_component
 from avatar_gs.prior.stable_diffusion import load_prior
 from tests import tiny
 
@@ -46,6 +49,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
             return
         owner, name, resolve, _, *rest = [*path.split("/"), "", "", "", ""][:99]
         file = self.root / owner / name / "/".join(part for part in rest if part)
+        if f"{owner}/{name}" in self.gated:
+            self.refuse(403, "GatedRepo")
+            return
         if resolve != "resolve" or not file.is_file():
             self.refuse(404, "EntryNotFound")
             return
@@ -53,7 +59,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
         start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
         type(self).asked.append((file.relative_to(self.root).as_posix(), "head" if head else f"get {start}"))
         self.send_response(206 if start else 200)
-        self.send_header("ETag", f'"{abs(hash(content))}"')
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
         self.send_header("X-Repo-Commit", COMMIT)
         self.send_header("Content-Length", str(len(content) - start))
         self.send_header("Accept-Ranges", "bytes")
@@ -170,6 +176,42 @@ def test_a_download_that_was_cut_off_goes_on(hub, tmp_path, monkeypatch):
     assert file.read_bytes() == (hub.root / weights).read_bytes()
 
 
+def test_another_program_goes_on_where_one_ended(hub, tmp_path, monkeypatch, caplog):
+    """Ctrl-C in the middle of the ControlNet's weights, which the next command fetches the rest of."""
+    weights = hub.root / POSE / "diffusion_pytorch_model.safetensors"
+    whole = module.http_get
+
+    def interrupted(url, target, **options):
+        if POSE not in url or not url.endswith(".safetensors"):
+            return whole(url, target, **options)
+        target.write(weights.read_bytes()[:1024])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "http_get", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fetch(config())
+    monkeypatch.setattr(module, "http_get", whole)
+    hub.asked.clear()
+    with caplog.at_level("INFO"):
+        fetch(config())
+    assert (f"{POSE}/{weights.name}", "get 1024") in hub.asked and "going on after" in caplog.text
+    (file,) = (tmp_path / "cache").glob("models--someone--pose/snapshots/*/*.safetensors")
+    assert file.read_bytes() == weights.read_bytes()
+    assert not list((tmp_path / "cache").rglob(f"*{module.PART}"))
+
+
+def test_what_is_damaged_on_the_way_is_fetched_anew(hub, tmp_path):
+    weights = hub.root / POSE / "diffusion_pytorch_model.safetensors"
+    blob = tmp_path / "cache" / "models--someone--pose" / "blobs" / hashlib.sha256(weights.read_bytes()).hexdigest()
+    blob.parent.mkdir(parents=True)
+    part = blob.with_name(f"{blob.name}{module.PART}")
+    part.write_bytes(b"x" * 1024)
+    refuses("damaged", "the same command fetches it anew")
+    part.write_bytes(b"x" * (weights.stat().st_size + 1))
+    fetch(config())
+    assert blob.read_bytes() == weights.read_bytes()
+
+
 def test_half_precision_files_serve_where_there_are_no_others(hub, tmp_path):
     weights = hub.root / BASE / "unet" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_name("diffusion_pytorch_model.fp16.safetensors"))
@@ -186,6 +228,15 @@ def test_every_failure_is_one_line(hub, original, monkeypatch):
     refuses("pickled weights", "never loaded")
     refuses("no hub name", path="/nowhere/at/all")
     refuses("nothing to fetch", path=str(original), controlnet="")
+
+
+def test_loading_says_that_a_model_is_gated(hub):
+    hub.gated.add(POSE)
+    source = Source(POSE, "", is_local=False)
+    with pytest.raises(
+        UserError, match=r"controlnet from someone/pose \(this model is gated: accept its terms on http"
+    ):
+        load_component(ControlNetModel, source, "controlnet", torch.float32)
 
 
 def test_no_room_and_no_network(hub, monkeypatch):

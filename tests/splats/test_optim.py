@@ -73,3 +73,36 @@ def test_non_finite_and_missing_gradients_are_seen(model):
 def test_rates_that_cannot_decay_are_refused():
     with pytest.raises(UserError, match=r"splats\.lr\.means_final"):
         LearningRates(means=0.0)
+
+
+def moved_by_weak_and_strong(model, damping):
+    """How far the first half of the splats goes, pulled a twentieth as hard as the other half: by parameter, the two
+    means over some steps."""
+    before = {name: value.clone() for name, value in model.tensors().items()}
+    weak = torch.arange(len(model)) < len(model) // 2
+    optimizers = build_optimizers(model, LearningRates())
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in model.trainable().values():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+            parameter.grad[weak] *= 0.05
+        step_all(optimizers, damping)
+    moved = {name: (model.params[name].detach() - before[name]).abs() for name in model.trainable()}
+    return {name: (float(far[weak].mean()), float(far[~weak].mean())) for name, far in moved.items()}
+
+
+def test_damping_holds_what_is_hardly_pulled(model):
+    copy = GaussianModel({name: value.clone() for name, value in model.tensors().items()})
+    free, damped = moved_by_weak_and_strong(model, 0.0), moved_by_weak_and_strong(copy, 0.5)
+    for name, (weak, strong) in damped.items():
+        assert free[name][0] > 0.5 * free[name][1], "Adam moves both as far"
+        assert weak < 0.1 * strong and 0.5 * free[name][1] < strong < 1.1 * free[name][1], name
+
+
+def test_damped_splats_without_a_gradient_stay(model):
+    before = {name: value.clone() for name, value in model.tensors().items()}
+    optimizers = build_optimizers(model, LearningRates())
+    for parameter in model.trainable().values():
+        parameter.grad = torch.zeros_like(parameter)
+    step_all(optimizers, 0.5)
+    assert all(torch.equal(model.params[name], before[name]) for name in model.params)

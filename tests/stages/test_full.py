@@ -20,6 +20,7 @@ from avatar_gs.stages import embed, optimize, preview
 from tests import full
 
 LATENT_SIZE = 8
+PREDICTIONS = ("epsilon", "v_prediction")
 SMALL = ["device=cpu", "threads=1", "seed=1", "embed.steps=1", "embed.batch=1", "embed.min_size=8", "optimize.steps=1"]
 SMALL += ["optimize.batch=1", "optimize.preview_every=0", "splats.count=300", "export.video=false"]
 
@@ -73,11 +74,10 @@ def test_the_program_at_the_true_size(kind, width, workplace, monkeypatch):
     assert prior.calls > 0
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("kind", full.KINDS)
-def test_what_is_predicted_means_the_clean_picture_that_diffusers_means(kind, prediction, tmp_path):
-    """From one and the same output of the true blocks, read as eps and as v, at every noise level."""
-    parts = full.few(tmp_path, kind, scheduler={"prediction_type": prediction})
+def means_what_diffusers_means(parts, prediction):
+    """From one and the same output, read as eps or as v, the clean picture that diffusers' scheduler makes of it, at
+    several noise levels; and another one where the other is read."""
+    parts = {**parts, "scheduler": DDIMScheduler.from_config(parts["scheduler"].config, prediction_type=prediction)}
     prior = StableDiffusionPrior(**parts)
     random = torch.Generator().manual_seed(0)
     z_t = torch.randn(1, 4, LATENT_SIZE, LATENT_SIZE, generator=random)
@@ -95,3 +95,18 @@ def test_what_is_predicted_means_the_clean_picture_that_diffusers_means(kind, pr
     parts["scheduler"] = DDIMScheduler.from_config(parts["scheduler"].config, prediction_type=other)
     wrong = StableDiffusionPrior(**parts).eps(z_t, times, cond, control)
     assert (wrong - eps).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("kind", full.KINDS)
+def test_what_is_predicted_means_the_clean_picture_that_diffusers_means(kind, prediction, tmp_path):
+    means_what_diffusers_means(full.few(tmp_path, kind), prediction)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("kind", full.KINDS)
+def test_what_is_predicted_at_the_true_size(kind, tmp_path):
+    parts = full.whole(tmp_path, kind, LATENT_SIZE)
+    for prediction in PREDICTIONS:
+        means_what_diffusers_means(parts, prediction)

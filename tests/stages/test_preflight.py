@@ -3,6 +3,7 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 # (the annotations in diffusers are narrower than what it takes and returns)
 
+import re
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
@@ -20,6 +21,7 @@ from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.identity.embedding import IdentityEmbedding, write_identity
 from avatar_gs.prior import memory, single_file
 from avatar_gs.prior.config import Precision, PriorConfig
+from avatar_gs.prior.fetch import readable
 from avatar_gs.prior.folder import locate
 from avatar_gs.prior.frozen import keep_less, keep_less_of_norms
 from avatar_gs.prior.memory import Architecture, Load, architecture_of, expected_flops, expected_peak
@@ -263,8 +265,9 @@ def test_what_is_missing_is_refused_before_anything_loads(settings, monkeypatch)
         ("cuda", Task.playground, 5, {"prior.offload_text"}),
     ],
 )
-def test_what_would_fit_is_named_and_fits(device, task, free, named):
+def test_what_would_fit_is_named_and_fits(device, task, free, named, monkeypatch):
     """SD 2.1 on a device that has so many gigabytes: the advice holds what is expected of it, and following it fits."""
+    monkeypatch.setattr(forecast, "resident", lambda: GB)
     true = Architecture(memory.PUBLISHED["sd21"])
     settings = Settings(
         prior=PriorConfig(precision=Precision.bfloat16), optimize=OptimizeConfig(batch=4, supersample=2)
@@ -298,6 +301,43 @@ def test_a_preset_that_is_not_here_yet(settings, monkeypatch, tmp_path):
     monkeypatch.setattr(forecast, "free_memory", lambda device: None)
     found = lines(replace(settings, prior=PriorConfig(name="sd15", **names)))
     assert "stage=fetch" in found["prior"].found and "about" in found["memory"].found
-    assert "unknown until" in lines(replace(settings, prior=PriorConfig(name="custom", **names)))["memory"].found
+    assert "counted as packaged for sd15" in found["memory"].found
+    unknown = lines(replace(settings, prior=PriorConfig(name="custom", **names)))["memory"]
+    assert "unknown until" in unknown.found and not unknown.wrong
+    assert re.search(r"with sd15 it would be about [\d.]+ GB, with sd21 it would be about [\d.]+ GB", unknown.found)
+
+
+@pytest.mark.parametrize("kind", full.KINDS)
+def test_without_a_network_a_preset_is_counted_as_packaged(kind, settings, monkeypatch, tmp_path):
+    """As much as once it is here: the table says both, what is missing and what the run would take."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
     monkeypatch.setattr("avatar_gs.prior.folder._hub_answers", lambda: False)
-    assert "cannot be reached" in lines(replace(settings, prior=PriorConfig(name="sd15", **names)))["prior"].wrong
+    monkeypatch.setattr(forecast, "free_memory", lambda device: None)
+    monkeypatch.setattr(forecast, "resident", lambda: GB)
+    settings = replace(settings, prior=PriorConfig(name=kind, path="someone/base", controlnet="someone/pose"))
+    found = lines(settings)
+    assert list(found) == ["body", "device", "renderer", "prior", "embedding", "memory", "time"]
+    assert "cannot be reached" in found["prior"].wrong
+    peak = expected_peak(Architecture(memory.PUBLISHED[kind]), forecast.load_of(settings, "cpu", Task.optimize))
+    assert f"about {readable(sum(peak.values()))}" in found["memory"].found
+    assert f"text_encoder, vae, unet, controlnet not here: counted as packaged for {kind}" in found["memory"].found
+    assert "3 steps" in found["time"].found
+    monkeypatch.setattr(forecast, "free_memory", lambda device: 4 * GB)
+    refused = lines(settings)
+    assert "this needs about" in refused["memory"].wrong and "time" not in refused
+    with pytest.raises(UserError, match="cannot be reached"):
+        preflight.preflight(settings)
+
+
+def test_what_the_program_holds_already_counts_on_a_cpu(settings, monkeypatch):
+    """The libraries are in memory by now: they are in the estimate, and in what the run may have."""
+    before = forecast.resident()
+    kept = torch.ones(64 << 20)
+    assert forecast.resident() - before == pytest.approx(kept.nbytes, rel=0.1)
+    monkeypatch.setattr(forecast, "resident", lambda: GB)
+    on_cpu, on_gpu = (forecast.load_of(settings, device, Task.optimize) for device in ("cpu", "cuda"))
+    assert on_cpu.overhead == GB + forecast.ENGINE and on_gpu.overhead == memory.OVERHEAD
+    free = forecast.free_memory("cpu")
+    monkeypatch.setattr(forecast, "resident", lambda: 3 * GB)
+    more = forecast.free_memory("cpu")
+    assert free is not None and more is not None and more - free == pytest.approx(2 * GB, abs=GB / 2)

@@ -2,20 +2,24 @@
 
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
+import torch
 
 from avatar_gs.errors import UserError
 from avatar_gs.guidance.config import GuidanceConfig, Method
+from avatar_gs.prior import random_weights
 from avatar_gs.prior.config import PriorConfig
 from avatar_gs.prior.random_weights import random_prior
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.render.config import BenchmarkConfig
 from avatar_gs.settings import Device
-from avatar_gs.stages import benchmark
-from avatar_gs.stages.forecast import PREDICTIONS
-from avatar_gs.training.benchmark import FLOOR, time_steps
+from avatar_gs.stages import benchmark, forecast
+from avatar_gs.stages.forecast import PREDICTIONS, span
+from avatar_gs.training.benchmark import FLOOR, NETWORKS, RASTERISER, time_steps
 from tests import full, tiny
 from tests.training.conftest import small_settings
 
@@ -43,8 +47,75 @@ def test_the_stage_prints_the_step_beside_its_floor(settings, capsys):
     assert row["floor"] == pytest.approx(sum(row["alone"][part] for part in FLOOR))
     assert row["ratio"] == pytest.approx(row["step"] / row["floor"])
     assert re.search(rf"{row['ratio']:.3f} floors a step", out) and "2 views of 16² drawn at 32²" in out
-    assert "4, 2 with a backward pass" in out and "MiB predicted" in out
-    assert row["peak_memory_mib"]["host"] > 0 and sum(row["predicted_mib"].values()) > 0
+    assert (
+        "4, 2 with a backward pass" in out
+        and f"30 steps of {1e3 * row['step']:.1f} ms: {span(30 * row['step'])}" in out
+    )
+    drawn, asked = (sum(row["alone"].get(part, 0.0) for part in parts) for parts in (RASTERISER, NETWORKS))
+    assert f"forward and backward: {drawn / asked:.3f} of UNet and ControlNet's time" in out
+    assert f"expected peak of memory: weights {row['predicted_mib']['weights']:,.0f} MiB" in out
+    assert row["peak_memory_mib"]["host"] > 0
+
+
+def memory_of_a_benchmark(*overrides):
+    """``(expected, measured)`` MiB by what takes them or where, of a program of its own, which knows no other peak."""
+    command = [sys.executable, "-m", "avatar_gs", "stage=benchmark", "benchmark.step=true", "benchmark.repeats=2"]
+    done = subprocess.run([*command, *overrides], capture_output=True, text=True, check=True, timeout=1500)
+    lines = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
+    return [
+        {
+            name: float(size.replace(",", ""))
+            for name, size in re.findall(r"([a-zA-Z][a-zA-Z ]*) ([\d,]+) MiB", lines[title])
+        }
+        for title in ("expected peak of memory", "measured")
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_host_memory_is_as_expected():
+    """The default job's."""
+    expected, measured = memory_of_a_benchmark("device=cpu", "threads=1")
+    assert sum(expected.values()) == pytest.approx(measured["host"], rel=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="memory of a GPU, and torch finds none here")
+@pytest.mark.parametrize("experiment", ["sd15", "sd21", "sd_8gb"])
+def test_gpu_memory_is_as_expected(experiment):
+    """Of tensors, that is without what CUDA and cuDNN keep."""
+    expected, measured = memory_of_a_benchmark("device=cuda", f"experiment={experiment}")
+    assert sum(expected.values()) - expected["overhead"] == pytest.approx(measured["gpu"], rel=0.1)
+
+
+def test_a_floor_that_does_not_fit_is_left_out(settings, monkeypatch, capsys):
+    """A run that saves memory may fit where its floor, all pictures at once, does not."""
+    settings = replace(settings, prior=replace(settings.prior, encode_chunk=1))
+    monkeypatch.setattr(forecast, "fits", lambda architecture, load, free: load.encode_chunk == 1)
+    (row,) = benchmark.run(settings)
+    out = capsys.readouterr().out
+    assert row["alone"] == {} and row["floor"] == 0 and row["step"] > 0 and row["ratio"] is None
+    assert "does not fit" in out and "floors a step" not in out and "30 steps of" in out and "measured: host" in out
+
+
+def test_what_cannot_fit_is_refused_before_anything_is_made(settings, monkeypatch):
+    monkeypatch.setattr(forecast, "free_memory", lambda device: 10**9 // 2)
+    monkeypatch.setattr(random_weights, "random_prior", None)
+    with pytest.raises(UserError, match="this needs about"):
+        benchmark.run(settings)
+    preset = replace(settings, prior=PriorConfig(name="sd21", path="someone/base", controlnet="someone/pose"))
+    with pytest.raises(UserError, match=r"would fit|no chunks, batch, resolution or precision make it fit"):
+        benchmark.run(preset)
+
+
+def test_how_another_hub_name_is_built_is_not_guessed(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("avatar_gs.prior.folder._hub_answers", lambda: True)
+    config = PriorConfig(name="custom", path="someone/base", controlnet="someone/pose")
+    for made in (random_prior, random_weights.architecture_of):
+        with pytest.raises(UserError, match=r"prior\.path=someone/base: .*unet.* not here yet.*stage=fetch"):
+            made(config)
 
 
 @pytest.mark.parametrize("method", PREDICTIONS)

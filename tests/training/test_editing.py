@@ -149,9 +149,10 @@ def test_any_method_may_begin_with_an_avatar(anna, body):
     assert state.model.params["means"].requires_grad and not initial.model.params["means"].requires_grad
     grey = first_state(replace(settings, init=""), body, prior, conditions)
     torch.testing.assert_close(state.strategy.unit, grey.strategy.unit)
-    assert state.strategy.config.enabled
+    assert state.strategy.config.enabled and state.damping == 0
     settings.guidance.method = Method.pds
-    assert not first_state(settings, body, prior, conditions, initial).strategy.config.enabled
+    edit = first_state(settings, body, prior, conditions, initial)
+    assert not edit.strategy.config.enabled and edit.damping == settings.splats.edit_damping > 0
     settings.density.editing = True
     assert first_state(settings, body, prior, conditions, initial).strategy.config.enabled
 

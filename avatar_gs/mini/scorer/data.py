@@ -1,7 +1,8 @@
 """The scorer's training set: each person in the same clothes from several views, in two poses, on many backgrounds.
 
 The prior's own set recolours every picture, so it never shows one person twice. Here a geometry is recoloured as a
-whole: all pictures of a row are one person. Shards are restartable.
+whole: all pictures of a row are one person. A share of the pictures is lit, white or in colours (``lighting``). Shards
+are restartable.
 """
 
 import json
@@ -16,40 +17,50 @@ from numpy.typing import NDArray
 
 from avatar_gs.body.pose import random_pose
 from avatar_gs.io import atomic_write
-from avatar_gs.mini.captions import caption, view_suffix
+from avatar_gs.mini.captions import brief_caption, caption, view_suffix
 from avatar_gs.mini.config import ScorerConfig
-from avatar_gs.mini.dataset import OVERSAMPLING, SIZE, paint, recoloured, view_of
+from avatar_gs.mini.dataset import OVERSAMPLING, SIZE, recoloured, view_of
+from avatar_gs.mini.measure import SHOWN_ON, asked_colours
 from avatar_gs.mini.people import Person, held_out, training_person
 from avatar_gs.mini.picture import PartMap, draw_parts
+from avatar_gs.mini.scorer.lighting import paint_lit
 from avatar_gs.mini.shards import write_missing
 from avatar_gs.mini.wardrobe import dress, load_wardrobe
 from avatar_gs.render.cameras import sample_views
 from avatar_gs.render.config import CamerasConfig, FramingConfig
+from avatar_gs.render.shading import Shade
 from avatar_gs.types import Framing, ViewDirection
 
 POSES = 2
 """Poses in which each person is seen: one near the A-pose, one far from it."""
-CAPTIONS = 2
-CAMERAS = replace(CamerasConfig(), lower=FramingConfig(0.08, 1.05, 1.25))
+CAPTIONS = 4
+"""Texts for every picture, of which the last names one thing only (see ``_texts``)."""
+BRIEF = {"hair": 2.0, "shirt": 1.0, "bottoms": 1.0, "shoes": 3.0, "hat": 3.0}
+"""What such a text names, in proportion, of what the picture can show: small things would be learned last."""
+CAMERAS = replace(CamerasConfig(), lower=FramingConfig(0.12, 1.05, 1.25))
 """Legs alone tell little of who somebody is: they are seen less often than the prior needs them."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One person's geometry: part maps with the framing and view direction of each."""
+    """One person's geometry: part maps with the framing, the view direction, the azimuth (radians) and the focal length
+    (in the map's pixels) of each."""
 
     person: Person
     maps: list[PartMap]
     kinds: list[tuple[Framing, ViewDirection]]
     azimuths: list[float]
+    focals: list[float]
 
 
 @dataclass(frozen=True)
 class PairSet:
-    """P people, V pictures of each; ``kinds`` numbers framing and view, ``captions`` holds several texts a picture."""
+    """P people, V pictures of each; ``kinds`` numbers framing and view, ``looks`` the ``Shade`` that a picture is in,
+    ``captions`` holds several texts a picture."""
 
     pictures: UInt8[np.ndarray, "P V 128 128 3"]
     kinds: UInt8[np.ndarray, "P V 2"]
+    looks: UInt8[np.ndarray, "P V"]
     captions: list[list[list[str]]]
 
 
@@ -59,7 +70,7 @@ def see(person: Person, cameras: CamerasConfig, views: int, rng: np.random.Gener
     betas = torch.tensor(person.betas)
     offset = (wardrobe.body.shaped(betas)[0] - wardrobe.body.shaped()[0]).numpy()
     mesh = dress(wardrobe, person)
-    seen = Seen(person, [], [], [])
+    seen = Seen(person, [], [], [], [])
     for pose in range(poses):
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         spread = float(rng.uniform(0.2, 0.8)) if pose else 0.1
@@ -72,6 +83,7 @@ def see(person: Person, cameras: CamerasConfig, views: int, rng: np.random.Gener
         seen.maps.extend(draw_parts(wardrobe, mesh, person, posed, offset, shots.cameras, light))
         azimuths = [float(azimuth) for azimuth in shots.azimuth]
         seen.azimuths.extend(azimuths)
+        seen.focals.extend(float(K[0, 0]) for K in shots.cameras.K)
         seen.kinds.extend(zip(shots.framings, map(view_of, azimuths), strict=True))
     return seen
 
@@ -84,35 +96,57 @@ def generate_pairs(config: ScorerConfig, folder: Path) -> Iterator[tuple[int, in
 
 def read_pairs(folder: Path) -> PairSet:
     """All shards of a folder together."""
-    pictures, kinds, captions = [], [], []
+    pictures, kinds, looks, captions = [], [], [], []
     for shard in sorted(folder.glob("pairs_*.npz")):
         with np.load(shard, allow_pickle=False) as data:
             pictures.append(data["pictures"])
             kinds.append(data["kinds"])
+            looks.append(data["looks"])
             captions += json.loads(str(data["captions"]))
-    return PairSet(np.concatenate(pictures), np.concatenate(kinds), captions)
+    return PairSet(np.concatenate(pictures), np.concatenate(kinds), np.concatenate(looks), captions)
 
 
 def _write_shard(config: ScorerConfig, index: int, path: Path) -> None:
     torch.set_num_threads(1)
     rng = np.random.default_rng([config.seed, index, 3])
-    pictures, kinds, captions = [], [], []
+    pictures, kinds, looks, captions = [], [], [], []
     for _ in range(config.people_per_shard):
         seen = see(training_person(rng), CAMERAS, config.views, rng)
         for number in range(config.recolourings):
             person = other_colours(seen.person, rng) if number else seen.person
-            pictures.append([paint(person, part_map, rng) for part_map in seen.maps])
+            shades = [random_look(config, rng) for _ in seen.maps]
+            painted = zip(seen.maps, seen.focals, shades, strict=True)
+            pictures.append([paint_lit(person, part_map, focal, shade, rng) for part_map, focal, shade in painted])
             kinds.append([numbers(*kind) for kind in seen.kinds])
-            captions.append(
-                [[caption(person, rng) + view_suffix(*kind) for _ in range(CAPTIONS)] for kind in seen.kinds]
-            )
+            looks.append([list(Shade).index(shade) for shade in shades])
+            captions.append([_texts(person, *shown, rng) for shown in zip(seen.kinds, shades, strict=True)])
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez(
             file,
             pictures=np.array(pictures, np.uint8),
             kinds=np.array(kinds, np.uint8),
+            looks=np.array(looks, np.uint8),
             captions=np.array(json.dumps(captions)),
         )
+
+
+def random_look(config: ScorerConfig, rng: np.random.Generator) -> Shade:
+    """Plain colours, but for the shares of the pictures that are to be lit."""
+    chance = rng.random() - config.textureless_share
+    if chance < 0:
+        return Shade.TEXTURELESS
+    return Shade.LAMBERTIAN if chance < config.shaded_share else Shade.ALBEDO
+
+
+def _texts(person: Person, kind: tuple[Framing, ViewDirection], shade: Shade, rng: np.random.Generator) -> list[str]:
+    """``CAPTIONS`` captions of a picture, of which the last names one thing that it can show. White pictures have none
+    of these: the colour of one thing says nothing of them."""
+    full = [caption(person, rng) for _ in range(CAPTIONS)]
+    shares = {part: BRIEF[part] for part in asked_colours(person) if part in BRIEF and kind[0] in SHOWN_ON[part]}
+    if shares and shade is not Shade.TEXTURELESS:
+        part = rng.choice(list(shares), p=np.array(list(shares.values())) / sum(shares.values()))
+        full[-1] = brief_caption(person, str(part), rng)
+    return [text + view_suffix(*kind) for text in full]
 
 
 def numbers(framing: Framing, view: ViewDirection) -> tuple[int, int]:

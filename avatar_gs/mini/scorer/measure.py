@@ -10,15 +10,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from avatar_gs.mini.captions import caption, view_suffix
-from avatar_gs.mini.dataset import paint, part_masks
+from avatar_gs.mini.dataset import part_masks
 from avatar_gs.mini.faces import THRESHOLD, FaceNet, face_score
 from avatar_gs.mini.measure import PARTS, SHOWN_ON, asked_colours
 from avatar_gs.mini.people import Person, held_out, random_person
 from avatar_gs.mini.scorer.data import Seen, float_pictures, see
+from avatar_gs.mini.scorer.lighting import paint_lit
 from avatar_gs.mini.scorer.model import Scorer, person_part
 from avatar_gs.mini.scorer.train_faces import BACK, FRONT, KINDS, draw_heads, soft
 from avatar_gs.mini.vocabulary import CLOTHES, HAIR
 from avatar_gs.render.config import CamerasConfig, FramingConfig
+from avatar_gs.render.shading import Shade
 from avatar_gs.types import ViewDirection
 
 CAPTION_POOL, PERSON_POOL = 100, 20
@@ -34,12 +36,13 @@ def measure_scorer(
     scorer: Scorer, people: int = 300, seed: int = 90_000, report: Report = lambda what, done, total: None
 ) -> dict[str, float]:
     """Shares of right answers (0 to 1) by name, on ``people`` persons of held-out colours: which of 100 captions is a
-    picture's, which of 20 persons (each known by one picture from the front) a picture shows, by view, sharp and as
-    soft as a splat render, and which colour a part has."""
+    picture's (in plain colours, sharp and as soft as a splat render, lit, and white), which of 20 persons (each known
+    by one picture from the front) a picture shows, by view, sharp and soft, and which colour a part has."""
     rng = np.random.default_rng(seed)
     known, shown = [], {view: [] for view in TURNS}
     told: list[tuple[Seen, str]] = []
-    pictures = []
+    looks: dict[Shade, list[Tensor]] = {shade: [] for shade in Shade}
+    lamps = np.random.default_rng(seed + 1)
     for number in range(people):
         person = _unseen_person(rng)
         known.append(_picture(_seen_from(person, ViewDirection.FRONT, rng), rng))
@@ -47,10 +50,14 @@ def measure_scorer(
             shown[view].append(_picture(_seen_from(person, view, rng), rng))
         seen = see(person, CamerasConfig(), 1, rng, poses=1)
         told.append((seen, caption(person, rng, 1.0) + view_suffix(*seen.kinds[0])))
-        pictures.append(_picture(seen, rng))
+        for shade, pictures in looks.items():
+            pictures.append(_picture(seen, rng if shade is Shade.ALBEDO else lamps, shade))
         report("measuring the scorer", number + 1, people)
-    images = torch.stack(pictures)
-    figures = _captions(scorer, images, [text for _, text in told], seed)
+    lit = {shade: torch.stack(pictures) for shade, pictures in looks.items()}
+    images = lit[Shade.ALBEDO]
+    named = {"": images, ", soft": soft(images, seed)}
+    named |= {f", {shade.value}": pictures for shade, pictures in lit.items() if shade is not Shade.ALBEDO}
+    figures = _captions(scorer, named, [text for _, text in told])
     gallery = scorer.image_features(torch.stack(known))
     for view in TURNS:
         sharp = torch.stack(shown[view])
@@ -93,15 +100,16 @@ def _seen_from(person: Person, view: ViewDirection, rng: np.random.Generator) ->
     return see(person, replace(NO_LEGS, azimuth_min=low, azimuth_max=high), 1, rng, poses=1)
 
 
-def _picture(seen: Seen, rng: np.random.Generator) -> Float[Tensor, "S S 3"]:
-    return float_pictures(paint(seen.person, seen.maps[0], rng))
+def _picture(seen: Seen, rng: np.random.Generator, shade: Shade = Shade.ALBEDO) -> Float[Tensor, "S S 3"]:
+    return float_pictures(paint_lit(seen.person, seen.maps[0], seen.focals[0], shade, rng))
 
 
-def _captions(scorer: Scorer, images: Float[Tensor, "N S S 3"], texts: list[str], seed: int) -> dict[str, float]:
-    """Retrieval among pools of ``CAPTION_POOL``, both ways, and top 5."""
+def _captions(scorer: Scorer, named: dict[str, Float[Tensor, "N S S 3"]], texts: list[str]) -> dict[str, float]:
+    """Retrieval among pools of ``CAPTION_POOL``, both ways, and top 5, of each set of pictures."""
     words = scorer.text_features(texts)
     figures: dict[str, list[float]] = {}
-    for name, looks in (("", scorer.image_features(images)), (", soft", scorer.image_features(soft(images, seed)))):
+    for name, images in named.items():
+        looks = scorer.image_features(images)
         for start in range(0, len(images) - CAPTION_POOL + 1, CAPTION_POOL):
             pool = slice(start, start + CAPTION_POOL)
             alike = looks[pool] @ words[pool].T

@@ -133,15 +133,24 @@ def load_scorer(folder: Path = WEIGHTS) -> Scorer:
     """
     if not (folder / "model.safetensors").is_file():
         raise UserError(f"{folder}: no scorer is there; train one: avatar-gs stage=train_scorer")
-    disable_progress_bar()
     tokenizer = CLIPTokenizer.from_pretrained(str(TOKENIZER))
+    return frozen(load_model(tokenizer, folder), tokenizer)
+
+
+def load_model(tokenizer: CLIPTokenizer, folder: Path = WEIGHTS) -> CLIPModel:
+    """The model of a folder in single precision, to be trained on.
+
+    Raises:
+        UserError: if the model was trained with another vocabulary than the tokenizer's.
+    """
+    disable_progress_bar()
     model = CLIPModel.from_pretrained(str(folder), use_safetensors=True)
     if getattr(model.config, "vocabulary", "") != vocabulary_hash(tokenizer):
         raise UserError(
             f"{folder}: this scorer was trained with another vocabulary than the packaged prior's; "
             "train it again: avatar-gs stage=train_scorer"
         )
-    return frozen(model, tokenizer)
+    return model.float()
 
 
 def package_scorer(model: CLIPModel, folder: Path) -> None:
@@ -152,7 +161,10 @@ def package_scorer(model: CLIPModel, folder: Path) -> None:
     tensors = {name: value for name, value in tensors.items() if not name.endswith("position_ids")}
     with atomic_write(folder / "model.safetensors") as temporary:
         temporary.write_bytes(save(tensors, metadata={"format": "pt"}))
-    write_json(folder / "config.json", {**model.config.to_dict(), "architectures": ["CLIPModel"], "dtype": "float16"})
+    write_json(
+        folder / "config.json",
+        {**model.config.to_dict(), "_name_or_path": "", "architectures": ["CLIPModel"], "dtype": "float16"},
+    )
     side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     write_json(
         folder / "preprocessor_config.json",

@@ -16,12 +16,14 @@ from avatar_gs.io import interruptible
 from avatar_gs.mini.checkpoint import restore, save
 from avatar_gs.mini.config import ScorerConfig
 from avatar_gs.mini.scorer.data import PairSet, float_pictures
-from avatar_gs.mini.scorer.model import build_model, embed_images, embed_tokens, person_part
+from avatar_gs.mini.scorer.model import build_model, embed_images, embed_tokens, load_model, person_part
+from avatar_gs.render.shading import Shade
 from avatar_gs.types import Framing
 
 PERSON_SCALE = 14.0
 """Inverse temperature of telling persons apart."""
 LEAST_SCALE, MOST_SCALE = 5.0, 60.0
+WHITE = list(Shade).index(Shade.TEXTURELESS)
 HEAD, LOWER = list(Framing).index(Framing.HEAD), list(Framing).index(Framing.LOWER)
 OnStep = Callable[[int, int, float], None]
 """Called with (steps done, steps in all, loss)."""
@@ -29,11 +31,13 @@ OnStep = Callable[[int, int, float], None]
 
 @dataclass(frozen=True)
 class Batch:
-    """Two pictures of each of P persons: row i and row i + P are one person. ``kinds`` are framing and view."""
+    """Two pictures of each of P persons: row i and row i + P are one person. ``kinds`` are framing and view; ``white``
+    pictures are without texture."""
 
     images: Float[Tensor, "B 128 128 3"]
     tokens: Int[Tensor, "B L"]
     kinds: Int[Tensor, "B 2"]
+    white: Bool[Tensor, " B"]
 
 
 def tokenized(data: PairSet, tokenizer: CLIPTokenizer) -> Int[Tensor, "P V C L"]:
@@ -56,7 +60,8 @@ def draw_batch(
     length = int((said == end).int().argmax(1).max()) + 1
     pictures = float_pictures(data.pictures[rows.numpy(), shown.numpy()])
     kinds = torch.from_numpy(data.kinds[rows.numpy(), shown.numpy()]).long()
-    return Batch(augmented(pictures, generator), said[:, :length], kinds)
+    white = torch.from_numpy(data.looks[rows.numpy(), shown.numpy()] == WHITE)
+    return Batch(augmented(pictures, generator), said[:, :length], kinds, white)
 
 
 def augmented(
@@ -105,13 +110,15 @@ def caption_loss(
     return (F.cross_entropy(logits, rows) + F.cross_entropy(logits.T, rows)) / 2
 
 
-def person_loss(features: Float[Tensor, "B p"], kinds: Int[Tensor, "B 2"]) -> Float[Tensor, ""]:
-    """InfoNCE of each picture's person among the batch's. A head and a pair of legs cannot be told to be one person:
-    such pairs do not count."""
+def person_loss(
+    features: Float[Tensor, "B p"], kinds: Int[Tensor, "B 2"], white: Bool[Tensor, " B"]
+) -> Float[Tensor, ""]:
+    """InfoNCE of each picture's person among the batch's. A head and a pair of legs cannot be told to be one person,
+    nor can white people: such pairs do not count."""
     batch = len(features)
     partner = (torch.arange(batch) + batch // 2) % batch
     logits = (PERSON_SCALE * features @ features.T).masked_fill(torch.eye(batch, dtype=torch.bool), -torch.inf)
-    counted = comparable(kinds[:, 0], kinds[partner, 0]).float()
+    counted = (comparable(kinds[:, 0], kinds[partner, 0]) & ~white & ~white[partner]).float()
     errors = F.cross_entropy(logits, partner, reduction="none")
     return (errors * counted).sum() / counted.sum().clamp(min=1)
 
@@ -124,8 +131,10 @@ def comparable(one: Int[Tensor, " B"], other: Int[Tensor, " B"]) -> Bool[Tensor,
 def train_model(
     config: ScorerConfig, data: PairSet, tokenizer: CLIPTokenizer, checkpoint: Path, on_step: OnStep
 ) -> CLIPModel:
-    """Trains from ``checkpoint`` if it is there, else from scratch. Ctrl-C saves and raises KeyboardInterrupt."""
-    model = build_model(tokenizer, config.seed).train()
+    """Trains from ``checkpoint`` if it is there, else from scratch or from the packaged weights. Ctrl-C saves and
+    raises KeyboardInterrupt."""
+    model = load_model(tokenizer) if config.from_packaged else build_model(tokenizer, config.seed)
+    model.train()
     tokens = tokenized(data, tokenizer)
     adam = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=0.02)
     first = restore(checkpoint, dict(model.named_parameters()), adam)
@@ -141,7 +150,7 @@ def train_model(
                 texts = embed_tokens(model, batch.tokens)
             scale = model.logit_scale.exp().clamp(LEAST_SCALE, MOST_SCALE)
             loss = caption_loss(images, texts, scale, batch.kinds)
-            loss = loss + config.person_weight * person_loss(person_part(images), batch.kinds)
+            loss = loss + config.person_weight * person_loss(person_part(images), batch.kinds, batch.white)
             adam.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
