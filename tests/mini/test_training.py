@@ -5,7 +5,7 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionControlNetPipeline
+from diffusers import AutoencoderKL, StableDiffusionControlNetPipeline
 from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 
 from avatar_gs.errors import UserError
@@ -99,8 +99,10 @@ def test_autoencoder_training_resumes_exactly(shards, tmp_path):
 
 def test_diffusion_training_resumes_exactly_and_its_folder_opens_in_diffusers(shards, tmp_path):
     tokenizer = write_tokenizer(tmp_path / "prior" / "tokenizer")
-    vae = build_autoencoder().eval().requires_grad_(False)
-    vae.register_to_config(scaling_factor=0.7)
+    built = build_autoencoder()
+    built.register_to_config(scaling_factor=0.7)
+    built.save_pretrained(str(tmp_path / "vae"))
+    vae = AutoencoderKL.from_pretrained(str(tmp_path / "vae")).eval().requires_grad_(False)
     data = encode(shards, vae, tokenizer, tmp_path / "latents.npz", lambda *report: None)
     assert len(data.latents) == 2 * len(data.controls) == 16
 
@@ -120,6 +122,8 @@ def test_diffusion_training_resumes_exactly_and_its_folder_opens_in_diffusers(sh
         assert torch.equal(value, resumed.parameters()[name]), name
 
     package(whole, vae, tokenizer, tmp_path / "prior", {})
+    texts = [file.read_text() for file in (tmp_path / "prior").rglob("*.json")]
+    assert len(texts) > 5 and not any(str(tmp_path) in text for text in texts), "a machine's path is nobody's business"
     pipeline = StableDiffusionControlNetPipeline.from_pretrained(
         str(tmp_path / "prior"), safety_checker=None, torch_dtype=torch.float32
     )
