@@ -56,8 +56,7 @@ def _precision(figures: Mapping[str, Any]) -> str:
     )
     white = (
         "The same pictures as if everything were white, lit from the camera: what shape alone says. Prompts of this "
-        "world speak of colours above all, so that even drawn truth scores little, and the judge may never have seen "
-        "white people.\n"
+        "world speak of colours above all, so that even drawn truth scores little.\n"
     )
     return (
         f"## CLIP R-Precision\n\n{text}\n{_by_view(figures['r_precision'], 'colour')}\n\n{white}\n"

@@ -113,8 +113,8 @@ def shading_markdown(results: dict[str, Any]) -> str:
         f"full-body pictures whose own prompt the packaged scorer prefers to {POOL - 1} others of held-out people, "
         f"over {len(DIRECTIONS)} directions; chance {tables.number(controls['chance'])}, drawn truth "
         f"{_with_spread(controls['truth'])}, avatars as flat white silhouettes {_with_spread(controls['silhouette'])}. "
-        "Prompts differ mostly in colours, of which a textureless picture shows none, and the scorer was trained on "
-        "coloured pictures only. The pose map tells the prior the view in every row; DreamFusion had none.\n"
+        "Prompts differ mostly in colours, of which a textureless picture shows none. The pose map tells the prior the "
+        "view in every row; DreamFusion had none.\n"
     )
     took = f"{format_duration(figures['wall_seconds'])} for all avatars."
     table = tables.markdown_table(columns, rows)
