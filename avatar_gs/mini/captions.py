@@ -41,11 +41,11 @@ def brief_caption(person: Person, part: str, rng: np.random.Generator) -> str:
         words = f" in {_shirt(person, rng)}"
     elif part == "bottoms":
         colour = _say(outfit.bottoms_colour, rng)
-        words = f" in {_a(colour) if outfit.bottoms == 'skirt' else colour} {_say(outfit.bottoms, rng)}"
+        words = f" in {with_article(colour) if outfit.bottoms == 'skirt' else colour} {_say(outfit.bottoms, rng)}"
     elif part == "shoes":
         words = f" in {_say(outfit.shoes, rng)} {_say('shoes', rng)}"
     else:
-        words = f" in {_a(_say(outfit.hat, rng))} {part}"
+        words = f" in {with_article(_say(outfit.hat, rng))} {part}"
     return f"a {_say(person.gender if rng.random() < 0.5 else 'person', rng)}{words}"
 
 
@@ -60,7 +60,8 @@ def _say(word: str, rng: np.random.Generator) -> str:
     return pick(rng, list(SYNONYMS[word])) if word in SYNONYMS else word
 
 
-def _a(words: str) -> str:
+def with_article(words: str) -> str:
+    """ "an orange hat", "a blue hat"."""
     return f"an {words}" if words.startswith("orange") else f"a {words}"
 
 
@@ -97,11 +98,11 @@ def _clothes(person: Person, rng: np.random.Generator, mention: float) -> str:
         items.append(_shirt(person, rng))
     if rng.random() < mention + 0.06:
         colour = _say(outfit.bottoms_colour, rng)
-        items.append(f"{_a(colour) if outfit.bottoms == 'skirt' else colour} {_say(outfit.bottoms, rng)}")
+        items.append(f"{with_article(colour) if outfit.bottoms == 'skirt' else colour} {_say(outfit.bottoms, rng)}")
     if rng.random() < mention:
         items.append(f"{_say(outfit.shoes, rng)} {_say('shoes', rng)}")
     if outfit.hat and rng.random() < mention + 0.06:
-        items.append(f"{_a(_say(outfit.hat, rng))} hat")
+        items.append(f"{with_article(_say(outfit.hat, rng))} hat")
     if outfit.glasses and rng.random() < mention + 0.06:
         items.append("glasses")
     if rng.random() < 0.3:
@@ -121,9 +122,9 @@ def _shirt(person: Person, rng: np.random.Generator) -> str:
     colour, shirt = _say(outfit.shirt, rng), _say("shirt", rng)
     if outfit.stripe:
         striped = f"{colour} and {_say(outfit.stripe, rng)} striped" if rng.random() < 0.5 else f"striped {colour}"
-        text = f"{_a(striped)} {shirt}"
+        text = f"{with_article(striped)} {shirt}"
     else:
-        text = f"{_a(colour)} {shirt}"
+        text = f"{with_article(colour)} {shirt}"
     if rng.random() < 0.35:
         text += f" with {'long' if outfit.long_sleeves else 'short'} sleeves"
     return text

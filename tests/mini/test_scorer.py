@@ -265,3 +265,9 @@ def test_training_people_are_never_held_out():
     rng = np.random.default_rng(0)
     person = random_person(rng)
     assert not any(held_out(other_colours(person, rng)) for _ in range(60))
+
+
+def test_pairs_of_an_earlier_version_are_refused_with_a_line(tmp_path):
+    np.savez(tmp_path / "pairs_0000.npz", pictures=np.zeros((1, 2, 8, 8, 3), np.uint8), kinds=np.zeros((1, 2, 2)))
+    with pytest.raises(UserError, match="earlier version"):
+        read_pairs(tmp_path)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from avatar_gs.evaluation.truth import Case
+from avatar_gs.mini.captions import with_article
 from avatar_gs.mini.people import Outfit, Person, held_out, pick, random_person
 from avatar_gs.mini.vocabulary import CLOTHES
 
@@ -70,15 +71,11 @@ def sentence(person: Person) -> str:
     outfit = person.outfit
     bottoms = f"{outfit.bottoms_colour} {outfit.bottoms}"
     worn = [
-        f"{_a(outfit.shirt)} shirt with {'long' if outfit.long_sleeves else 'short'} sleeves",
-        _a(bottoms) if outfit.bottoms == "skirt" else bottoms,
+        f"{with_article(outfit.shirt)} shirt with {'long' if outfit.long_sleeves else 'short'} sleeves",
+        with_article(bottoms) if outfit.bottoms == "skirt" else bottoms,
         f"{outfit.shoes} shoes",
     ]
-    worn += [f"{_a(outfit.hat)} hat"] if outfit.hat else []
+    worn += [f"{with_article(outfit.hat)} hat"] if outfit.hat else []
     hair = f"{'long' if person.long_hair else 'short'} {person.hair} hair"
     clothes = f"{', '.join(worn[:-1])} and {worn[-1]}"
     return f"a {person.gender} with {hair} and {person.skin} skin wearing {clothes}"
-
-
-def _a(words: str) -> str:
-    return f"an {words}" if words.startswith("orange") else f"a {words}"

@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 
 from avatar_gs.body.pose import random_pose
+from avatar_gs.errors import UserError
 from avatar_gs.io import atomic_write
 from avatar_gs.mini.captions import brief_caption, caption, view_suffix
 from avatar_gs.mini.config import ScorerConfig
@@ -95,10 +96,16 @@ def generate_pairs(config: ScorerConfig, folder: Path) -> Iterator[tuple[int, in
 
 
 def read_pairs(folder: Path) -> PairSet:
-    """All shards of a folder together."""
+    """All shards of a folder together.
+
+    Raises:
+        UserError: for a shard of an earlier version, which says nothing of light.
+    """
     pictures, kinds, looks, captions = [], [], [], []
     for shard in sorted(folder.glob("pairs_*.npz")):
         with np.load(shard, allow_pickle=False) as data:
+            if "looks" not in data:
+                raise UserError(f"{shard}: drawn by an earlier version; remove {folder} to draw the people anew")
             pictures.append(data["pictures"])
             kinds.append(data["kinds"])
             looks.append(data["looks"])
