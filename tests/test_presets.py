@@ -5,6 +5,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from avatar_gs import config
+from avatar_gs.evaluation.methods.runs import DEFAULT
+from avatar_gs.guidance.presets import named_preset
 from avatar_gs.prior.memory import PUBLISHED, Architecture, expected_peak
 from avatar_gs.settings import Settings
 from avatar_gs.stages.forecast import Task, load_of
@@ -119,9 +121,11 @@ def test_every_value_for_stable_diffusion_says_where_it_is_from(file):
 
 
 def test_the_defaults_are_the_dataclasses_own(composed):
-    """YAML holds presets only: a default that stands twice would drift apart."""
-    composed_settings = config.parse(composed()).plain()
-    assert composed_settings == config.parse({}).plain()
+    """YAML holds presets only: a default that stands twice would drift apart. A run begins with a preset of guidance,
+    which stands nowhere else: the dataclass is what all methods share."""
+    composed_settings, own = config.parse(composed()).plain(), config.parse({}).plain()
+    assert composed_settings | {"guidance": own["guidance"]} == own
+    assert config.parse(composed()).guidance == named_preset(DEFAULT)
 
 
 def test_two_presets_of_one_group_do_not_mix(composed):

@@ -116,6 +116,8 @@ class DeSdsConfig:
     """The share of the run, at its start, in which only y_con learns and the avatar rests."""
     update_every: int = 1
     """Steps between two updates of y_con; the others are cheaper by one backward pass."""
+    noise_share: float = 0.0
+    """How much of what is subtracted is the noise itself, not eps(y_con): 0 is DE-SDS alone, 1 is SDS at s + 1."""
     small_noise: SmallNoise = SmallNoise.seed
     small_noise_cut: float = 0.57
     """sigma / alpha below which ``small_noise`` applies (t < 200 of 1000 in Stable Diffusion)."""
@@ -126,6 +128,7 @@ class DeSdsConfig:
     def __post_init__(self) -> None:
         require(self.learning_rate >= 0, "guidance.de_sds.learning_rate", self.learning_rate, "0 or more")
         require(0 <= self.warmup < 1, "guidance.de_sds.warmup", self.warmup, "a share of the run, 0 <= warmup < 1")
+        require(0 <= self.noise_share <= 1, "guidance.de_sds.noise_share", self.noise_share, "a share, 0 to 1")
         require(self.update_every >= 1, "guidance.de_sds.update_every", self.update_every, "1 or more steps")
         require(
             self.small_noise_cut >= 0, "guidance.de_sds.small_noise_cut", self.small_noise_cut, "a ratio of 0 or more"

@@ -19,7 +19,7 @@ class CamerasConfig:
     """The orbit sampler. Angles in degrees; azimuth 0 faces the avatar, +90 stands at its left hand."""
 
     body: FramingConfig = field(default_factory=lambda: FramingConfig(0.36, 1.04, 1.18))
-    head: FramingConfig = field(default_factory=lambda: FramingConfig(0.30, 0.75, 1.15))
+    head: FramingConfig = field(default_factory=lambda: FramingConfig(0.50, 0.75, 1.15))
     upper: FramingConfig = field(default_factory=lambda: FramingConfig(0.19, 1.00, 1.25))
     lower: FramingConfig = field(default_factory=lambda: FramingConfig(0.15, 1.05, 1.25))
     fov_min: float = 40.0

@@ -121,6 +121,9 @@ class DensityConfig:
     """Splats above this size are removed; times the median size at the start. (8 mm with 100,000 splats.)"""
     prune_distance: float = 0.25
     """Splats farther than this from the surface of the body (metres) are removed."""
+    prune_detached: float = 1.5
+    """Small groups of splats that no other splat comes closer to than so many times the sum of both their longest
+    standard deviations are removed; 0 keeps them."""
 
     def __post_init__(self) -> None:
         require(0 <= self.start <= 1, "density.start", self.start, "a share of the steps from 0 to 1")
@@ -132,4 +135,5 @@ class DensityConfig:
         require(0 <= self.prune_opacity < 1, "density.prune_opacity", self.prune_opacity, "from 0 to below 1")
         require(self.split_scale > 0, "density.split_scale", self.split_scale, "a share of the first size above 0")
         require(self.prune_scale > 1, "density.prune_scale", self.prune_scale, "more than 1 time the first size")
+        require(0 <= self.prune_detached <= 100, "density.prune_detached", self.prune_detached, "0 (off) to 100")
         require(self.prune_distance > 0, "density.prune_distance", self.prune_distance, "metres above 0")

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from avatar_gs.errors import UserError
 from avatar_gs.splats.config import DensityConfig
+from avatar_gs.splats.detached import detached
 from avatar_gs.splats.model import GaussianModel
 
 STATISTICS = ("grad2d", "count")
@@ -103,6 +104,9 @@ class DistillationStrategy(DefaultStrategy):
             | (model.scales().amax(-1) > self.config.prune_scale * self.unit)
             | (model.surface_distance() > self.config.prune_distance)
         )
+        if self.config.prune_detached:
+            sizes = model.scales().amax(-1)
+            unwanted |= detached(model.params["means"], sizes, self.config.prune_detached)
         pruned = int(unwanted.sum())
         if pruned == len(model):
             raise UserError(

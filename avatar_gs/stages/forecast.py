@@ -150,6 +150,7 @@ def least_time(settings: Settings, architecture: Architecture, load: Load, devic
     if settings.guidance.method not in PREDICTIONS:
         return f"no estimate for guidance={settings.guidance.method.name}"
     flops = expected_flops(architecture, load, *PREDICTIONS[settings.guidance.method])
+    flops["VAE"] *= settings.guidance.inner_steps
     short = settings.prior.precision is not Precision.float32
     rates = {
         "VAE": convolution_rate(device, "float32", tf32=short),

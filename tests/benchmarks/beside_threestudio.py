@@ -16,61 +16,31 @@ What remains different:
 - Theirs encodes with the VAE in 16 bits, ours in 32 (TF32 on a GPU). Theirs also decodes a picture in every step.
 
 NeRF, renderer and optimisers of theirs, which need tiny-cuda-nn and nerfacc, are not timed. NEVER RUN ON A GPU by us:
-only on a CPU, with a few channels (``THREESTUDIO=/tmp/threestudio pytest tests/benchmarks`` does the same).
+only on a CPU, with ``--few-channels`` (``THREESTUDIO=/tmp/threestudio pytest tests/benchmarks`` does the same).
 """
 
-import argparse
-import importlib
-import importlib.util
-import sys
 import tempfile
-import time
-from collections.abc import Callable
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from statistics import median
-from types import ModuleType
 from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from avatar_gs.device import choose_device
-from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import Method
-from avatar_gs.guidance.distill import build_guidance
-from avatar_gs.guidance.presets import named_preset
-from avatar_gs.prior.config import Precision, PriorConfig
-from avatar_gs.prior.random_weights import random_prior
+from avatar_gs.prior.loading import Quiet
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
+from tests.benchmarks.side_by_side import PROMPT, Side, command, ours
+from tests.benchmarks.threestudio_fork import import_guidance
 
-Step = Callable[[Tensor], None]
-"""From pictures ``[B, H, W, 3]`` to the gradient on them."""
-PROMPT, NEGATIVE, BUCKET = "a person", "blurry", "body/front"
-WARM_UP = 2
-OTHERS = ("tinycudann", "igl", "typeguard", "pytorch_lightning")
-THEIRS = ("threestudio", "threestudio.models", "threestudio.models.guidance", "threestudio.models.prompt_processors")
+MODULE = "stable_diffusion_guidance"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkout", type=Path, help="threestudio's repository")
-    parser.add_argument("--prior", choices=["sd15", "sd21"], default="sd21")
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--device", default="auto")
-    options = parser.parse_args()
-    device = choose_device(options.device)
-    precision = Precision.float16 if device == "cuda" else Precision.float32
-    prior = random_prior(PriorConfig(name=options.prior, precision=precision), device)
-    print(f"{options.prior} with random weights in {str(prior.dtype)[6:]}, {options.batch} pictures of 512², {device}")
-    seconds = time_steps(steps(options.checkout, prior, options.batch), options.batch, prior.device, options.repeats)
-    for name, each in seconds.items():
-        print(f"{name:<44}{1e3 * each:>10.1f} ms{each / seconds['threestudio']:>8.2f} of threestudio's")
+    command(__doc__, "threestudio", MODULE, "sd21", sides)
 
 
-def steps(checkout: Path, prior: StableDiffusionPrior, batch: int) -> dict[str, Step]:
+def sides(checkout: Path, prior: StableDiffusionPrior, batch: int) -> dict[str, Side]:
     """What is compared, by name."""
     return {
         "threestudio": theirs(checkout, prior, batch),
@@ -80,49 +50,10 @@ def steps(checkout: Path, prior: StableDiffusionPrior, batch: int) -> dict[str, 
     }
 
 
-def time_steps(compared: dict[str, Step], batch: int, device: torch.device, repeats: int) -> dict[str, float]:
-    """Median seconds a step, by name; the steps alternate, so that a busy machine slows all."""
-    pictures = torch.rand(batch, 512, 512, 3, generator=torch.Generator().manual_seed(0)).to(device)
-    seconds: dict[str, list[float]] = {name: [] for name in compared}
-    for index in range(WARM_UP + repeats):
-        for name, step in compared.items():
-            leaf = pictures.clone().requires_grad_()
-            began = _now(device)
-            step(leaf)
-            if index >= WARM_UP:
-                seconds[name].append(_now(device) - began)
-            assert leaf.grad is not None and bool(leaf.grad.any()), f"{name}: no gradient reached the pictures"
-    return {name: median(each) for name, each in seconds.items()}
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def ours(prior: StableDiffusionPrior, batch: int, preset: str, *, control: bool = True) -> Step:
-    """Encoding, guidance after its warm-up, and backward, as ``training.step`` does it."""
-    config = named_preset(preset)
-    conditions = TextConditions.encode(prior, {BUCKET: PROMPT}, {BUCKET: NEGATIVE})
-    guidance = build_guidance(config, prior, conditions)
-    pose_maps = torch.rand(batch, prior.image_size, prior.image_size, 3, device=prior.device) if control else None
-    buckets, total = [BUCKET] * batch, 1000
-    at = round(guidance.method.warmup * total) + 1
-
-    def step(pictures: Tensor) -> None:
-        random = torch.Generator().manual_seed(0)
-        latents = prior.encode_images(pictures)
-        out = guidance.step(latents, conditions.batch(buckets), pose_maps, buckets, at, total, random)
-        out.loss.backward()
-
-    return step
-
-
-def theirs(checkout: Path, prior: StableDiffusionPrior, batch: int) -> Step:
+def theirs(checkout: Path, prior: StableDiffusionPrior, batch: int) -> Side:
     """threestudio's ``stable-diffusion-guidance`` on the weights of ``prior``, as configs/dreamfusion-sd.yaml sets
     it."""
-    module, prompts = import_guidance(checkout, prior.device)
+    module, prompts = import_guidance(checkout, "threestudio", MODULE, prior.device)
     pipeline: Any = StableDiffusionPipeline(
         vae=prior.vae,
         text_encoder=prior.text_encoder,
@@ -133,7 +64,7 @@ def theirs(checkout: Path, prior: StableDiffusionPrior, batch: int) -> Step:
         feature_extractor=None,  # pyright: ignore[reportArgumentType]
         requires_safety_checker=False,
     )
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, Quiet():
         pipeline.save_pretrained(folder)
         guidance = module.StableDiffusionGuidance(
             {
@@ -156,43 +87,8 @@ def theirs(checkout: Path, prior: StableDiffusionPrior, batch: int) -> Step:
     def step(pictures: Tensor) -> None:
         guidance(pictures, utils, angles, angles, angles)["loss_sds"].backward()
 
-    return step
-
-
-def import_guidance(checkout: Path, device: torch.device) -> tuple[ModuleType, ModuleType]:
-    """The modules of threestudio's guidance and of its prompts, without its package's own beginning, which imports all
-    of its NeRFs and renderers."""
-    package = checkout / "threestudio"
-    if not (package / "models" / "guidance" / "stable_diffusion_guidance.py").is_file():
-        raise SystemExit(f"{checkout}: no checkout of threestudio: expected its guidance in {package}/models/guidance")
-    for name in OTHERS:
-        if name not in sys.modules and importlib.util.find_spec(name) is None:
-            inner = ("pytorch_lightning.utilities", "pytorch_lightning.utilities.rank_zero")
-            for part in (name, *(inner if name == "pytorch_lightning" else ())):
-                sys.modules[part] = Absent(part)
-    for name in THEIRS:
-        sys.modules[name] = ModuleType(name)
-        sys.modules[name].__path__ = [str(checkout / name.replace(".", "/"))]
-    top: Any = sys.modules["threestudio"]
-    top.register = lambda name: lambda cls: cls
-    top.info = top.warn = top.debug = lambda *_: None
-    base: Any = importlib.import_module("threestudio.utils.base")
-    base.get_device = lambda: device  # theirs knows CUDA only
-    prompts = importlib.import_module("threestudio.models.prompt_processors.base")
-    return importlib.import_module("threestudio.models.guidance.stable_diffusion_guidance"), prompts
-
-
-class Absent(ModuleType):
-    """Stands in for a module that is imported and not called: all that it holds are decorators that change nothing."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.__spec__ = ModuleSpec(name, None)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return lambda decorated=None, *_: decorated
+    vae = {"encoder": guidance.vae.encoder, "decoder": guidance.vae.decoder}
+    return Side(step, {"UNet": guidance.unet, **vae})
 
 
 if __name__ == "__main__":

@@ -5,43 +5,27 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from tests import full
-from tests.benchmarks import beside_threestudio
-from tests.benchmarks.beside_threestudio import import_guidance, ours, steps, time_steps
+from tests.benchmarks import beside_threestudio, side_by_side
+from tests.benchmarks.side_by_side import Asked
 
 CHECKOUT = os.environ.get("THREESTUDIO", "")
 
 
-@pytest.fixture
-def prior(tmp_path: Path) -> StableDiffusionPrior:
-    """For pictures of 512², as threestudio's are, with a few channels."""
-    return StableDiffusionPrior(**full.few(tmp_path, "sd15"))
-
-
-def test_a_step_of_ours_ends_with_the_gradient_on_the_pictures(
-    prior: StableDiffusionPrior, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(beside_threestudio, "WARM_UP", 0)
-    calls = {}
-    for name, control in (("sds", False), ("rescaled_de_sds", True)):
-        before = prior.calls
-        seconds = time_steps({"ours": ours(prior, 1, name, control=control)}, 1, prior.device, repeats=1)
-        calls[name] = prior.calls - before
-        assert seconds["ours"] > 0
-    assert calls == {"sds": 2, "rescaled_de_sds": 3}
-
-
-def test_what_is_no_checkout_is_named(tmp_path: Path) -> None:
+def test_what_is_no_checkout_is_named_before_anything_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["beside_threestudio", str(tmp_path)])
     with pytest.raises(SystemExit, match="no checkout of threestudio"):
-        import_guidance(tmp_path, torch.device("cpu"))
-    assert "threestudio" not in sys.modules
+        beside_threestudio.main()
 
 
 @pytest.mark.skipif(not CHECKOUT, reason="THREESTUDIO names no checkout of threestudio")
-def test_both_sides_run(prior: StableDiffusionPrior, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beside_threestudio, "WARM_UP", 0)
-    seconds = time_steps(steps(Path(CHECKOUT), prior, 1), 1, prior.device, repeats=1)
-    assert len(seconds) == 4 and all(each > 0 for each in seconds.values())
+def test_both_sides_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_by_side, "WARM_UP", 0)
+    prior = StableDiffusionPrior(**full.few(tmp_path, "sd15"))
+    rows = side_by_side.measure(beside_threestudio.sides(Path(CHECKOUT), prior, 1), 1, prior.device, repeats=1)
+    theirs, plain, *_ = rows
+    assert len(rows) == 4 and all(row.seconds > 0 for row in rows)
+    assert theirs.asked["UNet"] == plain.asked["UNet"] == Asked(2)
+    assert (theirs.asked["decoder"], plain.asked["decoder"]) == (Asked(1), Asked(0))

@@ -49,7 +49,7 @@ def test_every_method_that_begins_anew_is_compared():
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("pds", "no avatar from nothing"), ("sdz", "expected one of annealed_nfsd")]
+    ("name", "said"), [("pds", "no avatar from nothing"), ("sdz", "expected one of anchored_de_sds")]
 )
 def test_what_cannot_be_compared_is_refused(name, said):
     with pytest.raises(UserError, match=said):
@@ -114,7 +114,7 @@ def test_rows_of_known_records():
 
 
 def test_the_default_is_told_where_it_loses():
-    some = summary.rows([record("de_sds", right=False, wasserstein=1.0), record("sds", seconds=20.0)])
+    some = summary.rows([record(runs.DEFAULT, right=False, wasserstein=1.0), record("sds", seconds=20.0)])
     lost = {entry["figure"]: entry["preset"] for entry in summary.behind(some)}
     assert lost == {"right": "sds"}
     assert summary.behind(summary.rows([record("sds")])) == []
@@ -158,7 +158,7 @@ def test_methods_are_compared_reported_and_never_made_twice(prior, scorer, tmp_p
     assert steps["equal steps"] == {"nfsd": 4, "csd": 4}
     assert steps["equal compute"]["csd"] == 6, "two calls a step instead of three"
     assert "evaluate.method_prompts=12 evaluate.method_seeds=5 evaluate.method_steps=250" in text
-    assert text.count("The default (de_sds) was not among them.") == 4 and "s = 7.5, t uniform" in text
+    assert text.count(f"The default ({runs.DEFAULT}) was not among them.") == 4 and "s = 7.5, t uniform" in text
     assert prior.control_scale == 1, "the prior is left as it was"
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.height > 9 * 96

@@ -86,6 +86,34 @@ def test_de_sds_is_vsd_at_one_more_with_the_negative_as_null(prior):
     torch.testing.assert_close(step(desds, conds, z).grad, difference, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("t", [100, 500])
+@pytest.mark.parametrize("x", [0.9, -2.0])
+def test_noise_share_leads_from_de_sds_to_sds(prior, t, x):
+    """Half-way, the residual is the mean of both methods' on the very same noise; at 1, SDS's, whatever y_con is."""
+    s, conds, z = 3.0, conditions(text=0.5, negative=-0.25), full(x, 4)
+
+    def gradient(share):
+        config = DeSdsConfig(warmup=0.0, noise_share=share)
+        guidance = make(prior, conds, t=t, cfg_scale=s, de_sds=config, **ONE)
+        at(0.3, guidance)
+        return step(guidance, conds, z).grad
+
+    sds = step(make(prior, conds, Method.sds, t, cfg_scale=s + 1, **ONE), conds, z).grad
+    torch.testing.assert_close(gradient(1.0), sds, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(gradient(0.5), (gradient(0.0) + sds) / 2, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_noise_share_brings_its_share_of_noise_and_no_other_pull(prior, share):
+    x, m, t = 0.9, 0.5, 500
+    conds, level = conditions(text=m), Level(prior, t)
+    guidance = make(prior, conds, t=t, cfg_scale=0.0, de_sds=DeSdsConfig(warmup=0.0, noise_share=share), **ONE)
+    at(x, guidance)
+    grad = step(guidance, conds, full(x, DRAWS)).grad
+    assert abs(float(grad.mean()) - level.kappa * (x - m)) < 4 * float(grad.std()) / grad.numel() ** 0.5
+    assert float(grad.var()) == pytest.approx((share * level.alpha**2 * prior.tau**2 / level.v) ** 2, rel=0.05)
+
+
 def test_de_sds_begins_as_csd(prior):
     """With y_con still at the negative prompt, delta = (s + 1)(eps_y - eps_n): the same for every picture, no noise."""
     s, t, m, n = 3.0, 500, 0.5, -0.25

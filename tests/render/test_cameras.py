@@ -86,11 +86,11 @@ def test_absurd_settings_get_one_line(change):
 
 
 def test_an_identity_raises_the_heads_share_and_keeps_the_others_proportions():
-    plain = CamerasConfig()
+    plain = CamerasConfig(head_share_with_identity=0.6)
     raised = plain.for_identity()
     names = ("body", "head", "upper", "lower")
     before, after = ([getattr(config, name).probability for name in names] for config in (plain, raised))
-    assert after[1] / sum(after) == pytest.approx(0.35)
+    assert after[1] / sum(after) == pytest.approx(0.6)
     assert (after[0], after[2], after[3]) == (before[0], before[2], before[3])
     assert raised.head.span_min == plain.head.span_min
     assert CamerasConfig(head_share_with_identity=0.1).for_identity().head.probability == before[1]

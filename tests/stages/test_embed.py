@@ -90,7 +90,8 @@ def test_photos_become_an_identity_and_the_identity_an_avatar(prior, anna, tmp_p
         return really(settings, body, prior, prompts, folder)
 
     monkeypatch.setattr(optimize, "optimize", look)
-    command = ["photos=./anna", "prompt=red", "name=second", *words(prior, *SMALL)]
+    few_heads = "cameras.head.probability=0.3"
+    command = ["photos=./anna", "prompt=red", "name=second", few_heads, *words(prior, *SMALL)]
     assert cli.main(command) == 0
     assert "learned before" in capsys.readouterr().err and not trained, "another run of the same photos"
     second = tmp_path / "outputs" / "second"

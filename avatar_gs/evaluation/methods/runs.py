@@ -32,7 +32,7 @@ from avatar_gs.types import Framing
 SCHEMA = 1
 """Raised whenever records of the same job would read differently."""
 RESULT_SETTINGS = ("negative_prompt", "prior", "guidance", "cameras", "splats", "density", "optimize")
-DEFAULT = "de_sds"
+DEFAULT = "anchored_de_sds"
 LARGE_PRIORS = ("rescaled_de_sds",)
 """Presets for other priors than the packaged one: compared only if they are named."""
 CALLS = 3

@@ -5,6 +5,9 @@
 y_con is a learnable text condition that comes to describe the renders as they are, so that eps(y_con) cancels the noise
 without pulling anywhere. Identically, delta = cfg_{s+1} - eps(y_con) with the negative prompt as the unconditional one:
 VSD at scale s + 1 whose LoRA is a text condition.
+
+With ``noise_share`` above 0 that much of the subtracted eps(y_con) is the noise itself, as in SDS at scale s + 1: y_con
+describes the renders together with their blotches, so that subtracting it also takes away what would remove those.
 """
 
 import logging
@@ -72,7 +75,8 @@ class DeSds(Plain):
         if composed:
             eps_hat = eps["identity"] + eps_hat - eps[self.cfg.unconditional]
         logs = self._compare({**eps, "con": eps_con}, noised, uses_con, context) if uses_con.any() else {}
-        return Residual(eps_hat - eps_con.detach(), eps_hat, loss, leak, logs)
+        subtracted = eps_con.detach().lerp(noised.reference, self.config.noise_share)
+        return Residual(eps_hat - subtracted, eps_hat, loss, leak, logs)
 
     def uses_con(self, noised: Noised) -> Bool[Tensor, " B"]:
         """Which pictures have eps(y_con) subtracted."""

@@ -1,0 +1,196 @@
+"""Times steps of guidance beside each other: the command, our side and the table of every ``beside_*`` of a guidance.
+
+A step starts from pictures and ends with the gradient on them: VAE encoding, noise, UNet, the loss and its backward
+pass. Beside the times the table says what each step asks of its networks.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from avatar_gs.device import choose_device
+from avatar_gs.guidance.conditions import TextConditions
+from avatar_gs.guidance.distill import build_guidance
+from avatar_gs.guidance.presets import named_preset
+from avatar_gs.prior.config import Precision, PriorConfig
+from avatar_gs.prior.loading import Quiet
+from avatar_gs.prior.random_weights import random_prior
+from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
+from tests import full
+from tests.benchmarks.threestudio_fork import find_guidance
+
+PROMPT, NEGATIVE, BUCKET = "a person", "blurry", "body/front"
+SIZE = 512
+"""Pixels of a side of the pictures."""
+WARM_UP = 2
+NETWORKS = ("UNet", "ControlNet", "encoder", "decoder")
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of those compared. ``step`` brings the gradient onto pictures ``[B, 512, 512, 3]``; ``networks`` are those
+    that it asks, by ``NETWORKS``."""
+
+    step: Callable[[Tensor], None]
+    networks: Mapping[str, nn.Module]
+
+
+@dataclass
+class Asked:
+    """How many pictures a network saw in a step, and how many of them with a backward pass to follow."""
+
+    pictures: int = 0
+    backward: int = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """``seconds``: the median of a step. ``asked``: by ``NETWORKS``."""
+
+    name: str
+    seconds: float
+    asked: Mapping[str, Asked]
+
+
+def command(
+    description: str | None,
+    peer: str,
+    module: str,
+    default_prior: str,
+    sides: Callable[[Path, StableDiffusionPrior, int], Mapping[str, Side]],
+) -> None:
+    """Reads the command line, times what ``sides(checkout, prior, batch)`` gives, by name, and prints the table.
+
+    The first of them is what the others are divided by. ``module``: the peer's guidance, looked for before anything
+    long.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkout", type=Path, help=f"{peer}'s repository")
+    parser.add_argument("--prior", choices=full.KINDS, default=default_prior)
+    parser.add_argument("--few-channels", action="store_true", help="a trial: all layers, but only a few channels wide")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    find_guidance(options.checkout, peer, module)
+    prior = make_prior(options.prior, choose_device(options.device), few_channels=options.few_channels)
+    rows = measure(sides(options.checkout, prior, options.batch), options.batch, prior.device, options.repeats)
+    weights = f"random weights in {str(prior.dtype)[6:]}" + (", a few channels wide" if options.few_channels else "")
+    print(f"{options.prior} with {weights}; batch {options.batch}, pictures of {SIZE}², {prior.device.type}")
+    print("\n".join(table(rows, peer, options.batch)))
+
+
+def make_prior(name: str, device: str, *, few_channels: bool) -> StableDiffusionPrior:
+    """SD 1.5 or 2.1 with random weights; in 16 bits on a GPU."""
+    precision = Precision.float16 if device == "cuda" else Precision.float32
+    if not few_channels:
+        return random_prior(PriorConfig(name=name, precision=precision), device)
+    with tempfile.TemporaryDirectory() as folder:
+        parts = full.few(Path(folder), name)
+    with Quiet():
+        return StableDiffusionPrior(**parts, device=device, dtype=getattr(torch, precision.name))
+
+
+def networks_of(owner: Any) -> dict[str, nn.Module]:
+    """The UNet, the ControlNet and both halves of the VAE of a prior, or of what names its own alike."""
+    return {
+        "UNet": owner.unet,
+        "ControlNet": owner.controlnet,
+        "encoder": owner.vae.encoder,
+        "decoder": owner.vae.decoder,
+    }
+
+
+def ours(prior: StableDiffusionPrior, batch: int, preset: str, *, control: bool = True) -> Side:
+    """Encoding, guidance after its warm-up, and backward, as ``training.step`` does it."""
+    conditions = TextConditions.encode(prior, {BUCKET: PROMPT}, {BUCKET: NEGATIVE})
+    guidance = build_guidance(named_preset(preset), prior, conditions)
+    pose_maps = torch.rand(batch, prior.image_size, prior.image_size, 3, device=prior.device) if control else None
+    buckets, total = [BUCKET] * batch, 1000
+    at = round(guidance.method.warmup * total) + 1
+
+    def step(pictures: Tensor) -> None:
+        random = torch.Generator().manual_seed(0)
+        latents = prior.encode_images(pictures)
+        out = guidance.step(latents, conditions.batch(buckets), pose_maps, buckets, at, total, random)
+        out.loss.backward()
+
+    return Side(step, networks_of(prior))
+
+
+def measure(compared: Mapping[str, Side], batch: int, device: torch.device, repeats: int) -> list[Row]:
+    """Counts what each asks in its first step, then times them; the steps alternate, so that a busy machine slows
+    all."""
+    pictures = torch.rand(batch, SIZE, SIZE, 3, generator=torch.Generator().manual_seed(0)).to(device)
+    asked = {}
+    for name, side in compared.items():
+        with _counted(side.networks) as asked[name]:
+            _time(name, side, pictures)
+    seconds: dict[str, list[float]] = {name: [] for name in compared}
+    for index in range(WARM_UP + repeats):
+        for name, side in compared.items():
+            took = _time(name, side, pictures)
+            if index >= WARM_UP:
+                seconds[name].append(took)
+    return [Row(name, median(each), asked[name]) for name, each in seconds.items()]
+
+
+def table(rows: list[Row], peer: str, batch: int) -> list[str]:
+    """A line a row, divided by the first."""
+    head = "".join(f"{name:>12}" for name in NETWORKS)
+    lines = [f"{'(asked per picture; + with a backward pass)':<44}{head}{'step':>13}"]
+    for row in rows:
+        cells = "".join(f"{_asked(row.asked.get(name, Asked()), batch):>12}" for name in NETWORKS)
+        ratio = row.seconds / rows[0].seconds
+        lines.append(f"{row.name:<44}{cells}{1e3 * row.seconds:>10.1f} ms{ratio:>8.2f} of {peer}'s")
+    return lines
+
+
+def _asked(asked: Asked, batch: int) -> str:
+    plain, backward = (asked.pictures - asked.backward) / batch, asked.backward / batch
+    counts = [f"{plain:g}"] if plain or not backward else []
+    return " ".join([*counts, *([f"+{backward:g}"] if backward else [])])
+
+
+def _time(name: str, side: Side, pictures: Tensor) -> float:
+    leaf = pictures.clone().requires_grad_()
+    began = _now(pictures.device)
+    side.step(leaf)
+    took = _now(pictures.device) - began
+    assert leaf.grad is not None and bool(leaf.grad.any()), f"{name}: no gradient reached the pictures"
+    return took
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+@contextmanager
+def _counted(networks: Mapping[str, nn.Module]) -> Iterator[dict[str, Asked]]:
+    """What each network is asked while this lasts."""
+    asked = {name: Asked() for name in networks}
+    with ExitStack() as hooks:
+        for name, network in networks.items():
+            hooks.callback(network.register_forward_pre_hook(_counter(asked[name]), with_kwargs=True).remove)
+        yield asked
+
+
+def _counter(asked: Asked) -> Callable[[nn.Module, tuple, dict], None]:
+    def count(_: nn.Module, arguments: tuple, named: dict) -> None:
+        tensors = [value for value in (*arguments, *named.values()) if isinstance(value, Tensor)]
+        asked.pictures += len(tensors[0])
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+            asked.backward += len(tensors[0])
+
+    return count

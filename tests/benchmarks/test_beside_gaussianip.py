@@ -1,0 +1,61 @@
+"""The comparison with GaussianIP, as far as it goes without a checkout of it; ``GAUSSIANIP=<checkout>`` gives one."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
+from tests import full
+from tests.benchmarks import beside_gaussianip, side_by_side
+from tests.benchmarks.beside_gaussianip import copied, read_settings
+from tests.benchmarks.side_by_side import Asked
+
+CHECKOUT = os.environ.get("GAUSSIANIP", "")
+
+
+@pytest.fixture
+def prior(tmp_path: Path) -> StableDiffusionPrior:
+    """For pictures of 512², as GaussianIP's are, with a few channels."""
+    return StableDiffusionPrior(**full.few(tmp_path, "sd15"))
+
+
+def test_what_is_no_checkout_is_named_before_anything_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["beside_gaussianip", str(tmp_path)])
+    with pytest.raises(SystemExit, match="no checkout of GaussianIP: expected its guidance"):
+        beside_gaussianip.main()
+
+
+def test_their_settings_are_read_or_missed_by_name(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"expected its settings in .*exp\.yaml"):
+        read_settings(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "exp.yaml").write_text("system:\n  guidance:\n    guidance_scale: 7.5\n")
+    assert read_settings(tmp_path) == {"guidance_scale": 7.5}
+
+
+@torch.no_grad()
+def test_their_unet_is_ours_without_what_we_changed_of_it(prior: StableDiffusionPrior) -> None:
+    theirs = copied(prior.unet, prior)
+    z, t, cond = torch.randn(1, 4, 8, 8), torch.tensor([300]), torch.randn(1, 5, prior.text_width)
+    torch.testing.assert_close(theirs(z, t, cond).sample, prior.unet(z, t, cond).sample)
+    assert not any(type(part).__module__.startswith("avatar_gs") for part in theirs.modules())
+    assert not any(parameter.requires_grad for parameter in theirs.parameters())
+
+
+@pytest.mark.skipif(not CHECKOUT, reason="GAUSSIANIP names no checkout of GaussianIP")
+def test_both_sides_run(prior: StableDiffusionPrior, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_by_side, "WARM_UP", 0)
+    compared = beside_gaussianip.sides(Path(CHECKOUT), prior, 1)
+    rows = side_by_side.measure(compared, 1, prior.device, repeats=1)
+    asked = {row.name: row.asked for row in rows}
+    assert len(rows) == 6 and all(row.seconds > 0 for row in rows)
+    assert asked["GaussianIP"]["UNet"] == asked["GaussianIP"]["ControlNet"] == Asked(3)
+    assert asked["GaussianIP without IP-Adapter"] == asked["GaussianIP"]
+    assert asked["GaussianIP with sds, without IP-Adapter"] == asked["ours, sds"]
+    with_face, without = (
+        len(compared[name].networks["UNet"].state_dict()) for name in ("GaussianIP", "GaussianIP without IP-Adapter")
+    )
+    assert with_face > without == len(prior.unet.state_dict())
