@@ -46,11 +46,13 @@ from avatar_gs.mini.shards import write_missing
 from avatar_gs.mini.vocabulary import CLOTHES
 from avatar_gs.mini.wardrobe import Wardrobe, dress, load_wardrobe
 from avatar_gs.render.cameras import sample_views
-from avatar_gs.render.config import CamerasConfig
+from avatar_gs.render.config import CamerasConfig, FramingConfig
 from avatar_gs.render.pose_map import draw_points, stack_points, visible_points
 from avatar_gs.types import Framing, PosedBody, ViewDirection, Views
 
 SIZE, OVERSAMPLING, LATENT_SIZE = 128, 2, 16
+CAMERAS = replace(CamerasConfig(), head=FramingConfig(0.30, 0.75, 1.15))
+"""Where people are drawn from: heads less often than an avatar's run looks at them."""
 CAPTIONS = 3
 """Captions written for every picture."""
 LARGE_PARTS = (BACKGROUND, SKIN, SHIRT, BOTTOMS)
@@ -222,7 +224,7 @@ def _random_sample(rng: np.random.Generator, views: int) -> Sample:
     else:
         person = training_person(rng)
     spread = 0.1 if rng.random() < 0.5 else float(rng.uniform(0.2, 0.9))
-    return replace(draw_sample(wardrobe, person, CamerasConfig(), views, rng, spread), own_outfit=own_outfit)
+    return replace(draw_sample(wardrobe, person, CAMERAS, views, rng, spread), own_outfit=own_outfit)
 
 
 def _picture(

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from avatar_gs.mini.captions import caption, view_suffix
 from avatar_gs.mini.dataset import (
+    CAMERAS,
     VIEW_LIMIT_BACK,
     VIEW_LIMIT_FRONT,
     Sample,
@@ -61,7 +62,7 @@ def trials(count: int, seed: int, *, held: bool = True, cameras: CamerasConfig |
         if held_out(person) != held:
             continue
         spread = 0.1 if len(found) % 2 else float(rng.uniform(0.2, 0.9))
-        sample = draw_sample(wardrobe, person, cameras or CamerasConfig(), 1, rng, spread)
+        sample = draw_sample(wardrobe, person, cameras or CAMERAS, 1, rng, spread)
         framing, view = sample.views.framings[0], view_of(float(sample.views.azimuth[0]))
         prompt = caption(person, rng, 1.0) + view_suffix(framing, view)
         grey = np.full(3, 190.0)

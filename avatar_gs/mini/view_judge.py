@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
 from avatar_gs.mini import picture as pic
-from avatar_gs.mini.dataset import SIZE, part_masks
+from avatar_gs.mini.dataset import CAMERAS, SIZE, part_masks
 from avatar_gs.mini.trials import COVERED, Trial, trials
-from avatar_gs.render.config import CamerasConfig, FramingConfig
+from avatar_gs.render.config import FramingConfig
 from avatar_gs.types import Framing, ViewDirection
 
 JUDGED = (Framing.HEAD, Framing.UPPER)
@@ -47,7 +47,7 @@ def fit_view_judge(count: int = 900, seed: int = 5) -> Judge:
 def judge_trials(count: int, seed: int) -> list[Trial]:
     """Trials of the judged framings whose view is beyond doubt, of people whose combination training saw."""
     none = FramingConfig(probability=0.0)
-    close = replace(CamerasConfig(), body=none, lower=none)
+    close = replace(CAMERAS, body=none, lower=none)
     return [trial for trial in trials(count, seed, held=False, cameras=close) if trial.clear]
 
 

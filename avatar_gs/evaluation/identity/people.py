@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 
 from avatar_gs.evaluation.identity.views import AZIMUTHS
 from avatar_gs.export.sheets import write_png
-from avatar_gs.mini.dataset import draw_sample, paint
+from avatar_gs.mini.dataset import CAMERAS, draw_sample, paint
 from avatar_gs.mini.people import Outfit, Person, held_out, random_person
 from avatar_gs.mini.vocabulary import CLOTHES
 from avatar_gs.mini.wardrobe import load_wardrobe
@@ -75,9 +75,9 @@ def _nearest_measured(azimuth: float) -> float:
 
 def _cameras(framing: Framing | None) -> CamerasConfig:
     if framing is None:
-        return CamerasConfig()
+        return CAMERAS
     absent = {other.value: FramingConfig(probability=0.0) for other in Framing if other is not framing}
-    return replace(CamerasConfig(azimuth_min=-FACING, azimuth_max=FACING), **absent)
+    return replace(CAMERAS, azimuth_min=-FACING, azimuth_max=FACING, **absent)
 
 
 def write_pictures(index: int, folder: Path) -> Path:

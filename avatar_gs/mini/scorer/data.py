@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from avatar_gs.body.pose import random_pose
 from avatar_gs.errors import UserError
 from avatar_gs.io import atomic_write
+from avatar_gs.mini import dataset
 from avatar_gs.mini.captions import brief_caption, caption, view_suffix
 from avatar_gs.mini.config import ScorerConfig
 from avatar_gs.mini.dataset import OVERSAMPLING, SIZE, recoloured, view_of
@@ -38,7 +39,7 @@ CAPTIONS = 4
 """Texts for every picture, of which the last names one thing only (see ``_texts``)."""
 BRIEF = {"hair": 2.0, "shirt": 1.0, "bottoms": 1.0, "shoes": 3.0, "hat": 3.0}
 """What such a text names, in proportion, of what the picture can show: small things would be learned last."""
-CAMERAS = replace(CamerasConfig(), lower=FramingConfig(0.12, 1.05, 1.25))
+CAMERAS = replace(dataset.CAMERAS, lower=FramingConfig(0.12, 1.05, 1.25))
 """Legs alone tell little of who somebody is: they are seen less often than the prior needs them."""
 
 

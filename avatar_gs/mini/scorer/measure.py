@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from avatar_gs.mini.captions import caption, view_suffix
-from avatar_gs.mini.dataset import part_masks
+from avatar_gs.mini.dataset import CAMERAS, part_masks
 from avatar_gs.mini.faces import THRESHOLD, FaceNet, face_score
 from avatar_gs.mini.measure import PARTS, SHOWN_ON, asked_colours
 from avatar_gs.mini.people import Person, held_out, random_person
@@ -19,7 +19,7 @@ from avatar_gs.mini.scorer.lighting import paint_lit
 from avatar_gs.mini.scorer.model import Scorer, person_part
 from avatar_gs.mini.scorer.train_faces import BACK, FRONT, KINDS, draw_heads, soft
 from avatar_gs.mini.vocabulary import CLOTHES, HAIR
-from avatar_gs.render.config import CamerasConfig, FramingConfig
+from avatar_gs.render.config import FramingConfig
 from avatar_gs.render.shading import Shade
 from avatar_gs.types import ViewDirection
 
@@ -27,7 +27,7 @@ CAPTION_POOL, PERSON_POOL = 100, 20
 LEAST_SHOWN = 30
 """A part with fewer pixels in the picture is not asked for."""
 TURNS = {ViewDirection.FRONT: (-60.0, 60.0), ViewDirection.SIDE: (60.0, 120.0), ViewDirection.BACK: (120.0, 240.0)}
-NO_LEGS = replace(CamerasConfig(), lower=FramingConfig(0.0))
+NO_LEGS = replace(CAMERAS, lower=FramingConfig(0.0))
 Report = Callable[[str, int, int], object]
 """Called with (what, done, total)."""
 
@@ -48,7 +48,7 @@ def measure_scorer(
         known.append(_picture(_seen_from(person, ViewDirection.FRONT, rng), rng))
         for view in TURNS:
             shown[view].append(_picture(_seen_from(person, view, rng), rng))
-        seen = see(person, CamerasConfig(), 1, rng, poses=1)
+        seen = see(person, CAMERAS, 1, rng, poses=1)
         told.append((seen, caption(person, rng, 1.0) + view_suffix(*seen.kinds[0])))
         for shade, pictures in looks.items():
             pictures.append(_picture(seen, rng if shade is Shade.ALBEDO else lamps, shade))
