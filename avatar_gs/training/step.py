@@ -145,10 +145,11 @@ def all_losses(state: TrainingState, scene: Scene, settings: Settings, render: R
 
 def gradients(state: TrainingState, render: Render) -> list[Tensor | None]:
     """All that a backward pass has left for the update: of splats, of what the background paints, and the screen
-    positions' for densification."""
+    positions' for densification, where they were kept."""
     learned = [] if state.background is None else state.background.network.parameters()
     parameters = [*state.model.params.values(), *learned]
-    return [*(parameter.grad for parameter in parameters), render.info["means2d"].grad]
+    screen = render.info["means2d"]
+    return [*(parameter.grad for parameter in parameters), screen.grad if screen.retains_grad else None]
 
 
 def learn_background(state: TrainingState) -> None:

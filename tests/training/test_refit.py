@@ -1,6 +1,8 @@
 """What a run makes of guidance's options: several updates to one target, Bridge's second stage, the
 person alone."""
 
+import pytest
+
 from avatar_gs.guidance.config import BridgeConfig, Variant
 from avatar_gs.prior.prompts import BUCKETS
 from avatar_gs.training.loop import optimize
@@ -8,6 +10,7 @@ from avatar_gs.training.prompts import extra_prompts
 from tests.training.conftest import ColorPrior, color_prompts, small_settings
 
 
+@pytest.mark.filterwarnings("error:The .grad attribute")
 def test_several_updates_go_further_for_the_same_prior_calls(body):
     """The avatar begins in one grey, so the spread of its colours is how far it has come."""
     results = {}
