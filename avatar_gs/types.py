@@ -202,6 +202,8 @@ class IdentityPrior(Prior, Protocol):
     """What this prior has words for."""
     identity: Float[Tensor, "n d"] | None
     """What ``<id>`` means where nothing else is said."""
+    accessories: str
+    """What that person wears in photos beside what everybody does: a prompt without clothes should name it."""
 
     def token_rows(self, text: str) -> Float[Tensor, "n d"]:
         """The input embeddings of the tokens of ``text``."""

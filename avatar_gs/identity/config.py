@@ -4,11 +4,9 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from avatar_gs.errors import require, require_counts
-from avatar_gs.prior.config import PromptStyle
+from avatar_gs.prior.config import WEARING, PromptStyle
 
 MAX_TOKENS, MAX_STEPS, MAX_BATCH = 16, 100_000, 64
-WEARING = " wearing "
-"""What stands between a person and their clothes in a description."""
 
 
 class IdentityMethod(Enum):

@@ -20,17 +20,19 @@ from avatar_gs.errors import UserError
 from avatar_gs.identity.config import Clothes, EmbedConfig, IdentityMethod, Weighting
 from avatar_gs.identity.denoising import prediction_error, stratified_times, time_shares
 from avatar_gs.identity.description import Description, describe_photos, sort_photos
-from avatar_gs.identity.embedding import IdentityEmbedding, fingerprint
+from avatar_gs.identity.embedding import ACCESSORIES, IdentityEmbedding, fingerprint
 from avatar_gs.identity.photos import PhotoSet
 from avatar_gs.identity.rehearsal import Rehearsals, rehearsal_error, rehearse
 from avatar_gs.identity.templates import templates
 from avatar_gs.io import RunFolder, interruptible, load_state, save_state
 from avatar_gs.prior.config import PromptStyle
-from avatar_gs.prior.placeholder import PLACEHOLDER
+from avatar_gs.prior.placeholder import PLACEHOLDER, with_accessories
 from avatar_gs.seeding import generator
 from avatar_gs.types import IdentityPrior
 
 LOGGER = logging.getLogger(__name__)
+LESSONS = 2
+"""Raised whenever the same photos would be learned otherwise."""
 WORD = "person"
 BETAS, WEIGHT_DECAY = (0.9, 0.999), 1e-2
 ENCODE_BATCH = 4
@@ -149,7 +151,7 @@ def train_identity(
                 on_preview(state)
         if on_preview is not None:
             on_preview(state)
-    return IdentityEmbedding(state.rows.detach().cpu(), metadata(prior, photos, config, seed, lessons.description))
+    return IdentityEmbedding(state.rows.detach().cpu(), metadata(prior, photos, config, seed, lessons))
 
 
 @torch.no_grad()
@@ -167,6 +169,8 @@ class Lessons:
     phrases: Sequence[tuple[str, ...]]
     rehearsals: Rehearsals | None = None
     description: Description | None = None
+    accessories: str = ""
+    """What is said with ``<id>`` of every photo, so that it is not learned as part of the person."""
 
 
 def prepare(prior: IdentityPrior, photos: PhotoSet, config: EmbedConfig, style: PromptStyle, seed: int) -> Lessons:
@@ -182,7 +186,8 @@ def prepare(prior: IdentityPrior, photos: PhotoSet, config: EmbedConfig, style: 
         plain = latents[: len(photos)]  # without mirror images
         description = describe_photos(prior, plain, phrases[: len(photos)], prior.describable, seed)
     LOGGER.info("the photos show %s (embed.describe=… says otherwise)", description.whole())
-    return Lessons(latents, phrases, rehearse(prior, description, style, seed), description)
+    accessories = description.accessories(prior.describable)
+    return Lessons(latents, phrases, rehearse(prior, description, style, seed), description, accessories)
 
 
 def train_step(state: EmbedState, prior: IdentityPrior, lessons: Lessons, config: EmbedConfig, seed: int) -> float:
@@ -225,14 +230,16 @@ def photo_error(
     weighting: Weighting,
     draws: torch.Generator,
 ) -> Float[Tensor, " count"]:
-    """The denoising error of some photos that are called ``<id>``; differentiable in ``rows``."""
+    """The denoising error of some photos that are called ``<id>`` (with a hat, if they show one); differentiable in
+    ``rows``."""
     picks = pick_photos(len(lessons.latents), count, draws)
     z = lessons.latents[picks.to(lessons.latents.device)]
     t = stratified_times(time_shares(prior, weighting), count, draws).to(z.device)
     noise = torch.randn(z.shape, generator=draws).to(z.device)
     fitting = [lessons.phrases[index] for index in picks.tolist()]
     chosen = [options[int(torch.randint(len(options), (1,), generator=draws))] for options in fitting]
-    cond = prior.encode_prompts([phrase.format(PLACEHOLDER) for phrase in chosen], rows)
+    called = with_accessories(PLACEHOLDER, lessons.accessories)
+    cond = prior.encode_prompts([phrase.format(called) for phrase in chosen], rows)
     return prediction_error(prior, z, t, noise, cond)
 
 
@@ -248,19 +255,24 @@ def pick_photos(count: int, batch: int, draws: torch.Generator) -> Int[Tensor, "
 
 
 def metadata(
-    prior: IdentityPrior, photos: PhotoSet, config: EmbedConfig, seed: int, description: Description | None
+    prior: IdentityPrior, photos: PhotoSet, config: EmbedConfig, seed: int, lessons: Lessons
 ) -> dict[str, str]:
     """What the identity's file says of itself."""
-    described = {"description": description.whole()} if description is not None else {}
-    return described | {
-        "base_model": prior.name,
-        "text_encoder": fingerprint(prior),
-        "method": config.method.name,
-        "clothes": config.clothes.name,
-        "steps": str(config.steps),
-        "seed": str(seed),
-        "sources": " ".join(photos.hashes),
-    }
+    described = {} if lessons.description is None else {"description": lessons.description.whole()}
+    worn = {ACCESSORIES: lessons.accessories} if lessons.accessories else {}
+    return (
+        described
+        | worn
+        | {
+            "base_model": prior.name,
+            "text_encoder": fingerprint(prior),
+            "method": config.method.name,
+            "clothes": config.clothes.name,
+            "steps": str(config.steps),
+            "seed": str(seed),
+            "sources": " ".join(photos.hashes),
+        }
+    )
 
 
 def _due(step: int, every: int) -> bool:

@@ -3,6 +3,7 @@
 Words fit a photo when they let the prior tell the photo's noise well, at the same noise for all alternatives.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -10,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from avatar_gs.identity.config import WEARING
 from avatar_gs.identity.denoising import prediction_error
+from avatar_gs.prior.config import WEARING
 from avatar_gs.prior.placeholder import SOMEBODY
 from avatar_gs.seeding import generator
 from avatar_gs.types import Describable, IdentityPrior
@@ -41,6 +42,12 @@ class Description:
         """Somebody else in these clothes."""
         clothes = _listed(self.clothes.values())
         return f"{who}{WEARING}{clothes}" if clothes else who
+
+    def accessories(self, words: Describable) -> str:
+        """Of the clothes, those that not everybody wears, such as a hat."""
+        worn = self.worn_by("")
+        options = [option for some in words.clothes.values() if "" in some for option in some if option]
+        return _listed(option for option in options if re.search(rf"\b{re.escape(option)}\b", worn))
 
     @classmethod
     def parse(cls, text: str) -> "Description":

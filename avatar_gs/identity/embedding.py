@@ -27,6 +27,7 @@ from avatar_gs.prior.prompts import PLACEHOLDER
 from avatar_gs.types import IdentityPrior
 
 FORMAT = "avatar_gs.identity"
+ACCESSORIES = "accessories"
 VERSION = 1
 MAX_VECTORS = 75
 """What Stable Diffusion's 77 tokens leave between their beginning and end."""
@@ -48,7 +49,7 @@ class IdentityEmbedding:
     """The rows that ``<id>`` stands for among a text encoder's input embeddings.
 
     ``metadata`` may hold ``base_model``, ``text_encoder`` (see ``fingerprint``), ``method``, ``steps``,
-    ``source_hashes``, and whatever else says where the rows come from.
+    ``accessories``, ``source_hashes``, and whatever else says where the rows come from.
     """
 
     vectors: Float[Tensor, "n d"]
@@ -56,6 +57,11 @@ class IdentityEmbedding:
 
     def __len__(self) -> int:
         return len(self.vectors)
+
+    @property
+    def accessories(self) -> str:
+        """What to say beside ``<id>`` of somebody as in their photos, such as "a red hat"; often nothing."""
+        return self.metadata.get(ACCESSORIES, "")
 
 
 def write_identity(path: str | os.PathLike[str], embedding: IdentityEmbedding) -> None:

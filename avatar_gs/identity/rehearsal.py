@@ -3,8 +3,10 @@
 Photos of one outfit teach that the person *is* that outfit. So the prior first paints somebody who is described as
 the photos were, in their clothes and in others, and is asked of its own paintings, with ``<id>`` in the prompt, what it
 says of them with the description in its place. The difference is a loss without noise (a distillation of words into
-rows), which is meant to leave the clothes that a prompt names to the prompt. What words do not say (the face, the very
-shade) the photos teach. ``stage=evaluate suite=identity`` measures what it does (table "Choices").
+rows), which is meant to leave the clothes that a prompt names to the prompt. What not everybody wears, such as a hat,
+no other outfit contradicts: it is said with ``<id>`` wherever it is seen, of photos too, so that the rows need not hold
+it. What words do not say (the face, the very shade) the photos teach. ``stage=evaluate suite=identity`` measures what
+it does (table "Choices").
 """
 
 from dataclasses import dataclass, replace
@@ -18,12 +20,13 @@ from avatar_gs.identity.denoising import sample_latents, stratified_times
 from avatar_gs.identity.description import Description
 from avatar_gs.identity.templates import templates
 from avatar_gs.prior.config import MINI_NEGATIVE, PromptStyle
-from avatar_gs.prior.placeholder import PLACEHOLDER
+from avatar_gs.prior.placeholder import PLACEHOLDER, with_accessories
 from avatar_gs.seeding import generator
 from avatar_gs.types import Describable, IdentityPrior
 
 OWN, OTHERS = 24, 24
-"""Paintings in the clothes of the photos, where ``<id>`` alone is said, and in others, which are named."""
+"""Paintings in the clothes of the photos, where ``<id>`` is said (and a hat, if there is one), and in others, which are
+named."""
 SOMETIMES = 0.2
 """How often another outfit has what not everybody wears."""
 STEPS, CFG_SCALE = 12, 4.0
@@ -49,11 +52,12 @@ def rehearse(prior: IdentityPrior, description: Description, style: PromptStyle,
     draws = generator(seed, 0, "rehearse")
     people = [description] * OWN + other_outfits(prior.describable, description, OTHERS, draws)
     groups = templates(style)
+    own = with_accessories(PLACEHOLDER, description.accessories(prior.describable))
     said, meant = [], []
     for index, person in enumerate(people):
         group = groups[index % len(groups)]
         template = group[int(torch.randint(len(group), (1,), generator=draws))]
-        said.append(template.format(PLACEHOLDER if index < OWN else person.worn_by(PLACEHOLDER)))
+        said.append(template.format(own if index < OWN else person.worn_by(PLACEHOLDER)))
         meant.append(template.format(person.whole()))
     latents = sample_latents(prior, meant, NEGATIVE[style], draws, steps=STEPS, cfg_scale=CFG_SCALE)
     return Rehearsals(latents, tuple(said), tuple(meant))

@@ -7,6 +7,8 @@ from avatar_gs.errors import UserError, require, require_counts
 
 PLACEHOLDER = "<id>"
 """What stands for the person of an identity in a prompt, as a name would."""
+WEARING = " wearing "
+"""What stands between a person and their clothes in a prompt."""
 FRAMINGS = ("body", "head", "upper", "lower")
 VIEWS = ("front", "side", "back", "overhead")
 MAX_CHUNK = 4096

@@ -72,6 +72,7 @@ class StableDiffusionPrior:
         self.known_names = known_names
         self.describable = describable
         self.identity: Float[Tensor, "n d"] | None = None
+        self.accessories = ""
         self.tokenizer = tokenizer
         self.scheduler: Any = scheduler
         self.text_encoder: Any = text_encoder.requires_grad_(False).eval()

@@ -21,7 +21,7 @@ from avatar_gs.device import choose_device
 from avatar_gs.errors import UserError
 from avatar_gs.evaluation.controls import fingerprint
 from avatar_gs.export.sheets import sheet, to_uint8, write_png
-from avatar_gs.identity.cross_init import EmbedState, train_identity
+from avatar_gs.identity.cross_init import LESSONS, EmbedState, train_identity
 from avatar_gs.identity.curve import loss_curve, smoothed
 from avatar_gs.identity.embedding import IdentityEmbedding, check_fits, read_identity, write_identity
 from avatar_gs.identity.photos import PhotoSet, load_photos
@@ -90,7 +90,7 @@ def give_identity(prior: StableDiffusionPrior, settings: Settings) -> None:
                 f"photos={settings.photos} (stage=all does both)"
             )
         embedding = read_identity(path)
-    prior.identity = embedding.vectors.to(prior.device)
+    prior.identity, prior.accessories = embedding.vectors.to(prior.device), embedding.accessories
 
 
 def source_of(settings: Settings) -> str:
@@ -161,7 +161,7 @@ def key_of(settings: Settings, prior: StableDiffusionPrior, photos: PhotoSet) ->
         for name, value in asdict(settings.embed.resolved(style)).items()
         if name not in ("preview_every", "checkpoint_every", "fast", "min_size")
     }
-    facts = [list(photos.hashes), config, style.name, settings.seed, prior.image_size, fingerprint(prior)]
+    facts = [LESSONS, list(photos.hashes), config, style.name, settings.seed, prior.image_size, fingerprint(prior)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
 
 

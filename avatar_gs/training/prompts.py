@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 from avatar_gs.guidance.conditions import corrupt_prompts
 from avatar_gs.guidance.config import Variant
 from avatar_gs.prior.config import PLACEHOLDER
-from avatar_gs.prior.placeholder import with_placeholder
+from avatar_gs.prior.placeholder import with_accessories, with_placeholder
 from avatar_gs.prior.prompts import BucketPrompt, bucket_prompts, fit_prompt, texts
 from avatar_gs.settings import Settings
 
@@ -19,6 +19,7 @@ class Reader(Protocol):
     """The part of a prior that knows what it can read (``StableDiffusionPrior`` does)."""
 
     name: str
+    accessories: str
 
     def truncate(self, prompt: str, reserve: str = "") -> tuple[str, str]: ...
 
@@ -28,17 +29,19 @@ class Reader(Protocol):
 def run_prompts(settings: Settings, prior: Reader) -> dict[str, BucketPrompt]:
     """The prompts of every bucket of views; says in the log what of the sentence the prior cannot read.
 
-    With an identity, ``<id>`` stands in front of a sentence that does not name it.
+    With an identity, ``<id>`` stands in front of a sentence that does not name it, and one that says nothing of clothes
+    gets the hat of the photos, if there is one.
 
     The sentence is cut, not the view words that follow it: without those, a back would get a face.
     """
     prompt = with_placeholder(settings.prompt) if settings.has_identity else settings.prompt
+    prompt = with_accessories(prompt, prior.accessories)
     return bucket_prompts(_readable(prompt, settings, prior), settings.negative_prompt, settings.prior.prompts)
 
 
 def source_prompts(settings: Settings, prior: Reader) -> dict[str, str]:
     """What editing takes the avatar of ``init`` to be, in every bucket of views."""
-    kept = _readable(settings.source_prompt, settings, prior)
+    kept = _readable(with_accessories(settings.source_prompt, prior.accessories), settings, prior)
     positive, _ = texts(bucket_prompts(kept, settings.negative_prompt, settings.prior.prompts))
     return positive
 

@@ -58,6 +58,11 @@ def test_a_description_is_said_as_captions_say_it():
     assert replace(found, clothes={}).worn_by("<id>") == "<id>"
     three = replace(found, clothes={"a": "a hat", "b": "a shirt", "c": "boots"})
     assert three.worn_by("she") == "she wearing a hat, a shirt and boots"
+    words = replace(WORDS, clothes={"hat": ("", "a hat"), "shirt": ("a shirt",), "eyes": ("", "glasses")})
+    assert three.accessories(words) == "a hat"
+    both = Description.parse("a man wearing glasses, a shirt and a hat")
+    assert both.accessories(words) == "a hat and glasses"
+    assert Description.parse("a man wearing sunglasses and a hatchet").accessories(words) == ""
     text = "an old woman with grey hair wearing a coat and boots"
     assert Description.parse(f" {text} ").whole() == text
     assert Description.parse(text).worn_by("<id>") == "<id> wearing a coat and boots"

@@ -46,9 +46,13 @@ def test_own_clothes_are_meant_by_the_name_and_others_are_named(priors, style):
     assert found.latents.isfinite().all()
     for index, (said, meant) in enumerate(zip(found.said, found.meant, strict=True)):
         assert said.count("<id>") == 1 and "<id>" not in meant
-        assert ("wearing" in said) == (index >= 3)
+        assert ("<id> wearing red trousers" in said) == (index < 3), "not everybody wears them: they are said"
+        assert ("wearing a" in said) == (index >= 3)
         assert "a man with very tall wearing" in meant and ("a red shirt and red trousers" in meant) == (index < 3)
-        assert meant == said.replace("<id>", SOMEBODY.whole() if index < 3 else "a man with very tall")
+        called, person = (
+            ("<id> wearing red trousers", SOMEBODY.whole()) if index < 3 else ("<id>", "a man with very tall")
+        )
+        assert meant == said.replace(called, person)
     assert torch.equal(rehearse(prior, SOMEBODY, style, seed=0).latents, found.latents)
 
 
@@ -87,6 +91,26 @@ def test_the_first_steps_rehearse_only_and_then_half_of_each(priors, monkeypatch
     config = EmbedConfig(tokens=2, steps=5, batch=4, lr=0.05, clothes=Clothes.free)
     cross_init.train_identity(priors["sd15"], photos(), config)
     assert asked == {"rehearsed": [4, 4, 2, 2, 2], "photos": [2, 2, 2]}
+
+
+@pytest.mark.parametrize(
+    ("described", "worn"),
+    [("a man wearing a blue shirt and red trousers", "red trousers"), ("a man wearing jeans", "")],
+)
+def test_what_not_everybody_wears_is_said_of_every_photo_and_written_into_the_file(priors, tmp_path, described, worn):
+    """So that the rows need not hold it, and a prompt without clothes can say it again."""
+    prior, config = priors["sd15"], EmbedConfig(tokens=2, steps=1, batch=2, lr=0.05, describe=described)
+    config = config.resolved(PromptStyle.mini)
+    lessons = cross_init.prepare(prior, photos(), config, PromptStyle.mini, 0)
+    assert lessons.accessories == worn
+    asked, really = [], prior.encode_prompts
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prior, "encode_prompts", lambda said, rows=None: asked.extend(said) or really(said, rows))
+        rows = prior.token_rows("red man")
+        cross_init.photo_error(prior, lessons, rows, 4, config.weighting, torch.Generator().manual_seed(0))
+    assert len(asked) == 4 and all(("<id> wearing red trousers" in prompt) == bool(worn) for prompt in asked)
+    write_identity(tmp_path / "a.safetensors", cross_init.train_identity(prior, photos(), config))
+    assert read_identity(tmp_path / "a.safetensors").accessories == worn
 
 
 def test_the_file_says_how_the_photos_were_described(priors, tmp_path):

@@ -14,7 +14,7 @@ from avatar_gs.prior.config import PriorConfig, PromptConfig, PromptStyle
 from avatar_gs.prior.folder import PACKAGED
 from avatar_gs.prior.identity import known_names, placed_tokens
 from avatar_gs.prior.names import WELL_KNOWN
-from avatar_gs.prior.placeholder import with_placeholder
+from avatar_gs.prior.placeholder import with_accessories, with_placeholder
 from avatar_gs.prior.prompts import PLACEHOLDER, bucket_prompts, fit_prompt
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.prior.text import truncate
@@ -163,3 +163,18 @@ def test_known_names(tmp_path):
 
 def test_the_packaged_names_are_the_mini_worlds():
     assert known_names(PACKAGED) == tuple(person.name for person in individuals())
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("<id>", "<id> wearing a red hat"),
+        ("<id>, smiling like <id>", "<id> wearing a red hat, smiling like <id>"),
+        ("<id> wearing a raincoat", "<id> wearing a raincoat"),
+        ("<id> Dressed in blue", "<id> Dressed in blue"),
+        ("a person", "a person"),
+    ],
+)
+def test_a_hat_comes_off_with_another_outfit_only(prompt, expected):
+    assert with_accessories(prompt, "a red hat") == expected
+    assert with_accessories(prompt, "") == prompt

@@ -7,14 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float
-from torch import Tensor
-
 from avatar_gs.errors import UserError
 from avatar_gs.evaluation.identity.people import PICTURES, write_pictures
 from avatar_gs.evaluation.identity.records import Cost
-from avatar_gs.identity.cross_init import train_identity
-from avatar_gs.identity.embedding import read_identity, write_identity
+from avatar_gs.identity.cross_init import LESSONS, train_identity
+from avatar_gs.identity.embedding import IdentityEmbedding, read_identity, write_identity
 from avatar_gs.identity.photos import PhotoSet, load_photos
 from avatar_gs.io import write_json
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
@@ -26,7 +23,7 @@ from avatar_gs.training.loop import peak_memory_mib
 class Trained:
     """An identity and what its training took."""
 
-    vectors: Float[Tensor, "n d"]
+    embedding: IdentityEmbedding
     cost: Cost
 
 
@@ -57,7 +54,7 @@ class Identities:
 
     def _key(self, photos: PhotoSet, settings: Settings) -> str:
         style = settings.prior.prompts.style.name
-        facts: list[Any] = [photos.hashes, settings.plain()["embed"], style, settings.seed, self.fingerprint]
+        facts: list[Any] = [LESSONS, photos.hashes, settings.plain()["embed"], style, settings.seed, self.fingerprint]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     def _train(self, own: Path, photos: PhotoSet, settings: Settings) -> Trained:
@@ -71,13 +68,13 @@ class Identities:
         )
         write_identity(own / "identity.safetensors", embedding)
         write_json(own / "cost.json", cost.plain())
-        return Trained(embedding.vectors, cost)
+        return Trained(embedding, cost)
 
 
 def _load(own: Path) -> Trained | None:
     """What ``_train`` has finished."""
     try:
         cost = Cost(**json.loads((own / "cost.json").read_text(encoding="utf-8")))
-        return Trained(read_identity(own / "identity.safetensors").vectors, cost)
+        return Trained(read_identity(own / "identity.safetensors"), cost)
     except (OSError, json.JSONDecodeError, TypeError, UserError):
         return None

@@ -49,7 +49,7 @@ from avatar_gs.training.loop import optimize
 from avatar_gs.training.prompts import run_prompts
 from avatar_gs.types import Views
 
-SCHEMA = 1
+SCHEMA = 2
 """Raised whenever records of the same job would read differently."""
 RESULT_SETTINGS = ("negative_prompt", "prior", "guidance", "cameras", "splats", "density", "optimize", "embed")
 FEWER = (1, 2, 4)
@@ -182,10 +182,11 @@ class Maker:
     def _optimize(self, job: Job, settings: Settings) -> "Shots":
         prior, cost = copy.copy(self.prior), None  # the networks are shared
         prior.control_scale = settings.prior.control_scale
-        prior.identity = None
+        prior.identity, prior.accessories = None, ""
         if job.kind is not Kind.NO_IDENTITY:
             trained = self._identities.of(job.person, job.pictures, settings)
-            prior.identity, cost = trained.vectors.to(prior.device), trained.cost
+            prior.identity, cost = trained.embedding.vectors.to(prior.device), trained.cost
+            prior.accessories = trained.embedding.accessories
         began = time.monotonic()
         result = optimize(settings, self.body, prior, run_prompts(settings, prior))
         seconds = time.monotonic() - began
