@@ -128,12 +128,14 @@ def test_a_run_with_only_an_identity_takes_any_prompt_but_no_other_person(prior,
 
 def test_an_identity_file_serves_in_place_of_photos(prior, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    write_identity("anna.safetensors", IdentityEmbedding(torch.randn(3, 16), {}))
+    write_identity("anna.safetensors", IdentityEmbedding(torch.randn(3, 16), {"accessories": "hat"}))
     write_identity("wide.safetensors", IdentityEmbedding(torch.randn(3, 24), {}))
     assert cli.main(["stage=embed", "name=wide", "identity=wide.safetensors", *words(prior)]) == 1
     assert "identity=wide.safetensors was made for" in capsys.readouterr().err
     assert cli.main(["stage=preview", "name=a", "identity=anna.safetensors", *words(prior)]) == 0
-    assert "“<id>, close-up of the head, front view”" in capsys.readouterr().err, "without a prompt: the person as is"
+    said = capsys.readouterr().err
+    assert "“<id>, close-up of the head, front view”" in said, "without a prompt: the person as is"
+    assert "does not read “wearing hat”" in said, "of the photos; more than this prior has room for"
     assert cli.main(["stage=optimize", "identity=anna.safetensors", "name=a", *words(prior, *SMALL)]) == 0
 
 
