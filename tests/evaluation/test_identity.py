@@ -104,6 +104,7 @@ def test_new_outfits_are_all_new_and_said():
         assert len(set(names)) == 3 and not set(names) & {own.shirt, own.bottoms_colour, own.shoes, own.hat}
         prompt = people.outfit_prompt(outfit)
         assert prompt.startswith("<id> wearing a") and all(name in prompt for name in names)
+        assert f"{'long' if own.long_sleeves else 'short'} sleeves" in prompt
         assert not outfit.hat and not outfit.glasses and outfit.bottoms == "trousers"
 
 

@@ -112,6 +112,7 @@ def other_outfit(index: int) -> Outfit:
 
 
 def outfit_prompt(outfit: Outfit) -> str:
-    """What is asked for, as an avatar's prompt."""
-    article = "an" if outfit.shirt == "orange" else "a"
-    return f"<id> wearing {article} {outfit.shirt} shirt, {outfit.bottoms_colour} trousers and {outfit.shoes} shoes"
+    """What is asked for, as an avatar's prompt; also the sleeves, where skin begins."""
+    article, sleeves = "an" if outfit.shirt == "orange" else "a", "long" if outfit.long_sleeves else "short"
+    shirt = f"{article} {outfit.shirt} shirt with {sleeves} sleeves"
+    return f"<id> wearing {shirt}, {outfit.bottoms_colour} trousers and {outfit.shoes} shoes"
