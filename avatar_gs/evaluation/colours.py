@@ -11,22 +11,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from avatar_gs.body.model import Body
-from avatar_gs.evaluation.avatar import Pictures, Strip, draw, measure, strip
+from avatar_gs.evaluation.avatar import Strip, measure, strip
 from avatar_gs.evaluation.config import EvaluateConfig
 from avatar_gs.evaluation.controls import fingerprint, with_random_weights, with_words_exchanged
 from avatar_gs.evaluation.folder import RecordFolder, complete
 from avatar_gs.evaluation.records import Kind, Record
+from avatar_gs.evaluation.theatre import Theatre
 from avatar_gs.evaluation.truth import (
     CLOSE_UP,
     Case,
-    Stage,
-    Truth,
     cases,
-    draw_truth,
-    neutral_body,
     red_blue_cases,
-    set_stage,
 )
 from avatar_gs.guidance.config import Method
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
@@ -71,13 +66,8 @@ class Maker:
 
     def __init__(self, settings: Settings, prior: StableDiffusionPrior) -> None:
         self.settings, self.prior = settings, prior
-        self.body: Body = neutral_body(prior.device)
+        self.theatre = Theatre(prior.device)
         self.fingerprint = fingerprint(prior)
-        self._truths: dict[str, Truth] = {}
-
-    @cached_property
-    def stage(self) -> Stage:
-        return set_stage()
 
     @cached_property
     def _random(self) -> StableDiffusionPrior:
@@ -102,18 +92,18 @@ class Maker:
 
     def make(self, job: Job) -> tuple[Record, Strip]:
         """Optimises the job's avatar and measures it before the first step and at the end."""
-        settings, prior, truth = self.settings_of(job), self._prior(job.kind), self._truth(job.case)
+        settings, prior, truth = self.settings_of(job), self._prior(job.kind), self.theatre.truth(job.case)
         start = self._start(settings)
         began = time.monotonic()
-        result = optimize(settings, self.body, prior, run_prompts(settings, prior))
+        result = optimize(settings, self.theatre.body, prior, run_prompts(settings, prior))
         seconds = time.monotonic() - began
-        pictures = self._pictures(result.model)
+        pictures = self.theatre.pictures(result.model)
         record = Record(
             kind=job.kind,
             prompt=job.case.prompt,
             seed=job.seed,
             asked={part: name for part, name in job.case.asked.items() if part in CLOSE_UP},
-            start=measure(self._pictures(start), truth),
+            start=measure(self.theatre.pictures(start), truth),
             end=measure(pictures, truth),
             metrics=result.metrics,
             seconds=seconds,
@@ -128,15 +118,8 @@ class Maker:
     def _start(self, settings: Settings) -> GaussianModel:
         """The grey avatar that ``optimize`` starts from."""
         begin = generator(settings.seed, 0, "splats")
-        return surface_splats(settings.splats, self.body.rest(), self.body.weights, begin).to(self.prior.device)
-
-    def _pictures(self, model: GaussianModel) -> Pictures:
-        return draw(model.pose(self.stage.posed.T_posed_rest.to(model.device)), self.stage)
-
-    def _truth(self, case: Case) -> Truth:
-        if case.prompt not in self._truths:
-            self._truths[case.prompt] = draw_truth(case, self.stage)
-        return self._truths[case.prompt]
+        body = self.theatre.body
+        return surface_splats(settings.splats, body.rest(), body.weights, begin).to(self.prior.device)
 
 
 def make_records(settings: Settings, prior: StableDiffusionPrior, folder: RecordFolder[Record]) -> dict[str, Record]:

@@ -2,11 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
-from avatar_gs.body.model import Body
-from avatar_gs.evaluation.avatar import Pictures, Strip, draw, in_a_row, measure
+from avatar_gs.evaluation.avatar import Pictures, Strip, in_a_row, measure
 from avatar_gs.evaluation.colours import RESULT_SETTINGS
 from avatar_gs.evaluation.config import EvaluateConfig
 from avatar_gs.evaluation.controls import fingerprint
@@ -14,12 +12,12 @@ from avatar_gs.evaluation.editing.edits import Edit, edits
 from avatar_gs.evaluation.editing.kept import differences, silhouette_overlap
 from avatar_gs.evaluation.editing.records import BEFORE, EditRecord
 from avatar_gs.evaluation.folder import RecordFolder, complete
-from avatar_gs.evaluation.truth import CLOSE_UP, Case, Stage, Truth, draw_truth, neutral_body, set_stage
+from avatar_gs.evaluation.theatre import Theatre
+from avatar_gs.evaluation.truth import CLOSE_UP, Truth
 from avatar_gs.guidance.presets import fitted, named_preset
 from avatar_gs.io import RunFolder
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Settings, short_hash
-from avatar_gs.splats.model import GaussianModel
 from avatar_gs.training.initial import load_initial
 from avatar_gs.training.loop import optimize
 from avatar_gs.training.prompts import run_prompts, source_prompts
@@ -69,13 +67,8 @@ class Maker:
 
     def __init__(self, settings: Settings, prior: StableDiffusionPrior, folder: Path) -> None:
         self.settings, self.prior, self.folder = settings, prior, folder
-        self.body: Body = neutral_body(prior.device)
+        self.theatre = Theatre(prior.device)
         self.fingerprint = fingerprint(prior)
-        self._truths: dict[str, Truth] = {}
-
-    @cached_property
-    def stage(self) -> Stage:
-        return set_stage()
 
     def settings_of(self, job: Job) -> Settings:
         """The command's settings; for an edit with the method, the number of steps and the avatar to begin with."""
@@ -109,14 +102,14 @@ class Maker:
         describes, and of the avatar."""
         settings, edit, run = self.settings_of(job), job.edit, self._avatar(job)
         shown = source_prompts(settings, self.prior) if settings.guidance.edits else None
-        initial = load_initial(replace(settings, init=str(run.path)), self.body, shown)
+        initial = load_initial(replace(settings, init=str(run.path)), self.theatre.body, shown)
         model, metrics = initial.model, run.metrics()["optimize"]
         if job.preset != BEFORE:
             prompts = run_prompts(settings, self.prior)
-            result = optimize(settings, self.body, self.prior, prompts, initial=initial)
+            result = optimize(settings, self.theatre.body, self.prior, prompts, initial=initial)
             model, metrics = result.model, result.metrics
-        was, becomes = self._truth(edit.before), self._truth(edit.after)
-        before, after = self._pictures(initial.model), self._pictures(model)
+        was, becomes = self.theatre.truth(edit.before), self.theatre.truth(edit.after)
+        before, after = self.theatre.pictures(initial.model), self.theatre.pictures(model)
         record = EditRecord(
             preset=job.preset,
             changed=edit.changed,
@@ -138,22 +131,14 @@ class Maker:
         job = replace(job, preset=BEFORE)
         settings, run = self.settings_of(job), RunFolder(self.folder / self.key(job))
         if not run.finished("optimize"):
-            result = optimize(settings, self.body, self.prior, run_prompts(settings, self.prior), run)
+            result = optimize(settings, self.theatre.body, self.prior, run_prompts(settings, self.prior), run)
             run.record("optimize", **result.metrics)
         return run
 
     def _strip(self, pictures: Pictures, truth: Truth) -> Strip:
-        views = [self.stage.index(framing, direction) for framing, direction in STRIP_VIEWS]
+        views = [self.theatre.stage.index(framing, direction) for framing, direction in STRIP_VIEWS]
         avatar = pictures.on_grey()
         return in_a_row([truth.picture(view) for view in views] + [avatar[view] for view in views])
-
-    def _pictures(self, model: GaussianModel) -> Pictures:
-        return draw(model.pose(self.stage.posed.T_posed_rest.to(model.device)), self.stage)
-
-    def _truth(self, case: Case) -> Truth:
-        if case.prompt not in self._truths:
-            self._truths[case.prompt] = draw_truth(case, self.stage)
-        return self._truths[case.prompt]
 
 
 def make_records(

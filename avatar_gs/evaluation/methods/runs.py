@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -19,7 +18,8 @@ from avatar_gs.evaluation.controls import fingerprint, weights_fingerprint
 from avatar_gs.evaluation.folder import RecordFolder, complete
 from avatar_gs.evaluation.methods.records import Record
 from avatar_gs.evaluation.methods.reference import around, sample_colours, saturation
-from avatar_gs.evaluation.truth import DIRECTIONS, Case, Stage, Truth, cases, draw_truth, neutral_body, set_stage
+from avatar_gs.evaluation.theatre import Theatre
+from avatar_gs.evaluation.truth import DIRECTIONS, Case, cases
 from avatar_gs.guidance.config import EDITING, GuidanceConfig, Method
 from avatar_gs.guidance.presets import fitted, named_preset, preset_names
 from avatar_gs.mini.scorer.model import Scorer
@@ -96,14 +96,9 @@ class Maker:
 
     def __init__(self, settings: Settings, prior: StableDiffusionPrior, scorer: Scorer) -> None:
         self.settings, self.prior, self.scorer = settings, prior, scorer
-        self.body = neutral_body(prior.device)
+        self.theatre = Theatre(prior.device)
         self._fingerprints = [fingerprint(prior), weights_fingerprint({"scorer": scorer.model})]
-        self._truths: dict[str, Truth] = {}
         self._colours: dict[str, Float[np.ndarray, "N 3"]] = {}
-
-    @cached_property
-    def stage(self) -> Stage:
-        return set_stage()
 
     def settings_of(self, job: Job) -> Settings:
         """The command's settings with the job's method, steps and ControlNet."""
@@ -128,15 +123,15 @@ class Maker:
     def make(self, job: Job) -> tuple[Record, Strip]:
         """Optimises the job's avatar and measures it. The strip shows the true person from the front, and the avatar
         from four sides."""
-        settings, truth = self.settings_of(job), self._truth(job.case)
+        settings, truth = self.settings_of(job), self.theatre.truth(job.case)
         own = self._own_colours(job.case)
         prior = copy.copy(self.prior)  # the networks are shared
         prior.control_scale = settings.prior.control_scale
         began = time.monotonic()
-        result = optimize(settings, self.body, prior, run_prompts(settings, prior))
+        result = optimize(settings, self.theatre.body, prior, run_prompts(settings, prior))
         seconds = time.monotonic() - began
-        gaussians = result.model.pose(self.stage.posed.T_posed_rest.to(result.model.device))
-        pictures = draw(gaussians, self.stage)
+        gaussians = result.model.pose(self.theatre.stage.posed.T_posed_rest.to(result.model.device))
+        pictures = draw(gaussians, self.theatre.stage)
         orbit = draw_from(gaussians, around().stages[0].views.cameras)
         record = Record(
             preset=job.preset,
@@ -152,18 +147,13 @@ class Maker:
             metrics=result.metrics,
             seconds=seconds,
         )
-        views, shown = [self.stage.index(Framing.BODY, name) for name in DIRECTIONS], pictures.on_grey()
+        views, shown = [self.theatre.stage.index(Framing.BODY, name) for name in DIRECTIONS], pictures.on_grey()
         return record, in_a_row([truth.picture(views[0]), *(shown[view] for view in views)])
 
     def _features(self, orbit: Pictures) -> list[list[float]]:
         with torch.no_grad():
             seen = self.scorer.image_features(torch.from_numpy(orbit.on_grey().astype(np.float32)))
         return seen.cpu().numpy().round(5).tolist()
-
-    def _truth(self, case: Case) -> Truth:
-        if case.prompt not in self._truths:
-            self._truths[case.prompt] = draw_truth(case, self.stage)
-        return self._truths[case.prompt]
 
     def _own_colours(self, case: Case) -> Float[np.ndarray, "N 3"]:
         if case.prompt not in self._colours:

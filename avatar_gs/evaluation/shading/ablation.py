@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from avatar_gs.body.model import Body
 from avatar_gs.evaluation.avatar import Pictures, Strip, in_a_row, measure
 from avatar_gs.evaluation.colours import RESULT_SETTINGS
 from avatar_gs.evaluation.config import EvaluateConfig
@@ -19,14 +18,12 @@ from avatar_gs.evaluation.controls import fingerprint, weights_fingerprint
 from avatar_gs.evaluation.folder import RecordFolder, complete
 from avatar_gs.evaluation.shading.looks import Retrieval, blank, draw_looks, true_pictures
 from avatar_gs.evaluation.shading.records import Row, ShadingRecord
+from avatar_gs.evaluation.theatre import Theatre
 from avatar_gs.evaluation.truth import (
     CLOSE_UP,
     Case,
     Truth,
     cases,
-    draw_truth,
-    neutral_body,
-    set_stage,
 )
 from avatar_gs.mini.scorer.model import Scorer
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
@@ -89,11 +86,9 @@ class Maker:
 
     def __init__(self, settings: Settings, prior: StableDiffusionPrior, scorer: Scorer) -> None:
         self.settings, self.prior = settings, prior
-        self.body: Body = neutral_body(prior.device)
-        self.stage = set_stage()
-        self.retrieval = Retrieval(scorer, self.stage)
+        self.theatre = Theatre(prior.device)
+        self.retrieval = Retrieval(scorer, self.theatre.stage)
         self.fingerprint = fingerprint(prior) + weights_fingerprint({"scorer": scorer.model})
-        self._truths: dict[str, Truth] = {}
 
     def key(self, job: Job) -> str:
         """Hexadecimal digits that stand for all that the job's result depends on."""
@@ -103,11 +98,11 @@ class Maker:
 
     def make(self, job: Job) -> tuple[ShadingRecord, Strip]:
         """Optimises the job's avatar and measures its three looks."""
-        settings, truth = settings_of(self.settings, job), self._truth(job.case)
+        settings, truth = settings_of(self.settings, job), self.theatre.truth(job.case)
         began = time.monotonic()
-        result = optimize(settings, self.body, self.prior, run_prompts(settings, self.prior))
+        result = optimize(settings, self.theatre.body, self.prior, run_prompts(settings, self.prior))
         seconds = time.monotonic() - began
-        looks = draw_looks(result.model, self.stage, settings.optimize.shading)
+        looks = draw_looks(result.model, self.theatre.stage, settings.optimize.shading)
         shown = {shade.value: pictures.on_grey() for shade, pictures in looks.items()}
         shown |= {"truth": true_pictures(truth), "silhouette": blank(looks[Shade.ALBEDO])}
         record = ShadingRecord(
@@ -125,15 +120,10 @@ class Maker:
 
     def _strip(self, looks: dict[Shade, Pictures], truth: Truth) -> Strip:
         """As ``STRIP_LABELS`` names its pictures."""
-        sides = [self.stage.index(Framing.BODY, side) for side in STRIP_SIDES]
+        sides = [self.theatre.stage.index(Framing.BODY, side) for side in STRIP_SIDES]
         cells: list[np.ndarray] = [truth.picture(sides[0])]
         cells += [looks[shade].on_grey()[view] for view in sides for shade in Shade]
         return in_a_row(cells)
-
-    def _truth(self, case: Case) -> Truth:
-        if case.prompt not in self._truths:
-            self._truths[case.prompt] = draw_truth(case, self.stage)
-        return self._truths[case.prompt]
 
 
 def make_records(
