@@ -17,12 +17,7 @@ from avatar_gs.evaluation.controls import fingerprint, with_random_weights, with
 from avatar_gs.evaluation.folder import RecordFolder, complete
 from avatar_gs.evaluation.records import Kind, Record
 from avatar_gs.evaluation.theatre import Theatre
-from avatar_gs.evaluation.truth import (
-    CLOSE_UP,
-    Case,
-    cases,
-    red_blue_cases,
-)
+from avatar_gs.evaluation.truth import CLOSE_UP, Case, cases, red_blue_cases
 from avatar_gs.guidance.config import Method
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.seeding import generator

@@ -260,19 +260,16 @@ def metadata(
     """What the identity's file says of itself."""
     described = {} if lessons.description is None else {"description": lessons.description.whole()}
     worn = {ACCESSORIES: lessons.accessories} if lessons.accessories else {}
-    return (
-        described
-        | worn
-        | {
-            "base_model": prior.name,
-            "text_encoder": fingerprint(prior),
-            "method": config.method.name,
-            "clothes": config.clothes.name,
-            "steps": str(config.steps),
-            "seed": str(seed),
-            "sources": " ".join(photos.hashes),
-        }
-    )
+    facts = {
+        "base_model": prior.name,
+        "text_encoder": fingerprint(prior),
+        "method": config.method.name,
+        "clothes": config.clothes.name,
+        "steps": str(config.steps),
+        "seed": str(seed),
+        "sources": " ".join(photos.hashes),
+    }
+    return described | worn | facts
 
 
 def _due(step: int, every: int) -> bool:

@@ -46,12 +46,12 @@ from avatar_gs.mini.shards import write_missing
 from avatar_gs.mini.vocabulary import CLOTHES
 from avatar_gs.mini.wardrobe import Wardrobe, dress, load_wardrobe
 from avatar_gs.render.cameras import sample_views
-from avatar_gs.render.config import CamerasConfig, FramingConfig
+from avatar_gs.render.config import CamerasConfig
 from avatar_gs.render.pose_map import draw_points, stack_points, visible_points
 from avatar_gs.types import Framing, PosedBody, ViewDirection, Views
 
 SIZE, OVERSAMPLING, LATENT_SIZE = 128, 2, 16
-CAMERAS = replace(CamerasConfig(), head=FramingConfig(0.30, 0.75, 1.15))
+CAMERAS = replace(CamerasConfig(), head=replace(CamerasConfig().head, probability=0.3))
 """Where people are drawn from: heads less often than an avatar's run looks at them."""
 CAPTIONS = 3
 """Captions written for every picture."""

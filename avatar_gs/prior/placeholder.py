@@ -4,8 +4,8 @@ from avatar_gs.prior.config import PLACEHOLDER, WEARING
 
 SOMEBODY = "a person"
 """What stands there in the views that the identity is kept out of."""
-DRESSED = ("wearing", "wears", "dressed")
-"""Words of a prompt that says itself what somebody wears."""
+DRESSED = ("wearing", "wears", "dressed", "in")
+"""Words of a prompt that says itself what somebody wears ("in a garden" is taken for clothes, too)."""
 AFTER_A_NAME = ("wearing", "in", "with", "as", "dressed", "who", "has", "wears", "and")
 """Words that go on after a name without a comma."""
 

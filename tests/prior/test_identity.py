@@ -172,6 +172,7 @@ def test_the_packaged_names_are_the_mini_worlds():
         ("<id>, smiling like <id>", "<id> wearing a red hat, smiling like <id>"),
         ("<id> wearing a raincoat", "<id> wearing a raincoat"),
         ("<id> Dressed in blue", "<id> Dressed in blue"),
+        ("<id> in a raincoat", "<id> in a raincoat"),
         ("a person", "a person"),
     ],
 )

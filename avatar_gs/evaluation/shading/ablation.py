@@ -19,12 +19,7 @@ from avatar_gs.evaluation.folder import RecordFolder, complete
 from avatar_gs.evaluation.shading.looks import Retrieval, blank, draw_looks, true_pictures
 from avatar_gs.evaluation.shading.records import Row, ShadingRecord
 from avatar_gs.evaluation.theatre import Theatre
-from avatar_gs.evaluation.truth import (
-    CLOSE_UP,
-    Case,
-    Truth,
-    cases,
-)
+from avatar_gs.evaluation.truth import CLOSE_UP, Case, Truth, cases
 from avatar_gs.mini.scorer.model import Scorer
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.render.shading import Shade
