@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from avatar_gs.evaluation.truth import neutral_body
 from avatar_gs.splats.config import SplatsConfig
 from avatar_gs.splats.detached import detached
 from avatar_gs.splats.init import surface_splats
@@ -35,6 +36,18 @@ def test_exactly_small_groups_apart_are_detached_at_any_scale(surface, count, sc
 def test_a_group_as_large_as_a_limb_stays(surface):
     means, sizes = with_group(surface, 100, away=0.3)
     assert not detached(means, sizes, REACH).any()
+
+
+def test_a_body_stays_whole_but_for_crumbs_within_its_head():
+    """Of the mouth's cavity the first splats see a few flecks, which nothing outside touches."""
+    body = neutral_body(torch.device("cpu"))
+    model = surface_splats(SplatsConfig(), body.rest(), body.weights, torch.Generator().manual_seed(0))
+    loose = detached(model.params["means"], model.scales().amax(-1), REACH)
+    assert loose.float().mean() < 0.005
+    eyes = body.rest().joints[23:25].amin(0)
+    places = model.params["means"].detach()[loose]
+    assert bool((places[:, 1] < eyes[1]).all()) and bool((places[:, 2] < eyes[2]).all()), "below and behind the eyes"
+    assert set(model.params["skinning"][loose].argmax(1).tolist()) <= {15}, "of the head joint: no limb, no eye"
 
 
 def test_what_touches_stays(surface):

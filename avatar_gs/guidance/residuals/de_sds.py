@@ -6,8 +6,9 @@ y_con is a learnable text condition that comes to describe the renders as they a
 without pulling anywhere. Identically, delta = cfg_{s+1} - eps(y_con) with the negative prompt as the unconditional one:
 VSD at scale s + 1 whose LoRA is a text condition.
 
-With ``noise_share`` above 0 that much of the subtracted eps(y_con) is the noise itself, as in SDS at scale s + 1: y_con
-describes the renders together with their blotches, so that subtracting it also takes away what would remove those.
+With ``noise_share`` above 0 that much of the subtracted eps(y_con) is the noise itself, as in SDS at scale s + 1. The
+thought behind it: what y_con describes of the renders may be their blotches, too, and subtracting that takes away what
+would remove them.
 """
 
 import logging
