@@ -14,11 +14,11 @@ from avatar_gs.body.model import Body
 from avatar_gs.body.pose import Pose, a_pose
 from avatar_gs.mini import picture as pic
 from avatar_gs.mini.captions import caption
+from avatar_gs.mini.colours import paint_of
 from avatar_gs.mini.dataset import OVERSAMPLING, SIZE, part_masks
 from avatar_gs.mini.measure import LEAST_PIXELS, PARTS, asked_colours
 from avatar_gs.mini.people import Person, held_out, random_person
 from avatar_gs.mini.trials import COVERED
-from avatar_gs.mini.vocabulary import CLOTHES, HAIR
 from avatar_gs.mini.wardrobe import dress, load_wardrobe
 from avatar_gs.render.cameras import fixed_views, subject
 from avatar_gs.types import Framing, PosedBody, Views
@@ -192,7 +192,7 @@ class Truth:
     @cached_property
     def colours(self) -> Float[np.ndarray, "P 3"]:
         """The colour of every part id in 0..255, before shading: the palette's own."""
-        colour = {part: _rgb(name) for part, name in self.case.asked.items()}
+        colour = {part: paint_of(name) for part, name in self.case.asked.items()}
         clothes = {"stripe": colour["shirt"], "hat": (0.0, 0.0, 0.0)} | colour
         return pic.palette(self.case.person, clothes, np.full(3, 255 * BACKGROUND))
 
@@ -201,12 +201,6 @@ class Truth:
         out = np.empty((SIZE, SIZE, 3), np.uint8)
         pic.colour_picture(self.maps[view].parts, self.maps[view].shade, self.colours, out, OVERSAMPLING)
         return out.astype(np.float32) / 255
-
-
-def _rgb(name: str) -> tuple[float, float, float]:
-    """The palette's colour in 0..255."""
-    red, green, blue = (CLOTHES | HAIR)[name]
-    return float(red), float(green), float(blue)
 
 
 def draw_truth(case: Case, stage: Stage) -> Truth:

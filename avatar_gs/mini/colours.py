@@ -21,6 +21,12 @@ def albedo(rgb: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.clip(np.asarray(rgb, np.float64) / SHADING, 0, 1)
 
 
+def paint_of(name: str) -> tuple[float, float, float]:
+    """The palette's colour of a name, in 0..255."""
+    red, green, blue = (CLOTHES | HAIR)[name]
+    return float(red), float(green), float(blue)
+
+
 def table(part: str) -> dict[str, RGB]:
     """The colour names that a part can have."""
     return HAIR if part == "hair" else CLOTHES

@@ -48,7 +48,7 @@ from avatar_gs.mini.wardrobe import Wardrobe, dress, load_wardrobe
 from avatar_gs.render.cameras import sample_views
 from avatar_gs.render.config import CamerasConfig
 from avatar_gs.render.pose_map import draw_points, stack_points, visible_points
-from avatar_gs.types import Framing, PosedBody, ViewDirection, Views
+from avatar_gs.types import Cameras, Framing, PosedBody, ViewDirection, Views
 
 SIZE, OVERSAMPLING, LATENT_SIZE = 128, 2, 16
 CAMERAS = replace(CamerasConfig(), head=replace(CamerasConfig().head, probability=0.3))
@@ -93,11 +93,18 @@ def draw_sample(
 
 def draw_views(wardrobe: Wardrobe, person: Person, posed: PosedBody, views: Views, rng: np.random.Generator) -> Sample:
     """Part maps and pose maps (``SIZE``²) of a posed person from given views (drawn at ``SIZE * OVERSAMPLING``)."""
-    offset = (wardrobe.body.shaped(torch.tensor(person.betas))[0] - wardrobe.body.shaped()[0]).numpy()
     light = views.cameras.T_camera_world[0, 2, :3].numpy() * -1.0 + rng.normal(0, 0.5, 3) + [0, 0.3, 0]
-    maps = draw_parts(wardrobe, dress(wardrobe, person), person, posed, offset, views.cameras, light)
+    maps = draw_maps(wardrobe, person, posed, views.cameras, light)
     controls = control_maps(wardrobe, posed, views)
     return Sample(person, False, posed, views, maps, controls)
+
+
+def draw_maps(
+    wardrobe: Wardrobe, person: Person, posed: PosedBody, cameras: Cameras, light: NDArray[np.floating]
+) -> list[PartMap]:
+    """Part maps of a posed person, in the person's own shape; ``light`` is a world direction towards the light."""
+    offset = (wardrobe.body.shaped(torch.tensor(person.betas))[0] - wardrobe.body.shaped()[0]).numpy()
+    return draw_parts(wardrobe, dress(wardrobe, person), person, posed, offset, cameras, light)
 
 
 def control_maps(wardrobe: Wardrobe, posed: PosedBody, views: Views) -> list[NDArray[np.uint8]]:

@@ -15,7 +15,7 @@ from avatar_gs.mini.colours import nearest_names
 from avatar_gs.mini.dataset import part_masks
 from avatar_gs.mini.people import Person
 from avatar_gs.mini.trials import Trial
-from avatar_gs.mini.view_judge import JUDGED, fit_view_judge
+from avatar_gs.mini.view_judge import JUDGED, seen_view
 from avatar_gs.mini.vocabulary import NEGATIVE_WORDS
 from avatar_gs.types import Framing, ViewDirection
 
@@ -89,7 +89,6 @@ def draw(
 def score(some: list[Trial], pictures: NDArray[np.float32]) -> dict[str, dict[str, float]]:
     """Shares of right parts by framing, silhouette overlap, views as asked and faces; with the number of cases each."""
     hits: dict[str, list[float]] = {}
-    view_of_head = fit_view_judge()
     for trial, image in zip(some, pictures, strict=True):
         striped = trial.person.outfit.stripe
         if striped and trial.framing in SHOWN_ON["stripe"] and (share := lesser_stripe(trial, image)) is not None:
@@ -103,7 +102,7 @@ def score(some: list[Trial], pictures: NDArray[np.float32]) -> dict[str, dict[st
             colour = np.median(image[mask], 0)
             hits.setdefault(f"{part}/{trial.framing.value}", []).append(float(nearest_names(colour, part) == name))
         hits.setdefault("silhouette IoU", []).append(_silhouette_iou(trial, image))
-        if trial.framing in JUDGED and trial.clear and (seen := view_of_head(trial, image)) is not None:
+        if trial.framing in JUDGED and trial.clear and (seen := seen_view(trial, image)) is not None:
             hits.setdefault(f"view/{trial.view.value}", []).append(float(seen is trial.view))
         if trial.framing is Framing.HEAD and trial.view is ViewDirection.FRONT:
             hits.setdefault("face contrast > 0.5 of truth", []).append(float(face_contrast(trial, image) > 0.5))

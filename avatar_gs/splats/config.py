@@ -57,7 +57,7 @@ class SmoothingConfig:
 class SplatsConfig:
     """The splats that an avatar starts from: flat disks on the surface of the body at rest."""
 
-    count: int = 8000
+    count: int = 5000
     opacity: float = 0.9
     """Nearly opaque suits a few hundred steps; the long recipes for large priors start at 0.1."""
     color: float = 0.5

@@ -97,8 +97,8 @@ class LossesConfig:
 class OptimizeConfig:
     """The loop that turns a prompt into an avatar."""
 
-    steps: int = 600
-    batch: int = 2
+    steps: int = 450
+    batch: int = 4
     """Views a step."""
     supersample: int = 1
     """Pictures are rendered this many times larger than the prior's, and averaged down."""

@@ -29,8 +29,9 @@ from avatar_gs.types import Prior
 
 log = logging.getLogger(__name__)
 
-CHECK_AT = 0.2
-"""After this share of the run y_con should explain the renders better than the negative prompt that it began at."""
+CHECK_AT = 0.5
+"""After this share of the run y_con should explain the renders better than the negative prompt that it began at. Not
+earlier: in so much noise as an evenly annealed run begins with, all conditions explain them equally well."""
 
 
 class DeSds(Plain):
