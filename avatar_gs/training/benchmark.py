@@ -170,6 +170,8 @@ def _peak_memory_mib(device: torch.device) -> dict[str, float]:
 NETWORKS = ("UNet and ControlNet forward", "UNet and ControlNet forward and backward")
 FLOOR = (*NETWORKS, "VAE forward", "VAE backward")
 RASTERISER = ("rasterise forward", "rasterise backward")
+Timed = Callable[[str, Callable[[], Any]], Any]
+"""Calls a function and adds its seconds to a name."""
 
 
 def _alone(
@@ -189,22 +191,29 @@ def _alone(
             return function()
 
     timed("scene: pose maps, cameras, light", lambda: scenes.make(state.step))
+    pictures = _rasterised(timed, scene, state, settings, prior.image_size)
+    with prior.at_once():
+        _encoded(timed, pictures, prior)
+        for call in calls:
+            timed(NETWORKS[int(call.backward)], lambda call=call: call.again(prior))
+    return seconds
+
+
+def _rasterised(timed: Timed, scene: Scene, state: TrainingState, settings: Settings, size: int) -> Tensor:
+    """The scene's pictures for the encoder, with gradients of their own; what drew them is let go."""
     posed = timed("skin", lambda: state.model.pose(scene.posed.T_posed_rest))
     splats = Gaussians(*(value.detach().requires_grad_() for value in vars(posed).values()))
     cameras = enlarged(scene, settings.optimize.supersample)
     render = timed(RASTERISER[0], lambda: rasterize(splats, cameras, scene.backgrounds))
     timed(RASTERISER[1], lambda: torch.autograd.grad(render.rgb.sum(), list(vars(splats).values())))
-    size = (prior.image_size, prior.image_size)
-    pictures = F.interpolate(render.rgb.detach().permute(0, 3, 1, 2), size, mode="area").permute(0, 2, 3, 1)
-    pictures = pictures.contiguous().requires_grad_()
-    del render
-    with prior.at_once():
-        latents = timed("VAE forward", lambda: prior.encode_images(pictures))
-        timed("VAE backward", lambda: torch.autograd.grad(latents.sum(), pictures))
-        del latents
-        for call in calls:
-            timed(NETWORKS[int(call.backward)], lambda call=call: call.again(prior))
-    return seconds
+    pictures = F.interpolate(render.rgb.detach().permute(0, 3, 1, 2), (size, size), mode="area").permute(0, 2, 3, 1)
+    return pictures.contiguous().requires_grad_()
+
+
+def _encoded(timed: Timed, pictures: Tensor, prior: StableDiffusionPrior) -> None:
+    """Pictures to latents, and gradients back to pictures; nothing of it is kept."""
+    latents = timed("VAE forward", lambda: prior.encode_images(pictures))
+    timed("VAE backward", lambda: torch.autograd.grad(latents.sum(), pictures))
 
 
 def _parts(steps: list[tuple[dict[str, float], bool]]) -> dict[str, float]:
