@@ -53,7 +53,7 @@ def test_a_saved_run_gives_what_the_command_line_leaves_out(resolve):
         (["optimize.steps=300", "splats.count=100"], ["optimize.steps", "splats.count"]),
         (["guidance=de_sds"], ["guidance.method"]),
         (["prior=mini"], ["prior.name"]),
-        (["experiment=quick"], ["optimize.steps", "splats.count"]),
+        (["experiment=quick"], ["optimize.steps", "density.max_splats"]),
         (["threads=4"], ["threads"]),
     ],
 )
