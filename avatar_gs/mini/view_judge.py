@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from avatar_gs.geometry import axis_angle_to_matrix
 from avatar_gs.mini import picture as pic
 from avatar_gs.mini.colours import albedo, nearest_names, paint_of
 from avatar_gs.mini.dataset import CAMERAS, OVERSAMPLING, SIZE, draw_maps, paint, part_masks, view_of
@@ -138,8 +139,7 @@ def turned(trial: Trial, angles: Sequence[float]) -> list[Trial]:
 
 def _turn(centre: Float[Tensor, "3"], angle: float) -> Float[Tensor, "4 4"]:
     """A turn of the world about the upright line through ``centre``."""
-    cos, sin = math.cos(angle), math.sin(angle)
-    rotation = torch.tensor([[cos, 0.0, sin], [0.0, 1.0, 0.0], [-sin, 0.0, cos]])
+    rotation = axis_angle_to_matrix(torch.tensor([0.0, angle, 0.0]))
     T = torch.eye(4)
     T[:3, :3], T[:3, 3] = rotation, centre - rotation @ centre
     return T

@@ -36,17 +36,14 @@ def test_a_person_turned_on_the_spot_shows_the_face_in_front_and_none_behind():
     same, left, behind = turned(front, [0.0, math.pi / 2, math.pi])
     np.testing.assert_array_equal(same.sample.maps[0].parts, front.sample.maps[0].parts)
     assert behind.view is ViewDirection.BACK and left.view is ViewDirection.SIDE
-    assert np.isclose(remainder(float(left.sample.views.azimuth[0] - front.sample.views.azimuth[0])), -math.pi / 2)
+    turn = float(left.sample.views.azimuth[0] - front.sample.views.azimuth[0])
+    assert np.isclose(math.remainder(turn, math.tau), -math.pi / 2)
     shows_face = [(trial.sample.maps[0].parts == pic.MOUTH).any() for trial in (front, behind)]
     assert shows_face == [True, False]
     for trial in (front, left, behind):  # the person turns about the head, which therefore stays where it is
         rows, columns = np.nonzero(head_mask(trial))
         assert abs(rows.mean() - np.nonzero(head_mask(front))[0].mean()) < 8
         assert abs(columns.mean() - np.nonzero(head_mask(front))[1].mean()) < 12
-
-
-def remainder(angle: float) -> float:
-    return math.remainder(angle, math.tau)
 
 
 @pytest.mark.slow
