@@ -44,7 +44,7 @@ STAGE_HELP = {
     Stage.body: "rebuild or check the body model",
     Stage.benchmark: "time the renderers; benchmark.step=true: whole steps beside what the prior alone costs",
     Stage.train_mini: "train the packaged prior again",
-    Stage.train_scorer: "train the mini world's scorer and face detector again",
+    Stage.train_scorer: "train the mini world's scorer, face detector and judge of views again",
 }
 
 HELP = """\

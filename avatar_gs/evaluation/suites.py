@@ -46,7 +46,6 @@ from avatar_gs.mini import measure
 from avatar_gs.mini.dataset import SIZE
 from avatar_gs.mini.scorer.model import load_scorer
 from avatar_gs.mini.trials import Trial, trials
-from avatar_gs.mini.view_judge import judge_accuracy
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Settings
 
@@ -198,7 +197,7 @@ def _prior(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tup
     with progress("sample", len(some)) as bar:
         pictures = measure.draw(prior, some, steps=SAMPLE_STEPS, cfg_scale=SAMPLE_CFG_SCALE, on_batch=bar.update)
     with progress("score"):
-        scores = measure.score(some, pictures) | judge_accuracy()
+        scores = measure.score(some, pictures)
     figures = {
         "samples": len(some),
         "steps": SAMPLE_STEPS,

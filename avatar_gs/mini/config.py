@@ -94,6 +94,10 @@ class ScorerConfig:
     """Steps of the face detector."""
     face_people: int = 130
     """People whose heads it sees."""
+    view_steps: int = 3000
+    """Steps of the judge of views."""
+    view_people: int = 2500
+    """People whose heads it sees."""
     measured_people: int = 300
     checkpoint_every: int = 100
     from_packaged: bool = False
@@ -110,6 +114,8 @@ class ScorerConfig:
             "steps",
             "face_steps",
             "face_people",
+            "view_steps",
+            "view_people",
             "checkpoint_every",
         )
         for name in counts:

@@ -58,6 +58,8 @@ CAPTIONS = 3
 LARGE_PARTS = (BACKGROUND, SKIN, SHIRT, BOTTOMS)
 """What is large wherever it is seen; hair, hats, faces, stripes and shoes are details."""
 VIEW_LIMIT_FRONT, VIEW_LIMIT_BACK = np.deg2rad(60), np.deg2rad(120)
+CLEAR = np.deg2rad(15)
+"""How far from where one view's name gives way to the next is beyond doubt."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,12 @@ def view_of(azimuth: float) -> ViewDirection:
     if turn < VIEW_LIMIT_FRONT:
         return ViewDirection.FRONT
     return ViewDirection.BACK if turn > VIEW_LIMIT_BACK else ViewDirection.SIDE
+
+
+def beyond_doubt(azimuth: float) -> bool:
+    """Whether an azimuth in radians (any turn) is well inside the view that ``view_of`` names."""
+    turn = abs((azimuth + np.pi) % (2 * np.pi) - np.pi)
+    return bool(min(abs(turn - limit) for limit in (VIEW_LIMIT_FRONT, VIEW_LIMIT_BACK)) > CLEAR)
 
 
 def draw_sample(

@@ -15,7 +15,7 @@ from avatar_gs.mini.colours import nearest_names
 from avatar_gs.mini.dataset import part_masks
 from avatar_gs.mini.people import Person
 from avatar_gs.mini.trials import Trial
-from avatar_gs.mini.view_judge import JUDGED, seen_view
+from avatar_gs.mini.view_judge import JUDGED, LEAST_SHOWN, seen_view
 from avatar_gs.mini.vocabulary import NEGATIVE_WORDS
 from avatar_gs.types import Framing, ViewDirection
 
@@ -102,8 +102,10 @@ def score(some: list[Trial], pictures: NDArray[np.float32]) -> dict[str, dict[st
             colour = np.median(image[mask], 0)
             hits.setdefault(f"{part}/{trial.framing.value}", []).append(float(nearest_names(colour, part) == name))
         hits.setdefault("silhouette IoU", []).append(_silhouette_iou(trial, image))
-        if trial.framing in JUDGED and trial.clear and (seen := seen_view(trial, image)) is not None:
-            hits.setdefault(f"view/{trial.view.value}", []).append(float(seen is trial.view))
+        if trial.framing in JUDGED and trial.clear and trial.head.shown >= LEAST_SHOWN:
+            for key, picture in (("view", image), ("view of the drawn truth", trial.truth)):
+                seen = seen_view(picture, trial.head)
+                hits.setdefault(f"{key}/{trial.view.value}", []).append(float(seen is trial.view))
         if trial.framing is Framing.HEAD and trial.view is ViewDirection.FRONT:
             hits.setdefault("face contrast > 0.5 of truth", []).append(float(face_contrast(trial, image) > 0.5))
     return {key: {"mean": round(float(np.mean(values)), 3), "n": len(values)} for key, values in sorted(hits.items())}

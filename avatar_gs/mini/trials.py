@@ -1,7 +1,7 @@
 """Prompts with a known right answer: random people in random poses and views, as text, pose map and drawn truth."""
 
-import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,22 +9,21 @@ from numpy.typing import NDArray
 from avatar_gs.mini.captions import caption, view_suffix
 from avatar_gs.mini.dataset import (
     CAMERAS,
-    VIEW_LIMIT_BACK,
-    VIEW_LIMIT_FRONT,
+    SIZE,
     Sample,
+    beyond_doubt,
     draw_sample,
     paint,
     part_masks,
     view_of,
 )
+from avatar_gs.mini.heads import Head, find_heads
 from avatar_gs.mini.people import Person, held_out, random_person
 from avatar_gs.mini.wardrobe import load_wardrobe
 from avatar_gs.render.config import CamerasConfig
 from avatar_gs.types import Framing, ViewDirection
 
 COVERED = 0.95
-CLEAR = math.radians(15)
-"""How far from where one view's name gives way to the next a camera must stand to show that view beyond doubt."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,16 @@ class Trial:
     def control(self) -> NDArray[np.float32]:
         return self.sample.controls[0].astype(np.float32) / np.float32(255)
 
+    @cached_property
+    def head(self) -> Head:
+        """Where the head is in a right picture, and how it is turned."""
+        return find_heads(self.sample.posed, self.sample.views.cameras.resized(SIZE, SIZE))[0]
+
     @property
     def clear(self) -> bool:
-        """Whether the camera stands well inside the view that the prompt names."""
-        turn = abs(math.remainder(float(self.sample.views.azimuth[0]), math.tau))
-        return bool(min(abs(turn - limit) for limit in (VIEW_LIMIT_FRONT, VIEW_LIMIT_BACK)) > CLEAR)
+        """Whether the camera, and the head on its own, are well inside the view that the prompt names."""
+        turns = (float(self.sample.views.azimuth[0]), self.head.turn)
+        return all(view_of(turn) is self.view and beyond_doubt(turn) for turn in turns)
 
     def mask(self, part: int) -> NDArray[np.bool_]:
         return part_masks(self.sample.maps[0], part) > COVERED

@@ -1,4 +1,4 @@
-"""``stage=train_scorer``: trains the mini world's scorer and face detector; the same command resumes."""
+"""``stage=train_scorer``: trains the scorer, the face detector and the judge of views; the same command resumes."""
 
 import logging
 

@@ -139,8 +139,6 @@ def test_the_prior_suite_reports_what_measure_scores(prior, tmp_path, monkeypatc
         return np.stack([trial.truth for trial in trials])
 
     monkeypatch.setattr(measure, "draw", truths)
-    monkeypatch.setattr(measure, "seen_view", lambda trial, image: None)
-    monkeypatch.setattr(suites, "judge_accuracy", dict)
     monkeypatch.setattr(suites, "SIZE", prior.image_size)
     report = suites.run_suite(small_settings(suite=Suite.prior), prior, tmp_path, ["stage=evaluate", "suite=prior"])
     scores = json.loads((tmp_path / "results.json").read_text())["figures"]["scores"]

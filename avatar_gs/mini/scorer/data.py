@@ -22,6 +22,7 @@ from avatar_gs.mini import dataset
 from avatar_gs.mini.captions import brief_caption, caption, view_suffix
 from avatar_gs.mini.config import ScorerConfig
 from avatar_gs.mini.dataset import OVERSAMPLING, SIZE, recoloured, view_of
+from avatar_gs.mini.heads import Head, find_heads
 from avatar_gs.mini.measure import SHOWN_ON, asked_colours
 from avatar_gs.mini.people import Person, held_out, training_person
 from avatar_gs.mini.picture import PartMap, draw_parts
@@ -46,13 +47,14 @@ CAMERAS = replace(dataset.CAMERAS, lower=FramingConfig(0.12, 1.05, 1.25))
 @dataclass(frozen=True)
 class Seen:
     """One person's geometry: part maps with the framing, the view direction, the azimuth (radians) and the focal length
-    (in the map's pixels) of each."""
+    (in the map's pixels) of each, and where the head is in its picture."""
 
     person: Person
     maps: list[PartMap]
     kinds: list[tuple[Framing, ViewDirection]]
     azimuths: list[float]
     focals: list[float]
+    heads: list[Head]
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def see(person: Person, cameras: CamerasConfig, views: int, rng: np.random.Gener
     betas = torch.tensor(person.betas)
     offset = (wardrobe.body.shaped(betas)[0] - wardrobe.body.shaped()[0]).numpy()
     mesh = dress(wardrobe, person)
-    seen = Seen(person, [], [], [], [])
+    seen = Seen(person, [], [], [], [], [])
     for pose in range(poses):
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         spread = float(rng.uniform(0.2, 0.8)) if pose else 0.1
@@ -87,6 +89,7 @@ def see(person: Person, cameras: CamerasConfig, views: int, rng: np.random.Gener
         seen.azimuths.extend(azimuths)
         seen.focals.extend(float(K[0, 0]) for K in shots.cameras.K)
         seen.kinds.extend(zip(shots.framings, map(view_of, azimuths), strict=True))
+        seen.heads.extend(find_heads(posed, shots.cameras.resized(SIZE, SIZE)))
     return seen
 
 

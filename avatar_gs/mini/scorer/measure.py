@@ -1,4 +1,4 @@
-"""How good the scorer and the face detector are on people, colour combinations and captions that training never saw."""
+"""How good the scorer, the face detector and the judge of views are on people and captions that training never saw."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from avatar_gs.mini.captions import caption, view_suffix
-from avatar_gs.mini.dataset import CAMERAS, part_masks
+from avatar_gs.mini.dataset import CAMERAS, beyond_doubt, part_masks
 from avatar_gs.mini.faces import THRESHOLD, FaceNet, face_score
 from avatar_gs.mini.measure import PARTS, SHOWN_ON, asked_colours
 from avatar_gs.mini.people import Person, held_out, random_person
@@ -18,6 +18,8 @@ from avatar_gs.mini.scorer.data import Seen, float_pictures, see
 from avatar_gs.mini.scorer.lighting import paint_lit
 from avatar_gs.mini.scorer.model import Scorer, person_part
 from avatar_gs.mini.scorer.train_faces import BACK, FRONT, KINDS, draw_heads, soft
+from avatar_gs.mini.scorer.train_views import draw_turned, through_the_autoencoder
+from avatar_gs.mini.view_judge import VIEWS, ViewNet, load_view_judge
 from avatar_gs.mini.vocabulary import CLOTHES, HAIR
 from avatar_gs.render.config import FramingConfig
 from avatar_gs.render.shading import Shade
@@ -80,6 +82,22 @@ def measure_faces(people: int = 150, seed: int = 90_001, detector: FaceNet | Non
         for kind, name in enumerate(KINDS):
             figures[f"face seen, {name}{suffix}"] = float(yes[heads.kinds == kind].mean())
     return figures | {f"pictures, {name}": float((heads.kinds == kind).sum()) for kind, name in enumerate(KINDS)}
+
+
+def measure_views(people: int = 150, seed: int = 90_002, judge: ViewNet | None = None) -> dict[str, float]:
+    """Shares of heads whose view is named, by view, as drawn and as the packaged autoencoder shows them, and the
+    number of heads. They are turned to where one view is beyond doubt, and the judge has seen none of these colours."""
+    heads = draw_turned(people, seed, through_the_autoencoder(), held=True)
+    sure = np.array([beyond_doubt(turn) for turn in heads.turns])
+    with torch.no_grad():
+        named = (judge or load_view_judge())(float_pictures(heads.cuts)).argmax(1).numpy()
+    figures = {}
+    for softened, name in ((0, "drawn"), (1, "through the autoencoder")):
+        for number, view in enumerate(VIEWS):
+            some = sure & (heads.views == number) & (heads.softened == softened)
+            figures[f"view named, {view.value}, {name}"] = float((named[some] == number).mean())
+            figures[f"heads, {view.value}, {name}"] = float(some.sum())
+    return figures
 
 
 def table(figures: dict[str, float]) -> str:

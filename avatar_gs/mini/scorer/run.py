@@ -1,4 +1,4 @@
-"""The whole of ``stage=train_scorer``: data, scorer, face detector, figures."""
+"""The whole of ``stage=train_scorer``: data, scorer, face detector, judge of views, figures."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +9,12 @@ from avatar_gs.io import write_json, write_text
 from avatar_gs.mini.config import ScorerConfig
 from avatar_gs.mini.faces import load_detector
 from avatar_gs.mini.scorer.data import generate_pairs, read_pairs
-from avatar_gs.mini.scorer.measure import measure_faces, measure_scorer, table
+from avatar_gs.mini.scorer.measure import measure_faces, measure_scorer, measure_views, table
 from avatar_gs.mini.scorer.model import TOKENIZER, load_scorer, package_scorer
 from avatar_gs.mini.scorer.train import train_model
 from avatar_gs.mini.scorer.train_faces import draw_heads, package_faces, train_faces
+from avatar_gs.mini.scorer.train_views import draw_turned, package_views, through_the_autoencoder, train_views
+from avatar_gs.mini.view_judge import ViewNet, load_view_judge
 
 Report = Callable[[str, int, int, float], None]
 """Called with (what, done, total, loss)."""
@@ -42,17 +44,37 @@ def train_and_measure(config: ScorerConfig, report: Report) -> tuple[Path, dict[
             lambda done, total, loss: report("training the face detector", done, total, loss),
         )
         package_faces(detector, weights / "faces.safetensors")
+    if not (weights / "views.safetensors").exists():
+        package_views(train_view_judge(config, folder, report), weights / "views.safetensors")
     figures = measure_weights(config, weights, report)
     write_json(weights / "measured.json", figures)
     write_text(weights / "measured.md", table(figures))
     return weights, figures
 
 
+def train_view_judge(config: ScorerConfig, folder: Path, report: Report) -> ViewNet:
+    """Draws the heads (anew, if it was interrupted) and trains, or continues."""
+    heads = draw_turned(
+        config.view_people,
+        config.seed,
+        through_the_autoencoder(),
+        on_person=lambda done: report("drawing heads", done, config.view_people, 0.0),
+    )
+    return train_views(
+        config,
+        heads,
+        folder / "views_training.safetensors",
+        lambda done, total, loss: report("training the judge of views", done, total, loss),
+    )
+
+
 def measure_weights(config: ScorerConfig, weights: Path, report: Report) -> dict[str, float]:
-    """The figures of the scorer and the detector that lie in a folder."""
+    """The figures of the scorer, the detector and the judge of views that lie in a folder."""
     load_scorer.cache_clear()
     load_detector.cache_clear()
+    load_view_judge.cache_clear()
     figures = measure_scorer(
         load_scorer(weights), config.measured_people, report=lambda what, done, total: report(what, done, total, 0.0)
     )
-    return figures | measure_faces(config.measured_people // 2, detector=load_detector(weights / "faces.safetensors"))
+    figures |= measure_faces(config.measured_people // 2, detector=load_detector(weights / "faces.safetensors"))
+    return figures | measure_views(config.measured_people // 2, judge=load_view_judge(weights / "views.safetensors"))
