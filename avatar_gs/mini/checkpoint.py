@@ -1,13 +1,16 @@
-"""Where a training is: parameters, their average, Adam's moments and the step, in one file."""
+"""Where a training is (parameters, their average, Adam's moments and the step, in one file), and what it left."""
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from avatar_gs.errors import UserError
 from avatar_gs.io import load_state, save_state
 
+Net = TypeVar("Net", bound=nn.Module)
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -24,6 +27,20 @@ def save(
     for index, state in adam.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{key}": value for key, value in state.items()}
     save_state(path, tensors, {"step": step})
+
+
+def load_small(net: Net, path: Path, name: str) -> Net:
+    """``net`` with the half-precision weights of a file, frozen, in single precision.
+
+    Raises:
+        UserError: if the file is missing or damaged, or holds another network.
+    """
+    tensors, _ = load_state(path)
+    try:
+        net.load_state_dict({key: value.float() for key, value in tensors.items()})
+    except RuntimeError as error:
+        raise UserError(f"{path} is no {name} of this version; train one: avatar-gs stage=train_scorer") from error
+    return net.eval().requires_grad_(False)
 
 
 def restore(

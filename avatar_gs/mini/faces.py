@@ -15,8 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avatar_gs.errors import UserError
-from avatar_gs.io import load_state
+from avatar_gs.mini.checkpoint import load_small
 
 WEIGHTS = Path(__file__).parent / "scorer" / "weights" / "faces.safetensors"
 THRESHOLD = 0.5
@@ -54,15 +53,7 @@ def load_detector(path: Path = WEIGHTS) -> FaceNet:
     Raises:
         UserError: if the file is missing or damaged.
     """
-    tensors, _ = load_state(path)
-    net = FaceNet()
-    try:
-        net.load_state_dict({name: value.float() for name, value in tensors.items()})
-    except RuntimeError as error:
-        raise UserError(
-            f"{path} is no face detector of this version; train one: avatar-gs stage=train_scorer"
-        ) from error
-    return net.eval().requires_grad_(False)
+    return load_small(FaceNet(), path, "face detector")
 
 
 @torch.no_grad()

@@ -12,8 +12,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from avatar_gs.errors import UserError
-from avatar_gs.io import load_state
+from avatar_gs.mini.checkpoint import load_small
 from avatar_gs.mini.heads import CUT, Head, cut_out
 from avatar_gs.types import Framing, ViewDirection
 
@@ -55,15 +54,7 @@ def load_view_judge(path: Path = WEIGHTS) -> ViewNet:
     Raises:
         UserError: if the file is missing or damaged.
     """
-    tensors, _ = load_state(path)
-    net = ViewNet()
-    try:
-        net.load_state_dict({name: value.float() for name, value in tensors.items()})
-    except RuntimeError as error:
-        raise UserError(
-            f"{path} is no judge of views of this version; train one: avatar-gs stage=train_scorer"
-        ) from error
-    return net.eval().requires_grad_(False)
+    return load_small(ViewNet(), path, "judge of views")
 
 
 def seen_view(picture: NDArray[np.float32], head: Head, judge: ViewNet | None = None) -> ViewDirection:

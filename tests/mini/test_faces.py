@@ -11,6 +11,7 @@ from avatar_gs.errors import UserError
 from avatar_gs.mini import picture as pic
 from avatar_gs.mini.faces import THRESHOLD, FaceNet, face_score, load_detector
 from avatar_gs.mini.scorer.data import float_pictures
+from avatar_gs.mini.scorer.small import package_small
 from avatar_gs.mini.scorer.train_faces import (
     BACK,
     FEATURES,
@@ -18,7 +19,6 @@ from avatar_gs.mini.scorer.train_faces import (
     KINDS,
     Heads,
     draw_heads,
-    package_faces,
     soft,
     with_face,
     without_face,
@@ -78,7 +78,7 @@ def test_painting_over_and_pasting():
 def test_packaged_weights_come_back_and_others_are_refused(tmp_path):
     torch.manual_seed(0)
     net = FaceNet()
-    package_faces(net, tmp_path / "faces.safetensors")
+    package_small(net, tmp_path / "faces.safetensors")
     images = torch.rand(3, 128, 128, 3)
     again = face_score(images, load_detector(tmp_path / "faces.safetensors"))
     assert torch.allclose(again, torch.sigmoid(net(images)), atol=1e-3)

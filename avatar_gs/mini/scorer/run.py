@@ -11,9 +11,10 @@ from avatar_gs.mini.faces import load_detector
 from avatar_gs.mini.scorer.data import generate_pairs, read_pairs
 from avatar_gs.mini.scorer.measure import measure_faces, measure_scorer, measure_views, table
 from avatar_gs.mini.scorer.model import TOKENIZER, load_scorer, package_scorer
+from avatar_gs.mini.scorer.small import package_small
 from avatar_gs.mini.scorer.train import train_model
-from avatar_gs.mini.scorer.train_faces import draw_heads, package_faces, train_faces
-from avatar_gs.mini.scorer.train_views import draw_turned, package_views, through_the_autoencoder, train_views
+from avatar_gs.mini.scorer.train_faces import draw_heads, train_faces
+from avatar_gs.mini.scorer.train_views import draw_turned, through_the_autoencoder, train_views
 from avatar_gs.mini.view_judge import ViewNet, load_view_judge
 
 Report = Callable[[str, int, int, float], None]
@@ -43,9 +44,9 @@ def train_and_measure(config: ScorerConfig, report: Report) -> tuple[Path, dict[
             folder / "faces_training.safetensors",
             lambda done, total, loss: report("training the face detector", done, total, loss),
         )
-        package_faces(detector, weights / "faces.safetensors")
+        package_small(detector, weights / "faces.safetensors")
     if not (weights / "views.safetensors").exists():
-        package_views(train_view_judge(config, folder, report), weights / "views.safetensors")
+        package_small(train_view_judge(config, folder, report), weights / "views.safetensors")
     figures = measure_weights(config, weights, report)
     write_json(weights / "measured.json", figures)
     write_text(weights / "measured.md", table(figures))

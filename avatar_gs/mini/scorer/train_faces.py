@@ -11,16 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from avatar_gs.io import save_state
 from avatar_gs.mini import picture as pic
-from avatar_gs.mini.checkpoint import restore, save
 from avatar_gs.mini.config import ScorerConfig
 from avatar_gs.mini.dataset import paint, recoloured
 from avatar_gs.mini.faces import SIZE, FaceNet
 from avatar_gs.mini.people import held_out, random_person
 from avatar_gs.mini.picture import PartMap
 from avatar_gs.mini.scorer.data import float_pictures, see
-from avatar_gs.mini.scorer.train import OnStep, augmented, rate
+from avatar_gs.mini.scorer.small import train_small
+from avatar_gs.mini.scorer.train import OnStep, augmented
 from avatar_gs.render.config import CamerasConfig, FramingConfig
 
 FEATURES = (pic.EYE, pic.EYE_WHITE, pic.BROW, pic.MOUTH)
@@ -107,31 +106,26 @@ def train_faces(config: ScorerConfig, heads: Heads, checkpoint: Path, on_step: O
     """Logistic regression on faces, both answers equally frequent; restartable."""
     torch.manual_seed(config.seed)
     net = FaceNet()
-    adam = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-3)
-    first = restore(checkpoint, dict(net.named_parameters()), adam)
     small = np.stack([cv2.resize(picture, (SIZE, SIZE), interpolation=cv2.INTER_AREA) for picture in heads.pictures])
     faces = torch.from_numpy(heads.faces)
     sure = torch.from_numpy(heads.kinds != KINDS.index("front under a hat"))
     groups = [torch.nonzero((faces == value) & sure)[:, 0] for value in (0.0, 1.0)]
-    for step in range(first, config.face_steps):
-        adam.param_groups[0]["lr"] = 2e-3 * rate(step, config.face_steps)
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+
+    def loss_of(generator: torch.Generator) -> Float[Tensor, ""]:
         rows = torch.cat([group[torch.randint(len(group), (BATCH // 2,), generator=generator)] for group in groups])
         images = augmented(float_pictures(small[rows.numpy()]), generator, SIGMA)
-        loss = F.binary_cross_entropy_with_logits(net(images), faces[rows])
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-        done = step + 1
-        if done % config.checkpoint_every == 0 or done == config.face_steps:
-            save(checkpoint, done, dict(net.named_parameters()), adam)
-        on_step(done, config.face_steps, float(loss.detach()))
+        return F.binary_cross_entropy_with_logits(net(images), faces[rows])
+
+    train_small(
+        net,
+        loss_of,
+        steps=config.face_steps,
+        weight_decay=1e-3,
+        config=config,
+        checkpoint=checkpoint,
+        on_step=on_step,
+    )
     return net.eval()
-
-
-def package_faces(net: FaceNet, path: Path) -> None:
-    """Writes the detector in half precision (42 kB)."""
-    save_state(path, {name: value.half() for name, value in net.state_dict().items()})
 
 
 def soft(images: Float[Tensor, "B H W 3"], seed: int, sigma: float = 1.25) -> Float[Tensor, "B H W 3"]:

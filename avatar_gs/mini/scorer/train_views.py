@@ -10,14 +10,13 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from avatar_gs.io import save_state
-from avatar_gs.mini.checkpoint import restore, save
 from avatar_gs.mini.config import ScorerConfig
 from avatar_gs.mini.dataset import CAMERAS, paint, recoloured, view_of
 from avatar_gs.mini.heads import Head, cut_out
 from avatar_gs.mini.people import held_out, random_person
 from avatar_gs.mini.scorer.data import float_pictures, see
-from avatar_gs.mini.scorer.train import OnStep, augmented, rate
+from avatar_gs.mini.scorer.small import train_small
+from avatar_gs.mini.scorer.train import OnStep, augmented
 from avatar_gs.mini.view_judge import LEAST_SHOWN, VIEWS, ViewNet
 from avatar_gs.prior.config import PriorConfig
 from avatar_gs.prior.stable_diffusion import load_prior
@@ -106,25 +105,20 @@ def train_views(config: ScorerConfig, heads: TurnedHeads, checkpoint: Path, on_s
     """Logistic regression on the three views; restartable."""
     torch.manual_seed(config.seed)
     net = ViewNet()
-    adam = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-2)
-    first = restore(checkpoint, dict(net.named_parameters()), adam)
     views = torch.from_numpy(heads.views)
-    for step in range(first, config.view_steps):
-        adam.param_groups[0]["lr"] = 2e-3 * rate(step, config.view_steps)
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+
+    def loss_of(generator: torch.Generator) -> Float[Tensor, ""]:
         rows = torch.randint(len(views), (BATCH,), generator=generator)
         images = augmented(float_pictures(heads.cuts[rows.numpy()]), generator, SIGMA)
-        loss = F.cross_entropy(net(images), views[rows], label_smoothing=SMOOTHING)
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-        done = step + 1
-        if done % config.checkpoint_every == 0 or done == config.view_steps:
-            save(checkpoint, done, dict(net.named_parameters()), adam)
-        on_step(done, config.view_steps, float(loss.detach()))
+        return F.cross_entropy(net(images), views[rows], label_smoothing=SMOOTHING)
+
+    train_small(
+        net,
+        loss_of,
+        steps=config.view_steps,
+        weight_decay=1e-2,
+        config=config,
+        checkpoint=checkpoint,
+        on_step=on_step,
+    )
     return net.eval()
-
-
-def package_views(net: ViewNet, path: Path) -> None:
-    """Writes the judge in half precision (0.3 MB)."""
-    save_state(path, {name: value.half() for name, value in net.state_dict().items()})

@@ -1,0 +1,46 @@
+"""The small networks beside the scorer: how they are trained and packaged."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from avatar_gs.io import save_state
+from avatar_gs.mini.checkpoint import restore, save
+from avatar_gs.mini.config import ScorerConfig
+from avatar_gs.mini.scorer.train import OnStep, rate
+
+LR = 2e-3
+
+
+def train_small(
+    net: nn.Module,
+    loss_of: Callable[[torch.Generator], Float[Tensor, ""]],
+    *,
+    steps: int,
+    weight_decay: float,
+    config: ScorerConfig,
+    checkpoint: Path,
+    on_step: OnStep,
+) -> None:
+    """AdamW on a loss that draws its own batch with each step's generator; goes on from ``checkpoint`` if it is there,
+    and ends as it would have ended without a stop."""
+    parameters = dict(net.named_parameters())
+    adam = torch.optim.AdamW(parameters.values(), lr=LR, weight_decay=weight_decay)
+    for step in range(restore(checkpoint, parameters, adam), steps):
+        adam.param_groups[0]["lr"] = LR * rate(step, steps)
+        loss = loss_of(torch.Generator().manual_seed(config.seed * 1_000_003 + step))
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        done = step + 1
+        if done % config.checkpoint_every == 0 or done == steps:
+            save(checkpoint, done, parameters, adam)
+        on_step(done, steps, float(loss.detach()))
+
+
+def package_small(net: nn.Module, path: Path) -> None:
+    """Writes the network in half precision."""
+    save_state(path, {name: value.half() for name, value in net.state_dict().items()})
