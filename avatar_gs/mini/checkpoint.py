@@ -29,8 +29,13 @@ def save(
     save_state(path, tensors, {"step": step})
 
 
+def package_small(net: nn.Module, path: Path) -> None:
+    """Writes the network's weights in half precision."""
+    save_state(path, {name: value.half() for name, value in net.state_dict().items()})
+
+
 def load_small(net: Net, path: Path, name: str) -> Net:
-    """``net`` with the half-precision weights of a file, frozen, in single precision.
+    """``net`` with the weights that ``package_small`` wrote, frozen, in single precision.
 
     Raises:
         UserError: if the file is missing or damaged, or holds another network.

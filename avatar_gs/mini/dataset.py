@@ -74,9 +74,14 @@ class Sample:
     controls: list[NDArray[np.uint8]]
 
 
+def from_the_front(azimuth: float) -> float:
+    """How far an azimuth in radians (any turn) is from the front, 0 to pi, to either side."""
+    return abs((azimuth + np.pi) % (2 * np.pi) - np.pi)
+
+
 def view_of(azimuth: float) -> ViewDirection:
     """Front, side or back by azimuth in radians (any turn)."""
-    turn = abs((azimuth + np.pi) % (2 * np.pi) - np.pi)
+    turn = from_the_front(azimuth)
     if turn < VIEW_LIMIT_FRONT:
         return ViewDirection.FRONT
     return ViewDirection.BACK if turn > VIEW_LIMIT_BACK else ViewDirection.SIDE
@@ -84,7 +89,7 @@ def view_of(azimuth: float) -> ViewDirection:
 
 def beyond_doubt(azimuth: float) -> bool:
     """Whether an azimuth in radians (any turn) is well inside the view that ``view_of`` names."""
-    turn = abs((azimuth + np.pi) % (2 * np.pi) - np.pi)
+    turn = from_the_front(azimuth)
     return bool(min(abs(turn - limit) for limit in (VIEW_LIMIT_FRONT, VIEW_LIMIT_BACK)) > CLEAR)
 
 

@@ -10,7 +10,9 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from avatar_gs.geometry import project
 from avatar_gs.mini.wardrobe import HEAD_JOINT, load_wardrobe
+from avatar_gs.render.shading import camera_positions
 from avatar_gs.types import Cameras, PosedBody
 
 CUT = 64
@@ -33,17 +35,14 @@ class Head:
 
 def find_heads(posed: PosedBody, cameras: Cameras) -> list[Head]:
     """The head of the undressed body in each camera's picture."""
-    vertices, joint = posed.vertices[_head_vertices()], posed.joints[HEAD_JOINT]
     forward = posed.T_posed_rest[HEAD_JOINT, :3, 2]
+    towards = camera_positions(cameras) - posed.joints[HEAD_JOINT]
+    turns = torch.atan2(towards[:, 0], towards[:, 2]) - torch.atan2(forward[0], forward[2])
+    size = np.array([cameras.width, cameras.height])
     heads = []
-    for T, K in zip(cameras.T_camera_world, cameras.K, strict=True):
-        image = (vertices @ T[:3, :3].T + T[:3, 3]) @ K.T
-        pixels = (image[:, :2] / image[:, 2:]).numpy()
+    for pixels, turn in zip(project(posed.vertices[_head_vertices()], cameras)[0].numpy(), turns.tolist(), strict=True):
         low, high = pixels.min(0), pixels.max(0)
-        size = np.array([cameras.width, cameras.height])
         inside = np.clip(high, 0, size) - np.clip(low, 0, size)
-        towards = -T[:3, :3].T @ T[:3, 3] - joint
-        turn = math.atan2(towards[0], towards[2]) - math.atan2(forward[0], forward[2])
         x, y = ((low + high) / 2).tolist()
         shown = float(np.prod(inside / (high - low)))
         heads.append(Head((x, y), float((high - low).max()), math.remainder(turn, math.tau), shown))

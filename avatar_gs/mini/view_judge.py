@@ -1,6 +1,7 @@
 """Which side of a head does a picture show? A small convolutional judge of the mini world's people.
 
-It sees the pixels around the head and nothing else: neither the prompt, nor the pose map, nor who was asked for.
+Of a picture it is told where the head should be, and sees the pixels there: neither the prompt, nor the pose map, nor
+which view was asked for.
 """
 
 from functools import lru_cache

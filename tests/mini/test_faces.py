@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 
 from avatar_gs.errors import UserError
 from avatar_gs.mini import picture as pic
+from avatar_gs.mini.checkpoint import package_small
 from avatar_gs.mini.faces import THRESHOLD, FaceNet, face_score, load_detector
 from avatar_gs.mini.scorer.data import float_pictures
-from avatar_gs.mini.scorer.small import package_small
 from avatar_gs.mini.scorer.train_faces import (
     BACK,
     FEATURES,

@@ -11,12 +11,12 @@ from safetensors.torch import save_file
 from avatar_gs.body.pose import pose_of
 from avatar_gs.errors import UserError
 from avatar_gs.mini import picture as pic
+from avatar_gs.mini.checkpoint import package_small
 from avatar_gs.mini.config import ScorerConfig
 from avatar_gs.mini.dataset import beyond_doubt, paint
 from avatar_gs.mini.heads import CUT, MARGIN, Head, cut_out, find_heads
 from avatar_gs.mini.people import Person, held_out, random_person
 from avatar_gs.mini.scorer.data import float_pictures, see
-from avatar_gs.mini.scorer.small import package_small
 from avatar_gs.mini.scorer.train_faces import FEATURES
 from avatar_gs.mini.scorer.train_views import (
     CLOSE,
@@ -64,7 +64,7 @@ def heads() -> TurnedHeads:
     return draw_turned(25, 7, through_the_autoencoder(), held=True)
 
 
-@pytest.mark.parametrize("softened", [0, 1])
+@pytest.mark.parametrize("softened", [False, True])
 def test_it_names_the_views_of_people_that_it_never_saw(heads, softened):
     sure = np.array([beyond_doubt(turn) for turn in heads.turns]) & (heads.softened == softened)
     named = load_view_judge()(float_pictures(heads.cuts[sure])).argmax(1).numpy()

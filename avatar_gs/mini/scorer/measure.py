@@ -92,7 +92,7 @@ def measure_views(people: int = 150, seed: int = 90_002, judge: ViewNet | None =
     with torch.no_grad():
         named = (judge or load_view_judge())(float_pictures(heads.cuts)).argmax(1).numpy()
     figures = {}
-    for softened, name in ((0, "drawn"), (1, "through the autoencoder")):
+    for softened, name in ((False, "drawn"), (True, "through the autoencoder")):
         for number, view in enumerate(VIEWS):
             some = sure & (heads.views == number) & (heads.softened == softened)
             figures[f"view named, {view.value}, {name}"] = float((named[some] == number).mean())

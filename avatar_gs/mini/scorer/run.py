@@ -6,12 +6,12 @@ from pathlib import Path
 from transformers import CLIPTokenizer
 
 from avatar_gs.io import write_json, write_text
+from avatar_gs.mini.checkpoint import package_small
 from avatar_gs.mini.config import ScorerConfig
 from avatar_gs.mini.faces import load_detector
 from avatar_gs.mini.scorer.data import generate_pairs, read_pairs
 from avatar_gs.mini.scorer.measure import measure_faces, measure_scorer, measure_views, table
 from avatar_gs.mini.scorer.model import TOKENIZER, load_scorer, package_scorer
-from avatar_gs.mini.scorer.small import package_small
 from avatar_gs.mini.scorer.train import train_model
 from avatar_gs.mini.scorer.train_faces import draw_heads, train_faces
 from avatar_gs.mini.scorer.train_views import draw_turned, through_the_autoencoder, train_views

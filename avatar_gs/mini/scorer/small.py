@@ -1,4 +1,4 @@
-"""The small networks beside the scorer: how they are trained and packaged."""
+"""The small networks beside the scorer: how they are trained."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from avatar_gs.io import save_state
 from avatar_gs.mini.checkpoint import restore, save
 from avatar_gs.mini.config import ScorerConfig
 from avatar_gs.mini.scorer.train import OnStep, rate
@@ -18,12 +17,12 @@ LR = 2e-3
 def train_small(
     net: nn.Module,
     loss_of: Callable[[torch.Generator], Float[Tensor, ""]],
-    *,
-    steps: int,
-    weight_decay: float,
     config: ScorerConfig,
     checkpoint: Path,
     on_step: OnStep,
+    *,
+    steps: int,
+    weight_decay: float,
 ) -> None:
     """AdamW on a loss that draws its own batch with each step's generator; goes on from ``checkpoint`` if it is there,
     and ends as it would have ended without a stop."""
@@ -39,8 +38,3 @@ def train_small(
         if done % config.checkpoint_every == 0 or done == steps:
             save(checkpoint, done, parameters, adam)
         on_step(done, steps, float(loss.detach()))
-
-
-def package_small(net: nn.Module, path: Path) -> None:
-    """Writes the network in half precision."""
-    save_state(path, {name: value.half() for name, value in net.state_dict().items()})

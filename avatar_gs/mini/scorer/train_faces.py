@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from avatar_gs.mini import picture as pic
 from avatar_gs.mini.config import ScorerConfig
-from avatar_gs.mini.dataset import paint, recoloured
+from avatar_gs.mini.dataset import from_the_front, paint, recoloured
 from avatar_gs.mini.faces import SIZE, FaceNet
 from avatar_gs.mini.people import held_out, random_person
 from avatar_gs.mini.picture import PartMap
@@ -60,7 +60,7 @@ def draw_heads(
             continue
         people -= 1
         seen = see(person, HEADS, VIEWS, rng, poses=1)
-        turns = [abs((azimuth + np.pi) % (2 * np.pi) - np.pi) for azimuth in seen.azimuths]
+        turns = [from_the_front(azimuth) for azimuth in seen.azimuths]
         faced = [part_map for part_map, turn in zip(seen.maps, turns, strict=True) if turn <= front]
         fronts, hidden = [m for m in faced if shows_face(m)], [m for m in faced if not shows_face(m)]
         backs = [part_map for part_map, turn in zip(seen.maps, turns, strict=True) if turn >= back]
@@ -116,15 +116,7 @@ def train_faces(config: ScorerConfig, heads: Heads, checkpoint: Path, on_step: O
         images = augmented(float_pictures(small[rows.numpy()]), generator, SIGMA)
         return F.binary_cross_entropy_with_logits(net(images), faces[rows])
 
-    train_small(
-        net,
-        loss_of,
-        steps=config.face_steps,
-        weight_decay=1e-3,
-        config=config,
-        checkpoint=checkpoint,
-        on_step=on_step,
-    )
+    train_small(net, loss_of, config, checkpoint, on_step, steps=config.face_steps, weight_decay=1e-3)
     return net.eval()
 
 

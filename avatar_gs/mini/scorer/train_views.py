@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -27,21 +27,23 @@ SHOTS, RECOLOURINGS, BATCH = 6, 2, 96
 SIGMA = (0.25, 1.2)
 """Blur in training, in pixels of a cut-out."""
 MOVED, SCALED = 0.08, (0.9, 1.12)
-"""How far the boxes of heads are off, in their own size: a picture need not show the head just where the body has it.
-"""
+"""How far the boxes of heads are off, in their own size: pictures need not show heads just where the body has them."""
 SMOOTHING = 0.05
 RoundTrip = Callable[[Float[Tensor, "B S S 3"]], Float[Tensor, "B S S 3"]]
 
 
 @dataclass(frozen=True)
 class TurnedHeads:
-    """Cut-outs of heads, which of ``VIEWS`` each shows, by what azimuth (radians), and whether it went through the
-    autoencoder."""
+    """Cut-outs of heads, the azimuth (radians) that each is seen from, and whether it went through the autoencoder."""
 
     cuts: UInt8[np.ndarray, "N 64 64 3"]
-    views: Int[np.ndarray, " N"]
     turns: Float[np.ndarray, " N"]
-    softened: UInt8[np.ndarray, " N"]
+    softened: Bool[np.ndarray, " N"]
+
+    @property
+    def views(self) -> Int[np.ndarray, " N"]:
+        """The place in ``VIEWS`` of what each shows."""
+        return np.array([VIEWS.index(view_of(turn)) for turn in self.turns])
 
 
 def through_the_autoencoder() -> RoundTrip:
@@ -68,7 +70,7 @@ def draw_turned(
     rng = np.random.default_rng([seed, 13])
     cuts: list[Float[np.ndarray, "64 64 3"]] = []
     turns: list[float] = []
-    softened: list[int] = []
+    softened: list[bool] = []
     done = 0
     while done < people:
         person = random_person(rng)
@@ -84,14 +86,13 @@ def draw_turned(
             for index, (image, (_, head)) in enumerate(zip(images.numpy(), shown, strict=True)):
                 cuts.append(cut_out(image, _moved(head, rng)))
                 turns.append(head.turn)
-                softened.append(index % 2)
+                softened.append(index % 2 == 1)
         done += 1
         on_person(done)
     return TurnedHeads(
         cuts=(255 * np.stack(cuts)).round().astype(np.uint8),
-        views=np.array([VIEWS.index(view_of(turn)) for turn in turns]),
         turns=np.array(turns),
-        softened=np.array(softened, np.uint8),
+        softened=np.array(softened),
     )
 
 
@@ -112,13 +113,5 @@ def train_views(config: ScorerConfig, heads: TurnedHeads, checkpoint: Path, on_s
         images = augmented(float_pictures(heads.cuts[rows.numpy()]), generator, SIGMA)
         return F.cross_entropy(net(images), views[rows], label_smoothing=SMOOTHING)
 
-    train_small(
-        net,
-        loss_of,
-        steps=config.view_steps,
-        weight_decay=1e-2,
-        config=config,
-        checkpoint=checkpoint,
-        on_step=on_step,
-    )
+    train_small(net, loss_of, config, checkpoint, on_step, steps=config.view_steps, weight_decay=1e-2)
     return net.eval()
