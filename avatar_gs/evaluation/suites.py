@@ -195,7 +195,14 @@ def _prior(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tup
     with progress("draw the truth of held-out prompts"):
         some = trials(settings.evaluate.samples, settings.seed)
     with progress("sample", len(some)) as bar:
-        pictures = measure.draw(prior, some, steps=SAMPLE_STEPS, cfg_scale=SAMPLE_CFG_SCALE, on_batch=bar.update)
+        pictures = measure.draw(
+            prior,
+            some,
+            seed=settings.seed,
+            steps=SAMPLE_STEPS,
+            cfg_scale=SAMPLE_CFG_SCALE,
+            on_batch=bar.update,
+        )
     with progress("score"):
         scores = measure.score(some, pictures)
     figures = {

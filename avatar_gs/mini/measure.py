@@ -62,13 +62,14 @@ def draw(
     prior: Sampler,
     some: list[Trial],
     *,
+    seed: int = 0,
     steps: int = 20,
     cfg_scale: float = 4.0,
     batch: int = 20,
     on_batch: Callable[[int], object] = lambda done: None,
 ) -> NDArray[np.float32]:
-    """The prior's pictures ``[N, SIZE, SIZE, 3]`` for the trials' prompts and pose maps; ``on_batch`` hears how many
-    are done."""
+    """The prior's pictures ``[N, SIZE, SIZE, 3]`` for the trials' prompts and pose maps, from the noise of ``seed``;
+    ``on_batch`` hears how many are done."""
     pictures = []
     for start in range(0, len(some), batch):
         chunk = some[start : start + batch]
@@ -79,7 +80,7 @@ def draw(
             control,
             steps=steps,
             cfg_scale=cfg_scale,
-            generator=torch.Generator().manual_seed(start),
+            generator=torch.Generator().manual_seed(1_000_003 * seed + start),
         )
         pictures.append(images.clamp(0, 1).cpu().numpy())
         on_batch(min(start + batch, len(some)))
