@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
-from avatar_gs.errors import require_counts
+from avatar_gs.errors import require, require_counts
 
 MAX_PROMPTS = 500
 MAX_PEOPLE = 20
@@ -46,6 +46,8 @@ class EvaluateConfig:
     """Those of them on whom fewer pictures and the ablations are tried; 0 leaves these out."""
     samples: int = 200
     """Held-out prompts of suite=prior."""
+    pose_scale: float = 2.0
+    """Guidance on the pose maps of suite=prior (``StableDiffusionPrior.sample``); 1: none."""
 
     methods: list[str] = field(default_factory=list)
     """Presets of ``guidance`` that suite=methods compares; empty: every method that begins anew."""
@@ -90,6 +92,7 @@ class EvaluateConfig:
     """A folder with YuNet and SFace of the OpenCV Zoo, for suite=likeness; empty: no face similarity."""
 
     def __post_init__(self) -> None:
+        require(1 <= self.pose_scale <= 10, "evaluate.pose_scale", self.pose_scale, "a number from 1 to 10")
         require_counts(
             "evaluate",
             self,

@@ -201,6 +201,7 @@ def _prior(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tup
             seed=settings.seed,
             steps=SAMPLE_STEPS,
             cfg_scale=SAMPLE_CFG_SCALE,
+            pose_scale=settings.evaluate.pose_scale,
             on_batch=bar.update,
         )
     with progress("score"):
@@ -209,6 +210,7 @@ def _prior(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tup
         "samples": len(some),
         "steps": SAMPLE_STEPS,
         "cfg_scale": SAMPLE_CFG_SCALE,
+        "pose_scale": settings.evaluate.pose_scale,
         "scores": {name: row | {"wilson": _wilson(name, row)} for name, row in scores.items()},
         "seconds": time.monotonic() - began,
     }

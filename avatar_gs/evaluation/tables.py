@@ -139,9 +139,10 @@ def prior_markdown(results: dict[str, Any]) -> str:
         for name, row in figures["scores"].items()
     ]
     text = (
-        f"{figures['samples']} DDIM samples ({figures['steps']} steps, CFG {figures['cfg_scale']:g}) of random people "
-        "in random poses and views, against drawn truth. A part is right when its median colour's nearest name is the "
-        "one asked for; stripes, when each of their two colours covers a fifth of the shirt. "
+        f"{figures['samples']} DDIM samples ({figures['steps']} steps, CFG {figures['cfg_scale']:g}, guidance on pose "
+        f"maps {figures['pose_scale']:g}) of random people in random poses and views, against drawn truth. A part is "
+        "right when its median colour's nearest name is the one asked for; stripes, when each of their two colours "
+        "covers a fifth of the shirt. "
         "Views are judged where the camera stands, and the head is turned, 15 degrees inside them, by a small network "
         "that sees the pixels around the head only; its share of right verdicts on the drawn truth is given beside.\n"
     )

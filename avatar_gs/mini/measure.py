@@ -54,6 +54,7 @@ class Sampler(Protocol):
         steps: int,
         cfg_scale: float,
         generator: torch.Generator,
+        pose_scale: float,
     ) -> Float[Tensor, "B H W 3"]: ...
 
 
@@ -65,6 +66,7 @@ def draw(
     seed: int = 0,
     steps: int = 20,
     cfg_scale: float = 4.0,
+    pose_scale: float = 1.0,
     batch: int = 20,
     on_batch: Callable[[int], object] = lambda done: None,
 ) -> NDArray[np.float32]:
@@ -81,6 +83,7 @@ def draw(
             steps=steps,
             cfg_scale=cfg_scale,
             generator=torch.Generator().manual_seed(1_000_003 * seed + start),
+            pose_scale=pose_scale,
         )
         pictures.append(images.clamp(0, 1).cpu().numpy())
         on_batch(min(start + batch, len(some)))

@@ -120,9 +120,8 @@ def test_encoding_averages_larger_pictures_down(priors):
     torch.testing.assert_close(prior.encode_images(large), prior.encode_images(small), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_samples_equal_diffusers_own_pipeline(priors, kind):
-    prior = priors[kind]
+def diffusers_samples(prior, prompts, negatives, control, **settings):
+    """What diffusers' own pipeline draws with a prior's parts, from the noise of seed 7 in 6 steps."""
     pipeline = StableDiffusionControlNetPipeline(
         vae=prior.vae,
         text_encoder=prior.text_encoder,
@@ -135,25 +134,59 @@ def test_samples_equal_diffusers_own_pipeline(priors, kind):
         requires_safety_checker=False,
     )
     pipeline.set_progress_bar_config(disable=True)
-    prompts, negatives = ["a red man, front view", "a woman"], ["blue", "head"]
-    control = torch.rand(2, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, 3, generator=torch.Generator().manual_seed(3))
-    latents = torch.randn(2, 4, tiny.LATENT_SIZE, tiny.LATENT_SIZE, generator=torch.Generator().manual_seed(7))
-    theirs = pipeline(
+    shape = (len(prompts), 4, tiny.LATENT_SIZE, tiny.LATENT_SIZE)
+    pictures = pipeline(
         prompts,
         image=control.permute(0, 3, 1, 2),
         negative_prompt=negatives,
         num_inference_steps=6,
-        guidance_scale=4.0,
-        latents=latents,
+        latents=torch.randn(shape, generator=torch.Generator().manual_seed(7)),
         height=tiny.IMAGE_SIZE,
         width=tiny.IMAGE_SIZE,
         output_type="pt",
-    ).images.permute(0, 2, 3, 1)
+        **settings,
+    ).images
+    return pictures.permute(0, 2, 3, 1)
+
+
+def random_control():
+    return torch.rand(2, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, 3, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_samples_equal_diffusers_own_pipeline(priors, kind):
+    prior = priors[kind]
+    prompts, negatives, control = ["a red man, front view", "a woman"], ["blue", "head"], random_control()
+    theirs = diffusers_samples(prior, prompts, negatives, control, guidance_scale=4.0)
     calls = prior.calls
     ours = prior.sample(prompts, negatives, control, 6, 4.0, torch.Generator().manual_seed(7))
     assert prior.calls - calls == 6 * 2 * 2
     assert ours.std() > 0.01
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_guidance_on_the_pose_map_is_diffusers_guidance_from_no_map_to_the_map(priors, kind, monkeypatch):
+    """Its ``guess_mode`` shows the map to the prompt and not to the negative one. With both alike, and without the
+    mode's weakening of the deeper layers, what it guides by is the map alone."""
+    prior = priors[kind]
+    prompts, control = ["a red man, front view", "a woman"], random_control()
+    ours = prior.sample(prompts, prompts, control, 6, 4.0, torch.Generator().manual_seed(7), pose_scale=3.0)
+    plain = prior.sample(prompts, prompts, control, 6, 4.0, torch.Generator().manual_seed(7))
+    forward = prior.controlnet.forward
+
+    def at_full_strength(*args, guess_mode, **named):
+        return forward(*args, **named)
+
+    monkeypatch.setattr(prior.controlnet, "forward", at_full_strength)
+    theirs = diffusers_samples(prior, prompts, prompts, control, guidance_scale=3.0, guess_mode=True)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    assert (ours - plain).abs().max() > 1e-3
+
+
+def test_guidance_on_the_pose_map_needs_one(priors):
+    with pytest.raises(ValueError, match="without pose maps"):
+        priors["sd15"].sample(["a man"], [""], None, 1, pose_scale=2.0)
 
 
 def test_bfloat16_networks_answer_in_float32(folders):
