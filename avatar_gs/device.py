@@ -1,7 +1,9 @@
-"""Which processor computes, and with how many threads. Loads torch only when called."""
+"""Which processor computes, with how many threads, and what memory that has taken. Loads torch only when called."""
 
 import math
 import os
+import resource
+import sys
 import time
 from pathlib import Path
 
@@ -33,6 +35,23 @@ def _cgroup_quota() -> int | None:
         return None if quota == "max" else max(1, round(int(quota) / int(period)))
     except (OSError, ValueError):
         return None
+
+
+def peak_resident() -> int:
+    """The most bytes of host memory that this program has held so far.
+
+    What ``getrusage`` says lasts across execve (man 2 getrusage), so that it may be the peak of what started the
+    program, a notebook's, say. It is asked only where there is no ``/proc``.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.startswith("VmHWM:"):
+            return 1024 * int(line.split()[1])
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def prepare_environment() -> None:

@@ -1,6 +1,9 @@
-"""The number of threads, and the choice of a processor."""
+"""The number of threads, the choice of a processor, and the memory that is taken."""
 
+import mmap
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -29,6 +32,24 @@ def test_a_containers_share_counts(monkeypatch, tmp_path):
     monkeypatch.setattr(device, "Path", lambda path: tmp_path / path.rsplit("/", 1)[1])
     monkeypatch.setattr(device.os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
     assert device.physical_cores() == 2
+
+
+def test_a_programs_peak_of_memory_is_not_that_of_what_started_it():
+    said = "from avatar_gs import device; print(device.peak_resident())"
+    with mmap.mmap(-1, 2**29) as held:
+        held.write(bytes(2**29))
+        least, more = (
+            int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+            for code in (said, f"held = b'1' * 2**28; del held; {said}")
+        )
+    assert 2**22 < least < 2**27 and 2**28 < more < 2**28 + 2**27
+    assert device.peak_resident() > 2**29
+
+
+def test_where_there_is_no_proc_the_systems_own_figure_is_taken(monkeypatch, tmp_path):
+    known = device.peak_resident()
+    monkeypatch.setattr(device, "Path", lambda path: tmp_path / "none")
+    assert device.peak_resident() >= 0.9 * known
 
 
 def test_devices():

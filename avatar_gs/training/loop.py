@@ -1,8 +1,6 @@
 """The optimisation: from a body (or an avatar), a prior and a prompt to an avatar."""
 
 import logging
-import resource
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +9,7 @@ import torch
 
 from avatar_gs.body.model import Body
 from avatar_gs.console import progress
+from avatar_gs.device import peak_resident
 from avatar_gs.errors import UserError
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.distill import build_guidance
@@ -192,8 +191,7 @@ def metrics(state: TrainingState, prior: Prior) -> dict[str, Any]:
 
 def peak_memory_mib(device: torch.device) -> dict[str, float]:
     """The largest resident size of this process so far, and of its tensors on the GPU."""
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
-    peak = {"host": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)}
+    peak = {"host": round(peak_resident() / 2**20, 1)}
     if device.type == "cuda":
         peak["gpu"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     return peak
