@@ -37,21 +37,24 @@ def _cgroup_quota() -> int | None:
         return None
 
 
+def told_by_proc(file: str, name: str) -> int | None:
+    """Bytes that a file such as ``/proc/meminfo`` tells under a name, in its lines of kB; None where it does not."""
+    try:
+        lines = Path(file).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), None)
+
+
 def peak_resident() -> int:
     """The most bytes of host memory that this program has held so far.
 
     What ``getrusage`` says lasts across execve (man 2 getrusage), so that it may be the peak of what started the
     program, a notebook's, say. It is asked only where there is no ``/proc``.
     """
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        if line.startswith("VmHWM:"):
-            return 1024 * int(line.split()[1])
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    told = told_by_proc("/proc/self/status", "VmHWM")
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if told is None else told
 
 
 def prepare_environment() -> None:

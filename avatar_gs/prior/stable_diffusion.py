@@ -212,8 +212,8 @@ class StableDiffusionPrior:
         """DDIM samples (Song et al. 2021, eta = 0): pictures in [0, 1]. ``generator`` lives on the CPU.
 
         Another ``pose_scale`` than 1 adds guidance on the pose map, for half as many predictions again: the
-        prediction moves ``pose_scale - 1`` times the way from the prompt without the map to the prompt with it, as
-        with the two scales of InstructPix2Pix (Brooks et al. 2023, eq. 3).
+        prediction moves ``pose_scale - 1`` times the way from the prompt without the map to the prompt with it. It
+        is a second scale like that of InstructPix2Pix (Brooks et al. 2023, eq. 3), which goes that way without text.
 
         Raises:
             ValueError: for guidance on a pose map that is not given.

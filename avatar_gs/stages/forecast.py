@@ -1,12 +1,10 @@
 """What a run will ask of a device: its expected peak of memory, what would make it fit, and its least time."""
 
-import resource
 from collections.abc import Iterator
 from dataclasses import replace
 from enum import Enum
-from pathlib import Path
 
-from avatar_gs.device import convolution_rate
+from avatar_gs.device import convolution_rate, told_by_proc
 from avatar_gs.errors import UserError
 from avatar_gs.guidance.config import Method
 from avatar_gs.identity.cross_init import ENCODE_BATCH
@@ -178,18 +176,12 @@ def free_memory(device: str) -> int | None:
         import torch
 
         return int(torch.cuda.mem_get_info()[0])
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    free = next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+    free = told_by_proc("/proc/meminfo", "MemAvailable")
     return None if free is None else free + resident()
 
 
 def resident() -> int:
     """Bytes of host memory that this program, its libraries above all, holds now; where the system does not say, an
     allowance."""
-    try:
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
-    except OSError:
-        return round(OVERHEAD)
+    told = told_by_proc("/proc/self/status", "VmRSS")
+    return round(OVERHEAD) if told is None else told

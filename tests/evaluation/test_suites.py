@@ -134,14 +134,22 @@ def test_random_weights_keep_the_architecture_and_nothing_else(prior):
 
 
 def test_the_prior_suite_reports_what_measure_scores(prior, tmp_path, monkeypatch):
-    def truths(prior, trials, *, on_batch, **_):
+    asked = {}
+
+    def truths(prior, trials, *, on_batch, **settings):
+        asked.update(settings)
         on_batch(len(trials))
         return np.stack([trial.truth for trial in trials])
 
     monkeypatch.setattr(measure, "draw", truths)
     monkeypatch.setattr(suites, "SIZE", prior.image_size)
-    report = suites.run_suite(small_settings(suite=Suite.prior), prior, tmp_path, ["stage=evaluate", "suite=prior"])
-    scores = json.loads((tmp_path / "results.json").read_text())["figures"]["scores"]
+    settings = small_settings(suite=Suite.prior, seed=3)
+    settings.evaluate.pose_scale = 1.5
+    report = suites.run_suite(settings, prior, tmp_path, ["stage=evaluate", "suite=prior"])
+    figures = json.loads((tmp_path / "results.json").read_text())["figures"]
+    assert asked == {"seed": 3} | {name: figures[name] for name in ("steps", "cfg_scale", "pose_scale")}
+    assert asked["pose_scale"] == 1.5
+    scores = figures["scores"]
     assert scores["silhouette IoU"]["mean"] > 0.9 and scores["silhouette IoU"]["wilson"] is None
     shares = [row for name, row in scores.items() if name.startswith(("shirt/", "hair/", "bottoms/", "shoes/"))]
     assert shares and all(row["mean"] == 1 and 0 < row["wilson"] < 1 for row in shares)

@@ -32,15 +32,15 @@ from avatar_gs.render.cameras import orbit
 from avatar_gs.types import ViewDirection
 
 
-@pytest.mark.parametrize("nod", [0.0, 0.5])
-def test_a_head_is_found_where_it_is_and_as_it_is_turned(nod):
+@pytest.mark.parametrize("turned", [0.0, 0.5])
+def test_a_head_is_found_where_it_is_and_as_it_is_turned(turned):
     body = load_wardrobe().body
-    posed = body.pose(pose_of(head=(0.0, nod, 0.0)))  # to its left
+    posed = body.pose(pose_of(head=(0.0, turned, 0.0)))  # to its left
     azimuths = torch.tensor([0.0, math.pi / 2, math.pi, -1.0])
     flat, span = torch.zeros(4), torch.full((4,), 0.64)
     cameras = orbit(posed.joints[15].expand(4, 3), span, azimuths, flat, torch.full((4,), 0.5), 128)
     for azimuth, head in zip(azimuths.tolist(), find_heads(posed, cameras), strict=True):
-        assert abs(math.remainder(head.turn - (azimuth - nod), math.tau)) < 0.02
+        assert abs(math.remainder(head.turn - (azimuth - turned), math.tau)) < 0.02
         assert head.shown == 1 and abs(head.centre[0] - 64) < 16 and 30 < head.centre[1] < 64
         assert 0.2 < head.span * 0.64 / 128 < 0.32, "metres"
     (half,) = find_heads(posed, replace(cameras[0], width=64))
