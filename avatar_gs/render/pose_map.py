@@ -1,8 +1,10 @@
 """Pose maps: OpenPose keypoints, culled by the body's own depth and drawn as ControlNet expects them.
 
-The drawing is controlnet-aux's own (imported at the first use: it takes seconds), on a large canvas because its
-strokes are a fixed 4 pixels wide, then averaged down to the prior's size. Everything below ``draw_pose_map`` is
-numpy, for programs that draw maps by the thousand.
+The drawing is controlnet-aux's own (imported at the first use: it takes seconds). Its strokes are a fixed 4 pixels wide
+on any canvas. Maps of up to 512 pixels are drawn at 512 and averaged down, so that small priors see strokes as wide as
+512-pixel ones do, relative to the body. Larger maps are drawn at their own size: what controlnet-aux draws for a
+picture of that size, with no pixel enlarged. Everything below ``draw_pose_map`` is numpy, for programs that draw maps
+by the thousand.
 """
 
 import functools
@@ -38,6 +40,9 @@ MARGINS: Float[np.ndarray, " 130"] = np.array(
 """How far behind the visible surface a keypoint may lie and still be drawn, in metres. Joints lie inside the flesh
 (hips deepest); face points lie on the skin. The packaged prior was trained on maps drawn with these numbers."""
 
+SMALLEST_CANVAS = 512
+"""Side in pixels of the canvas that smaller pose maps are drawn on."""
+
 SURFEL_SCALE = 1.3
 """A depth splat's deviation in units of its triangle's: less lets the far side shine through, more swells the body."""
 
@@ -48,7 +53,6 @@ def draw_pose_map(
     depth: Float[Tensor, "B H W"],
     *,
     size: int,
-    draw_size: int = 512,
     hands: bool = True,
     face: bool = True,
 ) -> Float[Tensor, "B size size 3"]:
@@ -62,7 +66,7 @@ def draw_pose_map(
     drawn = np.ones(NUM_POINTS, dtype=bool)
     drawn[NUM_BODY : NUM_BODY + 2 * NUM_HAND] = hands
     drawn[NUM_BODY + 2 * NUM_HAND :] = face
-    maps = []
+    draw_size, maps = max(SMALLEST_CANVAS, size), []
     for T, K, surface in zip(_numpy(cameras.T_camera_world), _numpy(cameras.K), _numpy(depth), strict=True):
         pixels, visible = visible_points(points, T, K, (cameras.width, cameras.height), surface)
         pixels = pixels * (draw_size / np.array([cameras.width, cameras.height]))
@@ -107,7 +111,12 @@ def draw_points(
     """Draws keypoints (pixels of a ``draw_size`` square, ordered as ``stack_points``) and averages down to ``size``.
 
     Without a visible nose no face is drawn, as OpenPose finds none then (from behind, the jaw's ends would be left).
+
+    Raises:
+        ValueError: if ``draw_size`` is below ``size``: an enlarged drawing would be blurred.
     """
+    if draw_size < size:
+        raise ValueError(f"draw_size={draw_size}: expected at least size={size}")
     drawing, Keypoint = _controlnet_aux()
     visible = visible & (np.arange(NUM_POINTS) < NUM_POINTS - NUM_FACE * (not visible[NOSE]))
     scaled = pixels / draw_size

@@ -175,16 +175,63 @@ def test_drawing_is_averaged_down() -> None:
     assert len(MARGINS) == NUM_POINTS
 
 
-def test_drawing_is_controlnet_auxs_own() -> None:
+@pytest.mark.parametrize("size", [512, 768])
+def test_drawing_is_controlnet_auxs_own(size: int) -> None:
     """The same picture as ``draw_poses`` makes of a detected pose in which everything was found."""
     from controlnet_aux.open_pose import PoseResult, draw_poses
     from controlnet_aux.open_pose.body import BodyResult, Keypoint
 
-    pixels = np.random.default_rng(1).uniform(20, 492, (NUM_POINTS, 2))
-    found = [Keypoint(x / 512, y / 512) for x, y in pixels]
+    pixels = np.random.default_rng(1).uniform(20, size - 20, (NUM_POINTS, 2))
+    found = [Keypoint(x / size, y / size) for x, y in pixels]
     pose = PoseResult(BodyResult([*found[:18]], 18.0, 18), found[18:39], found[39:60], found[60:])
-    ours = draw_points(pixels, np.ones(NUM_POINTS, dtype=bool), 512, 512)
-    assert np.array_equal(ours, draw_poses([pose], 512, 512))
+    ours = draw_points(pixels, np.ones(NUM_POINTS, dtype=bool), size, size)
+    assert np.array_equal(ours, draw_poses([pose], size, size))
+
+
+DISCS = (
+    (255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0), (0, 255, 0), (0, 255, 85),
+    (0, 255, 170), (0, 255, 255), (0, 170, 255), (0, 85, 255), (0, 0, 255), (85, 0, 255), (170, 0, 255),
+    (255, 0, 255), (255, 0, 170), (255, 0, 85),
+)  # fmt: skip
+"""Colours of OpenPose's body keypoints; limbs have 0.6 of them."""
+
+
+@pytest.mark.parametrize("size", [768, 1024])
+def test_maps_above_512_pixels_are_drawn_at_their_own_size(scene: tuple[PosedBody, Keypoints], size: int) -> None:
+    posed, keypoints = scene
+    cameras = views(posed, 0).resized(size, size)
+    picture = draw_pose_map(keypoints, cameras, body_depth(posed, cameras), size=size, hands=False, face=False)[0]
+    drawn = (picture * 255).round().int()
+    pixels = project(keypoints.body, cameras)[0][0]
+    for pixel, colour in zip(pixels, DISCS, strict=True):
+        rows, columns = torch.nonzero((drawn == torch.tensor(colour)).all(-1), as_tuple=True)
+        assert len(rows) == 49  # the whole disc of radius 4, none of it blended
+        centre = torch.stack([columns.float().mean() + 0.5, rows.float().mean() + 0.5])
+        assert (centre - pixel).abs().max() <= 1
+    limbs = {tuple(int(0.6 * c) for c in colour) for colour in DISCS}
+    assert set(map(tuple, drawn.flatten(0, 1).unique(dim=0).tolist())) <= {(0, 0, 0), *DISCS, *limbs}
+
+
+def test_maps_up_to_512_pixels_are_drawn_at_512(scene: tuple[PosedBody, Keypoints]) -> None:
+    posed, keypoints = scene
+    cameras = views(posed, 0)
+    depth = body_depth(posed, cameras)
+    pixels, visible = visible_points(
+        stack_points(keypoints),
+        cameras.T_camera_world[0].double().numpy(),
+        cameras.K[0].double().numpy(),
+        (SIZE, SIZE),
+        depth[0].double().numpy(),
+    )
+    for size in (128, 384, 512):
+        expected = draw_points(pixels * (512 / SIZE), visible, 512, size)
+        found = draw_pose_map(keypoints, cameras, depth, size=size)[0]
+        assert torch.equal(found, torch.from_numpy(expected).float() / 255)
+
+
+def test_a_drawing_is_never_enlarged() -> None:
+    with pytest.raises(ValueError, match="draw_size=512: expected at least size=768"):
+        draw_points(np.zeros((NUM_POINTS, 2)), np.ones(NUM_POINTS, dtype=bool), 512, 768)
 
 
 def test_hands_and_face_can_be_left_out(scene: tuple[PosedBody, Keypoints]) -> None:
