@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from avatar_gs.errors import UserError
+from avatar_gs.render.kernels import load_kernels
 from avatar_gs.types import Cameras, Gaussians, Render
 
 
@@ -91,6 +92,7 @@ def _render_with_gsplat(
 ) -> Render:
     from gsplat import rasterization
 
+    load_kernels()
     picture, alpha, info = rasterization(
         gaussians.means,
         gaussians.quats,

@@ -5,7 +5,7 @@ scale of a distillation gradient depends on prior, guidance and time step, so he
 fixed, and they are those of the largest gradient. Opacities are never reset: that would dissolve the avatar.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,10 +37,17 @@ class Refinement:
 class DistillationStrategy(DefaultStrategy):
     """Accumulates gsplat's statistics every step and refines the model when the step is due."""
 
-    def __init__(self, config: DensityConfig, total_steps: int, model: GaussianModel) -> None:
-        """``model`` as it starts: its median size is the unit of the config's sizes."""
+    def __init__(
+        self,
+        config: DensityConfig,
+        total_steps: int,
+        model: GaussianModel,
+        agreed: Callable[[Tensor], Tensor] = lambda mask: mask,
+    ) -> None:
+        """``model`` as it starts: its median size is the unit of the config's sizes. ``agreed`` gives the masks of what
+        grows and what goes that all processes of a run follow."""
         super().__init__()
-        self.config = config
+        self.config, self.agreed = config, agreed
         self.unit = model.scales().detach().amax(-1).median()
         self.start = round(config.start * total_steps)
         self.stop = round(config.stop * total_steps)
@@ -88,7 +95,7 @@ class DistillationStrategy(DefaultStrategy):
         gradient = self.running["grad2d"] / self.running["count"].clamp_min(1)
         chosen = largest(gradient, min(round(self.config.grow_share * len(model)), self.config.max_splats - len(model)))
         is_large = model.scales().amax(-1) > self.config.split_scale * self.unit
-        to_duplicate, to_split = chosen & ~is_large, chosen & is_large
+        to_duplicate, to_split = self.agreed(chosen & ~is_large), self.agreed(chosen & is_large)
         duplicated, divided = int(to_duplicate.sum()), int(to_split.sum())
         if duplicated:
             duplicate(params=model.params, optimizers=optimizers, state=self.running, mask=to_duplicate)
@@ -107,6 +114,7 @@ class DistillationStrategy(DefaultStrategy):
         if self.config.prune_detached:
             sizes = model.scales().amax(-1)
             unwanted |= detached(model.params["means"], sizes, self.config.prune_detached)
+        unwanted = self.agreed(unwanted)
         pruned = int(unwanted.sum())
         if pruned == len(model):
             raise UserError(

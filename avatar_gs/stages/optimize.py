@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+import torch
+
 from avatar_gs.body.model import load_body
 from avatar_gs.console import progress
 from avatar_gs.device import choose_device
@@ -12,6 +14,7 @@ from avatar_gs.errors import UserError
 from avatar_gs.guidance.config import Method
 from avatar_gs.io import RunFolder
 from avatar_gs.prior.stable_diffusion import load_prior
+from avatar_gs.render.kernels import prepare_renderer
 from avatar_gs.render.rasterize import require_renderer
 from avatar_gs.settings import Settings
 from avatar_gs.stages.embed import give_identity
@@ -33,12 +36,14 @@ def run(settings: Settings) -> None:
     device = choose_device(settings.device.name)
     require_renderer(device)
     with parallel.joined(device), open_folder(settings) as folder:
-        if folder.finished("optimize"):
+        if parallel.anywhere(folder.finished("optimize"), torch.device(device)):
             LOGGER.info("%s is finished: nothing to do (overwrite=true makes it anew)", folder.path)
             return
         if parallel.count() > 1 and settings.guidance.method is Method.vsd:
             raise UserError("guidance=vsd trains an adapter beside the prior: give it one process, without torchrun")
         preflight(settings)
+        with parallel.first_alone():
+            prepare_renderer(device)
         with progress("load the body and the prior"):
             body = load_body(settings.body, device)
             prior = load_prior(settings.prior, device)

@@ -79,6 +79,7 @@ def optimize(
     state = first_state(settings, body, prior, conditions, initial)
     if run is not None:
         resume(state, settings, run)
+    parallel.require_same(prior.device, steps=state.step, splats=len(state.model))
     writes = run if parallel.is_first() else None
     config, total = settings.optimize, settings.optimize.steps
     arguments = body, config, settings.cameras, settings.prior.prompts

@@ -2,8 +2,9 @@
 
 All processes take the same steps with the same avatar. Of what a step asks of the prior, by far its largest part, each
 process computes some rows; answers are put together, and so are the gradients on their way back. Rasterisers on a GPU
-add in no fixed order, so the avatar's gradients are averaged, and the avatars never drift apart. Without torchrun all
-of this does nothing.
+add in no fixed order, so the avatar's gradients and those of its screen positions are averaged; the first process
+decides which splats grow and go, and the others take over its splats then, so that avatars never drift apart. Without
+torchrun all of this does nothing.
 """
 
 import datetime
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from avatar_gs.console import be_silent
+from avatar_gs.errors import UserError
 from avatar_gs.types import Prior
 
 PATIENCE = datetime.timedelta(hours=24)
@@ -55,6 +57,16 @@ def wait() -> None:
         dist.barrier()
 
 
+@contextmanager
+def first_alone() -> Iterator[None]:
+    """The first process runs the block while the others wait, then they run it."""
+    if not is_first():
+        wait()
+    yield
+    if is_first():
+        wait()
+
+
 def anywhere(flag: bool, device: torch.device) -> bool:
     """Whether ``flag`` is set in any process."""
     if count() == 1:
@@ -74,6 +86,40 @@ def average(gradients: Iterable[Tensor | None]) -> None:
             whole = gradient.contiguous()
             dist.all_reduce(whole)
             gradient.copy_(whole / count())
+
+
+@torch.no_grad()
+def from_first(tensor: Tensor) -> Tensor:
+    """The first process's values of a tensor that has one shape and type in all."""
+    if count() == 1:
+        return tensor
+    # gloo does not send booleans
+    values = tensor.detach().to(torch.uint8 if tensor.dtype == torch.bool else tensor.dtype, copy=True).contiguous()
+    dist.broadcast(values, 0)
+    return values.to(tensor.dtype)
+
+
+@torch.no_grad()
+def follow_first(tensors: Iterable[Tensor]) -> None:
+    """Overwrites tensors with the first process's; all give the same ones in the same order."""
+    if count() > 1:
+        for tensor in tensors:
+            tensor.copy_(from_first(tensor))
+
+
+def require_same(device: torch.device, **values: int) -> None:
+    """Raises UserError in every process unless all have the same values; else some would wait for others forever."""
+    if count() == 1:
+        return
+    found = torch.tensor([*values.values(), *(-value for value in values.values())], device=device)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    largest, negated = found.view(2, -1).tolist()
+    for name, most, least in zip(values, largest, negated, strict=True):
+        if most != -least:
+            raise UserError(
+                f"torchrun: its processes have from {-least} to {most} {name}, expected the same in all; they must see "
+                "the same files (outputs/ on a disk that all machines share) and run the same versions"
+            )
 
 
 class SharedPrior:

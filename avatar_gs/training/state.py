@@ -16,6 +16,7 @@ from avatar_gs.splats.density import DistillationStrategy
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.splats.optim import build_optimizers, load_optimizer_tensors, optimizer_tensors
 from avatar_gs.splats.smoothing import ColorSmoother
+from avatar_gs.training import parallel
 from avatar_gs.training.background import LearnedBackground
 
 CHECKPOINT = runs.AVATAR_CHECKPOINT
@@ -55,7 +56,7 @@ class TrainingState:
         init: str = "",
         background: LearnedBackground | None = None,
     ) -> "TrainingState":
-        strategy = DistillationStrategy(density, total_steps, model)
+        strategy = DistillationStrategy(density, total_steps, model, parallel.from_first)
         smoother = ColorSmoother(splats.smoothing, model)
         return cls(model, build_optimizers(model, splats.lr), strategy, smoother, guidance, background, init)
 

@@ -149,7 +149,9 @@ def gradients(state: TrainingState, render: Render) -> list[Tensor | None]:
     learned = [] if state.background is None else state.background.network.parameters()
     parameters = [*state.model.params.values(), *learned]
     screen = render.info["means2d"]
-    return [*(parameter.grad for parameter in parameters), screen.grad if screen.retains_grad else None]
+    # of one drawing the screen positions retain a gradient; those of views that were lit one by one are a leaf
+    kept = screen.is_leaf or screen.retains_grad
+    return [*(parameter.grad for parameter in parameters), screen.grad if kept else None]
 
 
 def learn_background(state: TrainingState) -> None:
@@ -191,6 +193,8 @@ def update(state: TrainingState, settings: Settings, surface: RestSurface, rende
     info = None if render is None else render.info
     refinement = state.strategy.after_step(state.model, state.optimizers, state.step, info, split_seed)
     if refinement != Refinement() or (state.step + 1) % settings.optimize.surface_every == 0:
+        parallel.require_same(state.model.device, splats=len(state.model))
+        parallel.follow_first(state.model.params.values())
         surface.refresh(state.model)
         state.smoother.refresh(state.model)
     return refinement
