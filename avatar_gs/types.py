@@ -78,6 +78,16 @@ class Views:
 
 
 @dataclass(frozen=True)
+class Correctives:
+    """What a pose adds to the body before it is skinned (SMPL-X's pose blend shapes), in metres."""
+
+    rest: Float[Tensor, "V 3"]
+    """The vertices in the rest pose."""
+    offsets: Float[Tensor, "V 3"]
+    """How far the pose moves each of them, in the rest pose's frame."""
+
+
+@dataclass(frozen=True)
 class PosedBody:
     """A body in one pose. ``T_posed_rest`` are the linear-blend-skinning transforms of the 55 SMPL-X joints:
     they take points of the rest (zero) pose to this pose (SMPL-X's ``A`` matrices)."""
@@ -86,6 +96,8 @@ class PosedBody:
     faces: Int[Tensor, "F 3"]
     joints: Float[Tensor, "55 3"]
     T_posed_rest: Float[Tensor, "55 4 4"]
+    correctives: Correctives | None = None
+    """None for a body that has none (the free body)."""
 
 
 @dataclass(frozen=True)

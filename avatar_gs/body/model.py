@@ -20,7 +20,7 @@ from avatar_gs.body.files import checked_body, find_body
 from avatar_gs.body.pose import PARENTS, Pose, zero_pose
 from avatar_gs.errors import UserError
 from avatar_gs.geometry import axis_angle_to_matrix
-from avatar_gs.types import PosedBody
+from avatar_gs.types import Correctives, PosedBody
 
 SMPLX_VERTICES = 10475
 EXTRA_POINTS = (
@@ -61,16 +61,19 @@ class Body:
         shaped, joints = self.shaped(betas)
         rotations = axis_angle_to_matrix(pose.axis_angles.to(shaped))
         T_posed_rest, posed_joints = _joint_transforms(rotations, joints, self.parents_list)
-        offset = torch.zeros_like(shaped)
+        offset, correctives = torch.zeros_like(shaped), None
         if self.pose_directions is not None:
             feature = (rotations[1:] - torch.eye(3).to(shaped)).flatten()
             offset = (feature @ self.pose_directions).view_as(shaped)
+            correctives = Correctives(shaped, offset)
         blended = (self.weights @ T_posed_rest[:, :3].flatten(1)).unflatten(1, (3, 4))
         vertices = (blended[..., :3] @ (shaped + offset)[..., None])[..., 0] + blended[..., 3]
         translation = pose.translation.to(shaped)
         shift = torch.zeros(4, 4).to(shaped)
         shift[:3, 3] = translation
-        return PosedBody(vertices + translation, self.faces, posed_joints + translation, T_posed_rest + shift)
+        return PosedBody(
+            vertices + translation, self.faces, posed_joints + translation, T_posed_rest + shift, correctives
+        )
 
     def rest(self) -> PosedBody:
         """The configured shape in the zero pose (the T-pose)."""

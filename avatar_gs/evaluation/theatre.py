@@ -29,4 +29,4 @@ class Theatre:
 
     def pictures(self, model: GaussianModel) -> Pictures:
         """An avatar in the stage's views."""
-        return draw(model.pose(self.stage.posed.T_posed_rest.to(model.device)), self.stage)
+        return draw(model.pose(self.stage.posed), self.stage)

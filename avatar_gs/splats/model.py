@@ -1,6 +1,7 @@
 """The avatar: Gaussian splats on a body at rest, bound to its joints, in gsplat's parameter layout."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -8,8 +9,9 @@ from torch import Tensor, nn
 
 from avatar_gs.errors import UserError
 from avatar_gs.splats.config import SplatsConfig
+from avatar_gs.splats.correctives import Attachment, Triangles
 from avatar_gs.splats.skinning import skin
-from avatar_gs.types import NUM_JOINTS, Gaussians
+from avatar_gs.types import NUM_JOINTS, Gaussians, PosedBody
 
 SH_C0 = 0.28209479177387814
 """The constant spherical harmonic: a colour is ``SH_C0 * sh0 + 0.5``."""
@@ -23,6 +25,18 @@ at rest with the outward normal there."""
 def rgb_to_sh(rgb: Tensor) -> Tensor:
     """Coefficients of the constant harmonic for colours in [0, 1]."""
     return (rgb - 0.5) / SH_C0
+
+
+@dataclass(frozen=True)
+class _Attached:
+    """The anchors' places on a body, and what they were found for."""
+
+    faces: Tensor
+    triangles: Triangles
+    anchors: Tensor
+    version: int
+    """Of ``anchors``; it grows when they change in place."""
+    attachment: Attachment
 
 
 class GaussianModel:
@@ -39,6 +53,7 @@ class GaussianModel:
             UserError: if an entry is missing or has another shape.
         """
         self.min_scale, self.max_scale = min_scale, max_scale
+        self._attached: _Attached | None = None
         self.params = nn.ParameterDict()
         count = len(tensors["means"]) if "means" in tensors else 0
         for name, shape in (TRAINABLE | BOUND).items():
@@ -88,10 +103,32 @@ class GaussianModel:
         quats = nn.functional.normalize(self.params["quats"], dim=-1)
         return Gaussians(self.params["means"], quats, self.scales(), self.opacities(), self.colors())
 
-    def pose(self, T_posed_rest: Float[Tensor, "55 4 4"]) -> Gaussians:
-        """The activated splats of a posed avatar; gradients reach every trainable parameter."""
-        means, quats = skin(self.params["means"], self.params["quats"], self.params["skinning"], T_posed_rest)
+    def pose(self, posed: PosedBody) -> Gaussians:
+        """The activated splats of a posed avatar; gradients reach every trainable parameter.
+
+        Where the body has pose correctives, each splat moves with its anchor on the body's surface before skinning.
+        """
+        means = self.params["means"]
+        if posed.correctives is not None:
+            means = means + self._attachment(posed).carried(posed.correctives.offsets.to(means))
+        T_posed_rest = posed.T_posed_rest.to(self.device)
+        means, quats = skin(means, self.params["quats"], self.params["skinning"], T_posed_rest)
         return Gaussians(means, quats, self.scales(), self.opacities(), self.colors())
+
+    def _attachment(self, posed: PosedBody) -> Attachment:
+        """Where the anchors lie on a body with correctives; sought again when the anchors or the body have changed."""
+        assert posed.correctives is not None
+        anchors, known = self.params["anchors"], self._attached
+        if known is None or known.faces is not posed.faces:
+            rest = posed.correctives.rest.to(anchors)
+            triangles = Triangles(rest, posed.faces.to(self.device))
+        elif known.anchors is anchors and known.version == anchors._version:
+            return known.attachment
+        else:
+            triangles = known.triangles
+        attachment = triangles.attach(anchors.detach())
+        self._attached = _Attached(posed.faces, triangles, anchors, anchors._version, attachment)
+        return attachment
 
     def surface_distance(self) -> Float[Tensor, " N"]:
         """Metres from each splat to the body's surface at rest."""

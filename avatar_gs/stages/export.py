@@ -59,7 +59,7 @@ def standing(model: GaussianModel, body: Body) -> tuple[Gaussians, PosedBody]:
     pose = a_pose()
     pose.translation[1] = -soles
     posed = body.pose(pose)
-    return model.pose(posed.T_posed_rest), posed
+    return model.pose(posed), posed
 
 
 @torch.no_grad()

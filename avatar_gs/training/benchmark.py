@@ -201,7 +201,7 @@ def _alone(
 
 def _rasterised(timed: Timed, scene: Scene, state: TrainingState, settings: Settings, size: int) -> Tensor:
     """The scene's pictures for the encoder, with gradients of their own; what drew them is let go."""
-    posed = timed("skin", lambda: state.model.pose(scene.posed.T_posed_rest))
+    posed = timed("skin", lambda: state.model.pose(scene.posed))
     splats = Gaussians(*(value.detach().requires_grad_() for value in vars(posed).values()))
     cameras = enlarged(scene, settings.optimize.supersample)
     render = timed(RASTERISER[0], lambda: rasterize(splats, cameras, scene.backgrounds))

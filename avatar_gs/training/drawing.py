@@ -20,7 +20,7 @@ def draw(
     ``environment`` stands behind it where the scene asks for one; else the scene's plain backgrounds do.
     """
     cameras = enlarged(scene, supersample)
-    gaussians = model.pose(scene.posed.T_posed_rest)
+    gaussians = model.pose(scene.posed)
     shown = environment if scene.environment else None
     plain = scene.backgrounds if shown is None else None
     if scene.lighting is None:

@@ -40,7 +40,7 @@ def geometry_losses(
         losses["transmittance"] = config.transmittance * pixels * emptiness(alpha, config.transmittance_target)
     if config.orientation:
         weight = config.orientation * orientation_ramp(progress)
-        gaussians = model.pose(scene.posed.T_posed_rest)
+        gaussians = model.pose(scene.posed)
         away = facing_away(gaussians, outward_normals(model, gaussians), enlarged(scene, supersample))
         losses["orientation"] = weight * away.sum() / len(away)
     return losses

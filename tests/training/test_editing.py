@@ -57,7 +57,7 @@ def seen(model, body, azimuth):
     posed = body.pose(a_pose())
     views = fixed_views(posed, [Framing.BODY], [azimuth], 64)
     with torch.no_grad():
-        render = rasterize(model.pose(posed.T_posed_rest), views.cameras)
+        render = rasterize(model.pose(posed), views.cameras)
     return render.rgb[render.alpha[..., 0] > 0.95].median(0).values
 
 

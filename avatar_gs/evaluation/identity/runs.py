@@ -190,7 +190,7 @@ class Maker:
         began = time.monotonic()
         result = optimize(settings, self.body, prior, run_prompts(settings, prior))
         seconds = time.monotonic() - began
-        gaussians = result.model.pose(standing().T_posed_rest.to(result.model.device))
+        gaussians = result.model.pose(standing())
         measured, backs = (draw_from(gaussians, views.cameras) for views in (measured_views(), back_views()))
         return Shots(measured, backs, cost, result.metrics, seconds)
 

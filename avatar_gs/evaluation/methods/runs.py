@@ -130,7 +130,7 @@ class Maker:
         began = time.monotonic()
         result = optimize(settings, self.theatre.body, prior, run_prompts(settings, prior))
         seconds = time.monotonic() - began
-        gaussians = result.model.pose(self.theatre.stage.posed.T_posed_rest.to(result.model.device))
+        gaussians = result.model.pose(self.theatre.stage.posed)
         pictures = draw(gaussians, self.theatre.stage)
         orbit = draw_from(gaussians, around().stages[0].views.cameras)
         record = Record(

@@ -73,7 +73,7 @@ def _renders(settings: Settings) -> np.ndarray:
     whole = starting.taken_over(whole, body_given=False)
     body = load_body(whole.body, "cpu")
     posed = body.pose(a_pose())
-    gaussians = load_initial(whole, body).model.pose(posed.T_posed_rest)
+    gaussians = load_initial(whole, body).model.pose(posed)
     azimuths = [AZIMUTHS[side] for _, side in VIEWS]
     return draw_from(gaussians, fixed_views(posed, [framing for framing, _ in VIEWS], azimuths, SIZE).cameras).on_grey()
 

@@ -59,7 +59,7 @@ def of_model(model: GaussianModel, sights: Sights) -> Shots:
     """An avatar."""
     colours, whites = [], []
     for stage in sights.stages:
-        gaussians = model.pose(stage.posed.T_posed_rest.to(model.device))
+        gaussians = model.pose(stage.posed)
         colours.append(draw_from(gaussians, stage.views.cameras))
         whites.append(_white(model, gaussians, stage.views.cameras.to(model.device)))
     return Shots(_joined(colours), np.concatenate(whites))

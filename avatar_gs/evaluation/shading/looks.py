@@ -29,7 +29,7 @@ RAISED = 0.4
 
 def draw_looks(model: GaussianModel, stage: Stage, config: ShadingConfig) -> dict[Shade, Pictures]:
     """The avatar in every view of the stage, each look in turn; every view has a lamp of its own (``lamps``)."""
-    gaussians = model.pose(stage.posed.T_posed_rest.to(model.device))
+    gaussians = model.pose(stage.posed)
     normals = outward_normals(model, gaussians)
     looks = {}
     for shade in Shade:
