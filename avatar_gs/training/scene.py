@@ -91,6 +91,8 @@ class Scenes:
         return self._scene(self.standing, views, torch.full((len(views), 3), 0.5, device=self.device))
 
     def _lighting(self, step: int, scene: Scene) -> Lighting | None:
+        if not self.config.shading.probability:
+            return None
         random = generator(self.seed, step, "lighting")
         centres = torch.stack([subject(scene.posed, framing)[0] for framing in scene.views.framings])
         return draw_lighting(
