@@ -52,7 +52,8 @@ class EnvironmentConfig:
 
 @dataclass
 class GeometryConfig:
-    """Weights of two losses that shape surfaces, summed over pixels like ``losses``; 0 switches one off."""
+    """Weights of two losses that shape surfaces, each a mean over pixels and views, in the unit of ``losses``; 0
+    switches one off."""
 
     transmittance: float = 0.0
     """-min(transmittance_target, mean transmittance): empties pictures up to that share (Dream Fields, Jain et al.)."""
@@ -72,17 +73,26 @@ class GeometryConfig:
 
 @dataclass
 class LossesConfig:
-    """Weights of the regularisers, each summed over splats or pixels; 0 switches one off. Adam sees them relative to
-    the gradient of the guidance."""
+    """Weights of the regularisers; 0 switches one off.
+
+    Each is a mean (over pixels and views, or over splats), and a weight is relative to the guidance loss as a mean over
+    latent elements: half the squared gradient that guidance asks of a latent element. (Both are multiplied by the
+    number of latent elements of a view, ``training.losses.regulariser_scale``.) So a weight means the same for every
+    prior, image size, supersampling factor, batch and number of splats. The weight of a loss that is a sum over pixels
+    or splats beside a guidance loss that is a sum over latent elements is converted by (number of pixels or splats of a
+    view) / (number of latent elements of a view), that of a mean by 1 / (number of latent elements of a view).
+    """
 
     opacity: float = 0.0
-    """Sparsity: sqrt(alpha^2 + 0.01) of the pictures (DreamFusion); large weights dissolve the avatar."""
+    """Sparsity: sqrt(alpha^2 + 0.01), the mean over pixels (DreamFusion). With guidance clipped to 1 per latent pixel
+    0.04 pulls opacities down as hard as guidance can pull them up: stay far below, or the avatar dissolves."""
     haze: float = 0.0
-    """alpha (1 - alpha) of the pictures: half-transparent pixels become solid or empty."""
-    scale: float = 1.0
-    """Splats that have grown beyond twice the median size at the start."""
-    distance: float = 1.0
-    """Splats farther than ``distance_margin`` from the body's surface, by their opacity."""
+    """alpha (1 - alpha), the mean over pixels: half-transparent pixels become opaque or empty."""
+    scale: float = 3.0
+    """The squared excess of splats beyond twice the median size at the start, in that size, the mean over splats."""
+    distance: float = 3.0
+    """Opacity times the distance from the body's surface beyond ``distance_margin``, in margins, the mean over
+    splats."""
     distance_margin: float = 0.05
     """Metres that hair and clothes may stand off the body."""
 

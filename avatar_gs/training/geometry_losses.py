@@ -27,22 +27,23 @@ def geometry_losses(
     *,
     supersample: int,
     progress: float,
+    scale: int,
 ) -> dict[str, Float[Tensor, ""]]:
-    """The weighted losses that are switched on, by name, summed over pixels and averaged over views.
+    """The weighted losses whose weight is not 0, by name: means over pixels and views.
 
     Args:
-        alpha: of the scene's pictures, drawn with ``supersample``.
-        progress: the share of the run that is done.
+        alpha: of the scene's views, rendered with ``supersample``.
+        progress: the fraction of the run that is done.
+        scale: the factor of every mean (``losses.regulariser_scale``).
     """
     losses = {}
     if config.transmittance:
-        pixels = alpha[0].numel()
-        losses["transmittance"] = config.transmittance * pixels * emptiness(alpha, config.transmittance_target)
+        losses["transmittance"] = scale * config.transmittance * emptiness(alpha, config.transmittance_target)
     if config.orientation:
         weight = config.orientation * orientation_ramp(progress)
         gaussians = model.pose(scene.posed)
         away = facing_away(gaussians, outward_normals(model, gaussians), enlarged(scene, supersample))
-        losses["orientation"] = weight * away.sum() / len(away)
+        losses["orientation"] = scale * weight * away.mean()
     return losses
 
 

@@ -1,49 +1,78 @@
-"""Regularisers: what the prior does not see, or sees too late."""
+"""Regularisers: means over pixels or splats, in the unit of the guidance loss."""
 
 from jaxtyping import Float
 from torch import Tensor
 
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.training.config import LossesConfig
+from avatar_gs.types import Prior
 
 SCALE_SLACK = 2.0
-"""Splats may grow to so many times the median size at the start before they are held back."""
+"""Splats may grow to this multiple of the median size at the start before they are penalised."""
+
+
+def regulariser_scale(prior: Prior) -> int:
+    """The factor of every regulariser in the total loss: the number of latent elements of one view.
+
+    The guidance loss (``guidance.weights.distance``) is half the squared gradient summed over these elements, and the
+    mean over views. Multiplied by their number, a regulariser that is a mean weighs the same beside it for every prior,
+    image size, supersampling factor, batch and number of splats.
+    """
+    return prior.latent_channels * prior.latent_size**2
 
 
 def sparsity(alpha: Float[Tensor, "B H W 1"]) -> Float[Tensor, ""]:
-    """DreamFusion's opacity regulariser, summed over pixels and averaged over views."""
-    return (alpha.square() + 0.01).sqrt().sum() / len(alpha)
+    """DreamFusion's opacity regulariser sqrt(alpha^2 + 0.01), the mean over pixels and views."""
+    return (alpha.square() + 0.01).sqrt().mean()
 
 
 def haze(alpha: Float[Tensor, "B H W 1"]) -> Float[Tensor, ""]:
-    """How far pixels are from solid or empty, summed over pixels and averaged over views."""
-    return (alpha * (1 - alpha)).sum() / len(alpha)
+    """alpha (1 - alpha), the mean over pixels and views: 0 where all pixels are opaque or empty."""
+    return (alpha * (1 - alpha)).mean()
 
 
 def oversize(model: GaussianModel, unit: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """The excess of splats' longest axis over ``SCALE_SLACK * unit`` (metres), in units, squared and summed."""
-    return (model.scales().amax(-1) / unit - SCALE_SLACK).relu().square().sum()
+    """The squared excess of each splat's longest axis over ``SCALE_SLACK * unit``, the mean over splats.
+
+    Args:
+        unit: the median size of the splats at the start, in metres; the excess is measured in it.
+    """
+    return (model.scales().amax(-1) / unit - SCALE_SLACK).relu().square().mean()
 
 
 def stray(model: GaussianModel, margin: float) -> Float[Tensor, ""]:
-    """Opacity times the distance from the body's surface beyond ``margin`` (metres), in margins, summed.
+    """Opacity times the distance from the body's surface beyond ``margin``, the mean over splats.
 
-    It draws a splat back and makes it fade: one that the pictures want there keeps its opacity against it.
+    It draws a splat back and makes it fade: one that the guidance wants there keeps its opacity against it.
+
+    Args:
+        margin: in metres; the distance beyond it is measured in margins.
     """
-    return (model.opacities() * (model.surface_distance() / margin - 1).relu()).sum()
+    return (model.opacities() * (model.surface_distance() / margin - 1).relu()).mean()
 
 
 def regularisers(
-    config: LossesConfig, model: GaussianModel, alpha: Float[Tensor, "B H W 1"], unit: Float[Tensor, ""]
+    config: LossesConfig,
+    model: GaussianModel,
+    alpha: Float[Tensor, "B H W 1"],
+    unit: Float[Tensor, ""],
+    *,
+    scale: int,
 ) -> dict[str, Float[Tensor, ""]]:
-    """The weighted losses that are switched on, by name."""
+    """The weighted losses whose weight is not 0, by name.
+
+    Args:
+        alpha: of the rendered views.
+        unit: the median size of the splats at the start, in metres.
+        scale: the factor of every mean (``regulariser_scale``).
+    """
     losses = {}
     if config.opacity:
-        losses["opacity"] = config.opacity * sparsity(alpha)
+        losses["opacity"] = scale * config.opacity * sparsity(alpha)
     if config.haze:
-        losses["haze"] = config.haze * haze(alpha)
+        losses["haze"] = scale * config.haze * haze(alpha)
     if config.scale:
-        losses["scale"] = config.scale * oversize(model, unit)
+        losses["scale"] = scale * config.scale * oversize(model, unit)
     if config.distance:
-        losses["distance"] = config.distance * stray(model, config.distance_margin)
+        losses["distance"] = scale * config.distance * stray(model, config.distance_margin)
     return losses

@@ -21,7 +21,7 @@ from avatar_gs.training import parallel
 from avatar_gs.training.background import LearnedBackground
 from avatar_gs.training.drawing import draw
 from avatar_gs.training.geometry_losses import geometry_losses
-from avatar_gs.training.losses import regularisers
+from avatar_gs.training.losses import regulariser_scale, regularisers
 from avatar_gs.training.scene import Scene
 from avatar_gs.training.state import TrainingState
 from avatar_gs.types import Prior, Render
@@ -96,7 +96,7 @@ def train_step(
             source=before,
             cameras=scene.views.cameras.T_camera_world.flatten(1).to(latents),
         )
-    losses = all_losses(state, scene, settings, render)
+    losses = all_losses(state, scene, settings, render, regulariser_scale(prior))
     finite, refinement = True, Refinement()
     if not distilled.warming_up:
         with clock("backward"):
@@ -129,10 +129,12 @@ def encoded(
     return prior.encode_images(draw(model, scene, settings.optimize.supersample, background).rgb)
 
 
-def all_losses(state: TrainingState, scene: Scene, settings: Settings, render: Render) -> dict[str, Float[Tensor, ""]]:
-    """The weighted losses beside guidance, by name."""
+def all_losses(
+    state: TrainingState, scene: Scene, settings: Settings, render: Render, scale: int
+) -> dict[str, Float[Tensor, ""]]:
+    """The weighted losses beside guidance, by name; ``scale`` is the factor of every one (``regulariser_scale``)."""
     config = settings.optimize
-    losses = regularisers(config.losses, state.model, render.alpha, state.strategy.unit)
+    losses = regularisers(config.losses, state.model, render.alpha, state.strategy.unit, scale=scale)
     return losses | geometry_losses(
         config.geometry,
         state.model,
@@ -140,6 +142,7 @@ def all_losses(state: TrainingState, scene: Scene, settings: Settings, render: R
         render.alpha,
         supersample=config.supersample,
         progress=state.step / config.steps,
+        scale=scale,
     )
 
 
@@ -165,7 +168,7 @@ def refit(state: TrainingState, scene: Scene, settings: Settings, prior: Prior, 
     again, and densification counts the step once."""
     render = draw(state.model, scene, settings.optimize.supersample, state.background)
     loss = distilled.refit(prior.encode_images(render.rgb), render.rgb)
-    losses = all_losses(state, scene, settings, render)
+    losses = all_losses(state, scene, settings, render, regulariser_scale(prior))
     sum(losses.values(), start=loss).backward()
     parallel.average(gradients(state, render))
     learn_background(state)

@@ -112,10 +112,10 @@ def test_only_weighted_losses_are_computed(body):
         (GeometryConfig(transmittance=1.0), {"transmittance"}),
         (GeometryConfig(orientation=1.0), {"orientation"}),
     ):
-        losses = geometry_losses(config, model, scene, alpha, supersample=1, progress=1.0)
+        losses = geometry_losses(config, model, scene, alpha, supersample=1, progress=1.0, scale=1)
         assert set(losses) == names and all(loss.isfinite() for loss in losses.values())
     late, early = (
-        geometry_losses(GeometryConfig(orientation=1.0), model, scene, alpha, supersample=1, progress=p)["orientation"]
+        geometry_losses(config, model, scene, alpha, supersample=1, progress=p, scale=1)["orientation"]
         for p in (1.0, 0.0)
     )
     torch.testing.assert_close(early, 0.01 * late)
@@ -128,9 +128,8 @@ def test_the_orientation_loss_turns_what_is_seen_towards_the_camera(body):
 
     def loss():
         config = GeometryConfig(orientation=1.0)
-        return geometry_losses(config, model, scene, torch.zeros(2, 32, 32, 1), supersample=1, progress=1.0)[
-            "orientation"
-        ]
+        alpha = torch.zeros(2, 32, 32, 1)
+        return geometry_losses(config, model, scene, alpha, supersample=1, progress=1.0, scale=1)["orientation"]
 
     optimizer = torch.optim.Adam([model.params["quats"]], lr=0.02)
     first = float(loss())

@@ -23,14 +23,16 @@ from avatar_gs.splats.optim import gradients_are_finite
 from avatar_gs.splats.surface import RestSurface
 from avatar_gs.training.drawing import draw
 from avatar_gs.training.loop import Result, first_state, metrics, stop_if_diverged
+from avatar_gs.training.losses import regulariser_scale
 from avatar_gs.training.scene import Scene, prepared_scenes
 from avatar_gs.training.state import TrainingState
 from avatar_gs.training.step import Stopwatch, all_losses, learn_background, update
 from avatar_gs.types import Prior
 
-WEIGHT = 100.0
-"""Of 1 - cosine, beside the regularisers. With the packaged scorer, gradients on screen positions are then about those
-of score distillation with the packaged prior (0.3 to 0.4 against 0.3 to 0.7), so densification treats both alike."""
+WEIGHT = 0.05
+"""Of 1 - cosine, in the unit of the regularisers (``training.config.LossesConfig``). With the packaged scorer,
+gradients on screen positions are then about those of score distillation with the packaged prior (0.3 to 0.4 against
+0.3 to 0.7), so densification treats both alike."""
 
 
 def optimize_by_similarity(
@@ -48,7 +50,7 @@ def optimize_by_similarity(
     positive, negative = texts(prompts)
     wanted = dict(zip(positive, clip.text_features(list(positive.values())), strict=True))
     state = first_state(settings, body, prior, TextConditions.encode(prior, positive, negative))
-    surface, total = RestSurface(body.rest()), settings.optimize.steps
+    surface, total, scale = RestSurface(body.rest()), settings.optimize.steps, regulariser_scale(prior)
     arguments = body, settings.optimize, settings.cameras, settings.prior.prompts
     with (
         prepared_scenes(*arguments, size=prior.image_size, seed=settings.seed) as scenes,
@@ -57,7 +59,7 @@ def optimize_by_similarity(
     ):
         while state.step < total:
             scene = scenes.at(state.step)
-            similarity = climb(state, scene, settings, clip, wanted, surface)
+            similarity = climb(state, scene, settings, clip, wanted, surface, scale)
             stop_if_diverged(state, settings)
             bar.update(state.step, splats=len(state.model), similarity=similarity)
             if interrupt.requested:
@@ -72,8 +74,9 @@ def climb(
     clip: Clip,
     wanted: Mapping[str, Float[Tensor, " d"]],
     surface: RestSurface,
+    scale: int,
 ) -> float:
-    """One step; returns the mean similarity before it."""
+    """One step; returns the mean similarity before it. ``scale``: the factor of all losses (``regulariser_scale``)."""
     clock = Stopwatch(state.seconds, state.model.device)
     with clock("render"):
         render = draw(state.model, scene, settings.optimize.supersample, state.background)
@@ -83,8 +86,8 @@ def climb(
         asked = torch.stack([wanted[bucket] for bucket in scene.buckets]).to(found)
         similarity = (found * asked).sum(-1).mean()
     with clock("backward"):
-        losses = all_losses(state, scene, settings, render)
-        sum(losses.values(), start=WEIGHT * (1 - similarity)).backward()
+        losses = all_losses(state, scene, settings, render, scale)
+        sum(losses.values(), start=scale * WEIGHT * (1 - similarity)).backward()
     with clock("update"):
         finite = gradients_are_finite(state.optimizers)
         learn_background(state)
