@@ -213,7 +213,7 @@ def test_twice_as_many_splats_are_held_back_as_hard_beside_guidance(body):
         """Of the oversize loss by the scales and of the stray loss by the means, and of guidance by the colours."""
         config = LossesConfig(opacity=0.0, haze=0.0, scale=1.0, distance=1.0)
         losses = regularisers(config, model, torch.zeros(1, 1, 1, 1), unit, scale=192)
-        images = rasterize(model.pose(posed.T_posed_rest), cameras).rgb
+        images = rasterize(model.pose(posed), cameras).rgb
         latents = ColorPrior().encode_images(images)
         guidance = weights.distance(latents, latents.detach() + 1.0)
         wanted = {"scale": (losses["scale"], "scales"), "guidance": (guidance, "sh0")}

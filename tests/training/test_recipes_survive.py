@@ -108,7 +108,7 @@ def solidity(state: TrainingState, scene: Scene) -> float:
     size = 128
     outside = (~silhouettes(scene, size)).float()[:, None]
     inside = torch.nn.functional.max_pool2d(outside, 3, 1, 1)[:, 0] == 0
-    render = rasterize(state.model.pose(scene.posed.T_posed_rest), scene.views.cameras.resized(size, size))
+    render = rasterize(state.model.pose(scene.posed), scene.views.cameras.resized(size, size))
     return float(render.alpha[..., 0][inside].mean())
 
 
