@@ -19,6 +19,11 @@ class FrozenConv2d(nn.Conv2d):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if _is_ordinary(input, weight):
             return super()._conv_forward(input, weight, bias)
+        device = input.device.type
+        if torch.is_autocast_enabled(device):  # cast outside of the function, whose backward pass sees one type
+            dtype = torch.get_autocast_dtype(device)
+            input, weight = input.to(dtype), weight.to(dtype)
+            bias = None if bias is None else bias.to(dtype)
         shape = self.stride, self.padding, self.dilation, self.groups
         return _Convolution.apply(input, weight, bias, shape)  # pyright: ignore[reportReturnType]
 
@@ -80,12 +85,15 @@ class _NormSilu(torch.autograd.Function):
     def forward(ctx: Any, input: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         ctx.save_for_backward(input, weight, bias)
         ctx.groups, ctx.eps = groups, eps
+        device = input.device.type
+        ctx.autocast = device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
         return _norm_silu(input, groups, weight, bias, eps)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         input, weight, bias = ctx.saved_tensors
-        with torch.enable_grad():
+        device, dtype, enabled = ctx.autocast
+        with torch.enable_grad(), torch.autocast(device, dtype, enabled=enabled):
             again = input.detach().requires_grad_()
             output = _norm_silu(again, ctx.groups, weight, bias, ctx.eps)
         return torch.autograd.grad(output, again, gradients[0])[0], None, None, None, None
