@@ -26,7 +26,7 @@ CONFIG_NAME = "config"
 # Never read from a saved run, and never in conflict with it: what is said anew each time, and other stages' settings.
 _NOT_SAVED = ("stage", "name", "overwrite", "debug", "mini", "suite", "evaluate", "playground", "benchmark")
 _SAVES_MEMORY = tuple(
-    f"prior.{name}" for name in ("encode_chunk", "checkpoint_encoder", "predict_chunk", "offload_text")
+    f"prior.{name}" for name in ("encode_chunk", "checkpoint_encoder", "encoder_keeps", "predict_chunk", "offload_text")
 )
 _NO_CONFLICT = (*_NOT_SAVED, "device", "export", *_SAVES_MEMORY)
 # What an identity is made of: all that binds a run whose avatar has not begun.

@@ -4,7 +4,7 @@ Units are metres and radians; quaternions are wxyz; cameras are OpenCV (x right,
 world is SMPL-X's (+y up, the avatar faces +z, its left hand at +x). Images are ``[B, H, W, 3]`` in [0, 1].
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Protocol, runtime_checkable
@@ -187,6 +187,15 @@ class Prior(Protocol):
         control: Float[Tensor, "B H W 3"] | None,
     ) -> Float[Tensor, "B c h w"]:
         """The noise prediction, whatever the network itself predicts. ``control`` is the pose map in [0, 1]."""
+        ...
+
+
+@runtime_checkable
+class StagedPrior(Prior, Protocol):
+    """A prior that may encode an early part of a run in a cheaper way."""
+
+    def encoder_at(self, progress: float) -> Callable[[Tensor], Tensor]:
+        """As ``encode_images``, by the fraction of the steps that lie before this one."""
         ...
 
 

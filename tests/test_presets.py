@@ -70,7 +70,7 @@ def test_an_experiment_chooses_a_method_and_a_named_method_keeps_its_own_numbers
 def test_no_experiment_sets_a_methods_own_numbers(name):
     content = yaml.safe_load((config.CONF / "experiment" / f"{name}.yaml").read_text())
     assert "guidance" not in content
-    saves_memory = {"encode_chunk", "checkpoint_encoder", "predict_chunk", "offload_text"}  # and changes no result
+    saves_memory = {"encode_chunk", "checkpoint_encoder", "encoder_keeps", "predict_chunk", "offload_text"}  # and changes no result
     assert set(content.get("prior", {})) <= saves_memory | {"prompts"}
 
 
@@ -141,7 +141,8 @@ def test_eight_gigabytes_are_enough_for_the_same_results(composed):
             key for key, value in config.flatten(small.plain()).items() if value != config.flatten(whole.plain())[key]
         }
         assert differing == {
-            f"prior.{key}" for key in ("encode_chunk", "checkpoint_encoder", "predict_chunk", "offload_text")
+            f"prior.{key}"
+            for key in ("encode_chunk", "checkpoint_encoder", "encoder_keeps", "predict_chunk", "offload_text")
         }
         architecture = Architecture(PUBLISHED[small.prior.name])
         for settings, limit in ((whole, 16), (small, 8)):

@@ -21,6 +21,7 @@ class WithUnet(Protocol):
     calls: int
     device: torch.device
     predict_chunk: int
+    faster: Any
 
     def eps(self, z_t: Tensor, t: Tensor, cond: Tensor, control: Tensor | None) -> Tensor: ...
 
@@ -58,6 +59,7 @@ class CameraLora:
         self.time = unet.time_embedding
         self.twin.unet = unet
         self.twin.predict_chunk = 0  # the camera is that of all pictures of a call
+        self.twin.faster = None  # its camera changes from call to call, and nothing compiled would see that
         self.parameters: dict[str, Tensor] = {}
         for name, parameter in unet.named_parameters():
             if id(parameter) not in frozen:  # in float32 whatever the UNet computes in

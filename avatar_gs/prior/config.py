@@ -23,11 +23,55 @@ class PromptStyle(Enum):
 
 
 class Precision(Enum):
-    """The number format of the UNet and of the ControlNet (text encoder and VAE always compute in float32)."""
+    """The number format of the UNet and of the ControlNet (the text encoder always computes in float32)."""
 
     float32 = "float32"
     float16 = "float16"
     bfloat16 = "bfloat16"
+
+
+class VaePrecision(Enum):
+    """The number format of the encoder; auto: that of ``precision`` on a GPU, float32 on a CPU."""
+
+    auto = "auto"
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+class Encoder(Enum):
+    """What makes latents of a run's renders: the prior's own VAE, or a small network distilled from it (TAESD)."""
+
+    vae = "vae"
+    tiny = "tiny"
+
+
+class EncoderKeeps(Enum):
+    """What the VAE's encoder keeps for its backward pass; the gradients are the same.
+
+    ``all``: what torch's own layers keep. ``convolutions`` that keep no input need 38 % less and no more arithmetic.
+    ``least``: GroupNorm with SiLU is computed a second time as well, for 68 % less. ``auto``: convolutions on a GPU,
+    least on a CPU.
+    """
+
+    auto = "auto"
+    all = "all"
+    convolutions = "convolutions"
+    least = "least"
+
+
+class Compile(Enum):
+    """How calls of the networks that recur with the same shapes are made faster.
+
+    ``always``: torch.compile, minutes before the calls are fast. ``graphs``: CUDA graphs, which spare the launches of
+    kernels; on a GPU only. ``auto``, on a GPU: graphs for a small prior, torch.compile where a run is so long that it
+    pays; on a CPU never.
+    """
+
+    auto = "auto"
+    never = "never"
+    graphs = "graphs"
+    always = "always"
 
 
 class Prediction(Enum):
@@ -100,19 +144,28 @@ class PriorConfig:
     prediction: Prediction = Prediction.auto
     """What the UNet predicts; auto: what its folder says, or what a single file gives away."""
     precision: Precision = Precision.float32
+    vae_precision: VaePrecision = VaePrecision.auto
+    """What the encoder computes in, its gradients scaled so that float16 holds them; inputs and latents are float32,
+    and so is the decoder. An encoder whose latents overflow float16 goes on in float32."""
+    encoder: Encoder = Encoder.vae
+    """What encodes the renders of a run (photos and source images always go through the VAE)."""
+    tiny_encoder: str = "madebyollin/taesd"
+    """With ``encoder=tiny``: a folder or hub name of an AutoencoderTiny for this prior's latents."""
+    tiny_until: float = 1.0
+    """With ``encoder=tiny``: the fraction of the run's steps that it encodes; the VAE encodes the rest."""
     control_scale: float = 1.0
     encode_chunk: int = 0
     """Pictures that the VAE encodes at once; 0: all of a step's."""
     checkpoint_encoder: bool = False
     """Keep little of the VAE's encoder for its backward pass, and compute the rest there a second time: the same
     gradients for a quarter of the memory and one more forward pass."""
+    encoder_keeps: EncoderKeeps = EncoderKeeps.auto
     predict_chunk: int = 0
     """Pictures that UNet and ControlNet see at once; 0: all that a call asks for. Where a backward pass follows, each
     chunk is computed a second time in it (the adapter of ``guidance=vsd`` sees all at once)."""
     offload_text: bool = False
     """Keep the text encoder on the CPU but while prompts are encoded."""
-    compile: bool = False
-    """Compile the networks with torch.compile: minutes before the first step, faster steps after."""
+    compile: Compile = Compile.auto
     prompts: PromptConfig = field(default_factory=PromptConfig)
 
     def __post_init__(self) -> None:
@@ -126,4 +179,9 @@ class PriorConfig:
             self.control_scale,
             "0 to 10 (1 is the ControlNet as trained)",
         )
+        require(0 <= self.tiny_until <= 1, "prior.tiny_until", self.tiny_until, "0 to 1, a fraction of the run's steps")
+        if self.encoder is Encoder.tiny and not self.tiny_encoder:
+            raise UserError(
+                "prior.tiny_encoder is empty: prior.encoder=tiny needs a folder or hub name, such as madebyollin/taesd"
+            )
         require_counts("prior", self, encode_chunk=(0, MAX_CHUNK), predict_chunk=(0, MAX_CHUNK))

@@ -29,7 +29,7 @@ from huggingface_hub.file_download import http_get, repo_folder_name
 from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
 from avatar_gs.errors import UserError
-from avatar_gs.prior.config import PriorConfig
+from avatar_gs.prior.config import Encoder, PriorConfig
 from avatar_gs.prior.folder import CONFIGS, HUB_NAME, WITH_WEIGHTS, weights_stem
 
 LOGGER = logging.getLogger(__name__)
@@ -77,9 +77,11 @@ def readable(size: int) -> str:
 def _repositories(config: PriorConfig) -> list[tuple[str, str, tuple[str, ...]]]:
     """``(override, hub name, components)`` of what is to be fetched; "" is a component of a model's top folder."""
     given = {"prior.path": config.path, "prior.controlnet": config.controlnet, "prior.vae": config.vae}
+    if config.encoder is Encoder.tiny:
+        given["prior.tiny_encoder"] = config.tiny_encoder
     own = [name for name in CONFIGS if not (name == "vae" and config.vae)]
     own += [] if config.controlnet else ["controlnet"]
-    components = {"prior.path": tuple(own), "prior.controlnet": ("",), "prior.vae": ("",)}
+    components = {"prior.path": tuple(own), "prior.controlnet": ("",), "prior.vae": ("",), "prior.tiny_encoder": ("",)}
     chosen = []
     for override, name in given.items():
         if not name:

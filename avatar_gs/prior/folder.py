@@ -77,6 +77,15 @@ def locate(path: str, controlnet: str, vae: str, tokenizer: str = "") -> dict[st
     return {name: _checked(name, source) for name, source in sources.items()}
 
 
+def locate_tiny(name: str) -> Source:
+    """The place of a tiny autoencoder, after checking its local files.
+
+    Raises:
+        UserError: as ``locate``.
+    """
+    return _checked("vae", _source(name, "", "prior.tiny_encoder"))
+
+
 def _of_single_file(file: Path, tokenizer: str, has_vae: bool) -> dict[str, Source]:
     _check_safetensors(file)
     layout = single_file.base_layout(file, has_vae)

@@ -9,14 +9,14 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import DDIMScheduler
+from diffusers import AutoencoderTiny, DDIMScheduler
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError
 
 from avatar_gs.errors import UserError
 from avatar_gs.prior import single_file
-from avatar_gs.prior.config import Precision, Prediction
-from avatar_gs.prior.folder import Source
+from avatar_gs.prior.config import Precision, Prediction, PriorConfig, VaePrecision
+from avatar_gs.prior.folder import Source, locate_tiny
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,42 @@ def choose_dtype(precision: Precision, device: torch.device | str) -> torch.dtyp
         log.warning("prior.precision=float16 is slow and inexact on a CPU: computing in float32")
         return torch.float32
     return DTYPES[precision]
+
+
+def choose_vae_dtype(config: PriorConfig, device: torch.device | str) -> torch.dtype:
+    """What the encoders compute in on ``device``."""
+    on_cpu = torch.device(device).type == "cpu"
+    if config.vae_precision is VaePrecision.auto:
+        return torch.float32 if on_cpu else DTYPES[config.precision]
+    if on_cpu and config.vae_precision is VaePrecision.float16:
+        log.warning("prior.vae_precision=float16 is slow on a CPU: computing in float32")
+        return torch.float32
+    return DTYPES[Precision[config.vae_precision.name]]
+
+
+def load_tiny_encoder(name: str) -> AutoencoderTiny:
+    """The tiny autoencoder in a folder, or of a hub name.
+
+    Raises:
+        UserError: it is not there, damaged, or another network.
+    """
+    source = locate_tiny(name)
+    config = load_component(_TinyConfig, source, "tiny encoder")
+    kind = config.get("_class_name", "another network")
+    if kind != AutoencoderTiny.__name__:
+        raise UserError(
+            f"prior.tiny_encoder={name}: this is {kind}: expected an AutoencoderTiny, such as madebyollin/taesd"
+            + (" (a whole VAE goes to prior.vae)" if kind == "AutoencoderKL" else "")
+        )
+    return load_component(AutoencoderTiny, source, "tiny encoder", torch.float32)
+
+
+class _TinyConfig:
+    """``config.json`` alone, read where ``from_pretrained`` would."""
+
+    @staticmethod
+    def from_pretrained(name: str, **arguments: Any) -> Any:
+        return AutoencoderTiny.load_config(name, **arguments)
 
 
 def load_component(cls: Any, source: Source, name: str, dtype: torch.dtype | None = None) -> Any:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from avatar_gs.errors import UserError
 from avatar_gs.prior import memory, single_file
-from avatar_gs.prior.config import PriorConfig
+from avatar_gs.prior.config import Encoder, PriorConfig
 from avatar_gs.prior.folder import Source, locate
 from avatar_gs.prior.loading import Quiet, load_component
 from avatar_gs.prior.memory import Architecture, component_config
@@ -45,6 +45,8 @@ def random_prior(config: PriorConfig, device: torch.device | str = "cpu", seed: 
             "unet": UNet2DConditionModel.from_config(configs["unet"]),
             "controlnet": ControlNetModel.from_config(configs["controlnet"]),
         }
+        if config.encoder is Encoder.tiny:  # as TAESD is
+            parts["tiny"] = AutoencoderTiny(latent_channels=int(configs["vae"].get("latent_channels", 4)))
     with Quiet():
         parts["scheduler"] = DDIMScheduler.from_config(configs["scheduler"])
         parts["tokenizer"] = _tokenizer(sources["tokenizer"])

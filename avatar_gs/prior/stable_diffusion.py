@@ -3,13 +3,14 @@
 The one adapter between diffusers and the rest of the program, which knows only ``types.Prior``.
 """
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,13 +19,21 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from avatar_gs.device import allow_tf32
 from avatar_gs.errors import UserError
-from avatar_gs.prior import descriptions, text
+from avatar_gs.prior import accelerate, descriptions, text
 from avatar_gs.prior import identity as people
-from avatar_gs.prior.config import PLACEHOLDER, PriorConfig
+from avatar_gs.prior.config import PLACEHOLDER, Compile, Encoder, EncoderKeeps, PriorConfig
 from avatar_gs.prior.descriptions import COMMON
+from avatar_gs.prior.encoding import ImageEncoder, vae_mean
 from avatar_gs.prior.folder import locate
 from avatar_gs.prior.frozen import keep_less, keep_less_of_norms
-from avatar_gs.prior.loading import Quiet, choose_dtype, load_component, set_prediction
+from avatar_gs.prior.loading import (
+    Quiet,
+    choose_dtype,
+    choose_vae_dtype,
+    load_component,
+    load_tiny_encoder,
+    set_prediction,
+)
 from avatar_gs.prior.names import WELL_KNOWN
 from avatar_gs.prior.prediction import to_eps
 from avatar_gs.types import Adapter, Describable
@@ -36,8 +45,13 @@ class StableDiffusionPrior:
     """Implements ``types.IdentityPrior``. All parameters are frozen; gradients flow to inputs only.
 
     Inputs and outputs are float32 whatever the networks compute in: a residual subtracts nearly equal predictions.
-    ``encode_chunk``, ``checkpoint_encoder``, ``predict_chunk`` and ``offload_text`` save memory (``PriorConfig``), and
-    change nothing else.
+    ``encode_chunk``, ``checkpoint_encoder``, ``encoder_keeps``, ``predict_chunk`` and ``offload_text`` save memory
+    (``PriorConfig``), and change nothing else.
+
+    Args:
+        dtype: what UNet and ControlNet compute in.
+        encoder_dtype: what the encoders compute in; the VAE's decoder and the text encoder stay in float32.
+        tiny: encodes the first ``tiny_until`` of a run (``encoder_at``).
     """
 
     def __init__(
@@ -55,6 +69,10 @@ class StableDiffusionPrior:
         control_scale: float = 1.0,
         encode_chunk: int = 0,
         checkpoint_encoder: bool = False,
+        encoder_keeps: EncoderKeeps = EncoderKeeps.auto,
+        encoder_dtype: torch.dtype = torch.float32,
+        tiny: AutoencoderTiny | None = None,
+        tiny_until: float = 1.0,
         predict_chunk: int = 0,
         offload_text: bool = False,
         vocabulary: frozenset[str] | None = None,
@@ -77,10 +95,24 @@ class StableDiffusionPrior:
         self.scheduler: Any = scheduler
         self.text_encoder: Any = text_encoder.requires_grad_(False).eval()
         self.text_encoder.to("cpu" if offload_text else self.device, torch.float32)
-        self.vae = _frozen(vae, self.device, torch.float32)
-        keep_less_of_norms(self.vae.encoder)
+        if encoder_keeps is EncoderKeeps.auto:
+            encoder_keeps = EncoderKeeps.least if self.device.type == "cpu" else EncoderKeeps.convolutions
+        self.encoder_keeps = encoder_keeps
+        self.vae = _frozen(vae, self.device, torch.float32, ordinary=encoder_keeps is EncoderKeeps.all)
+        if encoder_keeps is EncoderKeeps.least:
+            keep_less_of_norms(self.vae.encoder)
         if checkpoint_encoder:
             self.vae.enable_gradient_checkpointing()
+        halves = [part for part in (self.vae.encoder, self.vae.quant_conv) if part is not None]
+        self.vae_encoder = ImageEncoder(vae_mean(self.vae), halves, encoder_dtype, "the VAE's encoder")
+        self.tiny_encoder: ImageEncoder | None = None
+        self.tiny_until = 0.0
+        if tiny is not None:
+            _check_tiny(tiny, self.vae)
+            network = _frozen(tiny.encoder, self.device, torch.float32)
+            self.tiny_encoder = ImageEncoder(network, [network], encoder_dtype, "the tiny encoder")
+            self.tiny_until = tiny_until
+        self.faster: accelerate.Accelerated | None = None
         self.unet = _frozen(unet, self.device, dtype)
         self.controlnet = _frozen(controlnet, self.device, dtype)
         self.latent_size = int(self.unet.config.sample_size)
@@ -156,12 +188,25 @@ class StableDiffusionPrior:
     def encode_images(self, images: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B c h w"]:
         """Scaled latents (the posterior's mean) of pictures in [0, 1]; differentiable. Larger pictures are averaged
         down to ``image_size`` first."""
+        latents = torch.cat([self.vae_encoder(chunk) for chunk in self._pixels(images)])
+        return (latents - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
+
+    def encode_tiny(self, images: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B c h w"]:
+        """``encode_images`` by the tiny encoder, whose latents come scaled."""
+        assert self.tiny_encoder is not None
+        return torch.cat([self.tiny_encoder(chunk) for chunk in self._pixels(images)])
+
+    def encoder_at(self, progress: float) -> Callable[[Tensor], Tensor]:
+        """What encodes the renders of a step, ``encode_images`` or ``encode_tiny``, by the fraction of the steps that
+        lie before it."""
+        return self.encode_tiny if progress < self.tiny_until else self.encode_images
+
+    def _pixels(self, images: Tensor) -> Sequence[Tensor]:
+        """Images in [-1, 1] as the encoders take them, in chunks."""
         pixels = images.permute(0, 3, 1, 2).float() * 2 - 1
         if pixels.shape[-2:] != (self.image_size, self.image_size):
             pixels = F.interpolate(pixels, (self.image_size, self.image_size), mode="area")
-        chunks = pixels.contiguous(memory_format=torch.channels_last).split(self.encode_chunk or max(len(pixels), 1))
-        latents = torch.cat([self.vae.encode(chunk).latent_dist.mean for chunk in chunks])
-        return (latents - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
+        return pixels.contiguous(memory_format=torch.channels_last).split(self.encode_chunk or max(len(pixels), 1))
 
     def decode_latents(self, latents: Float[Tensor, "B c h w"]) -> Float[Tensor, "B H W 3"]:
         """Pictures in [0, 1] of scaled latents."""
@@ -245,19 +290,31 @@ class StableDiffusionPrior:
         parts = [value.split(size) for value in (z_t, t, cond)]
         controls = [None] * len(parts[0]) if control is None else control.split(size)
         chunks = zip(*parts, controls, strict=True)
-        if torch.is_grad_enabled():
-            return torch.cat([checkpoint(self._networks, *chunk, use_reentrant=False) for chunk in chunks])
+        if torch.is_grad_enabled():  # never accelerated: both passes through a chunk must keep the same
+            slow = [self._arguments(*chunk) for chunk in chunks]
+            return torch.cat([checkpoint(self._denoise, *chunk, use_reentrant=False) for chunk in slow])
         return torch.cat([self._networks(*chunk) for chunk in chunks])
 
     def _networks(self, z_t: Tensor, t: Tensor, cond: Tensor, control: Tensor | None) -> Tensor:
-        """ControlNet and UNet, once."""
+        """ControlNet and UNet, once, as fast as may be."""
+        return (self.faster or self._denoise)(*self._arguments(z_t, t, cond, control))
+
+    def _arguments(
+        self, z_t: Tensor, t: Tensor, cond: Tensor, control: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """As the networks take them; no control at a scale of 0, where it would add zeros."""
         z_t = z_t.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
-        cond = cond.to(self.device, self.dtype)
+        pose_map = None
+        if control is not None and self.control_scale:
+            pose_map = control.to(self.device, self.dtype).permute(0, 3, 1, 2).contiguous()
+        return z_t, t.to(self.device), cond.to(self.device, self.dtype), pose_map
+
+    def _denoise(self, z_t: Tensor, t: Tensor, cond: Tensor, pose_map: Tensor | None) -> Tensor:
+        """What the networks answer, in float32."""
         extra: dict[str, Any] = {}
-        if control is not None and self.control_scale:  # at 0 it would add zeros
-            picture = control.to(self.device, self.dtype).permute(0, 3, 1, 2)
+        if pose_map is not None:
             down, middle = self.controlnet(
-                z_t, t, cond, picture.contiguous(), conditioning_scale=self.control_scale, return_dict=False
+                z_t, t, cond, pose_map, conditioning_scale=self.control_scale, return_dict=False
             )
             extra = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
         return self.unet(z_t, t, encoder_hidden_states=cond, return_dict=False, **extra)[0].float()
@@ -273,10 +330,45 @@ class StableDiffusionPrior:
         finally:
             self.encode_chunk, self.predict_chunk, self.vae.encoder.gradient_checkpointing = before
 
-    def compile(self) -> None:
-        """Has torch compile the networks at their first use: UNet and ControlNet whole, the VAE's encoder by block."""
-        for network in (self.unet, self.controlnet, *self.vae.encoder.down_blocks, self.vae.encoder.mid_block):
-            network.compile()
+    def accelerate(self, how: Compile, *, steps: int, batch: int) -> Compile:
+        """Has calls of shapes that recur compiled or captured (``accelerate``); returns what was chosen.
+
+        Args:
+            steps, batch: of the run that is about to begin, by which ``auto`` decides.
+        """
+        parameters = sum(value.numel() for network in (self.unet, self.controlnet) for value in network.parameters())
+        if how is Compile.auto:
+            how = Compile.never
+            if self.device.type == "cuda":
+                how = accelerate.choose(parameters, self._seconds(batch), steps)
+        if how is Compile.never:
+            return how
+        make = accelerate.compiled if how is Compile.always else accelerate.captured
+        small = parameters < accelerate.SMALL
+        gradients = small or how is Compile.always  # what a graph keeps for a backward pass is held all the time
+        name = "UNet and ControlNet"
+        self.faster = accelerate.Accelerated(self._denoise, make, self.dtype, name, with_gradients=gradients)
+        for encoder in (self.vae_encoder, self.tiny_encoder):
+            if encoder is not None and gradients and not self.vae.encoder.gradient_checkpointing:
+                encoder.encode = accelerate.Accelerated(encoder.encode, make, encoder.dtype, encoder.name)
+        return how
+
+    @torch.no_grad()
+    def _seconds(self, batch: int) -> float:
+        """Seconds of a prediction for each of ``batch`` images, as it is."""
+        random = torch.Generator().manual_seed(0)
+        z_t = torch.randn(batch, self.latent_channels, self.latent_size, self.latent_size, generator=random)
+        cond = torch.randn(batch, self.token_length, self.text_width, generator=random)
+        control = torch.zeros(batch, self.image_size, self.image_size, 3)
+        arguments = self._arguments(z_t, torch.full((batch,), self.num_timesteps // 2), cond, control)
+        seconds = 0.0
+        for _ in range(2):  # the first chooses kernels
+            began = time.perf_counter()
+            self._denoise(*arguments)
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            seconds = time.perf_counter() - began
+        return seconds
 
 
 def load_prior(config: PriorConfig, device: torch.device | str = "cpu") -> StableDiffusionPrior:
@@ -299,6 +391,8 @@ def load_prior(config: PriorConfig, device: torch.device | str = "cpu") -> Stabl
             "unet": load_component(UNet2DConditionModel, sources["unet"], "unet", dtype),
             "controlnet": load_component(ControlNetModel, sources["controlnet"], "controlnet", dtype),
         }
+        if config.encoder is Encoder.tiny:
+            parts["tiny"] = load_tiny_encoder(config.tiny_encoder)
         set_prediction(parts, config.prediction, sources["unet"], device)
         is_folder = sources["unet"].is_local and not sources["unet"].layout
         folder = Path(sources["unet"].name) if is_folder else None
@@ -324,20 +418,35 @@ def assemble(
         control_scale=config.control_scale,
         encode_chunk=config.encode_chunk,
         checkpoint_encoder=config.checkpoint_encoder,
+        encoder_keeps=config.encoder_keeps,
+        encoder_dtype=choose_vae_dtype(config, device),
+        tiny_until=config.tiny_until,
         predict_chunk=config.predict_chunk,
         offload_text=config.offload_text,
         **more,
     )
     allow_tf32(prior.dtype is not torch.float32)
-    if config.compile:
-        prior.compile()
     return prior
 
 
-def _frozen(network: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """A convolutional network for inference, in the memory layout that convolutions are fastest in."""
-    keep_less(network)
+def _frozen(network: Any, device: torch.device, dtype: torch.dtype, *, ordinary: bool = False) -> Any:
+    """A convolutional network for inference, in the memory layout that convolutions are fastest in; ``ordinary``: with
+    torch's own convolutions."""
+    if not ordinary:
+        keep_less(network)
     return network.requires_grad_(False).eval().to(device, dtype).to(memory_format=torch.channels_last)
+
+
+def _check_tiny(tiny: Any, vae: Any) -> None:
+    """Raises UserError for a tiny encoder of other latents than the VAE's."""
+    own = int(vae.config.latent_channels), 2 ** (len(vae.config.block_out_channels) - 1)
+    found = int(tiny.config.latent_channels), 2 ** (len(tiny.config.encoder_block_out_channels) - 1)
+    if found != own:
+        raise UserError(
+            f"prior.tiny_encoder: its latents have {found[0]} channels at 1/{found[1]} of the image's size, the VAE's "
+            f"{own[0]} at 1/{own[1]}: expected an AutoencoderTiny distilled from this prior's VAE (madebyollin/taesd "
+            "for Stable Diffusion 1.x and 2.x)"
+        )
 
 
 def _check_fit(text_encoder: Any, vae: Any, unet: Any, controlnet: Any, scheduler: Any) -> None:

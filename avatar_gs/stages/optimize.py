@@ -13,6 +13,7 @@ from avatar_gs.device import choose_device
 from avatar_gs.errors import UserError
 from avatar_gs.guidance.config import Method
 from avatar_gs.io import RunFolder
+from avatar_gs.prior.config import Compile
 from avatar_gs.prior.stable_diffusion import load_prior
 from avatar_gs.render.kernels import prepare_renderer
 from avatar_gs.render.rasterize import require_renderer
@@ -47,6 +48,9 @@ def run(settings: Settings) -> None:
         with progress("load the body and the prior"):
             body = load_body(settings.body, device)
             prior = load_prior(settings.prior, device)
+        faster = prior.accelerate(settings.prior.compile, steps=settings.optimize.steps, batch=settings.optimize.batch)
+        if faster is not Compile.never:
+            LOGGER.info("networks are made faster from their third call on: prior.compile=%s", faster.name)
         if settings.has_identity:
             give_identity(prior, settings)
             settings = replace(settings, cameras=settings.cameras.for_identity())

@@ -27,6 +27,7 @@ from avatar_gs.settings import Settings
 from avatar_gs.splats.density import Refinement
 from avatar_gs.splats.surface import RestSurface
 from avatar_gs.training.drawing import enlarged
+from avatar_gs.training.encoder import encoder_at
 from avatar_gs.training.loop import first_state, peak_memory_mib
 from avatar_gs.training.prompts import extra_prompts
 from avatar_gs.training.scene import Scene, Scenes
@@ -193,7 +194,7 @@ def _alone(
     timed("scene: pose maps, cameras, light", lambda: scenes.make(state.step))
     pictures = _rasterised(timed, scene, state, settings, prior.image_size)
     with prior.at_once():
-        _encoded(timed, pictures, prior)
+        _encoded(timed, pictures, encoder_at(prior, state.step / settings.optimize.steps))
         for call in calls:
             timed(NETWORKS[int(call.backward)], lambda call=call: call.again(prior))
     return seconds
@@ -210,9 +211,9 @@ def _rasterised(timed: Timed, scene: Scene, state: TrainingState, settings: Sett
     return pictures.contiguous().requires_grad_()
 
 
-def _encoded(timed: Timed, pictures: Tensor, prior: StableDiffusionPrior) -> None:
+def _encoded(timed: Timed, pictures: Tensor, encode: Callable[[Tensor], Tensor]) -> None:
     """Pictures to latents, and gradients back to pictures; nothing of it is kept."""
-    latents = timed("VAE forward", lambda: prior.encode_images(pictures))
+    latents = timed("VAE forward", lambda: encode(pictures))
     timed("VAE backward", lambda: torch.autograd.grad(latents.sum(), pictures))
 
 

@@ -11,6 +11,7 @@ import datetime
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import distributed as dist
 
 from avatar_gs.console import be_silent
 from avatar_gs.errors import UserError
+from avatar_gs.training.encoder import encoder_at
 from avatar_gs.types import Prior
 
 PATIENCE = datetime.timedelta(hours=24)
@@ -147,6 +149,9 @@ class SharedPrior:
 
     def encode_images(self, images: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B c h w"]:
         return _in_shares(self.prior.encode_images, images)
+
+    def encoder_at(self, progress: float) -> Callable[[Tensor], Tensor]:
+        return partial(_in_shares, encoder_at(self.prior, progress))
 
     def eps(
         self,

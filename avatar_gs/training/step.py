@@ -20,6 +20,7 @@ from avatar_gs.splats.surface import RestSurface
 from avatar_gs.training import parallel
 from avatar_gs.training.background import LearnedBackground
 from avatar_gs.training.drawing import draw
+from avatar_gs.training.encoder import encoder_at
 from avatar_gs.training.geometry_losses import geometry_losses
 from avatar_gs.training.losses import regulariser_scale, regularisers
 from avatar_gs.training.scene import Scene
@@ -78,11 +79,11 @@ def train_step(
         render = draw(state.model, scene, config.supersample, state.background)
         state.strategy.before_backward(render.info)
     with clock("encode"):
-        latents = prior.encode_images(render.rgb)
+        latents = encoder_at(prior, step / total)(render.rgb)
     before = None
     if source is not None:
         with clock("source"):
-            before = encoded(source, scene, settings, prior, state.background)
+            before = encoded(source, scene, settings, prior, state.background, step / total)
     with clock("prior"):
         distilled = state.guidance.step(
             latents,
@@ -124,9 +125,10 @@ def encoded(
     settings: Settings,
     prior: Prior,
     background: LearnedBackground | None = None,
+    progress: float = 1.0,
 ) -> Float[Tensor, "B c h w"]:
-    """The latents of an avatar in a scene, without gradients."""
-    return prior.encode_images(draw(model, scene, settings.optimize.supersample, background).rgb)
+    """The latents of an avatar in a scene, without gradients, as they are encoded at ``progress`` of a run."""
+    return encoder_at(prior, progress)(draw(model, scene, settings.optimize.supersample, background).rgb)
 
 
 def all_losses(
@@ -167,7 +169,8 @@ def refit(state: TrainingState, scene: Scene, settings: Settings, prior: Prior, 
     """Move the splats further towards what this step's guidance asked for, as they look now; the prior is not asked
     again, and densification counts the step once."""
     render = draw(state.model, scene, settings.optimize.supersample, state.background)
-    loss = distilled.refit(prior.encode_images(render.rgb), render.rgb)
+    encode = encoder_at(prior, state.step / settings.optimize.steps)
+    loss = distilled.refit(encode(render.rgb), render.rgb)
     losses = all_losses(state, scene, settings, render, regulariser_scale(prior))
     sum(losses.values(), start=loss).backward()
     parallel.average(gradients(state, render))
