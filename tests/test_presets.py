@@ -70,7 +70,13 @@ def test_an_experiment_chooses_a_method_and_a_named_method_keeps_its_own_numbers
 def test_no_experiment_sets_a_methods_own_numbers(name):
     content = yaml.safe_load((config.CONF / "experiment" / f"{name}.yaml").read_text())
     assert "guidance" not in content
-    saves_memory = {"encode_chunk", "checkpoint_encoder", "encoder_keeps", "predict_chunk", "offload_text"}  # and changes no result
+    saves_memory = {
+        "encode_chunk",
+        "checkpoint_encoder",
+        "encoder_keeps",
+        "predict_chunk",
+        "offload_text",
+    }  # and changes no result
     assert set(content.get("prior", {})) <= saves_memory | {"prompts"}
 
 

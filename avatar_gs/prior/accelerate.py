@@ -105,10 +105,11 @@ class Accelerated:
 
 
 def compiled(function: Function, arguments: Arguments) -> Function:
-    """By torch.compile, for these shapes."""
-    import torch._dynamo  # takes a second
+    """By torch.compile, for these shapes. As of an ordinary function, a second backward pass may follow the first."""
+    from torch._functorch import config  # takes a second
 
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * SHAPES)
+    if hasattr(config, "donated_buffer"):  # torch 2.6 and later: the first pass would overwrite what the second needs
+        config.donated_buffer = False
     return torch.compile(function, dynamic=False)
 
 

@@ -383,6 +383,7 @@ def load_prior(config: PriorConfig, device: torch.device | str = "cpu") -> Stabl
     sources = locate(config.path, config.controlnet, config.vae, config.tokenizer)
     dtype = choose_dtype(config.precision, device)
     with Quiet():
+        tiny = load_tiny_encoder(config.tiny_encoder) if config.encoder is Encoder.tiny else None  # wrong ones soon
         parts = {
             "tokenizer": load_component(CLIPTokenizer, sources["tokenizer"], "tokenizer"),
             "scheduler": load_component(DDIMScheduler, sources["scheduler"], "scheduler"),
@@ -391,8 +392,8 @@ def load_prior(config: PriorConfig, device: torch.device | str = "cpu") -> Stabl
             "unet": load_component(UNet2DConditionModel, sources["unet"], "unet", dtype),
             "controlnet": load_component(ControlNetModel, sources["controlnet"], "controlnet", dtype),
         }
-        if config.encoder is Encoder.tiny:
-            parts["tiny"] = load_tiny_encoder(config.tiny_encoder)
+        if tiny is not None:
+            parts["tiny"] = tiny
         set_prediction(parts, config.prediction, sources["unet"], device)
         is_folder = sources["unet"].is_local and not sources["unet"].layout
         folder = Path(sources["unet"].name) if is_folder else None

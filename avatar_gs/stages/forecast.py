@@ -11,7 +11,7 @@ from avatar_gs.identity.cross_init import ENCODE_BATCH
 from avatar_gs.playground.config import FieldKind
 from avatar_gs.prior.config import Precision
 from avatar_gs.prior.fetch import readable
-from avatar_gs.prior.loading import choose_dtype
+from avatar_gs.prior.loading import choose_dtype, choose_vae_dtype
 from avatar_gs.prior.memory import OVERHEAD, Architecture, Load, expected_flops, expected_peak
 from avatar_gs.settings import Settings
 
@@ -151,7 +151,9 @@ def least_time(settings: Settings, architecture: Architecture, load: Load, devic
     flops["VAE"] *= settings.guidance.inner_steps
     short = settings.prior.precision is not Precision.float32
     rates = {
-        "VAE": convolution_rate(device, "float32", tf32=short),
+        "VAE": convolution_rate(
+            device, str(choose_vae_dtype(settings.prior, device)).removeprefix("torch."), tf32=short
+        ),
         "networks": convolution_rate(
             device, str(choose_dtype(settings.prior.precision, device)).removeprefix("torch.")
         ),

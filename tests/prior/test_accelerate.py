@@ -278,6 +278,18 @@ def test_a_compiled_prior_says_the_same_and_is_compiled_once(parts, monkeypatch,
 
 
 @pytest.mark.slow
+def test_a_backward_pass_may_follow_twice(monkeypatch):
+    """As guidance.de_sds.variant=seed has it."""
+    traced(monkeypatch, backend="aot_eager")
+    fast = Accelerated(function, compiled, torch.float32, "f")
+    called(fast, 2, AFTER + 1, learns=True)
+    x = torch.randn(2, 3, requires_grad=True)
+    output = fast(x, None).square().sum()
+    first, second = (torch.autograd.grad(output, x, retain_graph=again)[0] for again in (True, False))
+    assert fast.make is not None and torch.equal(first, second) and first.abs().max() > 0
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_generated_code_says_the_same():
     """By inductor: convolutions, a norm and SiLU, with the gradient of their input."""

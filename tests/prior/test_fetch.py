@@ -12,19 +12,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import ControlNetModel
+from diffusers import AutoencoderTiny, ControlNetModel
 from huggingface_hub import constants
 
 from avatar_gs.errors import UserError
 from avatar_gs.prior import fetch as module
-from avatar_gs.prior.config import PriorConfig
+from avatar_gs.prior.config import Encoder, PriorConfig
 from avatar_gs.prior.fetch import fetch
 from avatar_gs.prior.folder import Source, _hub_answers
 from avatar_gs.prior.loading import load_component
 from avatar_gs.prior.stable_diffusion import load_prior
 from tests import tiny
 
-BASE, POSE = "someone/base", "someone/pose"
+BASE, POSE, TINY = "someone/base", "someone/pose", "someone/tiny"
 COMMIT = "0" * 40
 
 
@@ -164,6 +164,28 @@ def test_only_what_is_loaded_is_fetched_and_then_needs_no_network(hub, original,
     prior = load_prior(config())
     expected = tiny.parts(tmp_path / "again")["unet"].state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in prior.unet.state_dict().items())
+
+
+def test_the_tiny_encoder_is_fetched_where_it_is_set(hub, tmp_path, monkeypatch):
+    two = (4, 4)
+    made = AutoencoderTiny(
+        encoder_block_out_channels=two,
+        num_encoder_blocks=(1, 1),
+        decoder_block_out_channels=two,
+        num_decoder_blocks=(1, 1),
+    )
+    made.save_pretrained(hub.root / TINY)
+    (hub.root / TINY / "diffusion_pytorch_model.bin").write_bytes(b"x" * 1000)
+    fetch(config(tiny_encoder=TINY))
+    assert not cached(tmp_path, TINY), "prior.encoder=vae does not use it"
+    assert fetch(config(tiny_encoder=TINY, encoder=Encoder.tiny)) == 2
+    assert cached(tmp_path, TINY) == {"config.json", "diffusion_pytorch_model.safetensors"}
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    _hub_answers.cache_clear()
+    monkeypatch.setenv("HF_HUB_CACHE", constants.HF_HUB_CACHE)
+    prior = load_prior(config(tiny_encoder=TINY, encoder=Encoder.tiny))
+    found = prior.tiny_encoder.networks[0].state_dict()
+    assert all(torch.equal(value, found[key]) for key, value in made.encoder.state_dict().items())
 
 
 def test_a_download_that_was_cut_off_goes_on(hub, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import torch
 from avatar_gs.errors import UserError
 from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.prior import random_weights
-from avatar_gs.prior.config import PriorConfig
+from avatar_gs.prior.config import EncoderKeeps, PriorConfig, VaePrecision
 from avatar_gs.prior.random_weights import random_prior
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.render.config import BenchmarkConfig
@@ -145,6 +145,14 @@ def test_between_two_updates_of_y_con_all_is_one_call(settings, body):
     settings.guidance.de_sds.update_every = 1000
     found = time_steps(settings, body, random_prior(settings.prior), 1)
     assert found.calls == ((3 * BATCH, False),)
+
+
+def test_the_benchmark_says_what_it_ran_with(settings, capsys):
+    """And times the encoder that the step uses."""
+    prior = replace(settings.prior, encoder_keeps=EncoderKeeps.all, vae_precision=VaePrecision.bfloat16)
+    benchmark.run(replace(settings, prior=prior, benchmark=BenchmarkConfig(step=True, repeats=1)))
+    out = capsys.readouterr().out
+    assert "networks in float32, encoder in bfloat16 (it keeps all), compile=never; " in out
 
 
 def test_the_floor_is_the_networks_at_once(config):

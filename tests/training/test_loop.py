@@ -2,15 +2,17 @@
 
 import os
 import signal
+from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderTiny
 
 from avatar_gs.body.pose import a_pose
 from avatar_gs.errors import UserError
 from avatar_gs.guidance.config import Method
 from avatar_gs.io import RunFolder
-from avatar_gs.prior.config import PriorConfig
+from avatar_gs.prior.config import Encoder, PriorConfig
 from avatar_gs.prior.prompts import bucket_prompts
 from avatar_gs.prior.stable_diffusion import load_prior
 from avatar_gs.render.cameras import fixed_views
@@ -84,6 +86,41 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bytes(body, tmp_path, metho
     assert resumed.metrics["prior_calls"] == whole.metrics["prior_calls"]
     saved = load_model(tmp_path / "halves" / "checkpoints" / CHECKPOINT)
     assert same_bytes(saved, whole.model)
+
+
+def test_a_run_that_begins_with_the_tiny_encoder_is_resumed_where_it_stood(body, tmp_path):
+    """It is killed while the tiny encoder is at work, which encodes the first third; the VAE the rest."""
+    torch.manual_seed(5)
+    blocks: dict[str, Any] = {f"{half}_block_out_channels": (8, 8) for half in ("encoder", "decoder")}
+    blocks |= {f"num_{half}_blocks": (1, 1) for half in ("encoder", "decoder")}
+    AutoencoderTiny(**blocks).save_pretrained(tmp_path / "tiny")
+    config = PriorConfig(
+        name="custom",
+        path=str(save_prior(tmp_path / "prior")),
+        encoder=Encoder.tiny,
+        tiny_encoder=str(tmp_path / "tiny"),
+        tiny_until=0.34,
+    )
+    prior, used = load_prior(config), []
+    for name in ("encode_tiny", "encode_images"):
+        original = getattr(prior, name)
+        setattr(prior, name, lambda images, name=name, original=original: used.append(name) or original(images))
+    settings = small_settings(checkpoint_every=2)
+    settings.guidance.inner_steps = 2
+    prompts = bucket_prompts("a man in red", "", settings.prior.prompts)
+    whole = optimize(settings, body, prior, prompts, RunFolder(tmp_path / "whole"))
+    assert used == ["encode_tiny"] * 2 * 5 + ["encode_images"] * 2 * 7
+
+    def interrupt(state, report):
+        if state.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        optimize(settings, body, prior, prompts, RunFolder(tmp_path / "halves"), on_step=interrupt)
+    used.clear()
+    resumed = optimize(settings, body, prior, prompts, RunFolder(tmp_path / "halves"))
+    assert used == ["encode_tiny"] * 2 * 2 + ["encode_images"] * 2 * 7
+    assert same_bytes(whole.model, resumed.model)
 
 
 def test_ctrl_c_writes_a_checkpoint_and_the_run_goes_on_from_it(body, tmp_path):
