@@ -4,6 +4,7 @@ Whatever goes wrong then, or answers differently, costs a line in the log and no
 was. The first such call is made both ways, with its backward pass, and compared.
 """
 
+import inspect
 import logging
 import time
 import weakref
@@ -32,6 +33,9 @@ PREDICTIONS = 6
 COMPILE_SECONDS, SAVED = 240.0, 0.25
 """What ``auto`` takes torch.compile to cost, and to save of the networks' time. Assumptions: elsewhere Stable Diffusion
 1.5 with ControlNet has been seen at 72 TFLOP/s as it is and at 108 compiled (A100)."""
+
+CAPTURE = "thread_local"
+"""While a graph is captured, the thread that prepares the next scene may go on using the GPU."""
 
 Arguments = tuple[Tensor | None, ...]
 Function = Callable[..., Tensor]
@@ -139,7 +143,7 @@ class _Captured:
                 function(*self.inputs)
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.no_grad(), torch.cuda.graph(self.graph):
+        with torch.no_grad(), torch.cuda.graph(self.graph, capture_error_mode=CAPTURE):
             self.output = function(*self.inputs)
 
     def __call__(self, *arguments: Tensor | None) -> Tensor:
@@ -164,8 +168,11 @@ class _CapturedWithGradients:
                 full[place] = tensor
             return function(*full)
 
+        graphed: Any = torch.cuda.make_graphed_callables  # pyright: ignore[reportAttributeAccessIssue]
+        if "capture_error_mode" not in inspect.signature(graphed).parameters:
+            raise RuntimeError("this version of torch captures backward passes only while no other thread uses the GPU")
         samples = tuple(tensor.detach().clone().requires_grad_(tensor.requires_grad) for tensor in given)
-        self.graphed: Function = torch.cuda.make_graphed_callables(of_given, samples)  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
+        self.graphed: Function = graphed(of_given, samples, capture_error_mode=CAPTURE)
         self.use = OneAtATime()
 
     def __call__(self, *arguments: Tensor | None) -> Tensor:

@@ -112,6 +112,8 @@ class StableDiffusionPrior:
             network = _frozen(tiny.encoder, self.device, torch.float32)
             self.tiny_encoder = ImageEncoder(network, [network], encoder_dtype, "the tiny encoder")
             self.tiny_until = tiny_until
+            about: Any = tiny.config
+            self._tiny_shift, self._tiny_scale = float(about.get("shift_factor", 0.0)), float(about["scaling_factor"])
         self.faster: accelerate.Accelerated | None = None
         self.unet = _frozen(unet, self.device, dtype)
         self.controlnet = _frozen(controlnet, self.device, dtype)
@@ -192,9 +194,10 @@ class StableDiffusionPrior:
         return (latents - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
 
     def encode_tiny(self, images: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B c h w"]:
-        """``encode_images`` by the tiny encoder, whose latents come scaled."""
+        """``encode_images`` by the tiny encoder, whose latents come scaled (its ``scaling_factor`` is 1)."""
         assert self.tiny_encoder is not None
-        return torch.cat([self.tiny_encoder(chunk) for chunk in self._pixels(images)])
+        latents = torch.cat([self.tiny_encoder(chunk) for chunk in self._pixels(images)])
+        return (latents - self._tiny_shift) * self._tiny_scale
 
     def encoder_at(self, progress: float) -> Callable[[Tensor], Tensor]:
         """What encodes the renders of a step, ``encode_images`` or ``encode_tiny``, by the fraction of the steps that

@@ -188,7 +188,8 @@ def test_a_captured_function_with_gradients_goes_one_at_a_time(monkeypatch):
 class Overwritten:
     """A stand-in for a captured function: one buffer for its output, one for what its backward pass needs."""
 
-    def __init__(self, function, samples):
+    def __init__(self, function, samples, capture_error_mode):
+        assert capture_error_mode == "thread_local", "the next scene is prepared meanwhile"
         self.function, self.output = function, torch.empty(2)
         self.held = [sample.detach().clone().requires_grad_(sample.requires_grad) for sample in samples]
 

@@ -154,11 +154,14 @@ def test_what_the_encoder_keeps_changes_no_gradient(config, keeps, convolutions,
 # ---- the tiny encoder
 
 
-def test_the_tiny_encoder_is_diffusers_own(config, tiny_folder):
+def test_the_tiny_encoder_is_diffusers_own(config, tiny_folder, tmp_path):
     """Its latents come scaled, and it reads images in [-1, 1] as a VAE does; in chunks too, and with gradients."""
     theirs = AutoencoderTiny.from_pretrained(tiny_folder)
     pixels = images().permute(0, 3, 1, 2) * 2 - 1
     expected = theirs.encode(pixels).latents * theirs.config.scaling_factor
+    other = tiny_vae(scaling_factor=0.5, shift_factor=0.25)
+    prior = StableDiffusionPrior(**tiny.parts(tmp_path), tiny=copy.deepcopy(other))
+    torch.testing.assert_close(prior.encode_tiny(images()), (other.encode(pixels).latents - 0.25) * 0.5)
     for chunk in (0, 1):
         prior = load_prior(replace(config, encoder=Encoder.tiny, encode_chunk=chunk))
         torch.testing.assert_close(prior.encode_tiny(images()), expected)
