@@ -31,7 +31,7 @@ class Precision(Enum):
 
 
 class VaePrecision(Enum):
-    """The number format of the encoder; auto: that of ``precision`` on a GPU, float32 on a CPU."""
+    """The number format of the encoder; auto: float16 on a GPU where ``precision`` has 16 bits, float32 elsewhere."""
 
     auto = "auto"
     float32 = "float32"

@@ -4,6 +4,7 @@ For that, a convolution needs its weights alone and GroupNorm with SiLU its inpu
 all three. These layers do not, and compute the same; the encoder of Stable Diffusion's VAE then keeps a third.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -19,9 +20,8 @@ class FrozenConv2d(nn.Conv2d):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if _is_ordinary(input, weight):
             return super()._conv_forward(input, weight, bias)
-        device = input.device.type
-        if torch.is_autocast_enabled(device):  # cast outside of the function, whose backward pass sees one type
-            dtype = torch.get_autocast_dtype(device)
+        dtype = _autocast_dtype(input.device)
+        if dtype is not None:  # cast outside of the function, whose backward pass sees one type
             input, weight = input.to(dtype), weight.to(dtype)
             bias = None if bias is None else bias.to(dtype)
         shape = self.stride, self.padding, self.dilation, self.groups
@@ -67,6 +67,20 @@ def _is_ordinary(input: Tensor, weight: Tensor) -> bool:
     return not graph or weight.requires_grad or torch.compiler.is_compiling()
 
 
+def _autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """What autocast has convolutions compute in; None where it is off, or unknown to a device (such as meta)."""
+    kind = device.type
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if on else None
+
+
+def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Autocast as it was when ``_autocast_dtype`` gave ``dtype``."""
+    if _autocast_dtype(device) == dtype:
+        return nullcontext()
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)
+
+
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, shape: tuple[Any, ...]) -> Tensor:
@@ -85,15 +99,13 @@ class _NormSilu(torch.autograd.Function):
     def forward(ctx: Any, input: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         ctx.save_for_backward(input, weight, bias)
         ctx.groups, ctx.eps = groups, eps
-        device = input.device.type
-        ctx.autocast = device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+        ctx.dtype = _autocast_dtype(input.device)
         return _norm_silu(input, groups, weight, bias, eps)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         input, weight, bias = ctx.saved_tensors
-        device, dtype, enabled = ctx.autocast
-        with torch.enable_grad(), torch.autocast(device, dtype, enabled=enabled):
+        with torch.enable_grad(), _autocast(input.device, ctx.dtype):
             again = input.detach().requires_grad_()
             output = _norm_silu(again, ctx.groups, weight, bias, ctx.eps)
         return torch.autograd.grad(output, again, gradients[0])[0], None, None, None, None

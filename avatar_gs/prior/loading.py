@@ -32,10 +32,14 @@ def choose_dtype(precision: Precision, device: torch.device | str) -> torch.dtyp
 
 
 def choose_vae_dtype(config: PriorConfig, device: torch.device | str) -> torch.dtype:
-    """What the encoders compute in on ``device``."""
+    """What the encoders compute in on ``device``.
+
+    ``auto`` takes float16 where the networks compute in either 16-bit format: bfloat16's 8 bits leave the image's
+    gradient at a cosine of .9991 with float32's (SD's VAE with random weights, 256²), float16's 11 bits at .99999.
+    """
     on_cpu = torch.device(device).type == "cpu"
     if config.vae_precision is VaePrecision.auto:
-        return torch.float32 if on_cpu else DTYPES[config.precision]
+        return torch.float32 if on_cpu or config.precision is Precision.float32 else torch.float16
     if on_cpu and config.vae_precision is VaePrecision.float16:
         log.warning("prior.vae_precision=float16 is slow on a CPU: computing in float32")
         return torch.float32

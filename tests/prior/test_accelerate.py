@@ -271,6 +271,7 @@ def same_and_steady(fast, plain, first, last):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_compiled_prior_says_the_same_and_is_compiled_once(parts, monkeypatch, caplog):
     """Through the compiler's graphs of both passes."""
     traced(monkeypatch, backend="aot_eager")
