@@ -137,11 +137,12 @@ class Guidance:
         warmup = round(self.method.warmup * total)
         progress = max(0.0, (step - warmup) / max(total - warmup, 1))
         generators = noise.picture_generators(generator, len(latents))
-        context = base.Context(conditions, buckets, step, progress, step < warmup, generators, source, cameras)
+        t = self._times(progress, step < warmup, generators)
+        context = base.Context(conditions, buckets, step, progress, step < warmup, t, generators, source, cameras)
         calls = self.prior.calls
         with torch.no_grad():
             predict = base.Predictor(self.prior, control)
-            noised = self.method.noise(latents.detach(), self._times(context, latents.device), predict, context)
+            noised = self.method.noise(latents.detach(), t.to(latents.device, non_blocking=True), predict, context)
             residual = self._thresholded(noised, self.method(noised, predict, context))
             gradient = self._gradient(noised, residual)
             z0_hat = noised.z if residual.eps_hat is None else noised.denoised(residual.eps_hat)
@@ -174,12 +175,12 @@ class Guidance:
         if self.method.learnable is not None:
             self.method.learnable.load_state_dict(state)
 
-    def _times(self, context: base.Context, device: torch.device) -> Int[Tensor, " B"]:
+    def _times(self, progress: float, warming_up: bool, generators: Sequence[torch.Generator]) -> Int[Tensor, " B"]:
+        """Each image's noise level, on the host."""
         schedule = self.config.schedule
-        if context.warming_up:  # what is learned ahead of the run should serve all of its noise levels
+        if warming_up:  # what is learned ahead of the run should serve all of its noise levels
             schedule = replace(schedule, kind=ScheduleKind.uniform)
-        uniform = noise.uniforms(context.generators)
-        return draw_times(schedule, context.progress, uniform, self.prior.num_timesteps).to(device)
+        return draw_times(schedule, progress, noise.uniforms(generators), self.prior.num_timesteps)
 
     def _thresholded(self, noised: noise.Noised, residual: base.Residual) -> base.Residual:
         """The residual with the clean latents of its guided prediction held to their range, if that is configured."""

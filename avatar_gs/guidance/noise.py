@@ -44,6 +44,12 @@ def uniforms(generators: Sequence[torch.Generator]) -> Float[Tensor, " B"]:
     return torch.cat([torch.rand(1, generator=generator) for generator in generators])
 
 
+def noise_ratios(prior: Prior) -> Float[Tensor, " T"]:
+    """sigma / alpha at every timestep of the prior, on the host: what depends on it is decided without asking a GPU."""
+    t = torch.arange(prior.num_timesteps, device=prior.device)
+    return (prior.sigma(t) / prior.alpha(t)).cpu()
+
+
 def levels(
     prior: Prior, t: Int[Tensor, " B"], like: Tensor
 ) -> tuple[Float[Tensor, "B 1 1 1"], Float[Tensor, "B 1 1 1"]]:
@@ -65,7 +71,7 @@ def independent(
 ) -> Noised:
     """z_t = alpha z + sigma eps with fresh noise for every picture; the reference is eps."""
     noise = torch.stack([torch.randn(z.shape[1:], generator=generator) for generator in generators])
-    return with_noise(prior, z, t, noise.to(z))
+    return with_noise(prior, z, t, noise.to(z, non_blocking=True))
 
 
 def arrived(prior: Prior, z: Float[Tensor, "B c h w"], z_t: Float[Tensor, "B c h w"], t: Int[Tensor, " B"]) -> Noised:

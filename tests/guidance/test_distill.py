@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import (
@@ -19,10 +20,11 @@ from avatar_gs.guidance.config import (
     Weight,
 )
 from avatar_gs.guidance.distill import build_guidance
+from avatar_gs.guidance.learnables import ConsistentText
 from avatar_gs.guidance.weights import guided
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from tests import tiny
-from tests.guidance.analytic import AnalyticPrior, conditions, full, gaussian, make, rows, step
+from tests.guidance.analytic import SIZE, AnalyticPrior, conditions, full, gaussian, make, rows, step
 
 METHODS = list(Method)
 
@@ -122,12 +124,34 @@ def test_prior_calls(prior, method, t, options, calls, batches):
     assert prior.batches == batches
 
 
-def test_only_pictures_above_the_cut_ask_for_y_con(prior):
+@pytest.mark.parametrize(("every", "batches"), [(1, [[128, 64]] * 3), (2, [[128, 64], [192], [128, 64]])])
+def test_a_batch_on_both_sides_of_the_cut_asks_for_all_of_y_con(prior, every, batches):
+    """Networks see the same batch sizes whatever noise levels are drawn."""
     conds = conditions()
-    guidance = make(prior, conds, schedule=ScheduleConfig(kind=ScheduleKind.uniform), de_sds=DeSdsConfig(warmup=0.0))
-    out = step(guidance, conds, full(0.7, 64))
-    assert out.prior_calls == 2 * 64 + int((prior.sigma(out.t) / prior.alpha(out.t) >= 0.57).sum())
-    assert 64 * 2 < out.prior_calls < 64 * 3
+    config = DeSdsConfig(warmup=0.0, update_every=every)
+    guidance = make(prior, conds, schedule=ScheduleConfig(kind=ScheduleKind.uniform), de_sds=config)
+    for index, expected in enumerate(batches):
+        out = step(guidance, conds, full(0.7, 64), index=index, seed=index)
+        above = prior.sigma(out.t) / prior.alpha(out.t) >= 0.57
+        assert 0 < int(above.sum()) < 64
+        assert prior.batches == expected and out.prior_calls == sum(expected)
+        prior.batches.clear()
+
+
+def test_y_con_learns_from_the_images_above_the_cut(prior):
+    """A row that is only shown below the cut stays, with its moments."""
+    conds = conditions(buckets=("above", "below"))
+    options = {"schedule": ScheduleConfig(kind=ScheduleKind.uniform), "de_sds": DeSdsConfig(warmup=0.0)}
+    t = step(make(prior, conds, **options), conds, full(0.7, 16), ["above"] * 16).t
+    above = prior.sigma(t) / prior.alpha(t) >= 0.57
+    guidance = make(prior, conds, **options)
+    before = guidance.state_dict()
+    out = step(guidance, conds, full(0.7, 16), ["above" if is_above else "below" for is_above in above])
+    after = guidance.state_dict()
+    assert torch.equal(out.t, t) and 0 < int(above.sum()) < 16
+    assert torch.equal(before["y_con.below"], after["y_con.below"]) and "adam.step.below" not in after
+    assert not torch.equal(before["y_con.above"], after["y_con.above"])
+    torch.testing.assert_close(out.auxiliary["learnable"], 0.5 * SIZE * out.logs["L_con"])
 
 
 def test_the_warm_up_moves_y_con_only(prior):
@@ -243,6 +267,89 @@ def test_rows_that_are_not_shown_stay(prior):
     assert torch.equal(before["y_con.back"], after["y_con.back"])
     assert torch.equal(before["adam.exp_avg.back"], after["adam.exp_avg.back"])
     assert not torch.equal(before["y_con.front"], after["y_con.front"])
+
+
+class AdamOfRows:
+    """y_con as a parameter a bucket under torch's Adam, and its checkpoint as it was first written."""
+
+    def __init__(self, start, learning_rate, norm_band):
+        self.rows = {bucket: row.float().clone().requires_grad_() for bucket, row in start.items()}
+        self.norms = {bucket: row.detach().norm(dim=-1, keepdim=True) for bucket, row in self.rows.items()}
+        self.norm_band = norm_band
+        self.optimizer = torch.optim.Adam(self.rows.values(), lr=learning_rate)
+
+    def update(self, buckets, gradient):
+        self.optimizer.zero_grad(set_to_none=True)
+        (torch.stack([self.rows[bucket] for bucket in buckets]) * gradient).sum().backward()
+        self.optimizer.step()
+        with torch.no_grad():
+            for bucket in set(buckets):
+                norm, first = self.rows[bucket].norm(dim=-1, keepdim=True), self.norms[bucket]
+                self.rows[bucket] *= norm.clamp(first * (1 - self.norm_band), first * (1 + self.norm_band)) / norm
+
+    def state_dict(self):
+        state = {"watched": torch.zeros(2), "watches": torch.tensor(0)}
+        for bucket, row in self.rows.items():
+            state |= {f"y_con.{bucket}": row.detach().clone(), f"norms.{bucket}": self.norms[bucket]}
+            moments = self.optimizer.state.get(row, {})
+            state |= {f"adam.{key}.{bucket}": value.clone() for key, value in moments.items()}
+        return state
+
+
+def test_rows_learn_as_parameters_of_their_own_do():
+    """One stacked tensor against torch's Adam for each row, on the same gradients; the latter's checkpoint resumes."""
+    generator = torch.Generator().manual_seed(0)
+    start = {bucket: torch.randn(5, 6, generator=generator) for bucket in "abcd"}
+    stacked, apart = ConsistentText(start, 0.05, 0.1), AdamOfRows(start, 0.05, 0.1)
+    for index in range(30):
+        # "d" is never shown; "c" rests for many steps
+        buckets = ["a", "b", "a"] if index % 10 else ["c", "b", "b"]
+        gradient = torch.randn(3, 5, 6, generator=generator)
+        stacked.update((stacked.rows(buckets) * gradient).sum())
+        apart.update(buckets, gradient)
+        if index == 15:
+            stacked = ConsistentText(start, 0.05, 0.1)
+            stacked.load_state_dict(apart.state_dict())
+    expected, found = apart.state_dict(), stacked.state_dict()
+    assert found.keys() == expected.keys() and "adam.step.d" not in found
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], atol=1e-7, rtol=1e-6, msg=name)
+
+
+class HostReads(TorchDispatchMode):
+    """Counts the operations that make the host wait for a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "is_nonzero", "equal")
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_update_of_y_con_does_not_wait_for_a_gpu():
+    start = {bucket: torch.randn(5, 6, generator=torch.Generator().manual_seed(0)) for bucket in "abc"}
+    y_con = ConsistentText(start, 0.05, 0.1)
+    with HostReads() as reads:
+        rows = y_con.rows(["a", "b", "a"])
+        y_con.watch(rows.sum(), rows.mean())
+        y_con.update(rows.square().sum())
+        assert reads.count == 0
+        y_con.watched.tolist()
+        assert bool(y_con.values.any()) and reads.count > 0, "it counts"
+
+
+def test_a_gradient_that_is_not_finite_leaves_all_of_y_con():
+    start = {bucket: torch.randn(5, 6, generator=torch.Generator().manual_seed(0)) for bucket in "ab"}
+    y_con = ConsistentText(start, 0.05, 0.1)
+    y_con.update(y_con.rows(["a", "b"]).square().sum())
+    before = y_con.state_dict()
+    bad = torch.ones(2, 5, 6)
+    bad[1, 0, 0] = float("nan")
+    y_con.update((y_con.rows(["a", "b"]) * bad).sum())
+    after = y_con.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_token_norms_stay_in_their_band(prior):

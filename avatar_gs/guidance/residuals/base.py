@@ -21,8 +21,9 @@ from avatar_gs.types import Prior
 class Context:
     """The circumstances of one step. ``progress`` in [0, 1] counts from the end of the warm-up.
 
-    ``generators``: one a picture, all the randomness there is. ``source``: the latents that an editing method starts
-    from, of the same views (their prompt is the condition ``source``). ``cameras``: ``T_camera_world`` of each, flat.
+    ``t``: each image's noise level, on the host. ``generators``: one an image, all the randomness there is.
+    ``source``: the latents that an editing method starts from, of the same views (their prompt is the condition
+    ``source``). ``cameras``: ``T_camera_world`` of each, flat.
     """
 
     conditions: Mapping[str, Float[Tensor, "B L d"]]
@@ -30,6 +31,7 @@ class Context:
     step: int
     progress: float
     warming_up: bool
+    t: Int[Tensor, " B"]
     generators: Sequence[torch.Generator] = ()
     source: Float[Tensor, "B c h w"] | None = None
     cameras: Float[Tensor, "B 16"] | None = None

@@ -12,17 +12,17 @@ would remove them.
 """
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from avatar_gs.errors import UserError
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import DeSdsConfig, GuidanceConfig, SmallNoise, Variant
 from avatar_gs.guidance.learnables import ConsistentText, denoising_loss
-from avatar_gs.guidance.noise import Noised
+from avatar_gs.guidance.noise import Noised, noise_ratios
 from avatar_gs.guidance.residuals.base import Context, Plain, Predictor, Residual
 from avatar_gs.guidance.weights import Cfg
 from avatar_gs.types import Prior
@@ -35,14 +35,27 @@ earlier: in so much noise as an evenly annealed run begins with, all conditions 
 
 
 class DeSds(Plain):
-    """One forward for each of text and negative, one forward and backward for y_con (its loss reuses the residual's own
-    prediction). The variant ``composed`` is ``[eps(identity) - eps(y_con)] + s [eps(text) - eps(negative)]``."""
+    """Text, negative prompt and y_con in one batched call; where y_con learns, its rows in a call of their own.
 
-    def __init__(self, config: DeSdsConfig, cfg: Cfg, y_con: ConsistentText) -> None:
+    Its loss reuses the residual's own prediction. The call is apart from the others' because a backward pass through
+    one call of all rows runs through the text's and the negative's too: three times the arithmetic and three times the
+    activations for the sake of a larger batch. The variant ``composed`` is
+    ``[eps(identity) - eps(y_con)] + s [eps(text) - eps(negative)]``.
+
+    Whether a step asks for y_con is known on the host, from the noise levels that were drawn there. If one image of a
+    batch needs it, it is computed for all and dropped for the others: networks then only see a few batch sizes (they
+    may be compiled for each), at the price of some predictions near the cut.
+    """
+
+    def __init__(self, config: DeSdsConfig, cfg: Cfg, y_con: ConsistentText, noise_ratios: Float[Tensor, " T"]) -> None:
+        """``noise_ratios``: sigma / alpha at every timestep, on the host."""
         self.config = config
         self.cfg = cfg
         self.warmup = config.warmup
         self.learnable: ConsistentText = y_con
+        self._asks = torch.ones_like(noise_ratios, dtype=torch.bool)
+        if config.small_noise is SmallNoise.seed:
+            self._asks = noise_ratios >= config.small_noise_cut
         self._checked = False
 
     def __call__(self, noised: Noised, predict: Predictor, context: Context) -> Residual:
@@ -54,44 +67,42 @@ class DeSds(Plain):
             logs = {"L_con": 2 * loss.detach() / noised.z[0].numel()}
             return Residual(torch.zeros_like(noised.z), eps_con.detach(), loss, logs=logs)
 
-        uses_con = self.uses_con(noised)
+        used = Used.of(self.uses_con(context), noised.z.device)
         composed = self.config.variant is Variant.composed
         asked = context.asked(*self.cfg.names, *(["identity"] if composed else []))
         loss = leak = None
-        if not uses_con.any():
+        if not used.count:
             eps = predict(noised, asked)
             eps_con = torch.zeros_like(noised.z)
         elif context.step % self.config.update_every:
-            eps = predict(noised, {**asked, "con": rows.detach()}, where={"con": uses_con})
-            eps_con = eps["con"]
+            eps = predict(noised, {**asked, "con": rows.detach()})
+            eps_con = used.of_all(eps["con"])
         else:
-            eps = predict(noised, asked)  # apart from y_con's, so that the backward pass does not run through these
+            eps = predict(noised, asked)
             with torch.enable_grad():
                 z_t = noised.z_t.clone().requires_grad_(self.config.variant is Variant.seed)
-                eps_con = predict(replace(noised, z_t=z_t), {"con": rows}, where={"con": uses_con})["con"]
-                loss = denoising_loss(eps_con[uses_con], noised.reference[uses_con])
+                eps_con = used.of_all(predict(replace(noised, z_t=z_t), {"con": rows})["con"])
+                loss = denoising_loss(eps_con, used.of_all(noised.reference), used.count)
                 if z_t.requires_grad:
-                    (leak,) = torch.autograd.grad(loss * uses_con.sum(), z_t, retain_graph=True)
+                    (leak,) = torch.autograd.grad(loss * used.count, z_t, retain_graph=True)
                     leak = noised.alpha * leak
         eps_hat = self.cfg(eps)
         if composed:
             eps_hat = eps["identity"] + eps_hat - eps[self.cfg.unconditional]
-        logs = self._compare({**eps, "con": eps_con}, noised, uses_con, context) if uses_con.any() else {}
+        logs = self._compare({**eps, "con": eps_con}, noised, used, context) if used.count else {}
         subtracted = eps_con.detach().lerp(noised.reference, self.config.noise_share)
         return Residual(eps_hat - subtracted, eps_hat, loss, leak, logs)
 
-    def uses_con(self, noised: Noised) -> Bool[Tensor, " B"]:
-        """Which pictures have eps(y_con) subtracted."""
-        ratio = noised.sigma_over_alpha
-        if self.config.small_noise is SmallNoise.con:
-            return torch.ones_like(ratio, dtype=torch.bool)
-        return ratio >= self.config.small_noise_cut
+    def uses_con(self, context: Context) -> Bool[Tensor, " B"]:
+        """Which images have eps(y_con) subtracted; on the host."""
+        return self._asks[context.t]
 
-    def _compare(self, eps: dict[str, Tensor], noised: Noised, used: Tensor, context: Context) -> dict[str, Tensor]:
+    def _compare(self, eps: dict[str, Tensor], noised: Noised, used: "Used", context: Context) -> dict[str, Tensor]:
         """The denoising errors of y_con, text and negative prompt on the same noised latents, and a warning where y_con
         has not come to describe the renders better than the negative prompt."""
+        numbers = used.count * noised.z[0].numel()
         errors = {
-            f"L_{name}": (eps[key] - noised.reference)[used].square().mean().detach()
+            f"L_{name}": used.of_all(eps[key] - noised.reference).square().sum().detach() / numbers
             for name, key in {"con": "con", "text": "text", "neg": "negative"}.items()
         }
         self.learnable.watch(errors["L_con"], errors["L_neg"])
@@ -108,6 +119,23 @@ class DeSds(Plain):
         return errors
 
 
+@dataclass(frozen=True)
+class Used:
+    """Which images of a batch count, and how many of them do."""
+
+    mask: Bool[Tensor, "B 1 1 1"]
+    count: int
+
+    @classmethod
+    def of(cls, chosen: Bool[Tensor, " B"], device: torch.device) -> "Used":
+        """``chosen`` is on the host."""
+        return cls(chosen[:, None, None, None].to(device, non_blocking=True), int(chosen.sum()))
+
+    def of_all(self, values: Float[Tensor, "B c h w"]) -> Float[Tensor, "B c h w"]:
+        """The values of these images, and zeros for the others."""
+        return values if self.count == len(values) else values.where(self.mask, 0.0)
+
+
 def build(config: GuidanceConfig, prior: Prior, conditions: TextConditions) -> DeSds:
     composed = config.de_sds.variant is Variant.composed
     if composed and "identity" not in conditions.extra:
@@ -118,4 +146,4 @@ def build(config: GuidanceConfig, prior: Prior, conditions: TextConditions) -> D
     y_con = ConsistentText(conditions.negative, config.de_sds.learning_rate, config.de_sds.norm_band)
     # [text - con] + s [text - negative] is cfg_{s+1} - con
     scale = config.cfg_scale if composed else config.cfg_scale + 1
-    return DeSds(config.de_sds, Cfg.of(config, "negative", scale), y_con)
+    return DeSds(config.de_sds, Cfg.of(config, "negative", scale), y_con, noise_ratios(prior))

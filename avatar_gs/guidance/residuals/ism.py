@@ -26,9 +26,11 @@ class Ism(Sds):
     def noise(self, z: Float[Tensor, "B c h w"], t: Int[Tensor, " B"], predict: Predictor, context: Context) -> Noised:
         prior, empty = predict.prior, context.asked("null")
         z_t, eps = z, z
-        for now, later in pairwise(self.path(t, context.progress, prior.num_timesteps)):
+        levels = self.path(context.t, context.progress, prior.num_timesteps)  # on the host: no GPU is asked
+        there = [level.to(t, non_blocking=True) for level in levels]
+        for (low, high), (now, later) in zip(pairwise(levels), pairwise(there), strict=True):
             here = arrived(prior, z, z_t, now)
-            eps = predict(here, empty, where={"null": later > now})["null"]
+            eps = predict(here, empty, where={"null": high > low})["null"]
             z_t = ddim(prior, z_t, now, eps, later)
         return replace(arrived(prior, z, z_t, t), reference=eps)
 

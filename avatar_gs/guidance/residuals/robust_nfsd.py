@@ -24,7 +24,8 @@ class RobustNfsd(Plain):
         if context.step < self.config.warmup_steps:
             return self.first(noised, predict, context)
         prior = predict.prior
-        t = draw_times(self.small, context.progress, uniforms(context.generators), prior.num_timesteps).to(noised.t)
+        t = draw_times(self.small, context.progress, uniforms(context.generators), prior.num_timesteps)
+        t = t.to(noised.t, non_blocking=True)
         little = independent(prior, noised.z, t, context.generators)
         asked = {name: (noised, cond) for name, cond in context.asked(*self.cfg.names).items()}
         eps = predict.together({**asked, "correction": (little, context.conditions["null"])})

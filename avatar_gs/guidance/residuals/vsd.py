@@ -31,7 +31,8 @@ class Vsd(Plain):
         eps_hat = self.cfg(predict(noised, context.asked(*self.cfg.names)))
         eps_lora = adapter.eps(noised.z_t, noised.t, text, control, context.cameras).to(noised.z)
         generators = context.generators
-        t = draw_times(ALL_LEVELS, context.progress, uniforms(generators), predict.prior.num_timesteps).to(noised.t)
+        t = draw_times(ALL_LEVELS, context.progress, uniforms(generators), predict.prior.num_timesteps)
+        t = t.to(noised.t, non_blocking=True)
         other = independent(predict.prior, noised.z, t, generators)
         with torch.enable_grad():
             guess = adapter.eps(other.z_t, t, text, control, self._some(context)).to(noised.z)
@@ -43,7 +44,7 @@ class Vsd(Plain):
         if context.cameras is None:
             return None
         said = uniforms(context.generators) >= self.config.camera_dropout
-        return context.cameras * said[:, None].to(context.cameras)
+        return context.cameras * said[:, None].to(context.cameras, non_blocking=True)
 
 
 def build(config: GuidanceConfig, prior: Prior, conditions: TextConditions) -> Vsd:
