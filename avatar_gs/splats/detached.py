@@ -1,12 +1,10 @@
 """Splats that hang in the air: small groups that touch nothing else."""
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import KDTree
 from torch import Tensor
+
+from avatar_gs.splats.neighbours import Points, components
 
 NEIGHBOURS = 12
 SMALL = 0.005
@@ -22,15 +20,9 @@ def detached(means: Float[Tensor, "N 3"], sizes: Float[Tensor, " N"], reach: flo
     Two splats touch if they are less than ``reach`` times the sum of their ``sizes`` (the longest standard deviation,
     metres) apart; of each splat, the ``NEIGHBOURS`` nearest are looked at.
     """
-    places, radii = means.cpu().numpy(), sizes.cpu().numpy()
-    count = len(places)
-    distances, nearest = KDTree(places).query(places, k=min(NEIGHBOURS + 1, count))
-    distances, nearest = np.reshape(distances, (count, -1)), np.reshape(nearest, (count, -1))
-    touching = distances <= reach * (radii[:, None] + radii[nearest])
-    rows = np.repeat(np.arange(count), nearest.shape[1])[touching.ravel()]
-    graph = coo_matrix((np.ones(len(rows), bool), (rows, nearest[touching])), shape=(count, count))
-    _, groups = connected_components(graph, directed=False)
-    loose = np.bincount(groups)[groups] <= SMALL * count
-    if loose.mean() > SCATTERED:
-        loose[:] = False
-    return torch.from_numpy(loose).to(means.device)
+    count = len(means)
+    distances, nearest = Points(means).nearest(means, NEIGHBOURS + 1)
+    one, place = (distances <= reach * (sizes[:, None] + sizes[nearest])).nonzero().unbind(1)
+    groups = components(count, one, nearest[one, place])
+    loose = torch.bincount(groups, minlength=count)[groups] <= int(SMALL * count)
+    return loose & (loose.double().mean() <= SCATTERED)

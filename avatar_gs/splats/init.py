@@ -11,6 +11,7 @@ from torch import Tensor
 from avatar_gs.geometry import matrix_to_quat
 from avatar_gs.splats.config import SplatsConfig
 from avatar_gs.splats.model import GaussianModel, rgb_to_sh
+from avatar_gs.splats.neighbours import Points
 from avatar_gs.splats.surface import areas_and_normals, exposed_faces, random_barycentric, vertex_normals
 from avatar_gs.types import PosedBody
 
@@ -62,8 +63,8 @@ def sample_surface(
 
 def neighbour_distance(points: Float[Tensor, "N 3"], neighbours: int = 4) -> Float[Tensor, " N"]:
     """The mean distance from each point to its nearest others."""
-    distances, _ = KDTree(points.numpy()).query(points.numpy(), k=min(neighbours, len(points) - 1) + 1)
-    return torch.from_numpy(distances[:, 1:].mean(-1)).to(points.dtype)
+    distances, _ = Points(points).nearest(points, neighbours + 1)
+    return torch.from_numpy(distances[:, 1:].numpy().mean(-1)).to(points.dtype)
 
 
 def part_density(
@@ -104,13 +105,13 @@ def surface_splats(
 def _spread(points: Tensor, normals: Tensor, spacing: float, count: int) -> Tensor:
     """Indices of ``count`` candidates that lie evenly; candidates come in random order."""
     features = torch.cat([points / spacing, normals], -1).double().numpy()
-    centres = features[:count]
+    centres, workers = features[:count], torch.get_num_threads()
     for _ in range(ROUNDS):
-        _, nearest = KDTree(centres).query(features)
+        _, nearest = KDTree(centres).query(features, workers=workers)
         members = np.bincount(nearest, minlength=count)[:, None]
         sums = np.stack([np.bincount(nearest, column, minlength=count) for column in features.T], -1)
         centres = np.where(members > 0, sums / np.maximum(members, 1), centres)
-    _, closest = KDTree(features).query(centres)
+    _, closest = KDTree(features).query(centres, workers=workers)
     # centres that snap to one candidate leave room for others
     chosen = np.unique(closest)
     unused = np.setdiff1d(np.arange(len(features)), chosen)

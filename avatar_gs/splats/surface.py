@@ -2,13 +2,12 @@
 
 import math
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.spatial import KDTree
 from torch import Tensor
 
 from avatar_gs.splats.model import GaussianModel
+from avatar_gs.splats.neighbours import Points
 from avatar_gs.types import PosedBody
 
 GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
@@ -71,15 +70,18 @@ class RestSurface:
         generator = torch.Generator().manual_seed(0)
         faces = torch.multinomial(areas.double(), count, replacement=True, generator=generator)
         points = (random_barycentric(count, generator)[..., None] * corners[faces]).sum(1)
-        self.points, self.normals = points, normals[faces]
-        self.tree = KDTree(points.numpy())
+        self.points = Points(points.to(rest.vertices.device))
+        self.normals = normals[faces].to(rest.vertices.device)
+
+    def distances(self, places: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
+        """Metres from each place to the nearest point."""
+        return self.points.nearest(places, 1)[0][:, 0]
 
     @torch.no_grad()
     def refresh(self, model: GaussianModel) -> None:
         """Renew the splats' ``anchors`` and ``normals``; worth it every few tens of steps (a few ms)."""
-        _, nearest = self.tree.query(model.params["means"].detach().cpu().numpy())
-        index = torch.from_numpy(np.asarray(nearest))
-        model.params["anchors"].copy_(self.points[index])
+        index = self.points.nearest(model.params["means"], 1)[1][:, 0]
+        model.params["anchors"].copy_(self.points.points[index])
         model.params["normals"].copy_(self.normals[index])
 
 

@@ -82,7 +82,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 def _check_body(path: Path, model: GaussianModel, body: Body) -> None:
     """Raises UserError unless the avatar's anchors lie on the body's surface, and its skinning weights sum to 1."""
-    nearest, _ = RestSurface(body.rest()).tree.query(model.params["anchors"].detach().numpy())
+    nearest = RestSurface(body.rest()).distances(model.params["anchors"])
     sums = model.params["skinning"].sum(-1)
     if float(nearest.mean()) > BODY_TOLERANCE or not torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
         raise UserError(
