@@ -115,7 +115,8 @@ class DeSdsConfig:
     warmup: float = 0.03
     """The share of the run, at its start, in which only y_con learns and the avatar rests."""
     update_every: int = 1
-    """Steps between two updates of y_con; the others are cheaper by one backward pass."""
+    """Steps from one update of y_con to the next; the others are one batched call without a backward pass. In the
+    warm-up y_con learns in every step."""
     noise_share: float = 0.0
     """How much of what is subtracted is the noise itself, not eps(y_con): 0 is DE-SDS alone, 1 is SDS at s + 1."""
     small_noise: SmallNoise = SmallNoise.seed

@@ -82,11 +82,16 @@ def _steps(settings: Settings, device: str) -> list[dict[str, Any]]:
     for part, seconds in found.parts.items():
         print(f"  {part:<42}{1e3 * seconds:>10.1f}")
     print(f"{optimize.steps:,} steps of {1e3 * found.step:.1f} ms: {forecast.span(optimize.steps * found.step)}")
-    calls = ", ".join(f"{count}{' with a backward pass' if backward else ''}" for count, backward in found.calls)
-    print(f"calls of UNet and ControlNet in a step, in pictures: {calls}")
+    print(f"calls of UNet and ControlNet in a step, in images: {_in_words(found.calls)}")
+    if found.resting_calls:
+        print(f"where y_con does not learn: {_in_words(found.resting_calls)}")
     _print_alone(found)
     print(f"measured: {_mebibytes(found.peak_memory_mib)}")
     return [asdict(found) | {"ratio": found.ratio, "predicted_mib": predicted}]
+
+
+def _in_words(calls: tuple[tuple[int, bool], ...]) -> str:
+    return ", ".join(f"{count}{' with a backward pass' if backward else ''}" for count, backward in calls)
 
 
 def _print_alone(found: "StepTimes") -> None:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from avatar_gs.body.model import Body
 from avatar_gs.errors import UserError
 from avatar_gs.guidance.conditions import TextConditions
+from avatar_gs.guidance.config import Method
 from avatar_gs.prior.prompts import bucket_prompts, texts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.render.rasterize import rasterize
@@ -40,6 +41,18 @@ WARM_UP = 2
 """Steps before the measured ones, which compile or choose kernels."""
 REFINE_EVERY = 3
 """Measured steps from one densification to the next."""
+LONGEST_CYCLE = 16
+"""Steps at most in which one is waited for that guidance learns in."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What one measured step took. ``learns``: guidance learnt something in it."""
+
+    seconds: float
+    parts: dict[str, float]
+    refined: bool
+    learns: bool
 
 
 @dataclass(frozen=True)
@@ -72,7 +85,10 @@ class StepTimes:
     parts: dict[str, float]
     alone: dict[str, float]
     calls: tuple[tuple[int, bool], ...]
-    """Pictures of each call of UNet and ControlNet in a step, and whether a backward pass followed."""
+    """Images of each call of UNet and ControlNet in a step, and whether a backward pass followed. Where guidance learns
+    in some steps only: of such a step."""
+    resting_calls: tuple[tuple[int, bool], ...]
+    """The same for a step in which it does not learn; empty where it learns in all or none."""
     peak_memory_mib: dict[str, float]
     splats: int
 
@@ -125,36 +141,46 @@ def time_steps(
     with ThreadPoolExecutor(1) as pool:
         scenes = Scenes(*scenes_of, size=prior.image_size, seed=settings.seed, pool=pool)
 
-        def step() -> tuple[float, dict[str, float], bool, Scene]:
+        def step() -> tuple[_Step, Scene]:
             before, began = dict(state.seconds), time.perf_counter()
             with Stopwatch(state.seconds, prior.device)("scene"):
                 scene = scenes.at(state.step)
             report = train_step(state, scene, settings, prior, conditions, surface)
             parts = {name: seconds - before.get(name, 0.0) for name, seconds in state.seconds.items()}
-            return time.perf_counter() - began, parts, report.refinement != Refinement(), scene
+            took, refined = time.perf_counter() - began, report.refinement != Refinement()
+            return _Step(took, parts, refined, bool(report.distilled.auxiliary)), scene
 
         for _ in range(WARM_UP):
             step()
-        with recorded(prior) as calls:
-            scene = step()[3]
+        every = settings.guidance.de_sds.update_every if settings.guidance.method is Method.de_sds else 1
+        calls: dict[bool, list[Call]] = {}
+        for _ in range(min(every, LONGEST_CYCLE)):
+            with recorded(prior) as some:
+                one, scene = step()
+            calls[one.learns] = some
+            if len(calls) == 2:
+                break
         if prior.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(prior.device)
         steps, memory, alone = [], {}, {}
-        for _ in range(repeats):
-            steps.append(step()[:3])
+        for _ in range(max(repeats, min(every, LONGEST_CYCLE))):
+            steps.append(step()[0])
             if not memory:
                 memory = _peak_memory_mib(prior.device)  # before a floor is measured
             pool.submit(int).result()  # the next scene is done, and disturbs nothing
             if floor:
-                for name, seconds in _alone(calls, scene, scenes, state, settings, prior).items():
+                for name, seconds in _alone(calls, every, scene, scenes, state, settings, prior).items():
                     alone.setdefault(name, []).append(seconds)
     middle = {name: median(seconds) for name, seconds in alone.items()}
+    sorts = {learns: [one for one in steps if one.learns is learns] for learns in {one.learns for one in steps}}
+    learning = calls.get(True, calls.get(False, []))
     return StepTimes(
-        step=median(seconds for seconds, _, _ in steps),
+        step=_mean({learns: median(one.seconds for one in some) for learns, some in sorts.items()}, every),
         floor=sum((seconds for name, seconds in middle.items() if name in FLOOR), start=0.0),
-        parts=_parts([(parts, refined) for _, parts, refined in steps]),
+        parts=_parts(steps, sorts, every),
         alone=middle,
-        calls=tuple((len(call.z_t), call.backward) for call in calls),
+        calls=tuple((len(call.z_t), call.backward) for call in learning),
+        resting_calls=tuple((len(call.z_t), call.backward) for call in calls[False]) if len(calls) == 2 else (),
         peak_memory_mib=memory,
         splats=len(state.model),
     )
@@ -176,7 +202,8 @@ Timed = Callable[[str, Callable[[], Any]], Any]
 
 
 def _alone(
-    calls: list[Call],
+    calls: dict[bool, list[Call]],
+    every: int,
     scene: Scene,
     scenes: Scenes,
     state: TrainingState,
@@ -195,8 +222,16 @@ def _alone(
     pictures = _rasterised(timed, scene, state, settings, prior.image_size)
     with prior.at_once():
         _encoded(timed, pictures, encoder_at(prior, state.step / settings.optimize.steps))
-        for call in calls:
-            timed(NETWORKS[int(call.backward)], lambda call=call: call.again(prior))
+        networks: dict[bool, dict[str, float]] = {}
+        for learns, some in calls.items():
+            networks[learns] = dict.fromkeys(NETWORKS, 0.0)
+            own = Stopwatch(networks[learns], prior.device)
+            for call in some:
+                with own(NETWORKS[int(call.backward)]):
+                    call.again(prior)
+    for name in NETWORKS:
+        if any(some[name] for some in networks.values()):
+            seconds[name] = _mean({learns: some[name] for learns, some in networks.items()}, every)
     return seconds
 
 
@@ -217,13 +252,23 @@ def _encoded(timed: Timed, pictures: Tensor, encode: Callable[[Tensor], Tensor])
     timed("VAE backward", lambda: torch.autograd.grad(latents.sum(), pictures))
 
 
-def _parts(steps: list[tuple[dict[str, float], bool]]) -> dict[str, float]:
-    """Medians by part; what a refining step's update takes beyond another's is ``densify``."""
-    names = dict.fromkeys(name for parts, _ in steps for name in parts)
-    middle = {name: median(parts.get(name, 0.0) for parts, _ in steps) for name in names}
-    refining = [parts["update"] for parts, refined in steps if refined]
-    others = [parts["update"] for parts, refined in steps if not refined]
+def _parts(steps: list[_Step], sorts: dict[bool, list[_Step]], every: int) -> dict[str, float]:
+    """Means of medians by part; what a refining step's update takes beyond another's is ``densify``."""
+    names = dict.fromkeys(name for one in steps for name in one.parts)
+    middle = {
+        name: _mean({learns: median(one.parts.get(name, 0.0) for one in some) for learns, some in sorts.items()}, every)
+        for name in names
+    }
+    refining = [one.parts["update"] for one in steps if one.refined]
+    others = [one.parts["update"] for one in steps if not one.refined]
     if refining and others:
         middle["update"] = median(others)
         middle["densify"] = max(median(refining) - middle["update"], 0.0)
     return middle
+
+
+def _mean(sorts: dict[bool, float], every: int) -> float:
+    """The mean of a step that learns, one of ``every``, and one that does not; of what was seen if that is one sort."""
+    if len(sorts) == 1:
+        return next(iter(sorts.values()))
+    return sorts[False] + (sorts[True] - sorts[False]) / every

@@ -116,7 +116,8 @@ def ours(prior: StableDiffusionPrior, batch: int, preset: str, *, control: bool 
     guidance = build_guidance(named_preset(preset), prior, conditions)
     pose_maps = torch.rand(batch, prior.image_size, prior.image_size, 3, device=prior.device) if control else None
     buckets, total = [BUCKET] * batch, 1000
-    at = round(guidance.method.warmup * total) + 1
+    every = guidance.config.de_sds.update_every
+    at = every * (round(guidance.method.warmup * total) // every + 1)  # y_con learns: the costliest step
 
     def step(pictures: Tensor) -> None:
         random = torch.Generator().manual_seed(0)

@@ -19,7 +19,7 @@ from avatar_gs.render.config import BenchmarkConfig
 from avatar_gs.settings import Device
 from avatar_gs.stages import benchmark, forecast
 from avatar_gs.stages.forecast import PREDICTIONS, span
-from avatar_gs.training.benchmark import FLOOR, NETWORKS, RASTERISER, time_steps
+from avatar_gs.training.benchmark import FLOOR, NETWORKS, RASTERISER, _mean, time_steps
 from tests import full, tiny
 from tests.training.conftest import small_settings
 
@@ -153,6 +153,20 @@ def test_the_benchmark_says_what_it_ran_with(settings, capsys):
     benchmark.run(replace(settings, prior=prior, benchmark=BenchmarkConfig(step=True, repeats=1)))
     out = capsys.readouterr().out
     assert "networks in float32, encoder in bfloat16 (it keeps all), compile=never; " in out
+
+
+def test_steps_that_y_con_learns_in_count_by_their_frequency(settings, body):
+    """One step of two: both sorts are recorded, and the floor is the mean of theirs."""
+    settings.guidance.de_sds.update_every = 2
+    found = time_steps(settings, body, random_prior(settings.prior), 1)
+    assert found.calls == ((2 * BATCH, False), (BATCH, True))
+    assert found.resting_calls == ((3 * BATCH, False),)
+    assert found.floor == pytest.approx(sum(found.alone[name] for name in FLOOR))
+
+
+def test_the_mean_of_both_sorts_of_step():
+    assert _mean({True: 9.0, False: 1.0}, 4) == 3.0
+    assert _mean({False: 1.0}, 4) == 1.0
 
 
 def test_the_floor_is_the_networks_at_once(config):
