@@ -149,13 +149,41 @@ def body_surfels(posed: PosedBody) -> Gaussians:
     """One flat splat a triangle, with the triangle's own extent: together they cover the surface."""
     corners = posed.vertices[posed.faces]
     means = corners.mean(1)
-    spread = corners - means[:, None]
-    covariance = spread.transpose(1, 2) @ spread / 3
-    variances, axes = torch.linalg.eigh(covariance)  # ascending: the first axis is the normal
-    axes = axes * torch.linalg.det(axes)[:, None, None].sign()  # proper rotations
-    scales = (SURFEL_SCALE * variances.clamp_min(0).sqrt()).clamp_min(1e-3)
+    axes, deviations = triangle_axes(corners)
+    scales = (SURFEL_SCALE * deviations).clamp_min(1e-3)
     opacities = torch.full_like(means[:, 0], 0.99)
     return Gaussians(means, matrix_to_quat(axes), scales, opacities, torch.zeros_like(means))
+
+
+def triangle_axes(corners: Float[Tensor, "F 3 3"]) -> tuple[Float[Tensor, "F 3 3"], Float[Tensor, "F 3"]]:
+    """The principal axes of triangles' corners, and their standard deviations along them, in closed form.
+
+    ``torch.linalg.eigh`` would do, but on CUDA its batched solver takes workspace for every matrix of the batch.
+
+    Returns:
+        Proper rotations whose columns are the normal and the longer and the shorter axis within the triangle, and the
+        deviations in that order (the first is 0). Triangles without area get some axes across their longest edge.
+    """
+    spread = corners - corners.mean(1, keepdim=True)
+    edges = corners.roll(-1, 1) - corners
+    lengths = edges.norm(dim=-1)
+    longest = edges.gather(1, lengths.argmax(1)[:, None, None].expand(-1, 1, 3))[:, 0]
+    coordinate = torch.eye(3, dtype=corners.dtype, device=corners.device)
+    has_length = (lengths.amax(1) > 0)[:, None]
+    first = torch.nn.functional.normalize(torch.where(has_length, longest, coordinate[0]), dim=-1)
+    across = torch.linalg.cross(edges[:, 0], edges[:, 1])
+    has_area = across.norm(dim=-1, keepdim=True) > 1e-6 * lengths.amax(1)[:, None].square()
+    some = torch.linalg.cross(first, coordinate[first.abs().argmin(-1)])
+    normal = torch.nn.functional.normalize(torch.where(has_area, across, some), dim=-1)
+    second = torch.linalg.cross(normal, first)
+    x, y = (spread @ first[..., None])[..., 0], (spread @ second[..., None])[..., 0]
+    half_sum, half_difference = (x.square() + y.square()).mean(1) / 2, (x.square() - y.square()).mean(1) / 2
+    covariance = (x * y).mean(1)
+    angle = torch.atan2(covariance, half_difference)[:, None] / 2
+    long, short = angle.cos() * first + angle.sin() * second, angle.cos() * second - angle.sin() * first
+    half_range = torch.hypot(half_difference, covariance)
+    variances = torch.stack([torch.zeros_like(half_sum), half_sum + half_range, half_sum - half_range], -1)
+    return torch.stack([normal, long, short], -1), variances.clamp_min(0).sqrt()
 
 
 def _lenient(depth: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]:

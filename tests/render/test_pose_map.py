@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from avatar_gs.body.config import BodyConfig
 from avatar_gs.body.files import FREE_BODY
@@ -18,9 +19,11 @@ from avatar_gs.render.pose_map import (
     MARGINS,
     NUM_POINTS,
     body_depth,
+    body_surfels,
     draw_points,
     draw_pose_map,
     stack_points,
+    triangle_axes,
     visible_points,
 )
 from avatar_gs.types import Cameras, Framing, Keypoints, PosedBody
@@ -284,3 +287,27 @@ def test_depth_of_a_sphere_is_exact() -> None:
         assert error.min() > -0.018
         assert (view > 0).sum() < 1.12 * (discriminant > 0).sum()
         assert view[0, 0] == 0
+
+
+def test_the_axes_of_triangles_are_those_of_their_covariance(scene: tuple[PosedBody, Keypoints]) -> None:
+    """Of all triangles of the body, of slivers, and of some without area or extent."""
+    posed, _ = scene
+    flat = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [0.3, 0, 0]], [[1.0, 2, 3]] * 3, [[0.0, 0, 0], [0, 0, 0], [0, 2, 0]]])
+    sliver = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [0.5, 1e-4, 0]]])
+    corners = torch.cat([posed.vertices[posed.faces], flat, sliver]).double()
+    axes, deviations = triangle_axes(corners)
+    torch.testing.assert_close(axes @ axes.transpose(1, 2), torch.eye(3).double().expand_as(axes), atol=1e-9, rtol=0)
+    torch.testing.assert_close(torch.linalg.det(axes), torch.ones(len(axes)).double())
+    spread = corners - corners.mean(1, keepdim=True)
+    expected = spread.transpose(1, 2) @ spread / 3
+    again = axes @ torch.diag_embed(deviations.square()) @ axes.transpose(1, 2)
+    assert (again - expected).abs().amax((1, 2)).le(1e-9 * (1e-9 + expected.abs().amax((1, 2)))).all()
+    assert (deviations[:, 0] == 0).all() and (deviations[:, 1] >= deviations[:, 2]).all()
+
+
+def test_surfels_are_made_without_a_batched_solver(scene: tuple[PosedBody, Keypoints]) -> None:
+    """cuSOLVER's takes workspace for each of the body's 27,420 triangles."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        body_surfels(scene[0])
+    names = {event.key for event in profiled.key_averages()}
+    assert "aten::linalg_cross" in names and not any("eig" in name or "svd" in name for name in names)
