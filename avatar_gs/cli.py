@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from avatar_gs import __version__, completion, config, overrides
 from avatar_gs.console import start_logging
-from avatar_gs.device import pin_threads, prepare_environment
+from avatar_gs.device import is_out_of_memory, pin_threads, prepare_environment
 from avatar_gs.errors import UserError
 from avatar_gs.settings import OUTPUTS, Settings, Stage, run_name, short_hash, slug
 
@@ -283,7 +283,7 @@ def one_line(error: Exception) -> str | None:
         return f"the disk is full{place}: free some space and give the same command"
     if isinstance(error, OSError) and error.errno and error.filename:
         return f"{error.filename}: {os.strerror(error.errno)} (debug=true shows where)"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if is_out_of_memory(error):
         return (
             "out of memory: prior.encode_chunk=1, prior.checkpoint_encoder=true, prior.predict_chunk=2 need less and "
             "change no result; or give smaller optimize.batch, optimize.supersample or splats.count, or device=cpu"

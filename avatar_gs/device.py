@@ -57,6 +57,31 @@ def peak_resident() -> int:
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if told is None else told
 
 
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "STATUS_ALLOC_FAILED",
+    "bad_alloc",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, of a GPU or of the host; torch and the CUDA libraries have several."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def release_cached_memory() -> None:
+    """Gives back what torch's allocator holds of a GPU and does not use, so that its free parts are not in pieces."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 def prepare_environment() -> None:
     """Sets what the numeric libraries read when they load: idle threads sleep (on shared cores, spinning ones starve
     the rest), and which GPU is this process's own. Values that the user has set stay."""

@@ -146,6 +146,10 @@ class Render:
     depth: Float[Tensor, "B H W 1"]
     info: dict[str, Any]
 
+    def detached(self) -> "Render":
+        """The images alone, without a graph or what made them, to be kept."""
+        return Render(self.rgb.detach(), self.alpha.detach(), self.depth.detach(), {})
+
 
 @runtime_checkable
 class Prior(Protocol):

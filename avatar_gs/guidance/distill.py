@@ -19,7 +19,7 @@ How a run uses it:
 continues exactly.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -89,6 +89,10 @@ class Distilled:
     prior_calls: int
     warming_up: bool
 
+    def detached(self) -> "Distilled":
+        """The same without a graph, to be kept."""
+        return replace(self, loss=self.loss.detach())
+
     def refit(
         self, latents: Float[Tensor, "B c h w"], images: Float[Tensor, "B h2 w2 3"] | None = None
     ) -> Float[Tensor, ""]:
@@ -137,8 +141,9 @@ class Guidance:
         warmup = round(self.method.warmup * total)
         progress = max(0.0, (step - warmup) / max(total - warmup, 1))
         generators = noise.picture_generators(generator, len(latents))
-        t = self._times(progress, step < warmup, generators)
-        context = base.Context(conditions, buckets, step, progress, step < warmup, t, generators, source, cameras)
+        warming_up = self.warming_up(step, total)
+        t = self._times(progress, warming_up, generators)
+        context = base.Context(conditions, buckets, step, progress, warming_up, t, generators, source, cameras)
         calls = self.prior.calls
         with torch.no_grad():
             predict = base.Predictor(self.prior, control)
@@ -147,12 +152,9 @@ class Guidance:
             gradient = self._gradient(noised, residual)
             z0_hat = noised.z if residual.eps_hat is None else noised.denoised(residual.eps_hat)
             picture = self._picture(z0_hat, images, residual)
-        auxiliary = {}
-        if residual.auxiliary is not None and self.method.learnable is not None:
-            self.method.learnable.update(residual.auxiliary)
-            auxiliary = {"learnable": residual.auxiliary.detach()}
+        learnable, learned_from = self.method.learnable, residual.auxiliary
         target = noised.z - gradient
-        return Distilled(
+        distilled = Distilled(
             loss=weights.distance(latents, target, images, picture, self.config.rgb_weight),
             grad=gradient,
             t=noised.t,
@@ -160,11 +162,32 @@ class Guidance:
             target=target,
             picture=picture,
             rgb_weight=self.config.rgb_weight,
-            auxiliary=auxiliary,
+            auxiliary={} if learnable is None or learned_from is None else {"learnable": learned_from.detach()},
             logs={**residual.logs, "grad_norm": gradient.flatten(1).norm(dim=1).mean()},
             prior_calls=self.prior.calls - calls,
             warming_up=context.warming_up,
         )
+        if learnable is not None and learned_from is not None:
+            learnable.update(learned_from)  # last, so that a step which fails before has changed nothing
+        return distilled
+
+    def warming_up(self, step: int, total: int) -> bool:
+        """Whether only what the method learns moves in a step: nothing goes backward into the latents."""
+        return step < round(self.method.warmup * total)
+
+    def remember(self) -> Callable[[], None]:
+        """A function that takes back what a step has noted by the time it fails, for want of memory say: values of
+        attributes, not tensors that change in place, since the learnable's update comes last."""
+        owners = [self.method, getattr(self.method, "first", None), self.method.learnable]
+        before = [(owner, dict(vars(owner))) for owner in owners if owner is not None]
+        calls = self.prior.calls
+
+        def undo() -> None:
+            for owner, values in before:
+                vars(owner).update(values)
+            self.prior.calls = calls
+
+        return undo
 
     def state_dict(self) -> dict[str, Tensor]:
         """What the method learned so far, tensors only; empty where it learns nothing."""

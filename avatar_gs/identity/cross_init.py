@@ -27,6 +27,7 @@ from avatar_gs.identity.templates import templates
 from avatar_gs.io import RunFolder, interruptible, load_state, save_state
 from avatar_gs.prior.config import PromptStyle
 from avatar_gs.prior.placeholder import PLACEHOLDER, with_accessories
+from avatar_gs.prior.sparing import MemoryGuard
 from avatar_gs.seeding import generator
 from avatar_gs.types import IdentityPrior
 
@@ -106,6 +107,7 @@ class EmbedState:
         return True
 
 
+ADVICE = "free some memory of the device, or learn with a smaller embed.batch or prior.precision=float16"
 OnPreview = Callable[[EmbedState], object]
 
 
@@ -138,9 +140,10 @@ def train_identity(
     if checkpoint is not None and state.restore(checkpoint, key):
         LOGGER.info("resuming the identity at step %d of %d", state.step, config.steps)
     with progress(f"learn {PLACEHOLDER}", config.steps, start=state.step) as bar, interruptible() as interrupt:
-        lessons = prepare(prior, photos, config, style, seed)
+        again = MemoryGuard(prior, config.batch, ADVICE)
+        lessons = again(lambda: prepare(prior, photos, config, style, seed))
         while state.step < config.steps:
-            loss = train_step(state, prior, lessons, config, seed)
+            loss = again(lambda: train_step(state, prior, lessons, config, seed))
             bar.update(state.step, loss=loss)
             last = state.step == config.steps
             if checkpoint is not None and (last or interrupt.requested or _due(state.step, config.checkpoint_every)):

@@ -155,7 +155,7 @@ class PriorConfig:
     """With ``encoder=tiny``: the fraction of the run's steps that it encodes; the VAE encodes the rest."""
     control_scale: float = 1.0
     encode_chunk: int = 0
-    """Pictures that the VAE encodes at once; 0: all of a step's."""
+    """Pictures that the VAE encodes or decodes at once; 0: all of a step's (of a preview's up to 8)."""
     checkpoint_encoder: bool = False
     """Keep little of the VAE's encoder for its backward pass, and compute the rest there a second time: the same
     gradients for a quarter of the memory and one more forward pass."""

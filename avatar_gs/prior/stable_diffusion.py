@@ -214,7 +214,8 @@ class StableDiffusionPrior:
     def decode_latents(self, latents: Float[Tensor, "B c h w"]) -> Float[Tensor, "B H W 3"]:
         """Pictures in [0, 1] of scaled latents."""
         unscaled = latents.float() / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
-        pixels = torch.cat([self.vae.decode(part).sample for part in unscaled.split(DECODE_BATCH)])
+        chunk = min(DECODE_BATCH, self.encode_chunk or DECODE_BATCH)
+        pixels = torch.cat([self.vae.decode(part).sample for part in unscaled.split(chunk)])
         return (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
 
     # ---- noise
@@ -321,6 +322,26 @@ class StableDiffusionPrior:
             )
             extra = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
         return self.unet(z_t, t, encoder_hidden_states=cond, return_dict=False, **extra)[0].float()
+
+    def use_less_memory(self, images: int) -> str:
+        """Halves the images of a call of the networks; once it is one, the VAE's encoder keeps little for its backward
+        pass. No measure changes a result.
+
+        Args:
+            images: in a batch, where no chunk is set yet.
+
+        Returns:
+            The overrides that set all measures from the start; empty where none was left to take.
+        """
+        if (self.encode_chunk, self.predict_chunk) != (1, 1):
+            self.encode_chunk = max((self.encode_chunk or images) // 2, 1)
+            self.predict_chunk = max((self.predict_chunk or images) // 2, 1)
+        elif not self.vae.encoder.gradient_checkpointing:
+            self.vae.enable_gradient_checkpointing()
+        else:
+            return ""
+        checkpoints = " prior.checkpoint_encoder=true" if self.vae.encoder.gradient_checkpointing else ""
+        return f"prior.encode_chunk={self.encode_chunk} prior.predict_chunk={self.predict_chunk}{checkpoints}"
 
     @contextmanager
     def at_once(self) -> Iterator[None]:

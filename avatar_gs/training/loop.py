@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.distill import build_guidance
 from avatar_gs.io import RunFolder, interruptible
 from avatar_gs.prior.prompts import BucketPrompt, texts
+from avatar_gs.prior.sparing import MemoryGuard
 from avatar_gs.seeding import generator
 from avatar_gs.settings import Settings
 from avatar_gs.splats.init import surface_splats
@@ -28,7 +30,7 @@ from avatar_gs.training.preview import preview_sheet, write_preview
 from avatar_gs.training.prompts import extra_prompts
 from avatar_gs.training.scene import prepared_scenes
 from avatar_gs.training.state import CHECKPOINT, TrainingState
-from avatar_gs.training.step import Report, Stopwatch, train_step
+from avatar_gs.training.step import ADVICE, Report, Stopwatch, train_step
 from avatar_gs.training.tensorboard import scalar_writer
 from avatar_gs.types import Prior
 
@@ -82,6 +84,7 @@ def optimize(
     parallel.require_same(prior.device, steps=state.step, splats=len(state.model))
     writes = run if parallel.is_first() else None
     config, total = settings.optimize, settings.optimize.steps
+    again = MemoryGuard(prior, config.batch, ADVICE)
     arguments = body, config, settings.cameras, settings.prior.prompts
     with (
         prepared_scenes(*arguments, size=prior.image_size, seed=settings.seed) as scenes,
@@ -91,14 +94,14 @@ def optimize(
     ):
         while state.step < total:
             with Stopwatch(state.seconds, prior.device)("scene"):
-                scene = scenes.at(state.step)
+                scene = again(lambda: scenes.at(state.step))
             report = train_step(state, scene, settings, prior, conditions, surface, source and source.model)
             stop_if_diverged(state, settings)
             write_scalars(state.step, report.scalars() | {"splats": len(state.model)})
             if writes is not None:
                 keep(state, settings, writes)
                 if config.preview_every and state.step % config.preview_every == 0:
-                    sheet = preview_sheet(state.model, scenes.preview(), scene, report, prior)
+                    sheet = again(partial(preview_sheet, state.model, scenes.preview(), scene, report, prior))
                     write_preview(writes.previews / f"step_{state.step:06d}.png", sheet)
             if on_step is not None:
                 on_step(state, report)
@@ -107,6 +110,7 @@ def optimize(
                 if writes is not None:
                     checkpoint(state, settings, writes)
                 raise KeyboardInterrupt
+            del report, scene  # or their images would be in memory while the next step is taken
     return Result(state.model, metrics(state, prior))
 
 

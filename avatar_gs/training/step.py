@@ -1,7 +1,7 @@
 """One step: skin, rasterise, guide, regularise, update."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.distill import Distilled
+from avatar_gs.prior.sparing import MemoryGuard
 from avatar_gs.seeding import derive_seed, generator
 from avatar_gs.settings import Settings
 from avatar_gs.splats.density import Refinement
@@ -27,10 +28,18 @@ from avatar_gs.training.scene import Scene
 from avatar_gs.training.state import TrainingState
 from avatar_gs.types import Prior, Render
 
+Drawn = tuple[Render, Float[Tensor, ""]]
+"""What was drawn, and the loss of guidance on it, with their graph."""
+ADVICE = (
+    "free some memory of the device, or make the avatar with a smaller optimize.batch, optimize.supersample or "
+    "density.max_splats, or with prior.precision=float16 (name=… or overwrite=true)"
+)
+
 
 @dataclass(frozen=True)
 class Report:
-    """What one step did. ``losses`` are the regularisers' values; guidance is to be watched by its gradient's norm."""
+    """What one step did, without a graph. ``losses`` are the regularisers' values; guidance is to be watched by its
+    gradient's norm. ``render`` is what was drawn before the update (its ``info`` is empty)."""
 
     distilled: Distilled
     render: Render
@@ -71,15 +80,62 @@ def train_step(
 ) -> Report:
     """Advance ``state`` by one step. Non-finite gradients leave the splats as they are, and are counted.
 
+    Where memory runs out, the part of the step that it ran out in is done again with fewer images per call of the
+    prior's networks (``MemoryGuard``): with the same random numbers, and before anything has moved. Nothing that is
+    returned or left behind holds a graph.
+
     ``source``: the avatar that an editing method changes, as it was; it is drawn in the same scene.
     """
-    config, step, total = settings.optimize, state.step, settings.optimize.steps
-    clock = Stopwatch(state.seconds, prior.device)
-    with clock("render"):
-        render = draw(state.model, scene, config.supersample, state.background)
-        state.strategy.before_backward(render.info)
-    with clock("encode"):
-        latents = encoder_at(prior, step / total)(render.rgb)
+    config, clock = settings.optimize, Stopwatch(state.seconds, prior.device)
+    again = MemoryGuard(prior, config.batch, ADVICE)
+    graph: list[Drawn] = []
+    distilled, render = again(
+        lambda: guide(state, scene, settings, prior, conditions, source, graph), undo=state.guidance.remember()
+    )
+    finite, refinement = True, Refinement()
+    if distilled.warming_up:
+        with torch.no_grad():
+            values = plain(all_losses(state, scene, settings, render, regulariser_scale(prior)))
+    else:
+        with clock("backward"):
+            drawn, values = again(
+                lambda: descend(state, scene, settings, prior, distilled, graph), undo=lambda: drop_gradients(state)
+            )
+            parallel.average(gradients(state, drawn))
+        with clock("update"):
+            finite = gradients_are_finite(state.optimizers)
+            learn_background(state)
+            refinement = update(state, settings, surface, drawn if finite else None)
+        del drawn
+        for _ in range(settings.guidance.inner_steps - 1 if finite else 0):
+            with clock("refit"):
+                refit(state, scene, settings, prior, distilled, again)
+    state.step += 1
+    state.prior_calls += distilled.prior_calls
+    state.bad_in_a_row = 0 if finite else state.bad_in_a_row + 1
+    state.bad_steps += not finite
+    return Report(distilled, render, values, refinement, finite)
+
+
+def guide(
+    state: TrainingState,
+    scene: Scene,
+    settings: Settings,
+    prior: Prior,
+    conditions: TextConditions,
+    source: GaussianModel | None,
+    graph: list[Drawn],
+) -> tuple[Distilled, Render]:
+    """What guidance asks of the avatar in a scene, and how it looks there, both without a graph. The graph of the loss
+    is put into ``graph``; while guidance warms up there is none, because nothing goes backward then."""
+    graph.clear()
+    step, total, clock = state.step, settings.optimize.steps, Stopwatch(state.seconds, prior.device)
+    with torch.set_grad_enabled(not state.guidance.warming_up(step, total)):
+        with clock("render"):
+            render = draw(state.model, scene, settings.optimize.supersample, state.background)
+            state.strategy.before_backward(render.info)
+        with clock("encode"):
+            latents = encoder_at(prior, step / total)(render.rgb)
     before = None
     if source is not None:
         with clock("source"):
@@ -97,25 +153,32 @@ def train_step(
             source=before,
             cameras=scene.views.cameras.T_camera_world.flatten(1).to(latents),
         )
-    losses = all_losses(state, scene, settings, render, regulariser_scale(prior))
-    finite, refinement = True, Refinement()
     if not distilled.warming_up:
-        with clock("backward"):
-            sum(losses.values(), start=distilled.loss).backward()
-            parallel.average(gradients(state, render))
-        with clock("update"):
-            finite = gradients_are_finite(state.optimizers)
-            learn_background(state)
-            refinement = update(state, settings, surface, render if finite else None)
-        for _ in range(settings.guidance.inner_steps - 1 if finite else 0):
-            with clock("refit"):
-                refit(state, scene, settings, prior, distilled)
-    state.step += 1
-    state.prior_calls += distilled.prior_calls
-    state.bad_in_a_row = 0 if finite else state.bad_in_a_row + 1
-    state.bad_steps += not finite
-    values = {name: float(value.detach()) for name, value in losses.items()}
-    return Report(distilled, render, values, refinement, finite)
+        graph.append((render, distilled.loss))
+    return distilled.detached(), render.detached()
+
+
+def descend(
+    state: TrainingState,
+    scene: Scene,
+    settings: Settings,
+    prior: Prior,
+    distilled: Distilled,
+    graph: list[Drawn],
+) -> tuple[Render, dict[str, float]]:
+    """The backward pass of guidance and regularisers through what ``graph`` holds, which is taken out: it lasts for one
+    pass. Where it is empty, the avatar is drawn and encoded as it is now. Returns the render, and the regularisers'
+    values."""
+    if graph:
+        render, loss = graph.pop()
+    else:
+        render = draw(state.model, scene, settings.optimize.supersample, state.background)
+        state.strategy.before_backward(render.info)
+        encode = encoder_at(prior, state.step / settings.optimize.steps)
+        loss = distilled.refit(encode(render.rgb), render.rgb)
+    losses = all_losses(state, scene, settings, render, regulariser_scale(prior))
+    sum(losses.values(), start=loss).backward()
+    return render, plain(losses)
 
 
 @torch.no_grad()
@@ -165,20 +228,30 @@ def learn_background(state: TrainingState) -> None:
         state.background.update()
 
 
-def refit(state: TrainingState, scene: Scene, settings: Settings, prior: Prior, distilled: Distilled) -> None:
+def drop_gradients(state: TrainingState) -> None:
+    """Forget what a backward pass has left."""
+    zero_grad_all(state.optimizers)
+    if state.background is not None:
+        state.background.optimizer.zero_grad(set_to_none=True)
+
+
+def refit(
+    state: TrainingState, scene: Scene, settings: Settings, prior: Prior, distilled: Distilled, again: MemoryGuard
+) -> None:
     """Move the splats further towards what this step's guidance asked for, as they look now; the prior is not asked
     again, and densification counts the step once."""
-    render = draw(state.model, scene, settings.optimize.supersample, state.background)
-    encode = encoder_at(prior, state.step / settings.optimize.steps)
-    loss = distilled.refit(encode(render.rgb), render.rgb)
-    losses = all_losses(state, scene, settings, render, regulariser_scale(prior))
-    sum(losses.values(), start=loss).backward()
+    render, _ = again(lambda: descend(state, scene, settings, prior, distilled, []), undo=lambda: drop_gradients(state))
     parallel.average(gradients(state, render))
     learn_background(state)
     if gradients_are_finite(state.optimizers):
         move(state)
     else:
         zero_grad_all(state.optimizers)
+
+
+def plain(losses: Mapping[str, Tensor]) -> dict[str, float]:
+    """Losses as numbers."""
+    return {name: float(value.detach()) for name, value in losses.items()}
 
 
 def move(state: TrainingState) -> None:

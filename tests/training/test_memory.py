@@ -1,0 +1,311 @@
+"""What a step holds is gone when it ends, and a step that runs out of memory is taken again with less at once."""
+
+import gc
+import logging
+import weakref
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from avatar_gs.errors import UserError
+from avatar_gs.guidance.conditions import TextConditions
+from avatar_gs.guidance.config import BridgeConfig, Method, Variant
+from avatar_gs.io import RunFolder
+from avatar_gs.prior.config import PriorConfig
+from avatar_gs.prior.prompts import bucket_prompts, texts
+from avatar_gs.prior.sparing import MemoryGuard
+from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
+from avatar_gs.render.config import ShadingConfig
+from avatar_gs.splats.surface import RestSurface
+from avatar_gs.training.config import Background
+from avatar_gs.training.loop import first_state, optimize
+from avatar_gs.training.prompts import extra_prompts
+from avatar_gs.training.scene import Scenes
+from avatar_gs.training.step import train_step
+from tests.tiny import save_prior
+from tests.training.conftest import small_settings
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return PriorConfig(name="custom", path=str(save_prior(tmp_path_factory.mktemp("prior") / "tiny")))
+
+
+class Saved:
+    """Counts bytes of tensors that autograd keeps for a backward pass: ``now``, and the ``peak`` so far."""
+
+    def __init__(self):
+        self.now = self.peak = 0
+
+    def pack(self, tensor: Tensor):
+        class Kept:
+            value = tensor.detach()  # an output that is kept would hold its own graph
+
+        kept, size = Kept(), tensor.numel() * tensor.element_size()
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(kept, self._free, size)
+        return kept
+
+    def _free(self, size):
+        self.now -= size
+
+    def hooks(self):
+        return saved_tensors_hooks(self.pack, lambda kept: kept.value)
+
+
+def with_graph():
+    """All tensors that hold a graph."""
+    gc.collect()
+    return [thing for thing in gc.get_objects() if isinstance(thing, Tensor) and thing.grad_fn is not None]
+
+
+def run_settings(method=Method.de_sds, **changes):
+    settings = small_settings(steps=8, **changes)
+    settings.guidance.method = method
+    settings.guidance.de_sds.warmup = 0.0
+    return settings
+
+
+def warming():
+    settings = run_settings()
+    settings.guidance.de_sds.warmup = 0.9
+    return settings
+
+
+def refitted():
+    settings = run_settings()
+    settings.guidance.inner_steps = 3
+    return settings
+
+
+def hifa():
+    settings = run_settings(Method.hifa)
+    settings.guidance.rgb_weight = 0.1
+    return settings
+
+
+def seed_variant():
+    settings = run_settings()
+    settings.guidance.de_sds.variant = Variant.seed
+    return settings
+
+
+def bridged():
+    settings = run_settings(Method.sds)
+    settings.guidance.bridge = BridgeConfig(start=0.0)
+    return settings
+
+
+def lit():
+    shading = ShadingConfig(probability=1.0, warmup=0.0)
+    return run_settings(background=Background.learned, shading=shading)
+
+
+RUNS = {
+    "warm-up": warming,
+    "ordinary": run_settings,
+    "refit": refitted,
+    "editing": lambda: run_settings(Method.dds),
+    "vsd": lambda: run_settings(Method.vsd),
+    "hifa": hifa,
+    "seed": seed_variant,
+    "l_diff": lambda: run_settings(Method.l_diff),
+    "bridge": bridged,
+    "lit": lit,
+}
+
+
+def steps_of(settings, body, prior, count):
+    """Reports of the first steps, one by one; the same scene in each, so that they cost the same."""
+    prompts = bucket_prompts("a man in red", "", settings.prior.prompts)
+    positive, negative = texts(prompts)
+    extra = extra_prompts(settings, positive, negative)
+    source = None
+    if settings.guidance.edits:
+        extra["source"] = positive
+    conditions = TextConditions.encode(prior, positive, negative, extra)
+    state = first_state(settings, body, prior, conditions)
+    if settings.guidance.edits:
+        source = state.model
+    scenes = Scenes(
+        body, settings.optimize, settings.cameras, settings.prior.prompts, size=prior.image_size, seed=settings.seed
+    )
+    scene, surface = scenes.make(0), RestSurface(body.rest())
+    for _ in range(count):
+        yield train_step(state, scene, settings, prior, conditions, surface, source)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_no_graph_outlives_its_step(run, body, config):
+    """Neither tensors that autograd has kept nor one with a graph are left, also while the report is held; and the next
+    step's peak is this one's."""
+    settings, prior = RUNS[run](), load_prior(config)
+    settings.density.enabled = False
+    before, saved, peaks = len(with_graph()), Saved(), []
+    steps = steps_of(settings, body, prior, 3)
+    for _ in range(3):
+        with saved.hooks():
+            report = next(steps)
+        assert saved.now == 0, "kept for a backward pass that will never come"
+        assert not report.render.rgb.requires_grad and not report.distilled.loss.requires_grad
+        peaks.append(saved.peak)
+        saved.peak = 0
+    assert len(with_graph()) == before
+    assert peaks[0] > 0 and peaks[1] == peaks[2]
+
+
+def test_the_encoder_keeps_nothing_while_y_con_warms_up(body, config, monkeypatch):
+    """Nothing goes backward into the pictures then."""
+    prior, seen = load_prior(config), []
+    encode = StableDiffusionPrior.encode_images
+    monkeypatch.setattr(
+        StableDiffusionPrior,
+        "encode_images",
+        lambda self, images: seen.append(images.requires_grad) or encode(self, images),
+    )
+    settings = run_settings()
+    settings.guidance.de_sds.warmup = 0.25  # two of eight steps
+    list(steps_of(settings, body, prior, 4))
+    assert seen == [False, False, True, True]
+
+
+class Cramped(StableDiffusionPrior):
+    """Runs out of memory where a call of a network sees more than ``fits`` images; ``backward``: in backward passes
+    through the encoder."""
+
+    fits, backward, error = 1, False, torch.OutOfMemoryError
+
+    def _networks(self, z_t, t, cond, control):
+        if not self.backward and len(z_t) > self.fits:
+            raise self.error("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super()._networks(z_t, t, cond, control)
+
+    def encode_images(self, images):
+        latents = super().encode_images(images)
+        if self.backward and latents.requires_grad and (self.encode_chunk or len(images)) > self.fits:
+            latents.register_hook(self._no_memory)
+        return latents
+
+    def _no_memory(self, gradient):
+        raise self.error("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def cramped(config, **attributes):
+    prior = load_prior(config)
+    prior.__class__ = type("Cramped", (Cramped,), attributes)
+    return prior
+
+
+def made(settings, body, prior, run=None, **more):
+    return optimize(settings, body, prior, bucket_prompts("a man in red", "", settings.prior.prompts), run, **more)
+
+
+def assert_same(first, second):
+    assert len(first.model) == len(second.model)
+    for name, value in first.model.params.items():
+        torch.testing.assert_close(value, second.model.params[name], atol=3e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("backward", "error"),
+    [
+        (False, torch.OutOfMemoryError),
+        (True, lambda _: RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 2 bytes.")),
+    ],
+)
+def test_a_run_out_of_memory_goes_on_with_less_and_ends_the_same(body, config, caplog, backward, error):
+    """As with those chunks from the start: y_con learns once a step, and the noise is the same."""
+    settings = run_settings(batch=3)
+    settings.guidance.de_sds.warmup = 0.25
+    settings.guidance.inner_steps = 2
+    learned, results = [], []
+    for prior in (
+        load_prior(replace(config, encode_chunk=1, predict_chunk=1)),
+        cramped(config, backward=backward, error=staticmethod(error)),
+    ):
+        states = []
+        with caplog.at_level(logging.WARNING):
+            results.append(made(settings, body, prior, on_step=lambda state, _, states=states: states.append(state)))
+        learned.append(states[-1].guidance.state_dict())
+    assert_same(*results)
+    assert results[0].metrics["prior_calls"] == results[1].metrics["prior_calls"]
+    assert learned[0]["watches"] == learned[1]["watches"] > 0
+    for name, value in learned[0].items():
+        torch.testing.assert_close(value, learned[1][name], atol=1e-5, rtol=1e-3)
+    lines = [record.getMessage() for record in caplog.records if "out of memory" in record.getMessage()]
+    assert len(lines) == 1 and "prior.encode_chunk=1 prior.predict_chunk=1" in lines[0]
+
+
+def test_a_run_that_fits_nowhere_ends_in_one_line_and_keeps_its_checkpoint(body, config, tmp_path, caplog):
+    """After one image a call and an encoder computed twice."""
+    settings, run = run_settings(batch=4, checkpoint_every=2), RunFolder(tmp_path)
+    prior = cramped(config, fits=8)
+
+    def less(state, report):
+        if state.step == 3:
+            vars(prior)["fits"] = 0
+
+    with caplog.at_level(logging.WARNING), pytest.raises(UserError, match=r"one image per call.*optimize\.batch"):
+        made(settings, body, prior, run, on_step=less)
+    lines = [record.getMessage() for record in caplog.records if "out of memory" in record.getMessage()]
+    assert [line.split("going on with ")[1].split(",")[0] for line in lines] == [
+        "prior.encode_chunk=2 prior.predict_chunk=2",
+        "prior.encode_chunk=1 prior.predict_chunk=1",
+        "prior.encode_chunk=1 prior.predict_chunk=1 prior.checkpoint_encoder=true",
+    ]
+    steps = []
+    again = made(settings, body, load_prior(config), run, on_step=lambda state, _: steps.append(state.step))
+    assert steps == list(range(3, 9))
+    assert_same(again, made(settings, body, load_prior(config)))
+
+
+def test_a_preview_without_memory_is_drawn_in_smaller_parts(body, config, tmp_path, monkeypatch):
+    decoded = []
+
+    class Decoder(StableDiffusionPrior):
+        def decode_latents(self, latents):
+            decoded.append(self.encode_chunk)
+            if not self.encode_chunk:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return super().decode_latents(latents)
+
+    prior = load_prior(config)
+    prior.__class__ = Decoder
+    made(run_settings(preview_every=8), body, prior, RunFolder(tmp_path))
+    assert decoded == [0, 1] and len(list((tmp_path / "previews").iterdir())) == 1
+
+
+def test_other_errors_and_priors_get_no_second_try(config):
+    calls = []
+
+    def fail(error):
+        calls.append(error)
+        raise error
+
+    guard = MemoryGuard(load_prior(config), 4, "less")
+    with pytest.raises(RuntimeError, match="shapes"):
+        guard(lambda: fail(RuntimeError("shapes differ")))
+    with pytest.raises(torch.OutOfMemoryError):
+        MemoryGuard(object(), 4, "less")(lambda: fail(torch.OutOfMemoryError("CUDA out of memory")))
+    assert len(calls) == 2
+
+
+def test_a_failed_call_leaves_nothing_in_memory_for_the_next(config):
+    """The error's frames hold the graph of the failed call; they are gone before the second try."""
+    alive, kept = [], []
+
+    def work():
+        gc.collect()
+        alive.append(sum(reference() is not None for reference in kept))
+        big = torch.zeros(1000, requires_grad=True) * 2
+        kept.append(weakref.ref(big))
+        if len(kept) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return len(kept)
+
+    assert MemoryGuard(load_prior(config), 4, "less")(work) == 2
+    assert alive == [0, 0]
