@@ -34,11 +34,10 @@ from avatar_gs.prior.loading import (
     load_tiny_encoder,
     set_prediction,
 )
+from avatar_gs.prior.memory import DECODE_BATCH
 from avatar_gs.prior.names import WELL_KNOWN
 from avatar_gs.prior.prediction import to_eps
 from avatar_gs.types import Adapter, Describable
-
-DECODE_BATCH = 8
 
 
 class StableDiffusionPrior:

@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from enum import Enum
+from typing import Any
 
 from avatar_gs.device import convolution_rate, told_by_proc
 from avatar_gs.errors import UserError
-from avatar_gs.guidance.config import Method
+from avatar_gs.guidance.config import GuidanceConfig, Method, Variant
 from avatar_gs.identity.cross_init import ENCODE_BATCH
 from avatar_gs.playground.config import FieldKind
-from avatar_gs.prior.config import Precision
+from avatar_gs.prior.config import Precision, PriorConfig
 from avatar_gs.prior.fetch import readable
 from avatar_gs.prior.loading import choose_dtype, choose_vae_dtype
 from avatar_gs.prior.memory import OVERHEAD, Architecture, Load, expected_flops, expected_peak
@@ -22,6 +23,7 @@ THROUGH_ENCODER = frozenset({FieldKind.ehc, FieldKind.rgb})
 PREDICTIONS = {Method.de_sds: (2, 1), Method.sds: (2, 0)}
 """Predictions a step and picture, without and with a backward pass, of the methods whose time is estimated."""
 PREVIEW_BATCH = 4
+"""Views that previews show."""
 MARGIN = 0.95
 """The share of the free memory that a run may be expected to take."""
 ENGINE = 0.22e9
@@ -49,6 +51,7 @@ def load_of(settings: Settings, device: str, task: Task) -> Load:
         predict_chunk=0 if Method.vsd in methods else prior.predict_chunk,  # its adapter takes no chunks
         offload_text=prior.offload_text and device == "cuda",
     )
+    load = replace(load, **encoder_of(prior, device))
     if device == "cpu":
         load = replace(load, overhead=resident() + ENGINE)
     if task is Task.preview:
@@ -58,6 +61,7 @@ def load_of(settings: Settings, device: str, task: Task) -> Load:
             load,
             batch=settings.embed.resolved(prior.prompts.style).batch,
             predicted=0,
+            previewed=PREVIEW_BATCH,
             encoded=min(ENCODE_BATCH, prior.encode_chunk or ENCODE_BATCH),
             through_networks=True,
             through_text=True,
@@ -66,14 +70,46 @@ def load_of(settings: Settings, device: str, task: Task) -> Load:
         through_encoder = settings.playground.field in THROUGH_ENCODER
         through = bool(THROUGH_NETWORKS & set(methods))
         return replace(load, decoded=1, through_encoder=through_encoder, through_networks=through)
+    config, guidance = settings.optimize, settings.guidance
+    learns = guidance.method in THROUGH_NETWORKS
     return replace(
         load,
-        batch=settings.optimize.batch,
-        supersample=settings.optimize.supersample,
+        batch=config.batch,
+        supersample=config.supersample,
         splats=settings.density.max_splats,
         through_encoder=True,
-        through_networks=settings.guidance.method in THROUGH_NETWORKS,
+        through_networks=learns and guidance.method is not Method.vsd,
+        through_adapter=guidance.method is Method.vsd,
+        warms_up=guidance.method is Method.de_sds and guidance.de_sds.warmup > 0,
+        refits=guidance.inner_steps > 1,
+        predicted=predictions(guidance),
+        encoded=config.batch if guidance.edits else 0,
+        decoded=config.batch if guidance.rgb_weight else 0,
+        previewed=max(config.batch, PREVIEW_BATCH) if config.preview_every else 0,
     )
+
+
+def encoder_of(prior: PriorConfig, device: str) -> dict[str, Any]:
+    """The fields of ``Load`` about the encoder that a step goes backward through."""
+    chosen = {name: getattr(getattr(prior, name, None), "name", "") for name in ("vae_precision", "encoder_keeps")}
+    precision, keeps = chosen["vae_precision"], chosen["encoder_keeps"]
+    if precision == "auto":
+        precision = prior.precision.name if device == "cuda" else "float32"
+    if keeps == "auto":
+        keeps = "convolutions" if device == "cuda" else "least"
+    if getattr(getattr(prior, "encoder", None), "name", "") == "tiny" and getattr(prior, "tiny_until", 0.0) >= 1:
+        keeps = "tiny"
+    return {"vae_bytes": 2 if precision in ("float16", "bfloat16") else 4, "encoder_keeps": keeps or "least"}
+
+
+def predictions(guidance: GuidanceConfig) -> int:
+    """Predictions that a step asks for at once without gradients, of each picture: at most."""
+    if guidance.method not in PREDICTIONS:
+        return 4
+    count = PREDICTIONS[guidance.method][0] + bool(guidance.perp_neg)
+    if guidance.method is Method.de_sds:
+        count += (guidance.de_sds.update_every > 1) + (guidance.de_sds.variant is Variant.composed)
+    return count
 
 
 def fits(architecture: Architecture, load: Load, free: int) -> bool:
@@ -107,7 +143,10 @@ def cheaper(load: Load, device: str, task: Task) -> Iterator[Load]:
     for supersample in range(load.supersample, min(load.supersample, 1) - 1, -1):
         for batch in batches:
             for kept in shorter:
-                yield from _exact(replace(kept, batch=batch, supersample=supersample), device)
+                smaller = replace(kept, batch=batch, supersample=supersample)
+                if task is Task.optimize:
+                    smaller = replace(smaller, encoded=min(load.encoded, batch), decoded=min(load.decoded, batch))
+                yield from _exact(smaller, device)
 
 
 def _exact(load: Load, device: str) -> Iterator[Load]:
@@ -116,7 +155,7 @@ def _exact(load: Load, device: str) -> Iterator[Load]:
     if device == "cuda" and not load.through_text:
         load = replace(load, offload_text=True)
         yield load
-    if load.encoded or (load.through_encoder and load.batch > 1):
+    if max(load.encoded, load.decoded, load.previewed, load.batch if load.through_encoder else 0) > 1:
         load = replace(load, encode_chunk=1, encoded=min(load.encoded, 1))
         yield load
     if load.through_encoder:
@@ -172,12 +211,13 @@ def span(seconds: float) -> str:
 
 
 def free_memory(device: str) -> int | None:
-    """Bytes that this program can have on a device, what it holds of the host's already included; None where the system
-    does not say."""
+    """Bytes that this program can have on a device; None where the system does not say. What it holds of the host's is
+    included, and so is what torch's allocator holds of a GPU's and does not use."""
     if device == "cuda":
         import torch
 
-        return int(torch.cuda.mem_get_info()[0])
+        unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return int(torch.cuda.mem_get_info()[0]) + unused
     free = told_by_proc("/proc/meminfo", "MemAvailable")
     return None if free is None else free + resident()
 

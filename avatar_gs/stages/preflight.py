@@ -20,6 +20,8 @@ from avatar_gs.prior.memory import (
     Load,
     architecture_of,
     expected_peak,
+    expected_reserved,
+    largest_phase,
     packaged_architecture,
 )
 from avatar_gs.render.rasterize import require_renderer
@@ -151,10 +153,12 @@ def _embedding(settings: Settings) -> Line:
 def _memory(architecture: Architecture, load: Load, device: str, task: Task) -> Line:
     peak, free = expected_peak(architecture, load), forecast.free_memory(device)
     parts = ", ".join(f"{name} {readable(size)}" for name, size in peak.items())
-    found = f"about {readable(sum(peak.values()))} ({parts})"
+    found = f"about {readable(sum(peak.values()))} ({parts}), most in the phase “{largest_phase(architecture, load)}”"
+    if device == "cuda":
+        found += f"; torch's allocator may hold {readable(expected_reserved(peak))} for it"
     if free is None:
         return Line("memory", found)
-    found += f" of {readable(free)} free"
+    found += f"; {readable(free)} free"
     if forecast.fits(architecture, load, free):
         return Line("memory", found)
     return Line("memory", found, forecast.advice(architecture, load, device, task, free))
