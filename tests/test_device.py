@@ -34,6 +34,34 @@ def test_a_containers_share_counts(monkeypatch, tmp_path):
     assert device.physical_cores() == 2
 
 
+def test_the_gpus_allocator_grows_its_blocks_unless_the_user_says_otherwise(monkeypatch):
+    for name in device.ALLOCATOR_SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:64")
+    device.prepare_environment()
+    assert "PYTORCH_CUDA_ALLOC_CONF" not in os.environ
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF")
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "")  # comes back after the test
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF")
+    device.prepare_environment()
+    assert os.environ["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
+
+
+def test_what_says_that_memory_ran_out():
+    with pytest.raises(RuntimeError) as too_much:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert device.is_out_of_memory(too_much.value)
+    for error in (
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"),
+    ):
+        assert device.is_out_of_memory(error)
+    for error in (RuntimeError("shapes differ"), ValueError("not enough memory")):
+        assert not device.is_out_of_memory(error)
+
+
 def test_a_programs_peak_of_memory_is_not_that_of_what_started_it():
     said = "from avatar_gs import device; print(device.peak_resident())"
     with mmap.mmap(-1, 2**29) as held:
