@@ -52,10 +52,11 @@ def format_row(row: dict[str, Any]) -> str:
 def _steps(settings: Settings, device: str) -> list[dict[str, Any]]:
     """Steps of a run with random weights of the prior's architecture: nothing is downloaded."""
     from avatar_gs.body.model import load_body  # heavy, and the renderer's table does not need them
-    from avatar_gs.prior.memory import expected_peak
+    from avatar_gs.prior.memory import expected_by_phase, expected_peak
     from avatar_gs.prior.random_weights import architecture_of, random_prior
     from avatar_gs.stages import forecast
     from avatar_gs.training.benchmark import time_steps
+    from avatar_gs.training.phases import measure_phases
 
     require_renderer(device)
     architecture, task = architecture_of(settings.prior), forecast.Task.optimize
@@ -87,7 +88,18 @@ def _steps(settings: Settings, device: str) -> list[dict[str, Any]]:
         print(f"where y_con does not learn: {_in_words(found.resting_calls)}")
     _print_alone(found)
     print(f"measured: {_mebibytes(found.peak_memory_mib)}")
-    return [asdict(found) | {"ratio": found.ratio, "predicted_mib": predicted}]
+    phases = measure_phases(settings, body, prior)
+    _print_phases(phases, expected_by_phase(architecture, load))
+    return [asdict(found) | {"ratio": found.ratio, "predicted_mib": predicted, "phases_mib": phases}]
+
+
+def _print_phases(measured: dict[str, dict[str, float]], expected: dict[str, int]) -> None:
+    """Peaks of memory by phase, as expected (with the overhead) and as measured."""
+    names = list(measured["step"])
+    print(f"{'peak of memory by phase, MiB':<34}{'expected':>10}" + "".join(f"{name:>14}" for name in names))
+    for phase, sizes in measured.items():
+        guess = f"{expected[phase] / 2**20:,.0f}" if phase in expected else ""
+        print(f"  {phase:<32}{guess:>10}" + "".join(f"{sizes[name]:>14,.0f}" for name in names))
 
 
 def _in_words(calls: tuple[tuple[int, bool], ...]) -> str:

@@ -55,6 +55,8 @@ def test_the_stage_prints_the_step_beside_its_floor(settings, capsys):
     assert f"forward and backward: {drawn / asked:.3f} of UNet and ControlNet's time" in out
     assert f"expected peak of memory: weights {row['predicted_mib']['weights']:,.0f} MiB" in out
     assert row["peak_memory_mib"]["host"] > 0
+    assert {"scenes", "step", "densify", "preview"} < set(row["phases_mib"])
+    assert re.search(r"^  step +[\d,]+ +[\d,]+$", out, re.MULTILINE), "expected and measured"
 
 
 def memory_of_a_benchmark(*overrides):

@@ -1,0 +1,90 @@
+"""The peak of memory in each phase of a run, measured."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from avatar_gs.body.model import Body
+from avatar_gs.device import peak_resident, release_cached_memory
+from avatar_gs.guidance.conditions import TextConditions
+from avatar_gs.prior.prompts import bucket_prompts, texts
+from avatar_gs.settings import Settings
+from avatar_gs.splats.surface import RestSurface
+from avatar_gs.training.loop import first_state
+from avatar_gs.training.preview import preview_sheet
+from avatar_gs.training.prompts import extra_prompts
+from avatar_gs.training.scene import Scenes
+from avatar_gs.training.step import train_step
+from avatar_gs.types import Prior
+
+PROMPT = "a person"
+REFINE_EVERY = 3
+"""Steps from one densification to the next."""
+
+
+class PeakMeter:
+    """Notes the peak of memory in MiB of what runs under a name: ``gpu`` (tensors) and ``gpu reserved`` (what torch's
+    allocator has taken for them), or ``host`` (all that the process holds) on a CPU. Of several, the largest."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.peaks: dict[str, dict[str, float]] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        self._reset()
+        yield
+        known = self.peaks.setdefault(phase, {})
+        known |= {name: max(size, known.get(name, 0.0)) for name, size in self._peak().items()}
+
+    def _reset(self) -> None:
+        if self.device.type == "cuda":
+            release_cached_memory()
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return
+        with suppress(OSError):  # where a system has no such file, a peak is that of the process so far
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak becomes what is held now
+
+    def _peak(self) -> dict[str, float]:
+        if self.device.type != "cuda":
+            return {"host": round(peak_resident() / 2**20, 1)}
+        torch.cuda.synchronize(self.device)
+        sizes = {
+            "gpu": torch.cuda.max_memory_allocated(self.device),
+            "gpu reserved": torch.cuda.max_memory_reserved(self.device),
+        }
+        return {name: round(size / 2**20, 1) for name, size in sizes.items()}
+
+
+def measure_phases(settings: Settings, body: Body, prior: Prior) -> dict[str, dict[str, float]]:
+    """Peaks in MiB (``PeakMeter``) of a run's phases: ``prompts``, ``scenes`` (the body's depth, pose maps),
+    ``warm-up`` (where guidance has one), ``step``, ``densify`` (the step that refines) and ``preview``. Methods that
+    edit have nothing to edit here."""
+    density = replace(settings.density, start=0.0, stop=1.0, prune_stop=1.0, every=REFINE_EVERY)
+    settings = replace(settings, density=density)
+    meter = PeakMeter(prior.device)
+    positive, negative = texts(bucket_prompts(PROMPT, "", settings.prior.prompts))
+    with meter("prompts"):
+        conditions = TextConditions.encode(prior, positive, negative, extra_prompts(settings, positive, negative))
+    state = first_state(settings, body, prior, conditions)
+    surface = RestSurface(body.rest())
+    of = body, settings.optimize, settings.cameras, settings.prior.prompts
+    with meter("scenes"):
+        scenes = Scenes(*of, size=prior.image_size, seed=settings.seed)
+        scene = scenes.make(0)
+    total = settings.optimize.steps
+    for _ in range(2 if state.guidance.warming_up(1, total) else 0):
+        with meter("warm-up"):
+            train_step(state, scene, settings, prior, conditions, surface)
+    state.step = REFINE_EVERY * (round(state.guidance.method.warmup * total) // REFINE_EVERY + 1)
+    for _ in range(REFINE_EVERY - 1):
+        with meter("step"):
+            train_step(state, scene, settings, prior, conditions, surface)
+    with meter("densify"):
+        report = train_step(state, scene, settings, prior, conditions, surface)
+    with meter("preview"):
+        preview_sheet(state.model, scenes.preview(), scene, report, prior)
+    return meter.peaks
