@@ -67,7 +67,9 @@ def play(
                 result.frames.append(Frame.of(step, canvas, distilled))
             if not distilled.warming_up:
                 update(canvas, optimizer, distilled, guidance.config.inner_steps)
-            now = canvas.latents().detach()
+            distilled = distilled.detached()  # or its graph would be alive while the next is made
+            with torch.no_grad():
+                now = canvas.latents().detach()
             if not now.isfinite().all():
                 raise UserError(
                     f"playground: with {result.method} the picture is no longer finite after step {step}; lower "
@@ -95,8 +97,10 @@ def guided(
     source: Float[Tensor, "1 c h w"] | None,
 ) -> Distilled:
     """What the guidance asks of the picture as it is."""
+    with torch.set_grad_enabled(not guidance.warming_up(step, total)):
+        latents = canvas.latents()
     return guidance.step(
-        canvas.latents(),
+        latents,
         conditions.batch([view.bucket]),
         view.control,
         [view.bucket],

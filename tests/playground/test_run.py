@@ -10,6 +10,7 @@ import torch
 
 from avatar_gs.errors import UserError
 from avatar_gs.guidance.config import DeSdsConfig, Method, ScheduleConfig, ScheduleKind
+from avatar_gs.guidance.distill import Guidance
 from avatar_gs.playground import run as loop
 from avatar_gs.playground.config import FieldKind, Init, LearningRates, PlaygroundConfig
 from avatar_gs.playground.fields import build_canvas
@@ -73,7 +74,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not():
 
 
 def test_while_y_con_warms_up_the_picture_rests():
-    _, result = run(Method.de_sds, de_sds=DeSdsConfig(warmup=0.5), playground={"steps": 6})
+    _, result = run(Method.de_sds, field=FieldKind.ehl, de_sds=DeSdsConfig(warmup=0.5), playground={"steps": 6})
     assert result.curves["distance"][:3] == [0, 0, 0] and result.curves["distance"][3] > 0
     assert all(math.isfinite(value) for value in result.curves["loss_learnable"])
 
@@ -130,3 +131,16 @@ def test_a_comparison_has_a_row_for_each_method_even_one_cut_short():
     one = comparison({"a": long.frames}, "", 64)
     two = comparison({"a": long.frames, "b": short.frames}, "", 64)
     assert two.shape[0] > one.shape[0] + 60
+
+
+def test_nothing_is_kept_for_a_backward_pass_while_y_con_warms_up(monkeypatch):
+    """The picture's graph is made for the steps that move it only, and does not outlive them."""
+    seen, step = [], Guidance.step
+
+    def watched(self, latents, *arguments, **options):
+        seen.append(latents.requires_grad)
+        return step(self, latents, *arguments, **options)
+
+    monkeypatch.setattr(Guidance, "step", watched)
+    run(Method.de_sds, field=FieldKind.ehl, de_sds=DeSdsConfig(warmup=0.5), playground={"steps": 4})
+    assert seen == [False, False, True, True]
