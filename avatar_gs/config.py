@@ -211,8 +211,14 @@ def _read_saved(path: Path) -> dict[str, Any]:
 def _nested(flat: Mapping[str, Any]) -> DictConfig:
     config = OmegaConf.create()
     for key, value in flat.items():
-        OmegaConf.update(config, key, escape_interpolation(value) if isinstance(value, str) else value)
+        OmegaConf.update(config, key, _escaped(value))
     return config
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    return escape_interpolation(value) if isinstance(value, str) else value
 
 
 def enum_choices() -> dict[str, list[str]]:

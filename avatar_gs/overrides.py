@@ -21,7 +21,10 @@ from avatar_gs.settings import Settings
 EVALUATE, EVALUATE_PRESET = "stage=evaluate", "experiment=quick"
 """An evaluation makes many avatars: quick ones, unless the command names a preset (``experiment=null``: none)."""
 LATER_STAGES = ("animate", "view")
+LISTS_OF_FILES = ("prior.lora",)
+"""Settings that hold several paths: ``[a,b]``, or one path as it is."""
 _FORM = re.compile(r"(?P<sign>\+{0,2})(?P<key>[A-Za-z_][\w./@-]*)=(?P<value>.*)", re.DOTALL)
+_ITEM = re.compile(r"""\s*(?P<item>'[^']*'|"[^"]*"|[^,\]]*?)\s*(?P<end>[,\]])""")
 _WORDS = re.compile(r"[\w.-]+(,[\w.-]+)*")
 
 
@@ -85,6 +88,8 @@ def _rewrite_one(override: str, names: Names, multirun: bool, keeps: bool) -> li
     if key not in names.keys:
         nearest = _nearest(key, sorted(names.keys | set(names.presets)))
         raise UserError(f"unknown override {key}{nearest or '; avatar-gs --cfg job prints every setting'}")
+    if key in LISTS_OF_FILES:
+        return [f"{key}={_files(key, value, multirun)}"]
     if key in names.texts:
         return [f"{key}={_text(key, value, multirun)}"]
     if key in names.enums:
@@ -114,6 +119,39 @@ def _text(key: str, value: str, multirun: bool) -> str:
         if Path(value[1:]).is_file():
             raise UserError(f"prompt={value}: a file of prompts needs -m (one job a line)")
     return quote(strip_quotes(value))
+
+
+def _files(key: str, value: str, multirun: bool) -> str:
+    """A list of paths, its items quoted: given as ``[a,b]``, or a single path as it is. In a sweep several lists may
+    follow each other."""
+    text = value.strip()
+    if text in ("", "null", "[]"):
+        return "[]"
+    if not (text.startswith("[") and text.endswith("]")):
+        return f"[{quote(strip_quotes(text))}]"
+    lists = []
+    while text:
+        items, text = _bracketed(key, value, text)
+        lists.append(f"[{','.join(map(quote, items))}]")
+        if text and not (multirun and text.startswith(",[")):
+            raise UserError(f"{key}={value}: expected one list [<file>,<file>]; found {text!r} after it")
+        text = text.removeprefix(",")
+    return ",".join(lists)
+
+
+def _bracketed(key: str, value: str, text: str) -> tuple[list[str], str]:
+    """The items of the list that ``text`` begins with, and what follows it."""
+    items, place = [], 1
+    while True:
+        match = _ITEM.match(text, place)
+        if match is None:
+            raise UserError(f"{key}={value}: expected [<file>,<file>]; quote a path that holds commas or brackets")
+        item = strip_quotes(match["item"].strip())
+        if item:
+            items.append(item)
+        place = match.end()
+        if match["end"] == "]":
+            return items, text[place:].strip()
 
 
 def _prompt_lines(path: Path) -> list[str]:

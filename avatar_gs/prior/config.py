@@ -12,6 +12,7 @@ WEARING = " wearing "
 FRAMINGS = ("body", "head", "upper", "lower")
 VIEWS = ("front", "side", "back", "overhead")
 MAX_CHUNK = 4096
+MAX_LORA_SCALE = 10.0
 MINI_NEGATIVE = "blurry, noisy, low quality, wrong colours"
 
 
@@ -127,8 +128,9 @@ class PromptConfig:
 class PriorConfig:
     """A latent-diffusion prior, with its ControlNet for OpenPose maps.
 
-    ``path``, ``controlnet`` and ``vae`` are folders in diffusers' format, single ``.safetensors`` files in the original
-    layout of Stable Diffusion 1.x and 2.x, or names on the Hugging Face hub; only names touch the network.
+    ``path``, ``controlnet`` and ``vae`` are folders in diffusers' format, single files (``.safetensors``, or pickles of
+    plain tensors) in the original layout of Stable Diffusion 1.x and 2.x, or names on the Hugging Face hub; only names
+    touch the network.
     """
 
     name: str = "mini"
@@ -141,6 +143,9 @@ class PriorConfig:
     tokenizer: str = ""
     """A folder with CLIP's ``vocab.json`` and ``merges.txt``. Empty: the folder ``tokenizer`` inside ``path``, or
     beside it where that is a single file."""
+    lora: list[str] = field(default_factory=list)
+    """LoRA files, each ``path`` or ``path:scale`` (1 if not given), which are added to the weights of the UNet and of
+    the text encoder: Kohya's, A1111's, diffusers' or PEFT's names."""
     prediction: Prediction = Prediction.auto
     """What the UNet predicts; auto: what its folder says, or what a single file gives away."""
     precision: Precision = Precision.float32
@@ -184,4 +189,21 @@ class PriorConfig:
             raise UserError(
                 "prior.tiny_encoder is empty: prior.encoder=tiny needs a folder or hub name, such as madebyollin/taesd"
             )
+        for entry in self.lora:
+            path, scale = lora_entry(entry)
+            if not path or not abs(scale) <= MAX_LORA_SCALE:  # also of NaN
+                raise UserError(
+                    f"prior.lora: {entry!r}: expected <file> or <file>:<scale>, with a scale from "
+                    f"{-MAX_LORA_SCALE:g} to {MAX_LORA_SCALE:g}"
+                )
         require_counts("prior", self, encode_chunk=(0, MAX_CHUNK), predict_chunk=(0, MAX_CHUNK))
+
+
+def lora_entry(text: str) -> tuple[str, float]:
+    """``(path, scale)`` of an entry of ``prior.lora``; what follows the last colon is a scale if it is a number."""
+    path, colon, last = text.rpartition(":")
+    try:
+        scale = float(last)
+    except ValueError:
+        return text, 1.0
+    return (path, scale) if colon else (text, 1.0)

@@ -30,13 +30,22 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
 from avatar_gs.errors import UserError
 from avatar_gs.prior.config import Encoder, PriorConfig
-from avatar_gs.prior.folder import CONFIGS, HUB_NAME, WITH_WEIGHTS, weights_stem
+from avatar_gs.prior.folder import (
+    CONFIGS,
+    HUB_NAME,
+    PICKLED,
+    WITH_WEIGHTS,
+    Source,
+    check_endpoint,
+    checked,
+    choose_weights,
+    pickled_stem,
+    weights_stem,
+)
 
 LOGGER = logging.getLogger(__name__)
 
 TEXT_FILES = (".json", ".txt")
-VARIANT = "fp16"
-"""The half-precision files of a model that has no others."""
 SPARE = 1 << 30
 """Bytes that stay free on the disk."""
 PART = ".avatar-gs.incomplete"
@@ -46,11 +55,12 @@ NETWORK_MODULES = ("httpx", "httpcore", "requests", "urllib3")
 
 
 def fetch(config: PriorConfig) -> int:
-    """Downloads every part of a prior that is a hub name; returns the number of files that were not there yet.
+    """Downloads every part of a prior that is a hub name; returns the number of files that were not there yet. Weights
+    that a model has as pickles only are converted to safetensors.
 
     Raises:
-        UserError: nothing is a hub name; a model is not there, gated or without safetensors; the hub cannot be reached;
-            the disk is too small.
+        UserError: nothing is a hub name; a model is not there, gated or without weights; the hub cannot be reached; the
+            disk is too small; pickled weights are more than plain tensors.
     """
     repositories = _repositories(config)
     plans = {}
@@ -60,12 +70,16 @@ def fetch(config: PriorConfig) -> int:
             file: files[file] for component in components for file in _chosen(override, name, component, files)
         }
     missing = {key: {f: size for f, size in plan.items() if not _is_cached(key[1], f)} for key, plan in plans.items()}
-    _check_disk(sum(size for plan in missing.values() for size in plan.values()))
+    copies = sum(size for plan in missing.values() for file, size in plan.items() if file.endswith(PICKLED))
+    _check_disk(sum(size for plan in missing.values() for size in plan.values()) + copies)
     for (override, name), plan in missing.items():
         for index, (file, size) in enumerate(sorted(plan.items(), key=lambda item: item[1]), 1):
             LOGGER.info("%s: file %d of %d, %s (%s)", name, index, len(plan), file, readable(size))
             _download(override, name, file)
         LOGGER.info("%s is complete in %s", name, constants.HF_HUB_CACHE)
+    for override, name, components in repositories:
+        for component in components:
+            checked(component or override.removeprefix("prior."), Source(name, component, is_local=False))
     return sum(map(len, missing.values()))
 
 
@@ -92,7 +106,9 @@ def _repositories(config: PriorConfig) -> list[tuple[str, str, tuple[str, ...]]]
             chosen.append((override, name, components[override]))
         else:
             raise UserError(f"{override}={name}: no such folder or file, and no hub name (owner/name)")
-    if not chosen:
+    if chosen:
+        check_endpoint()
+    else:
         raise UserError(
             f"prior={config.name}: nothing to fetch, all of it is here; prior=sd15, prior=sd21 or prior=<hub name> are "
             "downloaded"
@@ -110,7 +126,7 @@ def _listing(override: str, name: str) -> dict[str, int]:
 
 
 def _chosen(override: str, name: str, component: str, files: Mapping[str, int]) -> list[str]:
-    """The files of one component that are loaded: its texts, and its weights in safetensors."""
+    """The files of one component that are loaded: its texts, and its weights, in safetensors if there are such."""
     folder = f"{component}/" if component else ""
     inside = {file.removeprefix(folder) for file in files if file.startswith(folder)}
     inside = {file for file in inside if "/" not in file}
@@ -124,15 +140,18 @@ def _chosen(override: str, name: str, component: str, files: Mapping[str, int]) 
     if component and component not in WITH_WEIGHTS:
         return sorted(folder + file for file in texts)
     stem = weights_stem(component)
-    for middle in ("", f".{VARIANT}"):
-        whole = {f"{stem}{middle}.safetensors"} & inside
-        parts = {file for file in inside if file.startswith(f"{stem}{middle}-") and file.endswith(".safetensors")}
-        if whole or parts:
-            index = {f"{stem}.safetensors.index{middle}.json"} & inside if not whole else set()
-            return sorted(folder + file for file in texts | (whole or parts) | index)
+    variant, weights = choose_weights(inside, stem, ".safetensors")
+    if weights:
+        index = (
+            {f"{stem}.safetensors.index{f'.{variant}' if variant else ''}.json"} & inside if len(weights) > 1 else set()
+        )
+        return sorted(folder + file for file in {*texts, *weights, *index})
+    _, pickled = choose_weights(inside, pickled_stem(component), PICKLED)
+    if pickled:
+        return sorted(folder + file for file in {*texts, *pickled})
     raise UserError(
-        f"{override}={name}: no {folder}{stem}.safetensors in it; pickled weights (.bin, .ckpt) are never loaded: "
-        "give a model that has safetensors"
+        f"{override}={name}: no weights in it: expected {folder}{stem}.safetensors, or "
+        f"{pickled_stem(component)}{PICKLED}"
     )
 
 

@@ -7,19 +7,20 @@ import json
 import re
 import urllib.error
 import urllib.request
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from huggingface_hub import constants, try_to_load_from_cache
-from safetensors import SafetensorError, safe_open
 
 from avatar_gs.errors import UserError
 from avatar_gs.prior import single_file
+from avatar_gs.prior.weights import as_safetensors, check_no_pointer, check_safetensors, unfinished
 
 PACKAGED = Path(__file__).parent / "mini"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl")
 CONFIGS = {
     "tokenizer": "tokenizer_config.json",
     "text_encoder": "config.json",
@@ -28,6 +29,9 @@ CONFIGS = {
     "scheduler": "scheduler_config.json",
 }
 SECONDS_FOR_THE_HUB = 8
+PICKLED = ".bin"
+HALF = "fp16"
+"""The variant that is taken of a model that has no others."""
 WITH_WEIGHTS = ("text_encoder", "vae", "unet", "controlnet")
 
 
@@ -56,7 +60,7 @@ def locate(path: str, controlnet: str, vae: str, tokenizer: str = "") -> dict[st
     """Each component's source, after checking every local file of it.
 
     Raises:
-        UserError: a folder is missing, incomplete, or holds corrupt or only pickled weights.
+        UserError: a folder is missing or incomplete, or holds damaged weights or pickles of more than tensors.
     """
     base = path or str(PACKAGED)
     if single_file.is_single_file(base):
@@ -74,7 +78,7 @@ def locate(path: str, controlnet: str, vae: str, tokenizer: str = "") -> dict[st
         sources["controlnet"] = _own_controlnet(base, sources["unet"])
     if vae:
         sources["vae"] = _replaced(vae, "vae")
-    return {name: _checked(name, source) for name, source in sources.items()}
+    return {name: checked(name, source) for name, source in sources.items()}
 
 
 def locate_tiny(name: str) -> Source:
@@ -83,13 +87,13 @@ def locate_tiny(name: str) -> Source:
     Raises:
         UserError: as ``locate``.
     """
-    return _checked("vae", _source(name, "", "prior.tiny_encoder"))
+    return checked("vae", _source(name, "", "prior.tiny_encoder"))
 
 
 def _of_single_file(file: Path, tokenizer: str, has_vae: bool) -> dict[str, Source]:
-    _check_safetensors(file)
-    layout = single_file.base_layout(file, has_vae)
-    weights = Source(str(file), "", is_local=True, layout=layout)
+    readable = single_file.readable(file)
+    layout = single_file.base_layout(readable, has_vae, given=file)
+    weights = Source(str(readable), "", is_local=True, layout=layout)
     folder = single_file.find_tokenizer(file, tokenizer)
     return {
         "tokenizer": Source(str(folder), "", is_local=True, layout=layout),
@@ -103,9 +107,9 @@ def _replaced(name: str, component: str) -> Source:
     if not single_file.is_single_file(name):
         return _source(name, "", f"prior.{component}")
     file = Path(name).expanduser()
-    _check_safetensors(file)
-    layout = single_file.controlnet_layout(file) if component == "controlnet" else single_file.check_vae(file)
-    return Source(str(file), "", is_local=True, layout=layout)
+    readable = single_file.readable(file)
+    find = single_file.controlnet_layout if component == "controlnet" else single_file.check_vae
+    return Source(str(readable), "", is_local=True, layout=find(readable, given=file))
 
 
 def _own_controlnet(base: str, unet: Source) -> Source:
@@ -130,11 +134,9 @@ def _source(name: str, subfolder: str, override: str) -> Source:
     if folder.is_dir():
         return Source(str(folder), subfolder, is_local=True)
     if folder.is_file():
-        pickled = any(folder.match(pattern) for pattern in PICKLES)
-        reason = "is a pickle and never loaded" if pickled else "is a file of no known kind"
         raise UserError(
-            f"{override}={name} {reason}: expected a .safetensors file, a folder in Stable Diffusion's format, or a "
-            "hub name"
+            f"{override}={name} is a file of no known kind: expected a .safetensors file, a pickled one (.ckpt, .pt, "
+            ".pth, .bin: read as plain tensors only), a folder in Stable Diffusion's format, or a hub name"
         )
     if HUB_NAME.fullmatch(name) and not name.startswith("."):
         return Source(name, subfolder, is_local=False, offline=_must_stay_offline(name, subfolder, override))
@@ -150,6 +152,7 @@ def _must_stay_offline(name: str, subfolder: str, override: str) -> bool:
     Raises:
         UserError: the hub cannot be reached, and the cache does not hold this name.
     """
+    check_endpoint()
     if _hub_answers():
         return False
     file = CONFIGS.get(subfolder, "config.json")
@@ -159,6 +162,16 @@ def _must_stay_offline(name: str, subfolder: str, override: str) -> bool:
         f"{override}={name}: no such folder, and the hub ({constants.ENDPOINT}) cannot be reached to look there; "
         "give a folder in Stable Diffusion's format or prior=mini, or fetch it (stage=fetch) where there is a network"
     )
+
+
+def check_endpoint() -> None:
+    """Raises UserError for an HF_ENDPOINT that is no address."""
+    address = urlsplit(constants.ENDPOINT)
+    if address.scheme not in ("http", "https") or not address.netloc:
+        raise UserError(
+            f"HF_ENDPOINT={constants.ENDPOINT or 'nothing'}: expected the address of a hub or its mirror with "
+            "https:// in front; set it so, or unset it"
+        )
 
 
 @lru_cache(maxsize=1)
@@ -183,33 +196,53 @@ def _check_prior_folder(folder: Path) -> None:
         )
 
 
-def _checked(name: str, source: Source) -> Source:
-    """The source, with the variant that its files have; hub names are checked by the hub."""
+def checked(name: str, source: Source) -> Source:
+    """The source, with the variant that its files have; hub names are checked by the hub. Weights that are pickled
+    only are read from a copy in safetensors."""
+    if source.is_local and (not source.layout or name == "tokenizer"):
+        for file in (Path(source.name) / source.subfolder).iterdir():
+            if file.is_file():
+                check_no_pointer(file)
     if name not in WITH_WEIGHTS or source.layout:
         return source
-    if not source.is_local:
-        return replace(source, variant=_cached_variant(source.name, source.subfolder, weights_stem(name)))
-    folder = Path(source.name) / source.subfolder
+    folder = files_of(name, source)
+    if folder is None:
+        return source
     if not (folder / "config.json").is_file():
         raise UserError(f"prior: {folder} is no {name} folder: missing config.json")
     try:
         json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"prior: {folder / 'config.json'} is not valid JSON ({error}): get the file anew") from error
-    stem = weights_stem(name)
-    files = sorted(folder.glob(f"{stem}*.safetensors"))
-    if not files:
-        pickled = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
-        found = f"found only {', '.join(pickled)}, which is a pickle and never loaded" if pickled else "found none"
-        raise UserError(
-            f"prior: no {stem}.safetensors in {folder}: {found}; expected safetensors (convert with diffusers' "
-            "save_pretrained, or get the safetensors version)"
-        )
-    for file in files:
-        _check_safetensors(file)
-    plain = [file for file in files if file.name == f"{stem}.safetensors" or "-of-" in file.name]
-    variant = None if plain else files[0].name.removeprefix(f"{stem}.").removesuffix(".safetensors")
-    return Source(source.name, source.subfolder, source.is_local, variant)
+        raise UserError(f"prior: {folder / 'config.json'} is not valid JSON ({error}): get the file again") from error
+    names, stem = [file.name for file in folder.iterdir() if file.is_file()], weights_stem(name)
+    variant, chosen = choose_weights(names, stem, ".safetensors")
+    if chosen:
+        for file in chosen if source.is_local else ():
+            check_safetensors(folder / file)
+        _check_all_parts(folder, chosen)
+        return replace(source, variant=variant)
+    _, pickled = choose_weights(names, pickled_stem(name), PICKLED)
+    if pickled:
+        _check_all_parts(folder, pickled)
+        copy = as_safetensors([folder / file for file in pickled], f"{stem}.safetensors", [folder / "config.json"])
+        return Source(str(copy.parent), "", is_local=True)
+    if not source.is_local:  # loading downloads them
+        return source
+    begun = unfinished(folder, stem) + unfinished(folder, pickled_stem(name))
+    found = f"only {begun[0]}, a download that has not ended" if begun else "none"
+    raise UserError(
+        f"prior: no {stem}.safetensors in {folder}: found {found}; expected the weights of the {name} as safetensors, "
+        f"or pickled as {pickled_stem(name)}{PICKLED}: get the file again"
+    )
+
+
+def files_of(name: str, source: Source) -> Path | None:
+    """The folder on this disk that holds the files of a component; None where the cache of the hub has none of it."""
+    if source.is_local:
+        return Path(source.name) / source.subfolder
+    file = CONFIGS.get(name, "config.json")
+    cached = try_to_load_from_cache(source.name, f"{source.subfolder}/{file}" if source.subfolder else file)
+    return Path(cached).parent if isinstance(cached, str) else None
 
 
 def weights_stem(component: str) -> str:
@@ -217,21 +250,52 @@ def weights_stem(component: str) -> str:
     return "model" if component == "text_encoder" else "diffusion_pytorch_model"
 
 
-def _cached_variant(name: str, subfolder: str, stem: str) -> str | None:
-    """``fp16`` where the cache holds a model's half-precision files only, as of a model that has no others."""
-    prefix = f"{subfolder}/" if subfolder else ""
-    plain = (f"{stem}.safetensors", f"{stem}.safetensors.index.json")
-    if any(isinstance(try_to_load_from_cache(name, prefix + file), str) for file in plain):
-        return None
-    half = try_to_load_from_cache(name, f"{prefix}{stem}.fp16.safetensors")
-    return "fp16" if isinstance(half, str) else None
+def pickled_stem(component: str) -> str:
+    """What the pickled weights of a component are called, before ``.bin``."""
+    return "pytorch_model" if component == "text_encoder" else "diffusion_pytorch_model"
 
 
-def _check_safetensors(file: Path) -> None:
-    try:
-        with safe_open(file, "pt") as tensors:
-            tensors.keys()
-    except (SafetensorError, OSError) as error:
+def choose_weights(names: Iterable[str], stem: str, suffix: str) -> tuple[str | None, list[str]]:
+    """``(variant, files)``: which of the files of a component to load: plain ones, else half-precision ones, else the
+    first of others; one whole file rather than parts. No files: there are none."""
+    parts = r"(?P<{}>-\d+-of-\d+)?"
+    form = re.compile(
+        rf"{re.escape(stem)}{parts.format('old')}(\.(?P<variant>\w+))?{parts.format('part')}{re.escape(suffix)}"
+    )
+    found: dict[str, dict[bool, list[str]]] = {}
+    for name in sorted(names):
+        if match := form.fullmatch(name):
+            is_part = bool(match["old"] or match["part"])
+            found.setdefault(match["variant"] or "", {}).setdefault(is_part, []).append(name)
+    if not found:
+        return None, []
+    variant = min(found, key=lambda name: (name != "", name != HALF, name))
+    return variant or None, found[variant].get(False) or found[variant][True]
+
+
+def weight_files(component: str, source: Source) -> list[Path]:
+    """The files on this disk that a component is loaded from; none where they are not here yet."""
+    if source.layout:
+        return [Path(source.name)]
+    folder = files_of(component, source)
+    if folder is None:
+        return []
+    names = [file.name for file in folder.iterdir() if file.is_file()]
+    _, chosen = choose_weights(names, weights_stem(component), ".safetensors")
+    return [folder / name for name in chosen]
+
+
+def must_be_fetched(component: str, source: Source) -> bool:
+    """Whether a component's weights are still on the hub only."""
+    unknown = component in WITH_WEIGHTS and not source.is_local and not source.offline
+    return unknown and not weight_files(component, source)
+
+
+def _check_all_parts(folder: Path, files: list[str]) -> None:
+    """Raises UserError if a model that is stored in parts lacks some."""
+    match = re.search(r"-of-(\d+)", files[0])
+    if match and len(files) != int(match[1]):
         raise UserError(
-            f"prior: {file} cannot be read as safetensors ({error}): the file is damaged or cut short; get it anew"
-        ) from error
+            f"prior: {folder} holds {len(files)} of {int(match[1])} parts of its weights ({files[0]}, …): get the "
+            "others"
+        )

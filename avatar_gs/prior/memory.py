@@ -18,7 +18,7 @@ from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
 
 from avatar_gs.prior import single_file
-from avatar_gs.prior.folder import CONFIGS, WITH_WEIGHTS, Source, weights_stem
+from avatar_gs.prior.folder import CONFIGS, WITH_WEIGHTS, Source, weight_files
 
 PUBLISHED = {
     "sd15": {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480, "controlnet": 361_279_120},
@@ -217,7 +217,7 @@ def expected_flops(architecture: Architecture, load: Load, forward: int, backwar
 def architecture_of(sources: Mapping[str, Source], name: str) -> tuple[Architecture | None, list[str]]:
     """``(architecture, absent)`` of a located prior: None where it cannot be known yet; ``absent`` are the components
     that the cache does not hold, which a preset is known to have all the same."""
-    found = {component: _weight_files(component, sources[component]) for component in WITH_WEIGHTS}
+    found = {component: weight_files(component, sources[component]) for component in WITH_WEIGHTS}
     absent = [component for component, files in found.items() if not files]
     if absent and name not in PUBLISHED:
         return None, absent
@@ -247,24 +247,9 @@ def _architecture(
         parameters,
         channels=configs["unet"].get("block_out_channels", [REFERENCE_CHANNELS])[0],
         vae_channels=blocks[0],
-        image_size=configs["unet"].get("sample_size", 64) * 2 ** (len(blocks) - 1),
+        image_size=(configs["unet"].get("sample_size") or 64) * 2 ** (len(blocks) - 1),
         assumed=assumed,
     )
-
-
-def _weight_files(component: str, source: Source) -> list[Path]:
-    if source.layout:
-        return [Path(source.name)]
-    stem = weights_stem(component) + (f".{source.variant}" if source.variant else "")
-    if source.is_local:
-        folder = Path(source.name) / source.subfolder
-        return (
-            [folder / f"{stem}.safetensors"]
-            if (folder / f"{stem}.safetensors").is_file()
-            else sorted(folder.glob(f"{stem}-*-of-*.safetensors"))
-        )
-    cached = _cached(source, f"{stem}.safetensors")
-    return [cached] if cached else []
 
 
 def _cached(source: Source, file: str) -> Path | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from avatar_gs.errors import UserError
@@ -19,6 +19,7 @@ from avatar_gs.prior.config import Encoder, PriorConfig
 from avatar_gs.prior.folder import Source, locate
 from avatar_gs.prior.loading import Quiet, load_component
 from avatar_gs.prior.memory import Architecture, component_config
+from avatar_gs.prior.schedule import noise_schedule
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, assemble
 
 COMPONENTS = ("tokenizer", "text_encoder", "vae", "unet", "controlnet", "scheduler")
@@ -48,7 +49,7 @@ def random_prior(config: PriorConfig, device: torch.device | str = "cpu", seed: 
         if config.encoder is Encoder.tiny:  # as TAESD is
             parts["tiny"] = AutoencoderTiny(latent_channels=int(configs["vae"].get("latent_channels", 4)))
     with Quiet():
-        parts["scheduler"] = DDIMScheduler.from_config(configs["scheduler"])
+        parts["scheduler"] = noise_schedule(configs["scheduler"])
         parts["tokenizer"] = _tokenizer(sources["tokenizer"])
         return assemble(config, parts, device)
 

@@ -1,4 +1,6 @@
-"""Single ``.safetensors`` files in the original layout of Stable Diffusion 1.x and 2.x, and of ControlNets for them.
+"""Single files (``.safetensors``, or pickles of plain tensors) in the original layout of Stable Diffusion 1.x and 2.x.
+
+ControlNets and VAEs for them are read from such files as well.
 
 Such a file holds weights under the names of the first implementation (LDM), and no configuration. The configurations
 are packaged (``layouts``: public facts of these architectures), diffusers' own converters translate the names, and
@@ -6,6 +8,7 @@ nothing reaches for the network. What a file cannot hold is the tokenizer.
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from avatar_gs.errors import UserError
+from avatar_gs.prior import lora
+from avatar_gs.prior.weights import as_safetensors, check_safetensors, is_pickle
 
 LAYOUTS = Path(__file__).parent / "layouts"
 WIDTHS = {768: "sd15", 1024: "sd21"}
@@ -30,58 +35,75 @@ TOKENIZER_FILES = (("vocab.json", "merges.txt"), ("tokenizer.json",))
 """Either of these holds a whole tokenizer."""
 V_LATENT_SIZE = 96
 """Stable Diffusion 2.x that predicts v was trained on 768² pictures."""
-PROBE_SIZE, PROBE_STEP = 32, 999
+PROBE_SIZE = 32
 
 
 def is_single_file(name: str) -> bool:
-    """Whether ``name`` is a safetensors file (and no folder or hub name)."""
+    """Whether ``name`` is a file of weights (and no folder or hub name)."""
     file = Path(name).expanduser()
-    return file.suffix == ".safetensors" and file.is_file()
+    return file.is_file() and (file.suffix == ".safetensors" or is_pickle(file))
 
 
-def base_layout(file: Path, has_vae: bool) -> str:
-    """The layout, ``sd15`` or ``sd21``, of a complete checkpoint; ``has_vae`` says that its VAE comes from elsewhere.
+def readable(file: Path) -> Path:
+    """The file itself, or the copy of a pickled one in safetensors.
+
+    Raises:
+        UserError: if it is damaged, or a pickle of more than tensors.
+    """
+    if is_pickle(file):
+        return as_safetensors([file], f"{file.stem}.safetensors")
+    check_safetensors(file)
+    return file
+
+
+def base_layout(file: Path, has_vae: bool, given: Path) -> str:
+    """The layout, ``sd15`` or ``sd21``, of a complete checkpoint; ``has_vae`` says that its VAE comes from elsewhere,
+    and ``given`` is what messages call the file.
 
     Raises:
         UserError: if the file is no text-to-image Stable Diffusion 1.x or 2.x, or a part is not in it.
     """
     shapes = _shapes(file)
+    _refuse_lora(shapes, "prior.path", given)
     expected = "expected a full text-to-image checkpoint of Stable Diffusion 1.x or 2.x in its original layout"
     needed = [name for name in PREFIXES if not (name == "vae" and has_vae)]
     missing = [name for name in needed if not any(key.startswith(PREFIXES[name]) for key in shapes)]
     if missing:
         hint = "; give one with prior.vae=<folder, file or hub name>" if missing == ["vae"] else ""
-        raise UserError(f"prior.path={file}: no weights of {', '.join(missing)} in it: {expected}{hint}")
+        raise UserError(f"prior.path={given}: no weights of {', '.join(missing)} in it: {expected}{hint}")
     channels = shapes.get(PREFIXES["unet"] + FIRST_CONVOLUTION, [0, 0])[1]
     if channels != 4:
         raise UserError(
-            f"prior.path={file}: its UNet reads {channels} channels (inpainting and the like do not serve): {expected}"
+            f"prior.path={given}: its UNet reads {channels} channels (inpainting and the like do not serve): {expected}"
         )
     return _layout(
-        file, {key: shape for key, shape in shapes.items() if key.startswith(PREFIXES["unet"])}, "prior.path"
+        given, {key: shape for key, shape in shapes.items() if key.startswith(PREFIXES["unet"])}, "prior.path"
     )
 
 
-def controlnet_layout(file: Path) -> str:
+def controlnet_layout(file: Path, given: Path) -> str:
     """The layout of a ControlNet's file, under its original names or diffusers'.
 
     Raises:
         UserError: if it is none.
     """
     shapes = _shapes(file)
+    _refuse_lora(shapes, "prior.controlnet", given)
     if not any("input_hint_block." in key or "controlnet_cond_embedding." in key for key in shapes):
-        raise UserError(f"prior.controlnet={file}: no ControlNet is in it; expected one for OpenPose maps")
-    return _layout(file, shapes, "prior.controlnet")
+        raise UserError(f"prior.controlnet={given}: no ControlNet is in it; expected one for OpenPose maps")
+    return _layout(given, shapes, "prior.controlnet")
 
 
-def check_vae(file: Path) -> str:
+def check_vae(file: Path, given: Path) -> str:
     """The layout that reads a VAE's file (all of Stable Diffusion 1.x and 2.x share one).
 
     Raises:
         UserError: if no VAE is in it.
     """
-    if not any(key.endswith("decoder.conv_in.weight") for key in _shapes(file)):
-        raise UserError(f"prior.vae={file}: no VAE is in it; expected one of Stable Diffusion 1.x or 2.x")
+    shapes = _shapes(file)
+    _refuse_lora(shapes, "prior.vae", given)
+    if not any(key.endswith("decoder.conv_in.weight") for key in shapes):
+        raise UserError(f"prior.vae={given}: no VAE is in it; expected one of Stable Diffusion 1.x or 2.x")
     return next(iter(WIDTHS.values()))
 
 
@@ -117,13 +139,13 @@ def load(cls: Any, file: Path, name: str, layout: str, dtype: torch.dtype) -> An
         ValueError: if their shapes do not fit the layout.
     """
     weights = _read(file, PREFIXES.get(name, ""))
-    arguments: dict[str, Any] = {"subfolder": name, "local_files_only": True, "torch_dtype": dtype}
+    arguments: dict[str, Any] = {"subfolder": name, "local_files_only": True}
     config = str(LAYOUTS / layout)
     try:
         if name == "text_encoder":
-            network = create_diffusers_clip_model_from_ldm(cls, weights, config=config, **arguments)
+            network = create_diffusers_clip_model_from_ldm(cls, weights, config=config, torch_dtype=dtype, **arguments)
         else:
-            network = cls.from_single_file(weights, config=config, **arguments)
+            network = cls.from_single_file(weights, config=config, dtype=dtype, **arguments)
         lacks = any(value.is_meta for value in network.state_dict().values())
     except (NotImplementedError, SingleFileComponentError):  # torch's word for weights that never came, and diffusers'
         lacks = True
@@ -151,7 +173,7 @@ def said_prediction(file: Path, layout: str) -> str | None:
 
 
 @torch.no_grad()
-def recognise_prediction(unet: Any) -> str:
+def recognise_prediction(unet: Any, last_step: int = 999) -> str:
     """What a UNet predicts, by what it makes of pure noise.
 
     At the last step z_t is all but the noise itself, so a prediction of the noise is nearly its own input, while
@@ -160,9 +182,17 @@ def recognise_prediction(unet: Any) -> str:
     config = unet.config
     noise = torch.randn(1, config.in_channels, PROBE_SIZE, PROBE_SIZE, generator=torch.Generator().manual_seed(0))
     text = torch.zeros(1, 1, config.cross_attention_dim, device=unet.device, dtype=unet.dtype)
-    output = unet(noise.to(unet.device, unet.dtype), PROBE_STEP, encoder_hidden_states=text, return_dict=False)[0]
+    output = unet(noise.to(unet.device, unet.dtype), last_step, encoder_hidden_states=text, return_dict=False)[0]
     alike = torch.cosine_similarity(output.float().cpu().flatten(), noise.flatten(), dim=0)
     return "epsilon" if float(alike) > 0.5 else "v_prediction"
+
+
+def _refuse_lora(names: Iterable[str], override: str, given: Path) -> None:
+    if lora.looks_like(names):
+        raise UserError(
+            f"{override}={given} is a LoRA: give it with prior.lora={given}, beside the prior that it was made for "
+            "(such as prior=sd15)"
+        )
 
 
 def _layout(file: Path, shapes: dict[str, list[int]], override: str) -> str:

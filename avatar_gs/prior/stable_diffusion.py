@@ -3,9 +3,11 @@
 The one adapter between diffusers and the rest of the program, which knows only ``types.Prior``.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,13 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from avatar_gs.device import allow_tf32
 from avatar_gs.errors import UserError
-from avatar_gs.prior import accelerate, descriptions, text
+from avatar_gs.prior import accelerate, descriptions, lora, text
 from avatar_gs.prior import identity as people
 from avatar_gs.prior.config import PLACEHOLDER, Compile, Encoder, EncoderKeeps, PriorConfig
 from avatar_gs.prior.descriptions import COMMON
 from avatar_gs.prior.encoding import ImageEncoder, vae_mean
-from avatar_gs.prior.folder import locate
+from avatar_gs.prior.fetch import fetch
+from avatar_gs.prior.folder import locate, must_be_fetched
 from avatar_gs.prior.frozen import keep_less, keep_less_of_norms
 from avatar_gs.prior.loading import (
     Quiet,
@@ -38,6 +41,13 @@ from avatar_gs.prior.memory import DECODE_BATCH
 from avatar_gs.prior.names import WELL_KNOWN
 from avatar_gs.prior.prediction import to_eps
 from avatar_gs.types import Adapter, Describable
+
+CONDITIONS = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
+"""What UNets of other models are told beside time and text."""
+LATENT_SIZE = 64
+"""Of Stable Diffusion 1.x, whose first configurations do not say it."""
+SCALING_FACTOR, SCALE_TOLERANCE = 0.18215, 0.01
+"""By which the VAE of Stable Diffusion 1.x and 2.x scales its latents."""
 
 
 class StableDiffusionPrior:
@@ -116,7 +126,7 @@ class StableDiffusionPrior:
         self.faster: accelerate.Accelerated | None = None
         self.unet = _frozen(unet, self.device, dtype)
         self.controlnet = _frozen(controlnet, self.device, dtype)
-        self.latent_size = int(self.unet.config.sample_size)
+        self.latent_size = int(self.unet.config.sample_size or LATENT_SIZE)
         self.latent_channels = int(self.unet.config.in_channels)
         self.image_size = self.latent_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.token_length = min(int(tokenizer.model_max_length), int(text_encoder.config.max_position_embeddings))
@@ -397,13 +407,18 @@ class StableDiffusionPrior:
 def load_prior(config: PriorConfig, device: torch.device | str = "cpu") -> StableDiffusionPrior:
     """The prior that ``config`` names, on ``device``.
 
-    Only safetensors are loaded, and only hub names reach for the network.
+    Pickled files are read as plain tensors only, and only hub names reach for the network.
 
     Raises:
-        UserError: a folder or file is missing, incomplete, damaged or pickled; there is no ControlNet; the parts do not
-            fit each other; the hub cannot be reached.
+        UserError: a folder or file is missing, incomplete, damaged, or a pickle of more than tensors; there is no
+            ControlNet; the parts do not fit each other; a weight is not finite; the hub cannot be reached.
     """
     sources = locate(config.path, config.controlnet, config.vae, config.tokenizer)
+    if any(must_be_fetched(name, source) for name, source in sources.items()):
+        fetch(config)
+        found = locate(config.path, config.controlnet, config.vae, config.tokenizer)
+        sources = {name: replace(source, offline=True) for name, source in found.items()}  # all of it is here now
+    loras = [lora.read(entry) for entry in config.lora]
     dtype = choose_dtype(config.precision, device)
     with Quiet():
         tiny = load_tiny_encoder(config.tiny_encoder) if config.encoder is Encoder.tiny else None  # wrong ones soon
@@ -417,6 +432,9 @@ def load_prior(config: PriorConfig, device: torch.device | str = "cpu") -> Stabl
         }
         if tiny is not None:
             parts["tiny"] = tiny
+        if config.vae:
+            _check_vae_scale(parts["vae"], Path(config.path).expanduser() / "vae" / "config.json")
+        lora.fuse(loras, parts["unet"], parts["text_encoder"])
         set_prediction(parts, config.prediction, sources["unet"], device)
         is_folder = sources["unet"].is_local and not sources["unet"].layout
         folder = Path(sources["unet"].name) if is_folder else None
@@ -451,6 +469,24 @@ def assemble(
     )
     allow_tf32(prior.dtype is not torch.float32)
     return prior
+
+
+def _check_vae_scale(vae: Any, own: Path) -> None:
+    """Raises UserError for a VAE that is given in place of a prior's ``own``, and scales its latents in another way, as
+    those of other models do."""
+    content = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else {}
+    expected, found = content.get("scaling_factor", SCALING_FACTOR), vae.config.scaling_factor
+    if abs(found / expected - 1) > SCALE_TOLERANCE:
+        raise UserError(
+            f"prior.vae: it scales its latents by {found}, this prior's by {expected}: it belongs to another model "
+            "(Stable Diffusion XL's is .13025); expected a VAE of Stable Diffusion 1.x or 2.x"
+        )
+
+
+def _blocks(network: Any) -> tuple[list[int], list[int]]:
+    """Channels of each block of a UNet's way down, and layers of each."""
+    channels, layers = list(network.config.block_out_channels), network.config.layers_per_block
+    return channels, [layers] * len(channels) if isinstance(layers, int) else list(layers)
 
 
 def _frozen(network: Any, device: torch.device, dtype: torch.dtype, *, ordinary: bool = False) -> Any:
@@ -488,6 +524,20 @@ def _check_fit(text_encoder: Any, vae: Any, unet: Any, controlnet: Any, schedule
         raise UserError(
             f"prior: its parts read text of different widths ({found}): give a ControlNet (prior.controlnet=…) that "
             "was made for this prior; Stable Diffusion 1.5 is 768 wide, 2.1 is 1024"
+        )
+    if _blocks(controlnet) != _blocks(unet):
+        raise UserError(
+            "prior: the ControlNet has other blocks than the UNet (channels, layers a block): give one with "
+            "prior.controlnet=… that was made for this prior"
+        )
+    conditions = [name for name in CONDITIONS if getattr(unet.config, name, None) is not None]
+    if conditions or unet.config.out_channels != unet.config.in_channels:
+        found = f"reads more than text ({', '.join(conditions)})" if conditions else "predicts more than the noise"
+        raise UserError(f"prior: its UNet {found}: expected a text-to-image Stable Diffusion 1.x or 2.x")
+    if getattr(vae.config, "latents_mean", None) is not None:
+        raise UserError(
+            "prior: its VAE shifts each channel of its latents (latents_mean), which Stable Diffusion 1.x and 2.x do "
+            "not: give another with prior.vae=…"
         )
     if unet.config.in_channels != vae.config.latent_channels:
         raise UserError(

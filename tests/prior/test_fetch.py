@@ -6,6 +6,7 @@
 import hashlib
 import http.server
 import json
+import pickle
 import shutil
 import threading
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import torch
 from diffusers import AutoencoderTiny, ControlNetModel
 from huggingface_hub import constants
+from safetensors.torch import load_file
 
 from avatar_gs.errors import UserError
 from avatar_gs.prior import fetch as module
@@ -234,11 +236,70 @@ def test_what_is_damaged_on_the_way_is_fetched_anew(hub, tmp_path):
     assert blob.read_bytes() == weights.read_bytes()
 
 
-def test_half_precision_files_serve_where_there_are_no_others(hub, tmp_path):
+def test_half_precision_files_serve_where_there_are_no_others(hub, tmp_path, monkeypatch):
     weights = hub.root / BASE / "unet" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_name("diffusion_pytorch_model.fp16.safetensors"))
     fetch(config())
     assert "unet/diffusion_pytorch_model.fp16.safetensors" in cached(tmp_path, BASE)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HUB_CACHE", constants.HF_HUB_CACHE)
+    _hub_answers.cache_clear()
+    assert load_prior(config()).image_size == tiny.IMAGE_SIZE
+
+
+def pickled(hub, name, stem="diffusion_pytorch_model"):
+    """The hub has this model's weights as a pickle only; returns them."""
+    (file,) = (hub.root / name).glob("*.safetensors")
+    weights = load_file(file)
+    file.unlink()
+    torch.save(weights, file.with_name(f"{stem}.bin"))
+    return weights
+
+
+def test_weights_that_are_pickled_only_are_converted_by_fetching(hub, tmp_path, monkeypatch, caplog):
+    weights = {POSE: pickled(hub, POSE), "text": pickled(hub, f"{BASE}/text_encoder", "pytorch_model")}
+    with caplog.at_level("INFO"):
+        fetch(config())
+    assert caplog.text.count("read as plain tensors") == 2
+    assert "diffusion_pytorch_model.bin" in cached(tmp_path, POSE)
+    (copy,) = (tmp_path / "cache" / "models--someone--pose" / "avatar_gs").glob("*/diffusion_pytorch_model.safetensors")
+    time = copy.stat().st_mtime_ns
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HUB_CACHE", constants.HF_HUB_CACHE)
+    _hub_answers.cache_clear()
+    prior = load_prior(config())
+    found = prior.controlnet.state_dict()
+    assert all(torch.equal(found[key], value) for key, value in weights[POSE].items())
+    found = {key.removeprefix("text_model."): value for key, value in prior.text_encoder.state_dict().items()}
+    assert all(torch.equal(found[key.removeprefix("text_model.")], value) for key, value in weights["text"].items())
+    assert copy.stat().st_mtime_ns == time
+
+
+def test_loading_fetches_what_is_not_here_and_converts_it(hub, tmp_path, monkeypatch):
+    weights = pickled(hub, POSE)
+    monkeypatch.setenv("HF_HUB_CACHE", constants.HF_HUB_CACHE)
+    found = load_prior(config()).controlnet.state_dict()
+    assert all(torch.equal(found[key], value) for key, value in weights.items())
+    assert not any(file.endswith((".ckpt", ".md")) for file in cached(tmp_path, BASE))
+
+
+def test_a_fetched_pickle_that_is_a_program_is_refused(hub):
+    class Bomb:
+        def __reduce__(self):
+            return (pytest.fail, ("a pickle was executed",))
+
+    pickled(hub, POSE)
+    (hub.root / POSE / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
+    refuses("diffusion_pytorch_model.bin", "could run a program", "plain tensors only")
+
+
+@pytest.mark.parametrize("address", ["", "hf-mirror.com", "localhost:8080"])
+def test_an_endpoint_that_is_no_address(monkeypatch, address):
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    _hub_answers.cache_clear()
+    refuses("HF_ENDPOINT=", "https://")
+    with pytest.raises(UserError, match="HF_ENDPOINT="):
+        load_prior(config())
 
 
 def test_every_failure_is_one_line(hub, original, monkeypatch):
@@ -246,8 +307,8 @@ def test_every_failure_is_one_line(hub, original, monkeypatch):
     hub.gated.add("someone/gated")
     refuses("prior.controlnet=someone/gated", "gated", "accept its terms", "HF_TOKEN", controlnet="someone/gated")
     refuses("no controlnet/config.json", "prior.controlnet=", controlnet="")
-    (hub.root / POSE / "diffusion_pytorch_model.safetensors").rename(hub.root / POSE / "diffusion_pytorch_model.bin")
-    refuses("pickled weights", "never loaded")
+    (hub.root / POSE / "diffusion_pytorch_model.safetensors").rename(hub.root / POSE / "flax_model.msgpack")
+    refuses("prior.controlnet=someone/pose: no weights in it", "diffusion_pytorch_model.bin")
     refuses("no hub name", path="/nowhere/at/all")
     refuses("nothing to fetch", path=str(original), controlnet="")
 

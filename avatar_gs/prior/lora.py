@@ -1,0 +1,304 @@
+"""LoRA files: low-rank changes of a prior's weights, added to them once, when the prior is loaded.
+
+A file holds, for each layer that it changes, two small matrices ``down`` [r, in] and ``up`` [out, r] (of convolutions:
+kernels), and often ``alpha``; the layer's weight W becomes ``W + scale * alpha / r * up @ down`` (Hu et al. 2021).
+Files differ in what they call the layers. Kohya's programs and A1111 join the layer's path with underscores, diffusers
+and PEFT keep its dots; so both are compared with the layers' own paths joined by underscores, and no table is needed.
+
+The sum is taken here rather than by diffusers' loaders: in float32 with one rounding, whatever the UNet computes in;
+and every tensor that finds no layer is an error, where those filter some out and go on.
+"""
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from avatar_gs.errors import UserError
+from avatar_gs.prior.config import lora_entry
+from avatar_gs.prior.weights import check_safetensors, is_pickle, tensors_of
+
+LOGGER = logging.getLogger(__name__)
+
+UNET, TEXT = "UNet", "text encoder"
+PREFIXES = {
+    "lora_unet_": UNET,
+    "lora_te_": TEXT,
+    "lora_te1_": TEXT,
+    "unet.": UNET,
+    "text_encoder.": TEXT,
+    "base_model.model.text_model.": TEXT,
+    "base_model.model.": UNET,
+    "text_model.": TEXT,
+}
+"""What names begin with. Those that begin otherwise are of the UNet: the first files of diffusers have such."""
+OTHER_MODELS = {
+    "lora_te2_": "Stable Diffusion XL",
+    "text_encoder_2.": "Stable Diffusion XL",
+    "transformer.": "Stable Diffusion 3, Flux or the like",
+    "lora_transformer_": "Stable Diffusion 3, Flux or the like",
+    "lora_te3_": "Stable Diffusion 3",
+}
+ENDS = re.compile(
+    r"(?P<layer>.*?)(?:"
+    r"\.(?:lora_)?alpha(?P<alpha>)"
+    r"|\.(?:lora_|lora\.|lora_linear_layer\.)(?P<kind>down|up|mid|A|B)(?:\.\w+)?\.weight"
+    r"|_lora\.(?P<old>down|up)\.weight)"
+)
+ROLES = {"A": "down", "B": "up"}
+OTHER_KINDS = {
+    r"\.hada_": "LoHa",
+    r"\.lokr_": "LoKr",
+    r"\.oft_": "OFT",
+    r"\.dora_scale$|\.lora_magnitude_vector": "DoRA",
+    r"\.diff(_b)?$": "difference of whole weights",
+    r"\.[ab][12]\.weight$": "GLoRA",
+    r"\.on_input$": "IA3",
+}
+OLD_NAMES = {UNET: {"to_out": "to_out.0"}, TEXT: {f"to_{part}": f"{part}_proj" for part in ("q", "k", "v", "out")}}
+"""What diffusers' first files call a layer, and its name."""
+PEFT_CONFIG, METADATA = "adapter_config.json", "lora_adapter_metadata"
+TEXT_WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The change of one layer. ``mid`` is the kernel between the two of a convolution that is factorised twice."""
+
+    down: Tensor
+    up: Tensor
+    mid: Tensor | None
+    factor: float
+    """alpha / r, or alpha / sqrt(r) of rank-stabilised ones."""
+
+    def product(self) -> Tensor:
+        """The change as float32, in the shape of a linear layer [out, in] or of a convolution [out, in, h, w]."""
+        down, up = self.down.float(), self.up.float()
+        if self.mid is not None:
+            product = torch.einsum("or,rskl,si->oikl", up.flatten(1), self.mid.float(), down.flatten(1))
+        else:
+            product = (up.flatten(1) @ down.flatten(1)).reshape(len(up), *down.shape[1:])
+        return self.factor * product
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A file that was read: by network and flat name of the layer, its change."""
+
+    file: Path
+    scale: float
+    layers: Mapping[tuple[str, str], Factors]
+
+
+def looks_like(names: Iterable[str]) -> bool:
+    """Whether some of these names are those of a LoRA's tensors."""
+    matches = [ENDS.fullmatch(name) for name in names]
+    return any(match is not None and match["alpha"] is None for match in matches)
+
+
+def digest(entries: Sequence[str]) -> str:
+    """What tells files and scales of ``prior.lora`` apart: name, scale and hash of the content of each; "" for none."""
+    parts = []
+    for path, scale in map(lora_entry, entries):
+        with Path(path).expanduser().open("rb") as content:
+            parts.append(f"{Path(path).name}:{scale:g}:{hashlib.file_digest(content, 'sha256').hexdigest()[:16]}")
+    return ", ".join(parts)
+
+
+def read(entry: str) -> Lora:
+    """The LoRA that an entry of ``prior.lora`` names.
+
+    Raises:
+        UserError: the file is missing, damaged or empty; it is no LoRA, one of a form or model that is not served, or
+            holds numbers that are not finite.
+    """
+    path, scale = lora_entry(entry)
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"prior.lora={path}: no such file; expected a LoRA for this prior (.safetensors)")
+    tensors, metadata = _content(file)
+    _check_is_one(file, tensors)
+    found: dict[tuple[str, str], dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        match = ENDS.fullmatch(name)
+        if match is None:
+            raise UserError(f"prior.lora={file}: '{name}' is no part of a LoRA for a UNet or a text encoder")
+        kind = match["kind"] or match["old"] or "alpha"
+        found.setdefault(_layer(match["layer"]), {})[ROLES.get(kind, kind)] = value
+    return Lora(file, scale, {layer: _factors(file, layer, parts, metadata) for layer, parts in found.items()})
+
+
+def fuse(loras: Sequence[Lora], unet: nn.Module, text_encoder: nn.Module) -> None:
+    """Adds all changes to the networks' weights, in place.
+
+    Raises:
+        UserError: a file fits neither network, or makes a weight infinite in the precision of its network. The networks
+            are unchanged if a file does not fit.
+    """
+    if not loras:
+        return
+    known = {
+        **{(UNET, _flat(name)): module for name, module in _layers(unet)},
+        **{(TEXT, _flat(name)): module for name, module in _layers(text_encoder)},
+    }
+    for lora in loras:
+        _check_fits(lora, known)
+    for layer, module in known.items():
+        changes = [(lora, lora.layers[layer]) for lora in loras if layer in lora.layers]
+        if not changes:
+            continue
+        weight: Any = module.weight
+        with torch.no_grad():
+            changed = weight.float()
+            for lora, factors in changes:
+                changed = changed + (lora.scale * factors.product()).reshape(weight.shape).to(weight.device)
+            changed = changed.to(weight.dtype)
+            if not changed.isfinite().all():
+                raise UserError(
+                    f"prior.lora={changes[-1][0].file}: it makes weights of {layer[1]} infinite in "
+                    f"{str(weight.dtype).removeprefix('torch.')}: give a smaller scale (<file>:<scale>)"
+                )
+            weight.copy_(changed)
+    for lora in loras:
+        counts = {network: sum(of == network for of, _ in lora.layers) for network in (UNET, TEXT)}
+        LOGGER.info(
+            "LoRA %s, scale %g: %s",
+            lora.file,
+            lora.scale,
+            ", ".join(f"{n} layers of the {k}" for k, n in counts.items()),
+        )
+
+
+# ---- reading
+
+
+def _content(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors, and what the file's makers noted of the training (alpha of PEFT, which writes none beside the
+    weights)."""
+    if is_pickle(file):
+        return tensors_of(file), _peft_config(file)
+    try:
+        check_safetensors(file)
+    except UserError as error:
+        raise UserError(f"prior.lora={file}: {str(error).removeprefix('prior: ')}") from error
+    with safe_open(file, "pt") as content:
+        tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (no mapping)
+        noted = (content.metadata() or {}).get(METADATA)
+    return tensors, _json(file, noted) if noted else _peft_config(file)
+
+
+def _peft_config(file: Path) -> dict[str, Any]:
+    """The settings that PEFT writes into the same folder, as if the file held them."""
+    beside = file.with_name(PEFT_CONFIG)
+    if not file.stem.startswith("adapter_model") or not beside.is_file():
+        return {}
+    return _json(beside, beside.read_text(encoding="utf-8"))
+
+
+def _json(file: Path, text: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"prior.lora: {file}: its settings are not valid JSON ({error}): get the file again") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _check_is_one(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raises UserError for what is no LoRA, with what it is, and for numbers that are not finite."""
+    if not tensors:
+        raise UserError(f"prior.lora={file}: it is empty: no weights are in it")
+    for name in tensors:
+        if kind := _other_kind(name):
+            raise UserError(f"prior.lora={file}: '{name}' is part of a {kind}: expected a plain LoRA (up, down, alpha)")
+        model = next((model for start, model in OTHER_MODELS.items() if name.startswith(start)), "")
+        if model:
+            raise UserError(f"prior.lora={file}: '{name}' belongs to {model}: expected a LoRA for this prior")
+    if not looks_like(tensors):
+        whole = any(name.startswith("model.diffusion_model.") for name in tensors)
+        hint = "a whole checkpoint goes to prior=" if whole else "an embedding goes to identity="
+        raise UserError(f"prior.lora={file}: no LoRA is in it (its first entry is '{next(iter(tensors))}'); {hint}")
+    for name, value in tensors.items():
+        if not (value.is_floating_point() or name.endswith("alpha")):  # alpha may be a whole number
+            raise UserError(f"prior.lora={file}: '{name}' is {value.dtype}, expected floating-point numbers")
+        if not value.float().isfinite().all():
+            raise UserError(f"prior.lora={file}: '{name}' holds NaN or infinite numbers: get another")
+
+
+def _other_kind(name: str) -> str:
+    return next((kind for pattern, kind in OTHER_KINDS.items() if re.search(pattern, name)), "")
+
+
+def _layer(name: str) -> tuple[str, str]:
+    """``(network, flat name)`` of a layer under any program's name."""
+    prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), "")
+    network, path = PREFIXES.get(prefix, UNET), name.removeprefix(prefix).replace(".processor", "")
+    head, dot, last = path.rpartition(".")
+    return network, _flat(head + dot + OLD_NAMES[network].get(last, last))
+
+
+def _flat(path: str) -> str:
+    """A layer's path joined by underscores; without ``text_model``, which some versions put before a text encoder's."""
+    return path.replace(".", "_").removeprefix("text_model_")
+
+
+def _factors(file: Path, layer: tuple[str, str], parts: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Factors:
+    if not {"down", "up"} <= set(parts):
+        raise UserError(f"prior.lora={file}: {layer[1]} has {', '.join(parts)} only: the file is incomplete")
+    down, up, rank = parts["down"], parts["up"], len(parts["down"])
+    fits = up.ndim >= 2 and down.ndim >= 2 and (parts.get("mid", up).shape[1] if "mid" not in parts else rank) == rank
+    if not fits:
+        raise UserError(
+            f"prior.lora={file}: {layer[1]}: down {list(down.shape)} and up {list(up.shape)} do not fit together"
+        )
+    prefix = {UNET: "unet.", TEXT: "text_encoder."}[layer[0]]
+    chosen = {name.removeprefix(prefix): value for name, value in settings.items()}
+    patterns = {_flat(name): value for name, value in (chosen.get("alpha_pattern") or {}).items()}
+    alpha = float(parts["alpha"]) if "alpha" in parts else patterns.get(layer[1], chosen.get("lora_alpha") or rank)
+    return Factors(down, up, parts.get("mid"), alpha / (rank**0.5 if chosen.get("use_rslora") else rank))
+
+
+# ---- fitting
+
+
+def _layers(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+
+
+def _check_fits(lora: Lora, known: Mapping[tuple[str, str], nn.Module]) -> None:
+    """Raises UserError for a LoRA that was made for other layers, or for layers of other sizes."""
+    unknown = [name for name in lora.layers if name not in known]
+    for layer, factors in lora.layers.items():
+        if layer in unknown:
+            continue
+        weight: Any = known[layer].weight
+        shape = (
+            len(factors.up),
+            factors.down.shape[1],
+            *(factors.mid if factors.mid is not None else factors.down).shape[2:],
+        )
+        if shape[:2] != tuple(weight.shape[:2]) or torch.Size(shape).numel() != weight.numel():
+            raise UserError(
+                f"prior.lora={lora.file}: made for another model{_for(lora)}: it changes {layer[1]} of the {layer[0]}, "
+                f"which is {list(weight.shape)} here, by {list(shape)}"
+            )
+    if unknown:
+        few = "none of its layers is" if len(unknown) == len(lora.layers) else f"{len(unknown)} of its layers are not"
+        raise UserError(
+            f"prior.lora={lora.file}: made for another model{_for(lora)}: {few} in this prior (such as "
+            f"{unknown[0][1]} of the {unknown[0][0]})"
+        )
+
+
+def _for(lora: Lora) -> str:
+    """Which model, by the width of the text that the UNet reads."""
+    widths = {factors.down.shape[1] for (_, name), factors in lora.layers.items() if name.endswith("attn2_to_k")}
+    model = TEXT_WIDTHS.get(widths.pop()) if len(widths) == 1 else None
+    return f" ({model})" if model else ""

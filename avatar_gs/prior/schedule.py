@@ -1,0 +1,92 @@
+"""The noise schedule of a checkpoint, whichever sampler its authors chose for it.
+
+A checkpoint's scheduler configuration mixes two things: the noise that the UNet was trained with, which is part of the
+model, and the settings of one sampler, which are not. Only the first is taken from it. diffusers fills in the defaults
+of ``DDIMScheduler`` for whatever a configuration lacks, and among them are clipping of the samples to [-1, 1] and a
+linear schedule, which are wrong for latents: so nothing here is left to those defaults.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import DDIMScheduler
+
+from avatar_gs.errors import UserError
+
+NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
+"""What every schedule must say …"""
+OPTIONAL_NOISE = {"trained_betas": None, "rescale_betas_zero_snr": False, "prediction_type": "epsilon"}
+"""… and what it may say, with what it means to say nothing."""
+GRID = {"steps_offset": 1, "set_alpha_to_one": False}
+"""Where DDIM's steps lie and end: as the configuration says, else as Stable Diffusion has it."""
+OURS: dict[str, Any] = {"clip_sample": False, "thresholding": False}
+"""Never taken from a checkpoint: latents have no range to clip to."""
+TOLERANCE = 1e-4
+"""Of alphas_cumprod, between the checkpoint's own scheduler and DDIM with the same betas."""
+
+
+def noise_schedule(config: Mapping[str, Any], place: str = "scheduler", **changes: Any) -> DDIMScheduler:
+    """DDIM with the noise schedule of any of diffusers' schedulers.
+
+    Args:
+        config: the content of a ``scheduler_config.json``.
+        place: what messages call it.
+        changes: fields that replace those of the configuration, such as ``prediction_type``.
+
+    Raises:
+        UserError: if the configuration is not that of a diffusion model with betas (flow matching, EDM), or its noise
+            cannot be expressed by DDIM's fields.
+    """
+    name = str(config.get("_class_name") or "scheduler without a class name")
+    own_class = getattr(diffusers, name, None)
+    given = {**_defaults(own_class), **config, **changes}
+    expected = "expected the noise schedule of Stable Diffusion 1.x or 2.x (beta_start, beta_end, beta_schedule)"
+    flow = given.get("use_flow_sigmas") or str(given["prediction_type"]).startswith("flow")
+    missing = [field for field in NOISE if given.get(field) is None]
+    if flow or missing:
+        found = "is made for flow matching" if flow or "Flow" in name else f"has no {', '.join(missing)}"
+        raise UserError(
+            f"prior: {place}: its {name} {found}: {expected}; Stable Diffusion 3, Flux and the like do not serve"
+        )
+    noise: dict[str, Any] = {field: given[field] for field in (*NOISE, *OPTIONAL_NOISE)}
+    spacing = "trailing" if noise["rescale_betas_zero_snr"] else "leading"  # no signal in the last step: begin there
+    try:
+        grid: dict[str, Any] = {field: config.get(field, default) for field, default in GRID.items()}
+        schedule = DDIMScheduler(**noise, **grid, **OURS, timestep_spacing=spacing)
+        same = _same_noise(own_class, config, schedule)
+    except (NotImplementedError, ValueError, TypeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"prior: {place}: its noise schedule is not understood ({reason}): {expected}") from error
+    if not same:
+        raise UserError(f"prior: {place}: its {name} changes its betas in a way that is not understood: {expected}")
+    return schedule
+
+
+def _defaults(own_class: Any) -> dict[str, Any]:
+    """What a configuration means that leaves a field out: the defaults of the class that it was written by."""
+    defaults: dict[str, Any] = dict(OPTIONAL_NOISE)
+    if inspect.isclass(own_class):
+        parameters = inspect.signature(own_class.__init__).parameters
+        defaults |= {
+            field: parameters[field].default
+            for field in (*NOISE, *OPTIONAL_NOISE)
+            if field in parameters and parameters[field].default is not inspect.Parameter.empty
+        }
+    return defaults
+
+
+def _same_noise(own_class: Any, config: Mapping[str, Any], schedule: Any) -> bool:
+    """Whether the checkpoint's own scheduler, where it can be made, has the same alphas_cumprod."""
+    if not inspect.isclass(own_class) or own_class is DDIMScheduler:
+        return True
+    try:
+        own: Any = getattr(own_class, "from_config")(dict(config))  # noqa: B009
+    except ImportError:  # some need packages that are not installed here
+        return True
+    found = getattr(own, "alphas_cumprod", None)
+    if found is None:
+        return True
+    return torch.allclose(torch.as_tensor(found).float(), schedule.alphas_cumprod, rtol=0, atol=TOLERANCE)

@@ -1,0 +1,175 @@
+"""Weight files as they lie on the disk: whether they are whole, and pickled ones as safetensors.
+
+A pickle can run a program when it is opened in the ordinary way. Here it is read by torch's restricted reader, which
+knows tensors and containers only and refuses everything else, and is written once as safetensors; all later runs read
+that copy.
+"""
+
+import hashlib
+import logging
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from huggingface_hub import constants
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from avatar_gs.errors import UserError
+from avatar_gs.io import atomic_write
+
+LOGGER = logging.getLogger(__name__)
+
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+UNFINISHED = (".incomplete", ".part", ".partial", ".crdownload", ".aria2", ".download", ".tmp")
+"""The ends of the names that browsers and download tools give a file that is not whole yet."""
+POINTER = b"version https://git-lfs.github.com/spec/"
+POINTER_BYTES = 1024
+"""A pointer is smaller than this."""
+NESTED = ("state_dict", "model_state_dict", "module")
+"""Where training programs put the tensors, beside their counters and optimisers."""
+
+
+def is_pickle(file: Path) -> bool:
+    """Whether a file is pickled, by its name."""
+    return file.suffix.lower() in PICKLES
+
+
+def check_no_pointer(file: Path) -> None:
+    """Raises UserError for a git-lfs pointer: a few lines of text that stand for a file that was not downloaded."""
+    try:
+        if file.stat().st_size >= POINTER_BYTES or not file.read_bytes().startswith(POINTER):
+            return
+    except OSError as error:
+        raise UserError(f"prior: {file} cannot be read ({error.strerror})") from error
+    raise UserError(
+        f"prior: {file} is a git-lfs pointer, not the file itself: run `git lfs pull` in its repository, or download "
+        "the file"
+    )
+
+
+def check_safetensors(file: Path) -> None:
+    """Raises UserError for a file that is no safetensors, or shorter than its header says."""
+    check_no_pointer(file)
+    try:
+        with safe_open(file, "pt") as tensors:
+            tensors.keys()
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"prior: {file} cannot be read as safetensors ({error}): the file is damaged or cut short; get it again"
+        ) from error
+
+
+def unfinished(folder: Path, stem: str) -> list[str]:
+    """The names of downloads of ``stem`` that have not ended."""
+    return sorted(file.name for file in folder.glob(f"*{stem}*") if file.suffix.lower() in UNFINISHED)
+
+
+def read_pickle(file: Path) -> Any:
+    """What a pickle of tensors, containers and plain values holds; nothing in it is executed.
+
+    Raises:
+        UserError: if it is damaged, or holds anything else.
+    """
+    check_no_pointer(file)
+    allowed = [torch.nn.ParameterDict, torch.nn.ParameterList]
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
+            warnings.simplefilter("ignore")  # advice for the file's author
+            try:
+                return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            except RuntimeError:  # files of torch before 1.6 cannot be mapped
+                return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken file makes the unpickler raise almost anything
+        raise UserError(
+            f"{file} is damaged, or a pickle that holds more than tensors and could run a program: pickled files are "
+            "read as plain tensors only; get the .safetensors version of it"
+        ) from error
+
+
+def tensors_of(file: Path) -> dict[str, Tensor]:
+    """The tensors of a pickled state dict by name, also where a training program has wrapped it.
+
+    Raises:
+        UserError: as ``read_pickle``; or if there are none.
+    """
+    content = read_pickle(file)
+    for name in NESTED:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    tensors = content if isinstance(content, Mapping) else {}
+    found = {
+        str(name): value.detach()
+        for name, value in tensors.items()
+        if isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized
+    }
+    if not found:
+        raise UserError(f"{file}: no weights are in it (expected tensors by name): give another file")
+    return found
+
+
+def as_safetensors(files: Sequence[Path], name: str, beside: Sequence[Path] = ()) -> Path:
+    """Pickled weights as one safetensors file, which is written the first time and taken from then on.
+
+    Args:
+        files: one file, or the parts of one model.
+        name: what the copy is called.
+        beside: files that are copied into the same folder, as the configuration.
+
+    Raises:
+        UserError: a file is damaged or no plain tensors; the copy cannot be written.
+    """
+    target = _place(files) / name
+    if target.is_file():
+        check_safetensors(target)
+        return target
+    LOGGER.info("%s: read as plain tensors, and kept as safetensors in %s", _listed(files), target)
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        tensors |= tensors_of(file)
+    try:
+        for file in beside:
+            with atomic_write(target.with_name(file.name)) as temporary:
+                temporary.write_bytes(file.read_bytes())
+        with atomic_write(target) as temporary:
+            safetensors.torch.save_file(_unshared(tensors), temporary, {"format": "pt"})
+    except OSError as error:
+        raise UserError(
+            f"{target} cannot be written ({error.strerror or error}): make room, or set XDG_CACHE_HOME (HF_HOME for "
+            "models of the hub) to a folder that can be written"
+        ) from error
+    return target
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, each with memory of its own (tied weights and slices have not, and safetensors refuses them);
+    those that have are not copied."""
+    own, seen = {}, set()
+    for name, value in tensors.items():
+        storage = value.untyped_storage()
+        whole = value.is_contiguous() and storage.nbytes() == value.numel() * value.element_size()
+        own[name] = value if whole and storage.data_ptr() not in seen else value.clone().contiguous()
+        seen.add(storage.data_ptr())
+    return own
+
+
+def _place(files: Sequence[Path]) -> Path:
+    """Where the copy of these files is kept: for the hub's below their model, for all others in the user's cache."""
+    facts = hashlib.sha256()
+    for file in files:
+        real, about = file.resolve(), file.stat()
+        facts.update(f"{real}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
+    hub, first = Path(constants.HF_HUB_CACHE).resolve(), files[0].resolve()
+    if first.is_relative_to(hub):
+        base = hub / first.relative_to(hub).parts[0] / "avatar_gs"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "avatar_gs" / "weights"
+    return base / facts.hexdigest()[:20]
+
+
+def _listed(files: Sequence[Path]) -> str:
+    return f"{files[0]}" + (f" and {len(files) - 1} more" if len(files) > 1 else "")
