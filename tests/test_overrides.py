@@ -122,6 +122,36 @@ def test_a_prior_of_ones_own_beside_an_experiment_keeps_what_it_does_not_bring(s
     assert settings_of("prior.controlnet=pose", *command)[1][0].prior.controlnet == "pose"
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("[/a/b.safetensors:0.8]", ["/a/b.safetensors:0.8"]),
+        ("/a/b.safetensors:0.8", ["/a/b.safetensors:0.8"]),
+        ("[a.safetensors, b c.safetensors:-1]", ["a.safetensors", "b c.safetensors:-1"]),
+        ("""['/a, [b]:c.pt:2', "it's.pt"]""", ["/a, [b]:c.pt:2", "it's.pt"]),
+        ("'/a, b.pt'", ["/a, b.pt"]),
+        ("/a, b's (1) {x} ${HOME}.pt:.5", ["/a, b's (1) {x} ${HOME}.pt:.5"]),
+        ("[${HOME}/größer=1.pt]", ["${HOME}/größer=1.pt"]),
+        ("[]", []),
+        ("", []),
+    ],
+)
+def test_lora_files_by_any_path(settings_of, value, expected):
+    code, (job,) = settings_of("stage=benchmark", f"prior.lora={value}")
+    assert code == 0 and job.prior.lora == expected
+
+
+def test_lora_files_in_a_sweep(settings_of):
+    code, jobs = settings_of("-m", "stage=benchmark", "prior.lora=[a.pt:0.5],[],['b,c.pt',d.pt]")
+    assert code == 0 and [job.prior.lora for job in jobs] == [["a.pt:0.5"], [], ["b,c.pt", "d.pt"]]
+
+
+@pytest.mark.parametrize("value", ["[a.pt],[b.pt]", "[a.pt, [b.pt]]", "[a.pt]]"])
+def test_lists_of_lora_files_that_cannot_be_read(value):
+    with pytest.raises(UserError, match=r"prior\.lora=.*expected.*\[<file>,<file>\]"):
+        overrides.rewrite([f"prior.lora={value}"])
+
+
 def test_a_file_of_prompts_is_one_job_a_line(settings_of, tmp_path):
     lines = ["a man, tall", "", 'a "woman" in ${blue}', "größer"]
     (tmp_path / "prompts.txt").write_text("\n".join(lines), encoding="utf-8")

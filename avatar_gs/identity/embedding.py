@@ -1,14 +1,13 @@
 """The identity file: n token embeddings that stand for one person, with what they were made for and from.
 
 Written as safetensors with the single key ``<id>``, which diffusers' ``load_textual_inversion`` reads as it is. Read
-are that, other people's textual inversions, and the pickles of Cross Initialization's authors; never is a pickle
-allowed to run anything.
+are that, other people's textual inversions (diffusers', A1111's, the first program's), and the pickles of Cross
+Initialization's authors; a pickle is read as plain tensors only.
 """
 
 import json
 import os
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,9 @@ from torch import Tensor
 
 from avatar_gs.errors import UserError
 from avatar_gs.io import atomic_write
+from avatar_gs.prior import lora
 from avatar_gs.prior.prompts import PLACEHOLDER
+from avatar_gs.prior.weights import POINTER, read_pickle
 from avatar_gs.types import IdentityPrior
 
 FORMAT = "avatar_gs.identity"
@@ -32,6 +33,8 @@ VERSION = 1
 MAX_VECTORS = 75
 """What Stable Diffusion's 77 tokens leave between their beginning and end."""
 MAX_BYTES = 16 * 2**20
+MAX_RATIO = 1000
+"""A row may be so many times longer, or shorter, than the prior's own rows are in the median."""
 MODELS = {
     768: "Stable Diffusion 1.5's",
     1024: "Stable Diffusion 2.1's",
@@ -124,7 +127,8 @@ def check_fits(embedding: IdentityEmbedding, prior: IdentityPrior, file: str = "
 
     Raises:
         UserError: it was made for a text encoder of another width, or for another one of the same width (which is
-            known only if its metadata hold a ``text_encoder``), or has more vectors than the prior reads tokens.
+            known only if its metadata hold a ``text_encoder``); it has more vectors than the prior reads tokens, or
+            rows of another order of magnitude than the prior's.
     """
     n, found = embedding.vectors.shape
     base_model = embedding.metadata.get("base_model", "")
@@ -147,6 +151,15 @@ def check_fits(embedding: IdentityEmbedding, prior: IdentityPrior, file: str = "
     if n > prior.token_length - 2:
         raise UserError(
             f"{file} has {n} vectors; prior={prior.name} reads {prior.token_length - 2} tokens: give one with fewer"
+        )
+    usual = float(prior.token_rows(_LETTERS).float().norm(dim=1).median())
+    ratios = embedding.vectors.norm(dim=1) / max(usual, torch.finfo(torch.float32).tiny)
+    if not (float(ratios.min()) >= 1 / MAX_RATIO and float(ratios.max()) <= MAX_RATIO):
+        worst = max(float(ratios.max()), 1 / float(ratios.min()))
+        size = "larger" if float(ratios.max()) > MAX_RATIO else "smaller"
+        raise UserError(
+            f"{file}: its rows are {worst:,.0f} times {size} than those of prior={prior.name}: its training diverged, "
+            "or it is no embedding for this prior; give another"
         )
 
 
@@ -179,6 +192,10 @@ def _content(path: Path) -> tuple[Mapping[Any, Any], dict[str, str]]:
             start = file.read(9)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}): {_EXPECTED}") from error
+    if start == POINTER[:9]:
+        raise UserError(f"{path} is a git-lfs pointer, not the file itself: run `git lfs pull`, or download the file")
+    if start[8:9] == b"{" and lora.looks_like(_names(path)):
+        raise UserError(f"{path} is a LoRA, no identity: give it with prior.lora={path}")
     if size > MAX_BYTES:
         raise UserError(
             f"{path} has {size / 2**20:.0f} MiB, an identity a few kilobytes: {_EXPECTED}; a whole model goes to prior="
@@ -188,6 +205,14 @@ def _content(path: Path) -> tuple[Mapping[Any, Any], dict[str, str]]:
     if start.startswith((b"PK\x03\x04", b"\x80")):
         return _pickle(path), {}
     raise UserError(f"{path} is {'damaged, or ' if size else 'empty, and '}no identity file: {_EXPECTED}")
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError):
+        return []
 
 
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -200,21 +225,23 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _pickle(path: Path) -> Mapping[Any, Any]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # advice for the file's author
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken file makes the unpickler raise almost anything
+        content = read_pickle(path)
+    except UserError as error:
         raise UserError(
             f"{path} is damaged, or a pickle that holds more than tensors and could run a program: it was not opened; "
             f"{_EXPECTED}"
         ) from error
-    if isinstance(content, Mapping) and isinstance(content.get("string_to_param"), Mapping):
-        return content["string_to_param"]  # AUTOMATIC1111's .pt
+    if isinstance(content, Mapping) and "string_to_param" in content:
+        content = content["string_to_param"]  # A1111's .pt, and that of the first textual inversion program …
+    if isinstance(content, torch.nn.ParameterDict):  # … where it is a module, of which nothing is called
+        content = vars(content).get("_parameters")
+    if isinstance(content, Mapping) and lora.looks_like(map(str, content)):
+        raise UserError(f"{path} is a LoRA, no identity: give it with prior.lora={path}")
     return content if isinstance(content, Mapping) else {"": content}
 
 
 def _rows(path: Path, content: Mapping[Any, Any]) -> Float[Tensor, "n d"]:
-    if {"clip_l", "clip_g"} <= set(content):
+    if {"clip_l", "clip_g"} & {str(name) for name in content}:
         raise UserError(
             f"{path} was made for the two text encoders of Stable Diffusion XL: expected one for SD 1.5 or 2.1"
         )
@@ -254,6 +281,8 @@ def _floats(path: Path, name: str, value: Any, ranks: tuple[int, ...]) -> Tensor
 def _checked(path: Path, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     if not vectors.isfinite().all():
         raise UserError(f"{path}: {int((~vectors.isfinite()).sum())} of its numbers are NaN or infinite: give another")
+    if not vectors.any(dim=1).all():
+        raise UserError(f"{path}: {int((~vectors.any(dim=1)).sum())} of its vectors are all zeros: give another")
     if len(vectors) > MAX_VECTORS:
         raise UserError(f"{path}: {len(vectors)} vectors, expected at most {MAX_VECTORS}, the length of a prompt")
     return vectors.contiguous()

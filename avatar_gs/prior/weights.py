@@ -76,7 +76,7 @@ def read_pickle(file: Path) -> Any:
         UserError: if it is damaged, or holds anything else.
     """
     check_no_pointer(file)
-    allowed = [torch.nn.ParameterDict, torch.nn.ParameterList]
+    allowed = [torch.nn.ParameterDict, set]  # the first textual inversion program wrote such; both hold tensors only
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
             warnings.simplefilter("ignore")  # advice for the file's author

@@ -26,6 +26,7 @@ from avatar_gs.identity.curve import loss_curve, smoothed
 from avatar_gs.identity.embedding import IdentityEmbedding, check_fits, read_identity, write_identity
 from avatar_gs.identity.photos import PhotoSet, load_photos
 from avatar_gs.io import RunFolder
+from avatar_gs.prior import lora
 from avatar_gs.prior.config import FRAMINGS, PLACEHOLDER, VIEWS
 from avatar_gs.prior.prompts import bucket_prompts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
@@ -38,6 +39,9 @@ from avatar_gs.training.loop import peak_memory_mib
 LOGGER = logging.getLogger(__name__)
 
 CACHE = OUTPUTS / ".identities"
+LORA = "lora"
+"""Where an identity file says which LoRA files the prior had that it was learned with. Another choice is warned of and
+not refused: the token embeddings, which the rows are added to, are the same."""
 SHEET_VIEWS = ("body/front", "upper/front", "head/front", "body/back")
 SHEET_PHOTOS = 8
 SAMPLE_STEPS, SAMPLE_CFG = 20, 4.0
@@ -102,6 +106,14 @@ def given(settings: Settings, prior: StableDiffusionPrior) -> IdentityEmbedding:
     """What the file ``identity=`` holds."""
     embedding = read_identity(settings.identity)
     check_fits(embedding, prior, f"identity={settings.identity}")
+    learned_with, used = embedding.metadata.get(LORA), lora.digest(settings.prior.lora)
+    if learned_with is not None and learned_with != used:
+        LOGGER.warning(
+            "identity=%s was learned with %s, and this run has %s: the likeness may suffer (prior.lora=… sets them)",
+            settings.identity,
+            f"the LoRA files {learned_with}" if learned_with else "no LoRA files",
+            used or "none",
+        )
     return embedding
 
 
@@ -133,6 +145,7 @@ def learned(settings: Settings, prior: StableDiffusionPrior, photos: PhotoSet, f
     embedding = train_identity(
         prior, photos, settings.embed, settings.seed, folder, style=style, key=key, on_preview=sheets.draw
     )
+    embedding = replace(embedding, metadata={**embedding.metadata, LORA: lora.digest(settings.prior.lora)})
     write_identity(path, embedding)
     curve = smoothed(sheets.losses, POINTS)
     seconds = round(time.monotonic() - began, 2)
@@ -154,7 +167,8 @@ def learned(settings: Settings, prior: StableDiffusionPrior, photos: PhotoSet, f
 
 
 def key_of(settings: Settings, prior: StableDiffusionPrior, photos: PhotoSet) -> str:
-    """What an identity depends on, as hexadecimal digits: photos, settings of the training, seed and prior."""
+    """What an identity depends on, as hexadecimal digits: photos, settings of the training, seed, prior and LoRA
+    files."""
     style = settings.prior.prompts.style
     config = {
         name: value.name if isinstance(value, Enum) else value
@@ -162,6 +176,7 @@ def key_of(settings: Settings, prior: StableDiffusionPrior, photos: PhotoSet) ->
         if name not in ("preview_every", "checkpoint_every", "fast", "min_size")
     }
     facts = [LESSONS, list(photos.hashes), config, style.name, settings.seed, prior.image_size, fingerprint(prior)]
+    facts += [lora.digest(settings.prior.lora)] if settings.prior.lora else []
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
 
 

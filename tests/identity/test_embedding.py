@@ -138,6 +138,31 @@ def test_other_pickles_of_tensors_are_read(tmp_path: Path) -> None:
     assert torch.equal(read_identity(tmp_path / "anna.pt").vectors, rows(3))
 
 
+def test_the_first_programs_pickle_is_read_without_calling_anything(tmp_path: Path) -> None:
+    """Its ``string_to_param`` is a torch module."""
+    table = torch.nn.ParameterDict({"*": torch.nn.Parameter(rows(2))})
+    content = {"string_to_token": {"*": torch.tensor(265)}, "string_to_param": table}
+    torch.save(content, tmp_path / "embeddings.pt")
+    read = read_identity(tmp_path / "embeddings.pt")
+    assert torch.equal(read.vectors, rows(2)) and not read.vectors.requires_grad
+    vars(table)["_parameters"] = 3
+    torch.save(content, tmp_path / "embeddings.pt")
+    refuses(tmp_path / "embeddings.pt", "is int, expected a tensor")
+
+
+def test_loras_and_pointers_are_named(tmp_path: Path) -> None:
+    tensors = {"lora_unet_mid_block_x.lora_down.weight": rows(2), "lora_unet_mid_block_x.lora_up.weight": rows(2)}
+    safetensors.torch.save_file(tensors, tmp_path / "a.safetensors")
+    refuses(tmp_path / "a.safetensors", "is a LoRA", "prior.lora=")
+    torch.save(tensors, tmp_path / "a.pt")
+    refuses(tmp_path / "a.pt", "is a LoRA", "prior.lora=")
+    large = {**tensors, "lora_unet_y.lora_down.weight": torch.zeros(2**20, 5)}
+    safetensors.torch.save_file(large, tmp_path / "a.safetensors")
+    refuses(tmp_path / "a.safetensors", "is a LoRA", "prior.lora=")
+    (tmp_path / "a.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
+    refuses(tmp_path / "a.safetensors", "git-lfs pointer", "git lfs pull")
+
+
 class Bomb:
     """Unpickling it makes a folder."""
 
@@ -195,6 +220,8 @@ BAD_VALUES = {
     "NaN": (torch.tensor([[1.0, torch.nan]]), "1 of its numbers are NaN or infinite"),
     "infinite": (torch.tensor([1.0, torch.inf]), "NaN or infinite"),
     "beyond float32": (torch.tensor([[1e300]], dtype=torch.float64), "NaN or infinite"),
+    "zeros": (torch.zeros(3, 16), "3 of its vectors are all zeros"),
+    "a row of zeros": (torch.eye(3, 16) * torch.tensor([[1.0], [0.0], [1.0]]), "1 of its vectors are all zeros"),
     "scalar": (torch.tensor(1.0), "expected floating-point numbers [d] or [n, d]"),
     "rank 3": (torch.ones(2, 3, 4), "float32 [2, 3, 4]"),
     "no vectors": (torch.ones(0, 16), "float32 [0, 16]"),
@@ -225,6 +252,7 @@ BAD_CONTENTS = {
     "a model": ({f"layer.{i}.weight": torch.ones(4) for i in range(9)}, "9 entries ('layer.0.weight', "),
     "matrices": ({"a_v0": torch.ones(2, 4), "a_v1": torch.ones(2, 4)}, "'a_v0' is float32 [2, 4], expected"),
     "two widths": ({"a_v0": torch.ones(4), "a_v1": torch.ones(5)}, "differ in width (4, 5)"),
+    "half of one for XL": ({"clip_l": torch.ones(2, 768)}, "Stable Diffusion XL"),
     "for XL": ({"clip_l": torch.ones(2, 768), "clip_g": torch.ones(2, 1280)}, "Stable Diffusion XL"),
 }
 
@@ -282,6 +310,13 @@ def test_another_width_is_refused_with_the_model_it_is_for(prior: StableDiffusio
 def test_more_vectors_than_the_prior_reads_are_refused(prior: StableDiffusionPrior) -> None:
     check_fits(IdentityEmbedding(rows(tiny.TOKEN_LENGTH - 2)), prior)
     refuses_prior(IdentityEmbedding(rows(tiny.TOKEN_LENGTH - 1)), prior, "15 vectors", "reads 14 tokens")
+
+
+def test_rows_of_another_magnitude_are_refused(prior: StableDiffusionPrior) -> None:
+    usual = prior.token_rows("a man in red").norm(dim=1).median() / 4
+    check_fits(IdentityEmbedding(torch.ones(2, 16) * usual * 100), prior)
+    refuses_prior(IdentityEmbedding(torch.ones(2, 16) * usual * 10_000), prior, "times larger than those of")
+    refuses_prior(IdentityEmbedding(torch.ones(2, 16) * usual / 10_000), prior, "times smaller than those of")
 
 
 @pytest.fixture(scope="module")

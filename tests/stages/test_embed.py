@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from avatar_gs import cli
 from avatar_gs.identity.embedding import IdentityEmbedding, read_identity, write_identity
@@ -142,6 +143,43 @@ def test_an_identity_file_serves_in_place_of_photos(prior, tmp_path, monkeypatch
 def test_a_preview_before_anything_was_learned_says_what_to_do(prior, anna, capsys):
     assert cli.main(["stage=preview", "name=a", "photos=./anna", "prompt=<id>", *words(prior)]) == 1
     assert "stage=embed learns it from photos=./anna" in capsys.readouterr().err
+
+
+def lora_for(prior, file, seed=0):
+    """A small LoRA for a layer of the prior's text encoder."""
+    shapes = {name: value.shape for name, value in load_file(prior / "text_encoder" / "model.safetensors").items()}
+    out, into = next(shape for name, shape in shapes.items() if name.endswith("encoder.layers.0.mlp.fc1.weight"))
+    name, random = "lora_te_text_model_encoder_layers_0_mlp_fc1", torch.Generator().manual_seed(seed)
+    down, up = torch.randn(1, into, generator=random), torch.randn(out, 1, generator=random)
+    save_file({f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}, file)
+    return file
+
+
+def test_a_lora_belongs_to_the_run_and_to_the_identity(prior, anna, tmp_path, capsys):
+    one, other = (lora_for(prior, tmp_path / f"{seed}, x.safetensors", seed) for seed in range(2))
+    command = ["stage=embed", "photos=./anna", *words(prior)]
+    assert cli.main([*command, "name=plain"]) == 0
+    assert cli.main([*command, "name=lora", f"prior.lora={one}:0.5"]) == 0
+    assert "learned before" not in capsys.readouterr().err, "the LoRA changes what is learned"
+    run = tmp_path / "outputs" / "lora"
+    assert f"- {one}:0.5" in (run / "config.yaml").read_text()
+    embedding = read_identity(run / "identity.safetensors")
+    assert embedding.metadata["lora"].startswith("0, x.safetensors:0.5:")
+    assert not torch.equal(
+        embedding.vectors, read_identity(tmp_path / "outputs" / "plain" / "identity.safetensors").vectors
+    )
+    assert cli.main(["stage=embed", "name=lora", f"prior.lora=[{str(other)!r}]"]) == 1
+    said = capsys.readouterr().err
+    assert "is a run with another configuration: prior.lora (saved" in said and str(other) in said
+    assert cli.main(["stage=embed", "name=lora", f"prior.lora={one}:0.5"]) == 0
+    assert cli.main(["stage=embed", "name=lora"]) == 0, "the run's own is taken"
+    assert "lora" not in (tmp_path / "outputs" / "plain" / "config.yaml").read_text().replace("lora: []", "")
+    capsys.readouterr()
+    given = f"identity={run / 'identity.safetensors'}"
+    assert cli.main(["stage=embed", "name=elsewhere", given, *words(prior)]) == 0
+    assert "learned with the LoRA files 0, x.safetensors:0.5" in capsys.readouterr().err
+    assert cli.main(["stage=embed", "name=again", given, *words(prior), f"prior.lora={one}:0.5"]) == 0
+    assert "learned with" not in capsys.readouterr().err
 
 
 def test_the_key_is_all_that_an_identity_depends_on(prior, anna, tmp_path):
