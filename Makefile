@@ -1,9 +1,11 @@
 # make avatar   sets everything up and makes an avatar; PROMPT="a man in a red shirt", PHOTOS=./anna, ARGS="seed=3"
 # make test     sets up what is missing and runs the tests that take seconds
+# make test-floor  the prior's tests with the lowest versions that pyproject.toml allows, in an environment of their own
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+FLOOR := .venv-floor
 INSTALLED_DEV := $(VENV)/.installed-dev
 DEFAULT_PROMPT := a woman with blonde hair in a green shirt and black trousers, white shoes
 
@@ -26,7 +28,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH
 
 .DEFAULT_GOAL := avatar
-.PHONY: avatar setup setup-dev test test-all check format clean
+.PHONY: avatar setup setup-dev test test-all test-floor check format clean
 
 avatar: $(INSTALLED)
 	@$(BIN)/avatar-gs "prompt=$$AVATAR_GS_PROMPT" $(PHOTOS_SETTING) $(ARGS)
@@ -39,6 +41,11 @@ test: $(INSTALLED_DEV)
 
 test-all: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest $(ARGS)
+
+# without the options of pyproject.toml: the lowest jaxtyping checks shapes while the program runs, but not in pytest
+test-floor: $(FLOOR)/.installed
+	$(FLOOR)/bin/python -m pytest -m "not slow" -o addopts="--import-mode=importlib --strict-markers" \
+	  tests/prior tests/identity/test_embedding.py $(ARGS)
 
 check: $(INSTALLED_DEV)
 	$(BIN)/ruff format --check .
@@ -62,6 +69,11 @@ $(BIN)/python:
 
 $(INSTALLED): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --editable .
+	@touch $@
+
+$(FLOOR)/.installed: pyproject.toml constraints-floor.txt
+	$(PYTHON) -m venv $(FLOOR)
+	$(FLOOR)/bin/python -m pip install --constraint constraints-floor.txt --editable ".[test]"
 	@touch $@
 
 $(INSTALLED_DEV): $(INSTALLED)

@@ -17,6 +17,7 @@ from huggingface_hub import constants, try_to_load_from_cache
 
 from avatar_gs.errors import UserError
 from avatar_gs.prior import single_file
+from avatar_gs.prior.config import Prediction
 from avatar_gs.prior.weights import as_safetensors, check_no_pointer, check_safetensors, unfinished
 
 PACKAGED = Path(__file__).parent / "mini"
@@ -47,6 +48,8 @@ class Source:
     """A hub name that is taken from the local cache, because the hub cannot be reached."""
     layout: str = ""
     """The packaged layout by which a single file is read ("" for folders and hub names)."""
+    latent_size: int = 0
+    """The side of the latents, where the layout says another (0: it does not)."""
 
     def arguments(self) -> dict[str, str | bool | None]:
         """Keyword arguments of every ``from_pretrained``."""
@@ -56,15 +59,18 @@ class Source:
         return {**self.arguments(), "use_safetensors": True, "variant": self.variant}
 
 
-def locate(path: str, controlnet: str, vae: str, tokenizer: str = "") -> dict[str, Source]:
-    """Each component's source, after checking every local file of it.
+def locate(
+    path: str, controlnet: str, vae: str, tokenizer: str = "", prediction: Prediction = Prediction.auto
+) -> dict[str, Source]:
+    """Each component's source, after checking every local file of it. ``prediction`` (as the user says it) tells the
+    size of a single file's pictures.
 
     Raises:
         UserError: a folder is missing or incomplete, or holds damaged weights or pickles of more than tensors.
     """
     base = path or str(PACKAGED)
     if single_file.is_single_file(base):
-        sources = _of_single_file(Path(base).expanduser(), tokenizer, bool(vae))
+        sources = _of_single_file(Path(base).expanduser(), tokenizer, bool(vae), prediction)
     else:
         sources = {name: _source(base, name, "prior.path") for name in CONFIGS}
         if tokenizer:
@@ -90,15 +96,18 @@ def locate_tiny(name: str) -> Source:
     return checked("vae", _source(name, "", "prior.tiny_encoder"))
 
 
-def _of_single_file(file: Path, tokenizer: str, has_vae: bool) -> dict[str, Source]:
+def _of_single_file(file: Path, tokenizer: str, has_vae: bool, prediction: Prediction) -> dict[str, Source]:
     readable = single_file.readable(file)
     layout = single_file.base_layout(readable, has_vae, given=file)
     weights = Source(str(readable), "", is_local=True, layout=layout)
+    auto = prediction is Prediction.auto
+    said = single_file.said_prediction(readable, layout) if auto else prediction.value
     folder = single_file.find_tokenizer(file, tokenizer)
     return {
         "tokenizer": Source(str(folder), "", is_local=True, layout=layout),
         "scheduler": Source(str(single_file.LAYOUTS / layout), "scheduler", is_local=True),
-        **dict.fromkeys(("text_encoder", "vae", "unet"), weights),
+        **dict.fromkeys(("text_encoder", "vae"), weights),
+        "unet": replace(weights, latent_size=single_file.latent_size(layout, said)),
     }
 
 

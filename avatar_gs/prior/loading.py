@@ -182,8 +182,10 @@ def set_prediction(parts: dict[str, Any], wanted: Prediction, source: Source, de
         _check_prediction(parts["unet"].to(device), parts["scheduler"].config, source.name)
     if kind is not None:
         parts["scheduler"] = noise_schedule(parts["scheduler"].config, prediction_type=kind)
-    if source.layout == "sd21" and kind == Prediction.v_prediction.value:
-        parts["unet"].register_to_config(sample_size=single_file.V_LATENT_SIZE)
+    if size := single_file.latent_size(source.layout, kind):
+        if not source.latent_size:
+            log.warning("%s: its pictures are of 768², which take 2.25 times the memory and time of 512²", source.name)
+        parts["unet"].register_to_config(sample_size=size)
 
 
 def _check_prediction(unet: Any, schedule: Any, place: str) -> None:

@@ -283,7 +283,8 @@ def packaged_config(component: str, layout: str) -> dict[str, Any]:
 def component_config(component: str, source: Source) -> dict[str, Any]:
     """The configuration of a component; empty where it is not here yet."""
     if source.layout:
-        return packaged_config(component, source.layout)
+        sized = {"sample_size": source.latent_size} if source.latent_size else {}
+        return packaged_config(component, source.layout) | sized
     name = CONFIGS.get(component, "config.json")
     if source.is_local:
         file: Path | None = Path(source.name) / source.subfolder / name

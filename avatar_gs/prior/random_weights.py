@@ -79,7 +79,7 @@ def _sources(config: PriorConfig) -> dict[str, Source]:
     if config.name in single_file.WIDTHS.values():
         layout = Source("", "", is_local=True, layout=config.name)
         return dict.fromkeys(COMPONENTS, layout)
-    return locate(config.path, config.controlnet, config.vae, config.tokenizer)
+    return locate(config.path, config.controlnet, config.vae, config.tokenizer, config.prediction)
 
 
 def _tokenizer(source: Source) -> CLIPTokenizer:

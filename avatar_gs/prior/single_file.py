@@ -172,6 +172,11 @@ def said_prediction(file: Path, layout: str) -> str | None:
     return None
 
 
+def latent_size(layout: str, prediction: str | None) -> int:
+    """The side of the latents of a model that is known to predict this; 0: as its layout says."""
+    return V_LATENT_SIZE if layout == "sd21" and prediction == "v_prediction" else 0
+
+
 @torch.no_grad()
 def recognise_prediction(unet: Any, last_step: int = 999) -> str:
     """What a UNet predicts, by what it makes of pure noise.

@@ -413,10 +413,11 @@ def load_prior(config: PriorConfig, device: torch.device | str = "cpu") -> Stabl
         UserError: a folder or file is missing, incomplete, damaged, or a pickle of more than tensors; there is no
             ControlNet; the parts do not fit each other; a weight is not finite; the hub cannot be reached.
     """
-    sources = locate(config.path, config.controlnet, config.vae, config.tokenizer)
+    places = config.path, config.controlnet, config.vae, config.tokenizer, config.prediction
+    sources = locate(*places)
     if any(must_be_fetched(name, source) for name, source in sources.items()):
         fetch(config)
-        found = locate(config.path, config.controlnet, config.vae, config.tokenizer)
+        found = locate(*places)
         sources = {name: replace(source, offline=True) for name, source in found.items()}  # all of it is here now
     loras = [lora.read(entry) for entry in config.lora]
     dtype = choose_dtype(config.precision, device)

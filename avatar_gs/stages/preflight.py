@@ -12,6 +12,7 @@ from avatar_gs.body.files import FREE_BODY, find_body
 from avatar_gs.device import choose_device
 from avatar_gs.errors import UserError
 from avatar_gs.identity.embedding import read_identity
+from avatar_gs.prior import lora
 from avatar_gs.prior.fetch import readable
 from avatar_gs.prior.folder import Source, locate
 from avatar_gs.prior.memory import (
@@ -61,10 +62,10 @@ def preflight(settings: Settings, task: Task = Task.optimize) -> None:
 def check(settings: Settings, task: Task = Task.optimize) -> list[Line]:
     """The table. The device must exist; nothing is loaded and nothing downloaded."""
     device = choose_device(settings.device.name)
-    lines = [_body(settings), *_renderer(device, draws=task is Task.optimize)]
+    lines = [_body(settings), *_renderer(device, draws=task is Task.optimize), *map(_lora, settings.prior.lora)]
     prior = settings.prior
     try:
-        sources = locate(prior.path, prior.controlnet, prior.vae, prior.tokenizer)
+        sources = locate(prior.path, prior.controlnet, prior.vae, prior.tokenizer, prior.prediction)
     except UserError as error:
         architecture = packaged_architecture(prior.name) if prior.name in PUBLISHED else None
         lines += [Line("prior", "not found", str(error)), _embedding(settings)]
@@ -136,6 +137,15 @@ def _prior(part: str, source: Source, absent: list[str]) -> Line:
         )
         return Line(part, f"{place} (incomplete)", wrong)
     return Line(part, f"{place} (loading downloads {', '.join(absent)}; stage=fetch does it beforehand)")
+
+
+def _lora(entry: str) -> Line:
+    """A LoRA file that can be read; whether it fits the prior is seen when that is loaded."""
+    try:
+        found = lora.read(entry)
+    except UserError as error:
+        return Line("LoRA", entry, str(error))
+    return Line("LoRA", f"{found.file}, scale {found.scale:g}, {len(found.layers)} layers")
 
 
 def _embedding(settings: Settings) -> Line:

@@ -2,6 +2,7 @@
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 
+import json
 import shutil
 import socket
 
@@ -12,6 +13,8 @@ from safetensors.torch import save_file
 from avatar_gs.errors import UserError
 from avatar_gs.prior import single_file
 from avatar_gs.prior.config import Prediction, PriorConfig
+from avatar_gs.prior.folder import locate
+from avatar_gs.prior.memory import architecture_of
 from avatar_gs.prior.stable_diffusion import load_prior
 from tests import full
 
@@ -151,6 +154,52 @@ def test_v_prediction_changes_eps_as_v_means_and_the_size(files):
     z_t, t, cond = torch.randn(1, 4, 16, 16), torch.tensor([500]), as_v.encode_prompts(["a man"])
     v = as_eps.eps(z_t, t, cond, None)
     torch.testing.assert_close(as_v.eps(z_t, t, cond, None), as_v.alpha(t) * v + as_v.sigma(t) * z_t)
+
+
+def test_models_of_768_pixels(files, tmp_path, caplog):
+    """Stable Diffusion 2.1's: a folder says its size, a file that it predicts v, or nothing."""
+    parts, file, controlnet = files[0]["sd21"]
+    said = tmp_path / "said.safetensors"
+    save_file(full.checkpoint(parts, "sd21"), said, {"modelspec.architecture": "stable-diffusion-v2-768-v"})
+    shutil.copytree(file.parent / "tokenizer", tmp_path / "tokenizer")
+    for name, config in {
+        said: {},
+        file: {"prediction": Prediction.v_prediction},
+    }.items():
+        sources = locate(str(name), str(controlnet), "", **config)
+        assert architecture_of(sources, "custom")[0].image_size == 768
+        prior = load(name, controlnet, **config)
+        assert (prior.image_size, prior.latent_size, prior.prediction_type) == (768, 96, "v_prediction")
+        assert prior.encode_images(torch.rand(1, 1536, 1536, 3)).shape == (1, 4, 96, 96)
+    assert not caplog.records
+    assert load(file, controlnet).image_size == 768, "as these random weights answer"
+    assert "768², which take 2.25 times" in caplog.text
+
+    folder = tmp_path / "folder"
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
+    for component, change in {"unet": {"sample_size": 96}, "scheduler": {"prediction_type": "v_prediction"}}.items():
+        (place,) = (folder / component).glob("*config.json")
+        place.write_text(json.dumps(json.loads(place.read_text()) | change))
+    prior = load(folder)
+    assert (prior.image_size, prior.prediction_type) == (768, "v_prediction")
+    assert architecture_of(locate(str(folder), "", ""), "custom")[0].image_size == 768
+
+
+def test_a_pickled_checkpoint(files, tmp_path, monkeypatch):
+    """A .ckpt of a training program, a ControlNet's .pth and a VAE's .pt: read as plain tensors."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    parts, file, _ = files[0]["sd15"]
+    ckpt, pth, vae = tmp_path / "model.ckpt", tmp_path / "pose.pth", tmp_path / "x.vae.pt"
+    torch.save({"state_dict": full.checkpoint(parts, "sd15"), "global_step": 7, "callbacks": {}}, ckpt)
+    torch.save(full.controlnet_to_ldm(parts["controlnet"].state_dict()), pth)
+    torch.save({"state_dict": full.vae_to_ldm(parts["vae"].state_dict())}, vae)
+    prior = load(ckpt, pth, vae=str(vae), tokenizer=str(file.parent / "tokenizer"))
+    for name in ("unet", "vae", "text_encoder", "controlnet"):
+        expected, found = parts[name].state_dict(), getattr(prior, name).state_dict()
+        assert all(torch.equal(found[key], expected[key]) for key in expected), name
+    torch.save({"state_dict": {"a": torch.zeros(1)}}, ckpt)
+    refuses(f"prior.path={ckpt}", "no weights of unet", file=ckpt, controlnet=pth)
 
 
 def test_what_is_missing_is_named(files, tmp_path):
