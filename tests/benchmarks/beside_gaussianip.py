@@ -1,7 +1,7 @@
 """Times a step of our guidance beside one of GaussianIP's, on random weights of one architecture.
 
     git clone https://github.com/silence-tang/GaussianIP /tmp/GaussianIP
-    .venv/bin/python tests/benchmarks/beside_gaussianip.py /tmp/GaussianIP --prior sd15 --batch 4
+    python tests/benchmarks/beside_gaussianip.py /tmp/GaussianIP --prior sd15 --batch 4
 
 Of the avatars from a text, GaussianIP's guidance is the nearest to ours: Stable Diffusion 1.5 and the ControlNet of
 OpenPose, asked in every prediction. (HumanGaussian's asks a network of its own, with a branch for depth and no
@@ -31,10 +31,12 @@ What remains different:
   torch's into the UNet in any case. Its networks have the memory layout that they are loaded in, ours channels-last.
 - GaussianIP knows SD 1.5 only; ``--prior sd21`` says what its step would cost on 2.1.
 
-Its renderer, optimisers and refinement are not timed. NEVER RUN ON A GPU by us: only on a CPU, with ``--few-channels``
-(``GAUSSIANIP=/tmp/GaussianIP pytest tests/benchmarks`` does the same).
+Its loss is computed under autocast and scaled, as its own trainer (``precision: 16-mixed``) does it: its target is
+float32 and its latents are not. Its renderer, optimisers and refinement are not timed. NOT YET RUN TO ITS END ON A GPU
+by us: only on a CPU, with ``--few-channels``, in 16 bits too (``GAUSSIANIP=/tmp/GaussianIP pytest tests/benchmarks``).
 """
 
+import sys
 from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -44,10 +46,12 @@ import torch
 import yaml
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout need not be installed
+
 from avatar_gs.guidance.config import Method
 from avatar_gs.prior.loading import Quiet
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
-from tests.benchmarks.side_by_side import NEGATIVE, PROMPT, Side, command, networks_of, ours
+from tests.benchmarks.side_by_side import NEGATIVE, PROMPT, Side, as_trained, command, networks_of, ours
 from tests.benchmarks.threestudio_fork import import_guidance
 
 ABSENT = (
@@ -94,10 +98,10 @@ def theirs(
     nowhere = torch.zeros(batch, device=prior.device)
     views = dict.fromkeys(("elevation", "azimuth", "center", "camera_distances"), nowhere)
 
-    def step(pictures: Tensor) -> None:
-        guidance(0, pictures, pose_maps, utils, True, nowhere, **views)["loss_sds"].backward()
+    def loss(images: Tensor) -> Tensor:
+        return guidance(0, images, pose_maps, utils, True, nowhere, **views)["loss_sds"]
 
-    return Side(step, networks_of(guidance))
+    return Side(as_trained(loss, prior), networks_of(guidance))
 
 
 def read_settings(checkout: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Times our CPU renderer beside OpenSplat's (``rasterizer/gsplat-cpu``), forward and backward, in one process.
 
     git clone https://github.com/pierotofy/OpenSplat /tmp/OpenSplat
-    OMP_WAIT_POLICY=PASSIVE .venv/bin/python tests/benchmarks/beside_opensplat.py /tmp/OpenSplat
+    OMP_WAIT_POLICY=PASSIVE python tests/benchmarks/beside_opensplat.py /tmp/OpenSplat
 
 It needs g++ and ninja on the PATH, and compiles OpenSplat's projection and rasteriser, nothing else of it, which takes
 more than a minute. OpenSplat is AGPL-3.0: neither it nor what is built from it is a part of this project.
@@ -24,6 +24,7 @@ gradients of colours and opacities for the same loss on the picture, agree. What
 """
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.utils.cpp_extension import load
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout need not be installed
 
 from avatar_gs.errors import UserError
 from avatar_gs.render.benchmark import Scene, person_scene, time_renderers

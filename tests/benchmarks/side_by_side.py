@@ -5,6 +5,7 @@ pass. Beside the times the table says what each step asks of its networks.
 """
 
 import argparse
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -80,6 +81,7 @@ def command(
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--json", type=Path, help="write the rows to this file as well")
     options = parser.parse_args()
     find_guidance(options.checkout, peer, module)
     prior = make_prior(options.prior, choose_device(options.device), few_channels=options.few_channels)
@@ -87,6 +89,15 @@ def command(
     weights = f"random weights in {str(prior.dtype)[6:]}" + (", a few channels wide" if options.few_channels else "")
     print(f"{options.prior} with {weights}; batch {options.batch}, pictures of {SIZE}², {prior.device.type}")
     print("\n".join(table(rows, peer, options.batch)))
+    if options.json:
+        options.json.write_text(json.dumps([as_plain(row, rows[0], options.batch) for row in rows]), encoding="utf-8")
+
+
+def as_plain(row: Row, first: Row, batch: int) -> dict[str, Any]:
+    """A row as plain values: milliseconds, the ratio to the first row, and the images that each network sees, of each
+    image of the batch."""
+    asked = {name: _asked(row.asked.get(name, Asked()), batch) for name in NETWORKS}
+    return {"side": row.name, "step ms": round(1e3 * row.seconds, 1), "ratio": row.seconds / first.seconds, **asked}
 
 
 def make_prior(name: str, device: str, *, few_channels: bool) -> StableDiffusionPrior:
@@ -98,6 +109,27 @@ def make_prior(name: str, device: str, *, few_channels: bool) -> StableDiffusion
         parts = full.few(Path(folder), name)
     with Quiet():
         return StableDiffusionPrior(**parts, device=device, dtype=getattr(torch, precision.name))
+
+
+def as_trained(loss_of: Callable[[Tensor], Tensor], prior: StableDiffusionPrior) -> Callable[[Tensor], None]:
+    """A peer's step as its trainer runs it (Lightning's ``precision: 16-mixed``): the loss under autocast, scaled, then
+    its backward pass. Without autocast a loss of 16-bit latents and a float32 target has no backward pass in torch
+    2.11. In float32 all of it is switched off.
+
+    Args:
+        loss_of: from images ``[B, H, W, 3]`` to the peer's scalar loss.
+        prior: says the device and the number format of the networks.
+    """
+    device = prior.device.type
+    short = prior.dtype is not torch.float32
+    scaler = torch.amp.GradScaler(device, enabled=prior.dtype is torch.float16)
+
+    def step(images: Tensor) -> None:
+        with torch.autocast(device, dtype=prior.dtype if short else None, enabled=short):
+            loss = loss_of(images)
+        scaler.scale(loss).backward()
+
+    return step
 
 
 def networks_of(owner: Any) -> dict[str, nn.Module]:

@@ -12,8 +12,10 @@ from tests import full
 from tests.benchmarks import beside_gaussianip, side_by_side
 from tests.benchmarks.beside_gaussianip import copied, read_settings
 from tests.benchmarks.side_by_side import Asked
+from tests.benchmarks.test_side_by_side import SameTypes
 
 CHECKOUT = os.environ.get("GAUSSIANIP", "")
+NETWORKS = ("text_encoder", "vae", "unet", "controlnet")
 
 
 @pytest.fixture
@@ -59,3 +61,15 @@ def test_both_sides_run(prior: StableDiffusionPrior, monkeypatch: pytest.MonkeyP
         len(compared[name].networks["UNet"].state_dict()) for name in ("GaussianIP", "GaussianIP without IP-Adapter")
     )
     assert with_face > without == len(prior.unet.state_dict())
+
+
+@pytest.mark.skipif(not CHECKOUT, reason="GAUSSIANIP names no checkout of GaussianIP")
+def test_their_step_has_its_backward_pass_in_16_bits(prior: StableDiffusionPrior) -> None:
+    short = StableDiffusionPrior(
+        **{name: getattr(prior, name) for name in (*NETWORKS, "tokenizer", "scheduler")}, dtype=torch.float16
+    )
+    side = beside_gaussianip.sides(Path(CHECKOUT), short, 1)["GaussianIP"]
+    images = torch.rand(1, side_by_side.SIZE, side_by_side.SIZE, 3, requires_grad=True)
+    with SameTypes():
+        side.step(images)
+    assert images.grad is not None and images.grad.any()

@@ -1,15 +1,18 @@
 """What is counted, timed and printed of steps beside each other, and our own steps."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from tests import full
 from tests.benchmarks import side_by_side
-from tests.benchmarks.side_by_side import Asked, Row, Side, measure, ours, table
+from tests.benchmarks.side_by_side import Asked, Row, Side, as_trained, measure, ours, table
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +47,53 @@ def test_the_first_step_is_counted_and_the_others_are_not() -> None:
 def test_a_step_without_a_gradient_is_not_compared() -> None:
     with pytest.raises(AssertionError, match="lazy: no gradient"):
         measure({"lazy": Side(lambda pictures: None, {})}, 1, torch.device("cpu"), repeats=1)
+
+
+class SameTypes(TorchDispatchMode):
+    """Refuses a backward pass of ``mse_loss`` with mixed types, as torch 2.11 does; newer ones promote."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is torch.ops.aten.mse_loss_backward.default and args[1].dtype is not args[2].dtype:
+            raise RuntimeError(f"Found dtype {args[2].dtype} but expected {args[1].dtype}")
+        return func(*args, **(kwargs or {}))
+
+
+def short_latents_and_float_target(images: Tensor) -> Tensor:
+    """GaussianIP's loss in small: latents of the networks' type, a residual in float32."""
+    latents = 2 * images.to(torch.float16)
+    residual = torch.full_like(latents, 0.25, dtype=torch.float32)
+    return 0.5 * nn.functional.mse_loss(latents, (latents - residual).detach(), reduction="sum")
+
+
+def test_a_loss_of_mixed_types_has_its_backward_pass_under_autocast(tmp_path: Path) -> None:
+    prior = StableDiffusionPrior(**full.few(tmp_path, "sd15"), dtype=torch.float16)
+    images = torch.rand(1, 4, 4, 3, requires_grad=True)
+    with SameTypes(), pytest.raises(RuntimeError, match=r"Found dtype torch\.float32 but expected torch\.float16"):
+        short_latents_and_float_target(images).backward()
+    with SameTypes():
+        as_trained(short_latents_and_float_target, prior)(images)
+    scale = torch.amp.GradScaler("cpu").scale(torch.ones(()))
+    torch.testing.assert_close(images.grad, torch.full_like(images, 0.5) * scale)
+
+
+def test_a_loss_in_float32_is_neither_cast_nor_scaled(tmp_path: Path) -> None:
+    prior = StableDiffusionPrior(**full.few(tmp_path, "sd15"))
+    images, seen = torch.rand(1, 4, 4, 3, requires_grad=True), []
+
+    def loss(images: Tensor) -> Tensor:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return images.square().sum()
+
+    as_trained(loss, prior)(images)
+    assert seen == [False] and images.grad is not None and torch.equal(images.grad, 2 * images.detach())
+
+
+def test_a_row_as_plain_values(tmp_path: Path) -> None:
+    theirs = Row("theirs", 0.2, {"UNet": Asked(8), "decoder": Asked(4)})
+    ours = Row("ours", 0.05, {"UNet": Asked(11, backward=4), "encoder": Asked(4, backward=4)})
+    plain = side_by_side.as_plain(ours, theirs, batch=4)
+    networks = {"UNet": "1.75 +1", "ControlNet": "0", "encoder": "+1", "decoder": "0"}
+    assert json.loads(json.dumps(plain)) == {"side": "ours", "step ms": 50.0, "ratio": 0.25, **networks}
 
 
 def test_the_table_divides_by_its_first_row() -> None:
