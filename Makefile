@@ -1,6 +1,7 @@
 # make avatar   sets everything up and makes an avatar; PROMPT="a man in a red shirt", PHOTOS=./anna, ARGS="seed=3"
 # make test     sets up what is missing and runs the tests that take seconds
 # make test-floor  the prior's tests with the lowest versions that pyproject.toml allows, in an environment of their own
+# make gpu-check   checks and times all of it on a GPU, set up or not; OUT=folder, PYTHON=python3, ARGS="--parts steps"
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -28,7 +29,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH
 
 .DEFAULT_GOAL := avatar
-.PHONY: avatar setup setup-dev test test-all test-floor check format clean
+.PHONY: avatar setup setup-dev test test-all test-floor check format gpu-check clean
 
 avatar: $(INSTALLED)
 	@$(BIN)/avatar-gs "prompt=$$AVATAR_GS_PROMPT" $(PHOTOS_SETTING) $(ARGS)
@@ -56,6 +57,11 @@ check: $(INSTALLED_DEV)
 format: $(INSTALLED_DEV)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Without .venv the packages are those of $(PYTHON) and of the caller's PYTHONPATH.
+OUT ?= outputs/gpu-check
+gpu-check:
+	@PYTHONPATH="$(PYTHONPATH)" $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) tests/gpu_check --out "$(OUT)" $(ARGS)
 
 clean:
 	rm -rf build dist .cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,42 @@
+"""A body and small priors on the device of the tests."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from avatar_gs.body.config import BodyConfig
+from avatar_gs.body.model import Body, load_body
+from avatar_gs.prior.config import PriorConfig
+from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
+from tests import full, tiny
+from tests.cuda.devices import DEVICE
+
+MakePrior = Callable[[str], StableDiffusionPrior]
+
+
+@pytest.fixture(scope="session")
+def body() -> Body:
+    return load_body(BodyConfig(), DEVICE)
+
+
+@pytest.fixture(scope="session")
+def prior_of(tmp_path_factory: pytest.TempPathFactory) -> MakePrior:
+    """By name: ``mini``, the packaged prior; ``tiny``, two blocks; ``sd15``, ``sd21``: the true architectures with few
+    channels, for images of 128²."""
+
+    def make(name: str) -> StableDiffusionPrior:
+        folder = tmp_path_factory.mktemp(name)
+        if name == "mini":
+            return load_prior(PriorConfig(), DEVICE)
+        if name == "tiny":
+            return load_prior(PriorConfig(name="custom", path=str(tiny.save_prior(folder))), DEVICE)
+        return StableDiffusionPrior(**full.few(folder, name, unet={"sample_size": 16}), device=DEVICE)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny prior in diffusers' format, for the command line."""
+    return tiny.save_prior(tmp_path_factory.mktemp("prior") / "tiny")

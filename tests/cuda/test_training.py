@@ -1,0 +1,194 @@
+"""Training on the device: densification, resuming, every method, light and a learned background, 16 bits."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from avatar_gs.body.model import Body
+from avatar_gs.guidance.config import EDITING, GuidanceConfig, Method
+from avatar_gs.guidance.presets import preset
+from avatar_gs.io import RunFolder, load_state
+from avatar_gs.prior.config import Precision, PriorConfig
+from avatar_gs.prior.prompts import bucket_prompts, texts
+from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
+from avatar_gs.render.config import ShadingConfig
+from avatar_gs.settings import Settings
+from avatar_gs.splats.density import Refinement
+from avatar_gs.training.config import Background, EnvironmentConfig, GeometryConfig, PoseMode
+from avatar_gs.training.initial import load_initial
+from avatar_gs.training.loop import Result, optimize
+from avatar_gs.training.state import CHECKPOINT, TrainingState
+from avatar_gs.training.step import Report
+from tests.cuda.conftest import MakePrior
+from tests.cuda.devices import DEVICE, on_request, place
+from tests.training.conftest import small_settings
+
+PROMPT = "a man in red"
+
+
+def train(settings: Settings, body: Body, prior: StableDiffusionPrior, **options: object) -> Result:
+    return optimize(settings, body, prior, bucket_prompts(PROMPT, "", settings.prior.prompts), **options)  # type: ignore
+
+
+def check_avatar(result: Result, settings: Settings) -> None:
+    """All of it is finite and on the device, and no step was skipped."""
+    assert result.metrics["steps"] == settings.optimize.steps and result.metrics["skipped_steps"] == 0
+    for name, value in result.model.params.items():
+        assert place(value) == torch.device(DEVICE).type and bool(value.isfinite().all()), name
+
+
+@pytest.mark.parametrize("name", ["tiny", *(pytest.param(name, marks=on_request) for name in ("mini", "sd15", "sd21"))])
+def test_twelve_steps_with_densification(body: Body, prior_of: MakePrior, name: str) -> None:
+    settings = small_settings(poses=PoseMode.random)
+    # half of the splats count as large, so that some of those that grow are split and others duplicated
+    settings.density = replace(settings.density, grow_share=0.1, split_scale=1.0, prune_opacity=0.0999)
+    settings.guidance = GuidanceConfig(method=Method.de_sds)
+    settings.guidance.de_sds.warmup = 0.1
+    settings.splats.opacity = 0.1
+    refinements: list[Refinement] = []
+    result = train(settings, body, prior_of(name), on_step=lambda _, report: refinements.append(report.refinement))
+    check_avatar(result, settings)
+    done = [sum(getattr(each, what) for each in refinements) for what in ("duplicated", "split", "pruned")]
+    assert all(done), f"duplicated, split, pruned: {done}"
+    assert len(result.model) == settings.splats.count + done[0] + done[1] - done[2]
+
+
+class Killed(Exception):
+    pass
+
+
+class Recorder:
+    """Keeps the state after every step, and ends the run after step ``last``."""
+
+    def __init__(self, last: int = 0) -> None:
+        self.last = last
+        self.states: dict[int, dict[str, Tensor]] = {}
+
+    def __call__(self, state: TrainingState, report: Report) -> None:
+        kept = {f"splats/{name}": value for name, value in state.model.tensors().items()}
+        for name, optimizer in state.optimizers.items():
+            for values in optimizer.state.values():
+                kept |= {f"optim/{name}/{key}": value for key, value in values.items() if key.startswith("exp_avg")}
+        kept |= {f"density/{name}": value for name, value in state.strategy.tensors().items()}
+        kept |= {f"guidance/{name}": value for name, value in state.guidance.state_dict().items()}
+        self.states[state.step] = {name: value.detach().clone().cpu() for name, value in kept.items()}
+        if state.step == self.last:
+            raise Killed
+
+
+def distance(first: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str, float]:
+    """Relative norm of the difference of every tensor of two states."""
+    assert first.keys() == second.keys()
+    pairs = {name: (first[name].double(), second[name].double()) for name in first if first[name].is_floating_point()}
+    return {name: float((a - b).norm() / a.norm().clamp(min=1e-12)) for name, (a, b) in pairs.items()}
+
+
+def resumed_runs(settings: Settings, body: Body, prior: StableDiffusionPrior, folder: Path) -> Iterator[Recorder]:
+    """The same run killed two steps after its checkpoint and resumed from it, twice."""
+    for name in ("first", "second"):
+        run, killed, resumed = RunFolder(folder / name), Recorder(last=7), Recorder(last=6)
+        with pytest.raises(Killed):
+            train(settings, body, prior, run=run, on_step=killed)
+        torch.manual_seed(123)  # nothing may depend on torch's global generator
+        with pytest.raises(Killed):
+            train(settings, body, prior, run=run, on_step=resumed)
+        assert list(resumed.states) == [6]
+        yield resumed
+        killed.states.clear()
+
+
+@pytest.mark.parametrize("method", [Method.de_sds, pytest.param(Method.vsd, marks=on_request)])
+def test_a_resumed_run_goes_on_as_the_unbroken_one(
+    body: Body, prior_of: MakePrior, tmp_path: Path, method: Method
+) -> None:
+    """On a CPU to the bit. On CUDA atomics add in another order in every run, so the step after the checkpoint is
+    compared: the resumed run's state may be as far from the unbroken one's as two unbroken runs are from each other,
+    times ten, and 1e-4. A state that lacks a moment of Adam's or a statistic is off by tens of per cent."""
+    settings = small_settings(checkpoint_every=5)
+    settings.density = replace(
+        settings.density, start=0.9, stop=1.0
+    )  # no refinement on the way: it would count splats apart
+    settings.guidance = GuidanceConfig(method=method)
+    settings.guidance.de_sds.warmup = 0.0
+    prior = prior_of("tiny")
+    unbroken, again = Recorder(last=6), Recorder(last=6)
+    for recorder in (unbroken, again):
+        with pytest.raises(Killed):
+            train(settings, body, prior, on_step=recorder)
+    noise = distance(unbroken.states[6], again.states[6])
+    for resumed in resumed_runs(settings, body, prior, tmp_path):
+        found = distance(unbroken.states[6], resumed.states[6])
+        if DEVICE == "cpu":
+            assert not any(found.values())
+        assert all(found[name] <= 10 * noise[name] + 1e-4 for name in found), (found, noise)
+    moved = distance(unbroken.states[5], unbroken.states[6])
+    assert moved["splats/sh0"] > 1e-3, "a step changes more than what is allowed"
+
+
+def test_a_checkpoint_comes_back_to_the_bit(body: Body, prior_of: MakePrior, tmp_path: Path) -> None:
+    """Saved, loaded onto the device, and saved again without a step between: nothing in it depends on atomics."""
+    settings = small_settings(steps=4)
+    settings.guidance = GuidanceConfig(method=Method.de_sds)
+    run, prior = RunFolder(tmp_path), prior_of("tiny")
+    train(settings, body, prior, run=run)
+    before, _ = load_state(run.checkpoints / CHECKPOINT)
+    (run.checkpoints / CHECKPOINT).rename(tmp_path / "first")
+    run.checkpoints.mkdir(exist_ok=True)
+    (run.checkpoints / CHECKPOINT).write_bytes((tmp_path / "first").read_bytes())
+    train(settings, body, prior, run=run)  # finished: it loads, and does no step
+    after, _ = load_state(run.checkpoints / CHECKPOINT)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@on_request
+@pytest.mark.parametrize("method", [method for method in Method if method not in EDITING])
+def test_every_method_takes_two_steps(body: Body, prior_of: MakePrior, method: Method) -> None:
+    settings = small_settings(steps=2)
+    settings.guidance = preset(method)
+    check_avatar(train(settings, body, prior_of("tiny")), settings)
+
+
+@on_request
+@pytest.mark.parametrize("method", [Method.dds, Method.pds])
+def test_every_editing_method_takes_two_steps(body: Body, prior_of: MakePrior, tmp_path: Path, method: Method) -> None:
+    run, prior, settings = RunFolder(tmp_path / "first"), prior_of("tiny"), small_settings(steps=2)
+    train(settings, body, prior, run=run)
+    run.record("optimize")
+    settings.init, settings.guidance = str(run.path), preset(method)
+    shown = texts(bucket_prompts("a woman in blue", "", settings.prior.prompts))[0]
+    check_avatar(train(settings, body, prior, initial=load_initial(settings, body, shown)), settings)
+
+
+@pytest.mark.parametrize("name", ["tiny", pytest.param("mini", marks=on_request)])
+def test_light_a_learned_background_and_losses_of_surfaces(body: Body, prior_of: MakePrior, name: str) -> None:
+    settings = small_settings(
+        steps=4,
+        shading=ShadingConfig(probability=1.0, warmup=0.0),
+        background=Background.learned,
+        environment=EnvironmentConfig(width=8, octaves=1, random_share=0.0),
+        geometry=GeometryConfig(orientation=0.5, transmittance=0.01),
+        poses=PoseMode.random,
+    )
+    skies: list[Tensor] = []
+
+    def look(state: TrainingState, _: Report) -> None:
+        assert state.background is not None
+        skies.append(torch.cat([value.flatten() for value in state.background.network.parameters()]).detach().clone())
+
+    check_avatar(train(settings, body, prior_of(name), on_step=look), settings)
+    assert place(skies[0]) == torch.device(DEVICE).type
+    assert skies[-1].isfinite().all() and not torch.equal(skies[0], skies[-1]), "it has learned"
+
+
+@on_request
+def test_two_steps_in_16_bits(body: Body, tiny_folder: Path) -> None:
+    precision = Precision.bfloat16 if DEVICE == "cpu" else Precision.float16
+    prior = load_prior(PriorConfig(name="custom", path=str(tiny_folder), precision=precision), DEVICE)
+    settings = small_settings(steps=2)
+    settings.guidance = preset(Method.de_sds)
+    check_avatar(train(settings, body, prior), settings)

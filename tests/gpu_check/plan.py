@@ -1,0 +1,205 @@
+"""What the check runs, in which order and for how long at most.
+
+Order: gsplat's kernels are built first; meanwhile runs what needs no kernels (the machine, the CPU renderer's own
+errors, both peers). Then correctness, several parts at once. Then what is timed, one part at a time. The limits of all
+that is certain to get its turn add up to the budget at most; ``spare`` runs in the time that the others have left.
+"""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tests.gpu_check.running import ROOT, Part, Wave
+
+BUDGET = 480.0
+"""Seconds."""
+STEPS = "Steps of the optimisation (random weights)"
+TESTS = "Tests on the device"
+BUILD = "build"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the plan depends on. ``trial``: the CPU, few channels and few steps. Empty folders: none is given."""
+
+    trial: bool = False
+    threestudio: str = ""
+    gaussianip: str = ""
+    sd21: str = ""
+
+    @property
+    def device(self) -> str:
+        return "cpu" if self.trial else "cuda"
+
+
+def plan(options: Options) -> list[Wave]:
+    """The waves, the last of which is ``spare``."""
+    return [*certain(options), spare(options)]
+
+
+def certain(options: Options) -> list[Wave]:
+    """What must find its time."""
+    device = ("--device", options.device)
+    cores = max(1, (os.cpu_count() or 1) - 3)
+    machine = Part("machine", "Machine", python("gpu_check/machine.py", *device, "--json", "{json}"), 60)
+    build = Part(
+        BUILD,
+        "Kernels built, one drawing",
+        python("gpu_check/build.py", *device, "--json", "{json}", "--nice", "0" if options.trial else "10"),
+        120,
+        environment={"MAX_JOBS": str(cores)},
+    )
+    return [
+        [[build], [machine, agreement("cpu", 60)], list(peers(options))],
+        [
+            [pytest(options, "training", "tests/cuda/test_training.py", 80)],
+            [pytest(options, "command", "tests/cuda/test_command.py", 80)],
+            list(gsplat(options)),
+        ],
+        [[*[steps(options, name, "eager", limit) for name, limit in EAGER.items()], job(options)]],
+    ]
+
+
+EAGER = {"sd21": 45, "mini": 30, "sd15": 40, "sd_8gb": 40}
+"""Recipes and seconds."""
+
+
+def spare(options: Options) -> Wave:
+    """What is worth the rest of the time, the most important first."""
+    few = ("--few-channels",) if options.trial else ()
+    splats = ("--splats", "3000") if options.trial else ()
+    size = ("--batch", "1", "--size", "64", "--repeats", "2") if options.trial else ()
+    device = ("--device", options.device, "--json", "{json}")
+    networks = "compiled" if options.trial else "graphs"
+    return [
+        [
+            benchmark("vae_encoders", "VAE encoders", (*few, *size, *device), 60),
+            benchmark("refinement", "Densification and its neighbour searches", (*splats, *device), 60),
+            steps(options, "mini", networks, 90),
+            steps(options, "sd21", "graphs", 90),
+            steps(options, "sd21", "compiled", 200),
+            steps(options, "sd15", "compiled", 200),
+            run_of_sd21(options),
+        ]
+    ]
+
+
+def python(script: str, *arguments: str) -> tuple[str, ...]:
+    """A script below ``tests``, run by this interpreter."""
+    return sys.executable, str(ROOT / "tests" / script), *arguments
+
+
+def agreement(device: str, limit: float, after: str = "") -> Part:
+    title = f"Renderer on {device}: gradient errors against float64"
+    name = "agreement" if after else "agreement-cpu"
+    return Part(name, title, python("render/agreement.py", "--device", device, "--json", "{json}"), limit, after=after)
+
+
+def gsplat(options: Options) -> Iterator[Part]:
+    """gsplat beside the CPU renderer: the tests and the table of errors."""
+    if not options.trial:  # without CUDA the tests compare stand-ins, as the test suite does
+        yield pytest(options, "gsplat", "tests/render/test_gsplat_on_cuda.py", 40)
+    yield agreement(options.device, 40, after=BUILD)
+
+
+def pytest(options: Options, name: str, file: str, limit: float) -> Part:
+    """A test file in a process of its own: a fault in a kernel spoils every later call on the GPU."""
+    plain = ("--import-mode=importlib", "-p", "no:cacheprovider")
+    addopts = () if importlib.util.find_spec("beartype") else ("-o", f"addopts={plain[0]}")
+    command = (sys.executable, "-m", "pytest", "-v", "-rfE", "--tb=short", *plain, *addopts, file)
+    variables = {"AVATAR_GS_TEST_DEVICE": options.device}
+    facts = {"tests": file}
+    return Part(f"tests-{name}", f"{file}", command, limit, TESTS, after=BUILD, facts=facts, environment=variables)
+
+
+def peers(options: Options) -> Iterator[Part]:
+    """The peers' guidance beside ours; no kernels are needed."""
+    few = ("--few-channels", "--batch", "1", "--repeats", "1") if options.trial else ("--repeats", "8")
+    for name, prior, checkout in (
+        ("threestudio", "sd21", options.threestudio),
+        ("gaussianip", "sd15", options.gaussianip),
+    ):
+        known = (ROOT / "tests" / "benchmarks" / f"beside_{name}.py").is_file()
+        command = python(
+            f"benchmarks/beside_{name}.py", checkout, "--prior", prior, *few, *("--device", options.device)
+        )
+        reason = "" if known else "no such script"
+        if not checkout:
+            reason = f"no checkout given: {name.upper()}=<folder>"
+        title = f"Our guidance beside {name}'s ({prior}; timed while kernels are built)"
+        yield Part(name, title, (*command, "--json", "{json}"), 58, skip=reason)
+
+
+def steps(options: Options, name: str, networks: str, limit: float) -> Part:
+    recipe = () if name == "mini" else (f"experiment={name}",)
+    arguments = ("--json", "{json}", "--networks", networks, f"device={options.device}", *recipe)
+    if options.trial:
+        small = ("optimize.batch=1", "optimize.supersample=1", "splats.count=2000", "density.max_splats=3000")
+        arguments += ("--few-channels", "benchmark.repeats=1", *small)
+    else:
+        arguments += ("benchmark.repeats=3",)
+    facts = {"recipe": name, "networks": networks}
+    title = f"Steps of {name}, networks {networks}"
+    return Part(
+        f"steps-{name}-{networks}", title, python("benchmarks/steps.py", *arguments), limit, STEPS, BUILD, facts=facts
+    )
+
+
+def job(options: Options) -> Part:
+    """The packaged prior's default job, whose steps may take a minute."""
+    arguments = ("--json", "{json}", "--image", "{out}/avatar.png", f"device={options.device}")
+    if options.trial:
+        arguments += ("optimize.steps=20", "optimize.batch=1", "optimize.preview_every=10", "export.video=false")
+    else:
+        arguments += ("--seconds", "60")
+    return Part("job", "The default job", python("gpu_check/job.py", *arguments, PROMPT), 85, after=BUILD)
+
+
+PROMPT = "prompt=a woman with blonde hair in a green shirt and black trousers, white shoes"
+
+
+def run_of_sd21(options: Options) -> Part:
+    reason = "" if options.sd21 else "no weights given: SD21=<folder>"
+    arguments = ("--json", "{json}", "--image", "{out}/sd21.png", f"device={options.device}", "experiment=sd21")
+    more = (f"prior.path={options.sd21}", "optimize.steps=20", "optimize.preview_every=10", "export.video=false")
+    return Part(
+        "job-sd21", "20 steps of sd21", python("gpu_check/job.py", *arguments, *more, PROMPT), 90, "", BUILD, reason
+    )
+
+
+def benchmark(name: str, title: str, arguments: Sequence[str], limit: float) -> Part:
+    """A script of ``tests/benchmarks``, where there is one; none needs gsplat."""
+    script = f"benchmarks/{name}.py"
+    reason = "" if (ROOT / "tests" / script).is_file() else "no such script"
+    return Part(name.replace("_", "-"), title, python(script, *arguments), limit, skip=reason)
+
+
+def only(waves: Sequence[Wave], names: Sequence[str]) -> list[Wave]:
+    """The parts called so (or that begin so), and the build if they need it."""
+    wanted = [part for wave in waves for lane in wave for part in lane if part.name.startswith(tuple(names))]
+    if any(part.after for part in wanted):
+        names = (*names, BUILD)
+    return [[[part for part in lane if part.name.startswith(tuple(names))] for lane in wave] for wave in waves]
+
+
+def scaled(waves: Sequence[Wave], factor: float) -> list[Wave]:
+    """Every limit times ``factor``."""
+    return [[[replace(part, limit=part.limit * factor) for part in lane] for lane in wave] for wave in waves]
+
+
+def in_turn(waves: Sequence[Wave]) -> list[Wave]:
+    """One part after the other, for a machine with few cores."""
+    return [[lane] for wave in waves for lane in wave]
+
+
+def longest(waves: Sequence[Wave]) -> float:
+    """Seconds if every part took all of its limit."""
+    return sum(max((sum(part.limit for part in lane) for lane in wave), default=0.0) for wave in waves)
+
+
+def folder(value: str) -> str:
+    """An absolute path; empty stays empty."""
+    return str(Path(value).resolve()) if value else ""

@@ -1,0 +1,241 @@
+"""Runs the parts of the check: each a process of its own with a time limit, some of them at once.
+
+Standard library only: a part may find torch broken, this does not.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+KILL_AFTER = 3.0
+"""Seconds from SIGTERM to SIGKILL."""
+LEAST = 8.0
+"""A part that has fewer seconds left than this is not begun."""
+TAIL = 12
+
+
+class Status(Enum):
+    """How a part ended."""
+
+    passed = "passed"
+    failed = "failed"
+    overran = "overran its limit"
+    not_run = "not run"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process.
+
+    Args:
+        name: a word for ``--parts``.
+        title: what it finds, for the report.
+        command: arguments; ``{json}`` is a file for its rows, ``{out}`` the folder of the report.
+        limit: seconds.
+        table: rows of parts with the same table are put together; empty: a table of its own.
+        after: the part that must have passed.
+        skip: why it cannot run; empty: it can.
+        facts: columns that precede its rows.
+    """
+
+    name: str
+    title: str
+    command: tuple[str, ...]
+    limit: float
+    table: str = ""
+    after: str = ""
+    skip: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+Lane = Sequence[Part]
+"""Parts that run one after another."""
+Wave = Sequence[Lane]
+"""Lanes that run at once; the next wave begins when all of them have ended."""
+
+
+@dataclass
+class Outcome:
+    """What became of a part. ``began`` and ``seconds`` are of wall clock, since the check began."""
+
+    name: str
+    title: str
+    status: Status
+    began: float = 0.0
+    seconds: float = 0.0
+    note: str = ""
+    table: str = ""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    tail: list[str] = field(default_factory=list)
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self) | {"status": self.status.value}
+
+
+class Check:
+    """Runs waves within a budget and tells ``report`` after every part."""
+
+    def __init__(self, out: Path, scratch: Path, budget: float, report: Callable[[list[Outcome]], None]) -> None:
+        self.out, self.scratch, self.budget, self.report = out, scratch, budget, report
+        self.outcomes: list[Outcome] = []
+        self.began = time.monotonic()
+        self._lock = threading.RLock()
+        self._running: set[subprocess.Popen[Any]] = set()
+        self._stopped = False
+
+    def run(self, waves: Sequence[Wave]) -> None:
+        """All waves; an exception, a signal's too, ends every part that is running."""
+        for wave in waves:
+            with ThreadPoolExecutor(max(len(wave), 1)) as pool:
+                lanes = [pool.submit(self._lane, lane) for lane in wave]
+                try:
+                    for lane in lanes:
+                        lane.result()
+                except BaseException:
+                    self.stop()  # before the pool waits for its threads
+                    raise
+
+    def stop(self) -> None:
+        """Ends what runs; nothing more is begun."""
+        self._stopped = True
+        with self._lock:
+            for process in self._running:
+                _signal(process, signal.SIGKILL)
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self.began
+
+    def _lane(self, lane: Lane) -> None:
+        for part in lane:
+            self._say(f"{part.name} …")
+            outcome = self._outcome(part)
+            with self._lock:
+                self.outcomes.append(outcome)
+                self.report(self.outcomes)
+            note = f": {outcome.note}" if outcome.note else ""
+            self._say(f"{part.name} {outcome.status.value} after {outcome.seconds:.1f} s{note}")
+
+    def _say(self, line: str) -> None:
+        with self._lock:
+            print(f"[{self.elapsed():6.1f} s] {line}", flush=True)
+
+    def _outcome(self, part: Part) -> Outcome:
+        outcome = Outcome(part.name, part.title, Status.not_run, self.elapsed(), table=part.table or part.title)
+        left = self.budget - outcome.began
+        passed = {done.name for done in self.outcomes if done.status is Status.passed}
+        if part.skip:
+            outcome.note = part.skip
+        elif part.after and part.after not in passed:
+            outcome.note = f"{part.after} did not pass"
+        elif left < LEAST or self._stopped:
+            outcome.note = "no time left"
+        else:
+            self._execute(part, min(part.limit, left), outcome)
+        return outcome
+
+    def _execute(self, part: Part, limit: float, outcome: Outcome) -> None:
+        log, rows = self.scratch / f"{part.name}.log", self.scratch / f"{part.name}.json"
+        places = {"{json}": str(rows), "{out}": str(self.out)}
+        command = [places.get(word, word) for word in part.command]
+        began = time.monotonic()
+        with log.open("wb") as output:
+            try:
+                code = self._wait(command, output, environment(part.environment), limit)
+            except OSError as error:
+                code, outcome.note = -1, str(error)
+        outcome.seconds = time.monotonic() - began
+        text = log.read_text(encoding="utf-8", errors="replace")
+        outcome.rows, failures = read_rows(rows, part.facts), []
+        if "pytest" in command:
+            row, failures = read_tests(text)
+            outcome.rows = [dict(part.facts) | row]
+        outcome.tail = text.rstrip().splitlines()[-TAIL:]
+        outcome.status = {None: Status.overran, 0: Status.passed}.get(code, Status.failed)
+        if code is None:
+            outcome.note = f"more than {limit:.0f} s"
+        elif code:
+            outcome.note = outcome.note or "; ".join(failures) or last_line(text) or f"exit code {code}"
+        with self._lock, (self.out / "log.txt").open("a", encoding="utf-8") as whole:
+            whole.write(f"==== {part.name}: {' '.join(command)}\n{text}\n")
+
+    def _wait(self, command: list[str], output: Any, variables: dict[str, str], limit: float) -> int | None:
+        """The exit code; None after the limit, when the process and its children have been killed."""
+        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
+        with self._lock:
+            process = subprocess.Popen(command, cwd=ROOT, env=variables, start_new_session=True, **options)
+            self._running.add(process)
+        try:
+            return process.wait(limit)
+        except subprocess.TimeoutExpired:
+            _signal(process, signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(KILL_AFTER)
+            return None
+        finally:
+            _signal(process, signal.SIGKILL)  # what it has left behind, too
+            process.wait()
+            with self._lock:
+                self._running.discard(process)
+
+
+def _signal(process: "subprocess.Popen[Any]", number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def environment(more: Mapping[str, str]) -> dict[str, str]:
+    """The checkout is found first, output is not held back, and idle threads sleep."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH", "")])]
+    ours = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+    defaults = {"OMP_WAIT_POLICY": "PASSIVE", "NUMBA_CACHE_DIR": str(ROOT / ".cache" / "numba")}
+    return defaults | dict(os.environ) | ours | dict(more)
+
+
+def read_rows(file: Path, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows that a part has written so far, flat; none where it wrote none, or half of them."""
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    rows = rows if isinstance(rows, list) else [rows]
+    return [dict(facts) | row for row in rows if isinstance(row, dict)]
+
+
+def read_tests(text: str) -> tuple[dict[str, Any], list[str]]:
+    """How many tests ended how, and the failed ones with the reason that pytest's summary gives; of an output of
+    ``pytest -v -rfE``, which may end anywhere."""
+    counts: dict[str, Any] = {"passed": 0, "failed": 0, "skipped": 0}
+    words = {"PASSED": "passed", "FAILED": "failed", "ERROR": "failed", "SKIPPED": "skipped"}
+    reasons: dict[str, str] = {}
+    for line in text.splitlines():
+        first, _, rest = line.partition(" ")
+        if first in ("FAILED", "ERROR"):
+            name, _, reason = rest.partition(" - ")
+            reasons[name.rpartition("::")[2]] = reason.strip()
+        elif "::" in line:
+            verdict = next((word for word in words if f" {word}" in line), None)
+            if verdict is None:
+                continue
+            counts[words[verdict]] += 1
+            if verdict in ("FAILED", "ERROR"):
+                name = line.partition(f" {verdict}")[0]
+                reasons.setdefault(name.rpartition("::")[2], "")
+    return counts, [f"{name}: {reason}" if reason else name for name, reason in reasons.items()]
+
+
+def last_line(text: str) -> str:
+    """What a program said last."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""
