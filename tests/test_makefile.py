@@ -80,3 +80,17 @@ def test_a_missing_python_is_named(tmp_path):
     assert result.returncode != 0
     assert "no-such-python is missing or older than 3.11" in result.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+def test_the_gpu_check_needs_no_environment_and_keeps_the_callers_packages(tmp_path, checkout):
+    """Without .venv it runs with PYTHON, and sets nothing up; with one, with that."""
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copy(ROOT / "Makefile", bare)
+    (bare / "python").write_text('#!/bin/sh\nprintf "%s\\n" "$PYTHONPATH" "$@"\n')
+    (bare / "python").chmod(0o755)
+    result = make(bare, "gpu-check", "PYTHON=./python", "OUT=a b", "ARGS=--parts steps", PYTHONPATH="/some/site")
+    assert result.stdout.splitlines() == ["/some/site", "tests/gpu_check", "--out", "a b", "--parts", "steps"]
+    assert not (bare / ".venv").exists()
+    lines = make(checkout, "gpu-check", "PYTHON=no-such-python").stdout.splitlines()
+    assert lines == ["tests/gpu_check", "--out", "outputs/gpu-check"]

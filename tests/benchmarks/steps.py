@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the row to this file")
     parser.add_argument("--few-channels", action="store_true", help="a trial of sd15 or sd21, a few channels wide")
     parser.add_argument("--networks", choices=("eager", "graphs", "compiled"), default="eager", help="how they run")
+    parser.add_argument("--memory", action="store_true", help="also the memory of every phase of a short run")
     parser.add_argument("overrides", nargs="*", help="settings, key=value")
     options = parser.parse_intermixed_args()
     prepare_environment()
@@ -42,8 +43,20 @@ def main() -> None:
         if options.few_channels:
             settings = with_few_channels(settings, Path(folder))
         (found,) = benchmark.run(settings)
-    if options.json:
-        options.json.write_text(json.dumps([flat(found)]), encoding="utf-8")
+        row = flat(found)
+        keep(options.json, row)
+        if options.memory:
+            from tests.benchmarks import memory
+
+            phases = {f"{phase} MiB": cell for phase, cell in memory.rows(settings).items()}
+            print(f"expected / allocated / reserved: {phases}")
+            keep(options.json, row | phases)
+
+
+def keep(file: Path | None, row: dict[str, Any]) -> None:
+    """Write the row, as far as it is known."""
+    if file is not None:
+        file.write_text(json.dumps([row]), encoding="utf-8")
 
 
 def composed(overrides: Sequence[str]) -> Settings:

@@ -44,26 +44,26 @@ def certain(options: Options) -> list[Wave]:
     """What must find its time."""
     device = ("--device", options.device)
     cores = max(1, (os.cpu_count() or 1) - 3)
-    machine = Part("machine", "Machine", python("gpu_check/machine.py", *device, "--json", "{json}"), 60)
+    machine = Part("machine", "Machine", python("gpu_check/machine.py", *device, "--json", "{json}"), 50)
     build = Part(
         BUILD,
         "Kernels built, one drawing",
         python("gpu_check/build.py", *device, "--json", "{json}", "--nice", "0" if options.trial else "10"),
-        120,
+        112,
         environment={"MAX_JOBS": str(cores)},
     )
     return [
         [[build], [machine, agreement("cpu", 60)], list(peers(options))],
         [
-            [pytest(options, "training", "tests/cuda/test_training.py", 80)],
-            [pytest(options, "command", "tests/cuda/test_command.py", 80)],
+            [pytest(options, "training", "tests/cuda/test_training.py", 75)],
+            [pytest(options, "command", "tests/cuda/test_command.py", 75)],
             list(gsplat(options)),
         ],
         [[*[steps(options, name, "eager", limit) for name, limit in EAGER.items()], job(options)]],
     ]
 
 
-EAGER = {"sd21": 45, "mini": 30, "sd15": 40, "sd_8gb": 40}
+EAGER = {"sd21": 60, "mini": 35, "sd15": 50, "sd_8gb": 50}
 """Recipes and seconds."""
 
 
@@ -101,8 +101,8 @@ def agreement(device: str, limit: float, after: str = "") -> Part:
 def gsplat(options: Options) -> Iterator[Part]:
     """gsplat beside the CPU renderer: the tests and the table of errors."""
     if not options.trial:  # without CUDA the tests compare stand-ins, as the test suite does
-        yield pytest(options, "gsplat", "tests/render/test_gsplat_on_cuda.py", 40)
-    yield agreement(options.device, 40, after=BUILD)
+        yield pytest(options, "gsplat", "tests/render/test_gsplat_on_cuda.py", 38)
+    yield agreement(options.device, 37, after=BUILD)
 
 
 def pytest(options: Options, name: str, file: str, limit: float) -> Part:
@@ -130,7 +130,7 @@ def peers(options: Options) -> Iterator[Part]:
         if not checkout:
             reason = f"no checkout given: {name.upper()}=<folder>"
         title = f"Our guidance beside {name}'s ({prior}; timed while kernels are built)"
-        yield Part(name, title, (*command, "--json", "{json}"), 58, skip=reason)
+        yield Part(name, title, (*command, "--json", "{json}"), 56, skip=reason)
 
 
 def steps(options: Options, name: str, networks: str, limit: float) -> Part:
@@ -141,6 +141,8 @@ def steps(options: Options, name: str, networks: str, limit: float) -> Part:
         arguments += ("--few-channels", "benchmark.repeats=1", *small)
     else:
         arguments += ("benchmark.repeats=3",)
+    if networks == "eager":
+        arguments += ("--memory",)
     facts = {"recipe": name, "networks": networks}
     title = f"Steps of {name}, networks {networks}"
     return Part(
@@ -155,7 +157,7 @@ def job(options: Options) -> Part:
         arguments += ("optimize.steps=20", "optimize.batch=1", "optimize.preview_every=10", "export.video=false")
     else:
         arguments += ("--seconds", "60")
-    return Part("job", "The default job", python("gpu_check/job.py", *arguments, PROMPT), 85, after=BUILD)
+    return Part("job", "The default job", python("gpu_check/job.py", *arguments, PROMPT), 80, after=BUILD)
 
 
 PROMPT = "prompt=a woman with blonde hair in a green shirt and black trousers, white shoes"
