@@ -147,8 +147,7 @@ class Check:
 
     def _execute(self, part: Part, limit: float, outcome: Outcome) -> None:
         log, rows = self.scratch / f"{part.name}.log", self.scratch / f"{part.name}.json"
-        places = {"{json}": str(rows), "{out}": str(self.out)}
-        command = [places.get(word, word) for word in part.command]
+        command = [word.replace("{json}", str(rows)).replace("{out}", str(self.out)) for word in part.command]
         began = time.monotonic()
         with log.open("wb") as output:
             try:

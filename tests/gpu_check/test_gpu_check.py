@@ -85,6 +85,13 @@ def test_what_cannot_run_is_said_and_not_tried(tmp_path: Path) -> None:
     assert found["nowhere"].status is Status.failed and "No such file" in found["nowhere"].note
 
 
+def test_a_part_is_told_the_reports_folder(tmp_path: Path) -> None:
+    code = "import sys; open(sys.argv[1], 'w').write('[]')"
+    part = Part("image", "An image", (sys.executable, "-c", code, "{out}/avatar.png"), 60)
+    found, _ = run(tmp_path, [[[part]]])
+    assert found["image"].status is Status.passed and (tmp_path / "avatar.png").is_file()
+
+
 def test_lanes_run_at_once_and_waves_one_after_another(tmp_path: Path) -> None:
     wait = "import time; time.sleep(1.5)"
     found, _ = run(tmp_path, [[[script("a", wait)], [script("b", wait)]], [[script("c", wait)]]])
