@@ -213,6 +213,15 @@ def test_what_text_encoders_of_the_hub_hold_besides_is_left_out(folder, original
     same(load(folder), original)
 
 
+def test_text_encoders_of_every_version(folder, original):
+    """Those of the hub name their layers with text_model in front, what transformers since 5.6 saves without."""
+    file = weights_of(folder, "text_encoder")
+    plain = {key.removeprefix("text_model."): value for key, value in load_file(file).items()}
+    for prefix in ("", "text_model."):
+        save_file({prefix + key: value for key, value in plain.items()}, file, {"format": "pt"})
+        same(load(folder), original)
+
+
 def test_a_vae_of_the_first_names(folder, original):
     """SD 1.5's own VAE on the hub calls the layers of its attention query, key, value and proj_attn."""
     file = weights_of(folder, "vae")
