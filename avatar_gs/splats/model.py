@@ -1,5 +1,6 @@
 """The avatar: Gaussian splats on a body at rest, bound to its joints, in gsplat's parameter layout."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -142,5 +143,6 @@ class GaussianModel:
         """
         limit = 0.5 / SH_C0
         self.params["sh0"].clamp_(-limit, limit)
-        self.params["scales"].clamp_(torch.tensor(self.min_scale).log(), torch.tensor(self.max_scale).log())
+        # numbers, not 0-dimensional tensors: those would have to be on the splats' device
+        self.params["scales"].clamp_(math.log(self.min_scale), math.log(self.max_scale))
         self.params["quats"].div_(self.params["quats"].norm(dim=-1, keepdim=True).clamp_min(1e-8))
