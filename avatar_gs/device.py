@@ -1,5 +1,7 @@
 """Which processor computes, with how many threads, and what memory that has taken. Loads torch only when called."""
 
+import functools
+import logging
 import math
 import os
 import resource
@@ -7,7 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+from avatar_gs import kernels
 from avatar_gs.errors import UserError
+
+LOGGER = logging.getLogger(__name__)
 
 
 def physical_cores() -> int:
@@ -87,12 +92,17 @@ def release_cached_memory() -> None:
 def prepare_environment() -> None:
     """Sets what the numeric libraries read when they load: idle threads sleep (on shared cores, spinning ones starve
     the rest), which GPU is this process's own, and that torch's allocator there grows its blocks, so that less of the
-    memory lies between them. Values that the user has set stay."""
+    memory lies between them. Values that the user has set stay.
+
+    Programs of the Python environment are found last: gsplat's build calls ninja, which pip puts there."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if "LOCAL_RANK" in os.environ:  # torchrun: a GPU for each process
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    programs, path = str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)
+    if programs not in path.split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join([path, programs])
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if "LOCAL_RANK" in os.environ and visible != "":  # torchrun: a GPU for each process; "" hides them all
         rank = int(os.environ["LOCAL_RANK"])
-        gpus = visible.split(",") if visible else [str(index) for index in range(rank + 1)]
+        gpus = [str(index) for index in range(rank + 1)] if visible is None else visible.split(",")
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[rank % len(gpus)]
     if not any(name in os.environ for name in ALLOCATOR_SETTINGS):
         os.environ[ALLOCATOR_SETTINGS[0]] = "expandable_segments:True"
@@ -110,6 +120,9 @@ def pin_threads(threads: int) -> None:
 def choose_device(device: str) -> str:
     """``"cuda"`` or ``"cpu"`` for a setting ``auto``, ``cpu`` or ``cuda``.
 
+    ``auto`` takes CUDA where splats can be drawn there. Where torch finds a CUDA device and they cannot, the log says
+    once why, and what would help.
+
     Raises:
         UserError: if CUDA is asked for and not there.
     """
@@ -117,9 +130,19 @@ def choose_device(device: str) -> str:
 
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda: torch finds no CUDA device here; use device=cpu or device=auto")
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
+    return _automatic() if device == "auto" else device
+
+
+@functools.cache
+def _automatic() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    wrong = kernels.look(physical_cores()).wrong
+    if wrong:
+        LOGGER.warning("device=auto takes the CPU, though torch finds a CUDA device: %s", wrong)
+    return "cpu" if wrong else "cuda"
 
 
 def allow_tf32(allowed: bool) -> None:

@@ -8,8 +8,9 @@ import sys
 import pytest
 import torch
 
-from avatar_gs import device
+from avatar_gs import device, kernels
 from avatar_gs.errors import UserError
+from avatar_gs.kernels import Kernels
 
 
 def test_physical_cores_are_those_we_may_use():
@@ -82,13 +83,60 @@ def test_where_there_is_no_proc_the_systems_own_figure_is_taken(monkeypatch, tmp
 
 def test_devices():
     assert device.choose_device("cpu") == "cpu"
-    assert device.choose_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+    able = torch.cuda.is_available() and not kernels.look().wrong
+    assert device.choose_device("auto") == ("cuda" if able else "cpu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_cuda_without_cuda_is_a_users_mistake():
     with pytest.raises(UserError, match="device=cuda"):
         device.choose_device("cuda")
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A machine where torch finds a CUDA device."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    device._automatic.cache_clear()
+    yield
+    device._automatic.cache_clear()
+
+
+@pytest.mark.usefixtures("gpu")
+def test_auto_takes_a_gpu_only_where_splats_can_be_drawn(monkeypatch, caplog):
+    monkeypatch.setattr(device.kernels, "look", lambda cores: Kernels("no nvcc", "found no nvcc; install it"))
+    assert [device.choose_device("auto") for _ in range(3)] == ["cpu"] * 3
+    assert [record.getMessage() for record in caplog.records] == [
+        "device=auto takes the CPU, though torch finds a CUDA device: found no nvcc; install it"
+    ]
+    assert device.choose_device("cuda") == "cuda", "what is asked for is given, or refused where it draws"
+    device._automatic.cache_clear()
+    monkeypatch.setattr(device.kernels, "look", lambda cores: Kernels("compiled"))
+    assert device.choose_device("auto") == "cuda" and len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    ("visible", "rank", "chosen"),
+    [(None, "2", "2"), ("4,5", "1", "5"), ("4,5", "2", "4"), ("", "1", ""), ("7", "0", "7")],
+)
+def test_processes_of_torchrun_take_a_gpu_each(monkeypatch, visible, rank, chosen):
+    """CUDA_VISIBLE_DEVICES="" hides all GPUs, and stays."""
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    device.prepare_environment()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == chosen
+
+
+def test_programs_of_the_environment_are_found_last(monkeypatch, tmp_path):
+    monkeypatch.setattr(device.sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", "/bin")
+    for _ in range(2):
+        device.prepare_environment()
+        assert os.environ["PATH"] == f"/bin{os.pathsep}{tmp_path}"
 
 
 def test_threads_are_pinned():

@@ -3,13 +3,11 @@
 No other module calls ``gsplat.rasterization``.
 """
 
-import importlib.util
-import shutil
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from avatar_gs import kernels
 from avatar_gs.errors import UserError
 from avatar_gs.render.kernels import load_kernels
 from avatar_gs.types import Cameras, Gaussians, Render
@@ -19,26 +17,17 @@ def require_renderer(device: torch.device | str) -> None:
     """Check that splats can be drawn on ``device``: call it before anything that takes long.
 
     Raises:
-        UserError: a CUDA device without gsplat, or without the nvcc that gsplat's first build needs; a CPU that the
-            SIMD code does not run on.
+        UserError: a CUDA device without gsplat, or without what builds its kernels (nvcc of torch's CUDA, a C++
+            compiler, ninja); a CPU that the SIMD code does not run on.
     """
     if torch.device(device).type == "cpu":
         from avatar_gs.render.cpu import simd
 
         simd.check()
         return
-    if importlib.util.find_spec("gsplat") is None:
-        raise UserError(
-            f"device={device}: gsplat is not installed; it draws on a GPU: pip install gsplat, or use device=cpu"
-        )
-    from torch.utils.cpp_extension import CUDA_HOME
-
-    built_in = importlib.util.find_spec("gsplat.csrc") is not None
-    if not built_in and CUDA_HOME is None and shutil.which("nvcc") is None:
-        raise UserError(
-            f"device={device}: found no nvcc, which gsplat needs to build its kernels; "
-            "install the CUDA toolkit (and set CUDA_HOME), or use device=cpu"
-        )
+    wrong = kernels.look().wrong
+    if wrong:
+        raise UserError(f"device={device}: {wrong}, or use device=cpu")
 
 
 def rasterize(

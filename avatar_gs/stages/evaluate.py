@@ -8,6 +8,7 @@ from avatar_gs.device import choose_device
 from avatar_gs.errors import UserError
 from avatar_gs.evaluation.suites import run_suite
 from avatar_gs.prior.stable_diffusion import load_prior
+from avatar_gs.render.rasterize import require_renderer
 from avatar_gs.settings import OUTPUTS, Settings
 
 LOGGER = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ def run(settings: Settings) -> None:
             "stage=evaluate measures on the packaged free body as it is: leave body.path and body.betas out"
         )
     device = choose_device(settings.device.name)
+    require_renderer(device)
     folder = (settings.folder if settings.name else OUTPUTS) / "evaluate" / settings.suite.name
     with progress("load the prior"):
         prior = load_prior(settings.prior, device)

@@ -15,7 +15,7 @@ from avatar_gs.export.config import ExportConfig
 from avatar_gs.export.writer import export_avatar
 from avatar_gs.io import RunFolder
 from avatar_gs.render.cameras import fixed_views
-from avatar_gs.render.rasterize import rasterize
+from avatar_gs.render.rasterize import rasterize, require_renderer
 from avatar_gs.settings import Settings
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.training.state import CHECKPOINT, load_model
@@ -41,6 +41,8 @@ def run(settings: Settings) -> None:
         )
     with RunFolder.open(settings.folder, settings.plain()) as folder:
         device = choose_device(settings.device.name)
+        if settings.export.video:
+            require_renderer(device)
         if not folder.finished("optimize"):
             LOGGER.warning("the run is not finished: exporting the avatar of its last checkpoint")
         model = load_model(checkpoint, settings.splats).to(device)

@@ -14,6 +14,7 @@ from avatar_gs.playground.picture import load_picture
 from avatar_gs.playground.session import FINAL, chosen_methods, play_all
 from avatar_gs.playground.strip import write_sweep_sheet
 from avatar_gs.prior.stable_diffusion import load_prior
+from avatar_gs.render.rasterize import require_renderer
 from avatar_gs.settings import Settings
 from avatar_gs.stages.embed import give_identity
 from avatar_gs.stages.forecast import Task
@@ -32,6 +33,7 @@ def run(settings: Settings) -> None:
         KeyboardInterrupt: after Ctrl-C, once what has been drawn is written.
     """
     device = choose_device(settings.device.name)
+    require_renderer(device)  # pose maps are drawn with the body's depth
     chosen_methods(settings)  # mistakes are better said before the prior is loaded
     if settings.playground.picture:
         load_picture(settings.playground.picture, 1)

@@ -1,15 +1,13 @@
 """What a run with a prior of one's own will meet, in one table, before anything is loaded: what is there, what is
 missing and where to get it, and whether it will fit into memory."""
 
-import importlib.util
 import logging
-import os
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from avatar_gs import kernels
 from avatar_gs.body.files import FREE_BODY, find_body
-from avatar_gs.device import choose_device
+from avatar_gs.device import choose_device, physical_cores
 from avatar_gs.errors import UserError
 from avatar_gs.identity.embedding import read_identity
 from avatar_gs.prior import lora
@@ -43,15 +41,16 @@ class Line:
 
 
 def preflight(settings: Settings, task: Task = Task.optimize) -> None:
-    """Logs the table of a task with a prior that is not packaged.
+    """Logs the table of a task with a prior that is not packaged; with the packaged one, what computes and draws.
 
     Raises:
         UserError: for the first thing that is missing, or if the run cannot fit into the memory that is free; it names
             the overrides that would make it fit.
     """
-    if not settings.prior.path:
-        return
-    lines = check(settings, task)
+    if settings.prior.path:
+        lines = check(settings, task)
+    else:
+        lines = _renderer(choose_device(settings.device.name), draws=task is Task.optimize)
     for line in lines:
         LOGGER.info("%-12s %s%s", line.part, line.found, f"  <- {line.wrong}" if line.wrong else "")
     wrong = [line for line in lines if line.wrong]
@@ -111,20 +110,7 @@ def _renderer(device: str, draws: bool) -> list[Line]:
         return [Line("device", device), Line("renderer", "not usable", str(error))]
     if device == "cpu":
         return [Line("device", "cpu"), Line("renderer", "our own, for CPUs")]
-    return [Line("device", device), Line("renderer", "gsplat"), Line("kernels", _kernels())]
-
-
-def _kernels() -> str:
-    """Whether gsplat's kernels are there, or what will build them."""
-    if importlib.util.find_spec("gsplat.csrc") is not None:
-        return "compiled, they came with gsplat"
-    from torch.utils.cpp_extension import CUDA_HOME, get_default_build_root
-
-    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
-    built = sorted(root.glob("**/gsplat_cuda*.so"))
-    if built:
-        return f"compiled before, {built[0]}"
-    return f"not compiled yet: the first use takes some minutes with {shutil.which('nvcc') or CUDA_HOME}"
+    return [Line("device", device), Line("renderer", "gsplat"), Line("kernels", kernels.look(physical_cores()).found)]
 
 
 def _prior(part: str, source: Source, absent: list[str]) -> Line:

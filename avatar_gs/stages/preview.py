@@ -16,6 +16,7 @@ from avatar_gs.device import choose_device
 from avatar_gs.export.sheets import sheet, to_uint8, write_png
 from avatar_gs.io import RunFolder
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
+from avatar_gs.render.rasterize import require_renderer
 from avatar_gs.seeding import generator
 from avatar_gs.settings import Settings
 from avatar_gs.stages.embed import give_identity
@@ -40,6 +41,7 @@ def run(settings: Settings) -> None:
         UserError: if a part is missing or damaged.
     """
     device = choose_device(settings.device.name)
+    require_renderer(device)  # pose maps are drawn with the body's depth
     preflight(settings, Task.preview)
     with progress("load the body and the prior"):
         body = load_body(settings.body, device)

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from avatar_gs import config
+from avatar_gs import config, kernels
 from avatar_gs.errors import UserError
 from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.guidance.presets import CONF
@@ -395,18 +395,25 @@ def test_the_table(settings, prior, tmp_path):
     assert "no estimate for guidance=ism" in lines(other)["time"].found
 
 
-def test_gsplats_kernels(settings, monkeypatch, tmp_path):
+def test_gsplats_kernels(settings, monkeypatch):
     monkeypatch.setattr(preflight, "choose_device", lambda device: "cuda")
-    monkeypatch.setattr(preflight, "require_renderer", lambda device: None)
     monkeypatch.setattr(forecast, "free_memory", lambda device: None)
     monkeypatch.setattr(forecast, "convolution_rate", lambda *arguments, **options: 1e12)
-    monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(preflight.shutil, "which", lambda name: "/cuda/nvcc")
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    assert "first use" in lines(settings)["kernels"].found and "/cuda/nvcc" in lines(settings)["kernels"].found
-    (tmp_path / "gsplat_cuda").mkdir()
-    (tmp_path / "gsplat_cuda" / "gsplat_cuda.so").touch()
-    assert str(tmp_path) in lines(settings)["kernels"].found
+    monkeypatch.setattr(kernels, "look", lambda cores=0: kernels.Kernels("not compiled yet: 88 s with nvcc"))
+    assert lines(settings)["kernels"].found == "not compiled yet: 88 s with nvcc"
+    monkeypatch.setattr(kernels, "look", lambda cores=0: kernels.Kernels("no nvcc", "found no nvcc"))
+    assert lines(settings)["renderer"].wrong == "device=cuda: found no nvcc, or use device=cpu"
+    with pytest.raises(UserError, match="found no nvcc"):
+        preflight.preflight(replace(settings, prior=PriorConfig()))
+
+
+def test_the_packaged_prior_says_which_device_it_takes(monkeypatch, caplog):
+    caplog.set_level("INFO")
+    preflight.preflight(Settings(device=Device.cpu))
+    assert [" ".join(record.getMessage().split()) for record in caplog.records] == [
+        "device cpu",
+        "renderer our own, for CPUs",
+    ]
 
 
 def test_what_is_missing_is_refused_before_anything_loads(settings, monkeypatch):
