@@ -14,6 +14,8 @@ from rich.progress import Progress as RichProgress
 
 LOGGER = logging.getLogger("avatar_gs")
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_FIGURES = 0.25
+Figure = float | int | str | Callable[[], float]
 
 _console = Console(stderr=True, highlight=False)
 
@@ -49,7 +51,8 @@ def format_duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _format_figures(figures: dict[str, float | int | str]) -> str:
+def _format_figures(figures: dict[str, Figure]) -> str:
+    figures = {name: value() if callable(value) else value for name, value in figures.items()}
     return "  ".join(
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items()
     )
@@ -64,13 +67,18 @@ class Progress:
         self._first: tuple[int, float] | None = None
         # A pipe hears of a stage's first step at once.
         self._last_line = float("-inf") if bar is None else time.monotonic()
+        self._last_shown = float("-inf")
         self._task = bar.add_task(stage, total=total, completed=start, figures="") if bar else None
 
-    def update(self, done: int, **figures: float | int | str) -> None:
-        """Says that ``done`` of ``total`` steps are behind us, and shows the current figures beside the bar."""
+    def update(self, done: int, **figures: Figure) -> None:
+        """Says that ``done`` of ``total`` steps are behind us, and shows the current figures beside the bar. Functions
+        are called only for what is shown: a few times a second on a terminal, and once a line elsewhere."""
         self.done = done
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, figures=_format_figures(figures))
+            if done == self.total or time.monotonic() - self._last_shown >= SECONDS_BETWEEN_FIGURES:
+                self._last_shown = time.monotonic()
+                self._bar.update(self._task, figures=_format_figures(figures))
+            self._bar.update(self._task, completed=done)
         now = time.monotonic()
         # The first step compiles and warms up: it says nothing about the others' time.
         self._first = self._first or (done, now)
@@ -78,7 +86,7 @@ class Progress:
             self._last_line = now
             LOGGER.info(self._line(figures), extra={"only_file": self._bar is not None})
 
-    def _line(self, figures: dict[str, float | int | str]) -> str:
+    def _line(self, figures: dict[str, Figure]) -> str:
         parts = [self.stage, f"{self.done}/{self.total}" if self.total else str(self.done)]
         if self.total and self._first and self.done > self._first[0]:
             first, began = self._first

@@ -8,9 +8,14 @@ import resource
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from avatar_gs import kernels
 from avatar_gs.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 LOGGER = logging.getLogger(__name__)
 
@@ -143,6 +148,11 @@ def _automatic() -> str:
     if wrong:
         LOGGER.warning("device=auto takes the CPU, though torch finds a CUDA device: %s", wrong)
     return "cpu" if wrong else "cuda"
+
+
+def send(tensor: "Tensor", device: "torch.device") -> "Tensor":
+    """A CPU tensor on ``device``. The host does not wait until a GPU has done what it still has to do before that."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def allow_tf32(allowed: bool) -> None:

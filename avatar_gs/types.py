@@ -57,8 +57,10 @@ class Cameras:
 
     def resized(self, width: int, height: int) -> "Cameras":
         """The same cameras with pictures of another size (intrinsics scaled)."""
-        scale = torch.tensor([width / self.width, height / self.height, 1.0], dtype=self.K.dtype, device=self.K.device)
-        return replace(self, K=self.K * scale[:, None], width=width, height=height)
+        K = self.K.clone()  # numbers: a tensor of the factors would have to wait for a GPU
+        K[:, 0] *= width / self.width
+        K[:, 1] *= height / self.height
+        return replace(self, K=K, width=width, height=height)
 
 
 @dataclass(frozen=True)

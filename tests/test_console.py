@@ -64,3 +64,20 @@ def test_a_terminal_gets_a_bar_and_the_file_the_lines(lines, monkeypatch, capsys
 @pytest.mark.parametrize(("seconds", "text"), [(0.0, "0:00"), (59.6, "1:00"), (61.0, "1:01"), (3661.0, "1:01:01")])
 def test_durations(seconds, text):
     assert console.format_duration(seconds) == text
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_figures_are_computed_only_where_they_are_shown(lines, monkeypatch, terminal):
+    """What a GPU has to be waited for is asked a few times a second on a terminal, and once a line elsewhere."""
+    now, asked = [1000.0], []
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(console, "_console", Console(force_terminal=terminal, width=120))
+    with console.progress("optimise", 1000) as bar:
+        for step in range(100):
+            now[0] += console.SECONDS_BETWEEN_FIGURES / 4
+            bar.update(step + 1, loss=lambda step=step: float(asked.append(step) or step))
+    if terminal:
+        assert asked == list(range(0, 100, 4))
+    else:
+        assert asked == [0]
+        assert lines[0][0].endswith("loss 0")

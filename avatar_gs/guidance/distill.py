@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from avatar_gs.device import send
 from avatar_gs.guidance import noise, weights
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import GuidanceConfig, Method, ScheduleKind
@@ -147,7 +148,7 @@ class Guidance:
         calls = self.prior.calls
         with torch.no_grad():
             predict = base.Predictor(self.prior, control)
-            noised = self.method.noise(latents.detach(), t.to(latents.device, non_blocking=True), predict, context)
+            noised = self.method.noise(latents.detach(), send(t, latents.device), predict, context)
             residual = self._thresholded(noised, self.method(noised, predict, context))
             gradient = self._gradient(noised, residual)
             z0_hat = noised.z if residual.eps_hat is None else noised.denoised(residual.eps_hat)

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from avatar_gs.finite import all_finite
 from avatar_gs.types import Adapter
 
 WATCH = 0.98
@@ -121,8 +122,7 @@ class TrainedAdapter:
         """One step on all parameters; a loss whose gradient is not finite leaves them as they are."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        gradients = [p.grad for p in self.adapter.parameters.values() if p.grad is not None]
-        if bool(torch.stack([gradient.isfinite().all() for gradient in gradients]).all()):
+        if all_finite([p.grad for p in self.adapter.parameters.values() if p.grad is not None]):
             self.optimizer.step()
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -91,6 +91,22 @@ class DistillationStrategy(DefaultStrategy):
         return Refinement(duplicated, divided, pruned)
 
     @torch.no_grad()
+    def _update_state(self, params: Any, state: dict[str, Any], info: dict[str, Any], packed: bool = False) -> None:
+        """gsplat's running sums, splat by splat: gsplat itself gathers the splats that are seen, for whose number the
+        host waits. Adds in the same order, so to the same bytes."""
+        gradient = info["means2d"].grad.clone()
+        gradient[..., 0] *= info["width"] / 2.0 * info["n_cameras"]
+        gradient[..., 1] *= info["height"] / 2.0 * info["n_cameras"]
+        seen = (info["radii"] > 0).all(dim=-1)
+        lengths = gradient.norm(dim=-1)
+        for name in STATISTICS:
+            if state[name] is None:
+                state[name] = lengths.new_zeros(lengths.shape[1])
+        for length, here in zip(lengths, seen, strict=True):
+            state["grad2d"] += length.where(here, 0.0)
+            state["count"] += here
+
+    @torch.no_grad()
     def _grow(self, model: GaussianModel, optimizers: dict[str, Optimizer]) -> tuple[int, int]:
         gradient = self.running["grad2d"] / self.running["count"].clamp_min(1)
         chosen = largest(gradient, min(round(self.config.grow_share * len(model)), self.config.max_splats - len(model)))

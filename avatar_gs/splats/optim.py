@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 
 from avatar_gs.errors import UserError
+from avatar_gs.finite import all_finite
 from avatar_gs.splats.config import LearningRates
 from avatar_gs.splats.model import TRAINABLE, GaussianModel
 
@@ -100,5 +101,6 @@ def load_optimizer_tensors(optimizers: Mapping[str, Optimizer], tensors: Mapping
 
 def gradients_are_finite(optimizers: Mapping[str, Optimizer]) -> bool:
     """Whether every parameter has a finite gradient."""
-    parameters = [optimizer.param_groups[0]["params"][0] for optimizer in optimizers.values()]
-    return all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in parameters)
+    gradients = [_parameter(optimizer).grad for optimizer in optimizers.values()]
+    there = [gradient for gradient in gradients if gradient is not None]
+    return len(there) == len(gradients) and all_finite(there)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avatar_gs.errors import UserError
+from avatar_gs.finite import all_finite
 from avatar_gs.guidance.learnables import adam_state, load_adam_state
 from avatar_gs.seeding import derive_seed
 from avatar_gs.training.config import EnvironmentConfig
@@ -46,7 +47,8 @@ class LearnedBackground:
     def update(self) -> None:
         """Take a step along the gradients, if a picture showed the background and they are finite; drop them."""
         gradients = [parameter.grad for parameter in self.network.parameters()]
-        if all(gradient is not None and bool(gradient.isfinite().all()) for gradient in gradients):
+        there = [gradient for gradient in gradients if gradient is not None]
+        if len(there) == len(gradients) and all_finite(there):
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -79,5 +81,7 @@ def view_directions(cameras: Cameras) -> Float[Tensor, "B H W 3"]:
     rows = torch.arange(cameras.height, dtype=like.dtype, device=like.device) + 0.5
     columns = torch.arange(cameras.width, dtype=like.dtype, device=like.device) + 0.5
     y, x = torch.meshgrid(rows, columns, indexing="ij")
-    rays = torch.stack([x, y, torch.ones_like(x)], -1) @ cameras.K.inverse().transpose(-1, -2)[:, None]
+    rays = (
+        torch.stack([x, y, torch.ones_like(x)], -1) @ torch.linalg.inv_ex(cameras.K).inverse.transpose(-1, -2)[:, None]
+    )
     return F.normalize(rays @ cameras.T_camera_world[:, None, :3, :3], dim=-1)

@@ -33,7 +33,8 @@ from avatar_gs.training.loop import first_state, peak_memory_mib
 from avatar_gs.training.prompts import extra_prompts
 from avatar_gs.training.scene import Scene, Scenes
 from avatar_gs.training.state import TrainingState
-from avatar_gs.training.step import Stopwatch, train_step
+from avatar_gs.training.step import train_step
+from avatar_gs.training.stopwatch import Stopwatch
 from avatar_gs.types import Gaussians
 
 PROMPT = "a person"
@@ -146,6 +147,7 @@ def time_steps(
             with Stopwatch(state.seconds, prior.device)("scene"):
                 scene = scenes.at(state.step)
             report = train_step(state, scene, settings, prior, conditions, surface)
+            state.seconds.settle()
             parts = {name: seconds - before.get(name, 0.0) for name, seconds in state.seconds.items()}
             took, refined = time.perf_counter() - began, report.refinement != Refinement()
             return _Step(took, parts, refined, bool(report.distilled.auxiliary)), scene

@@ -30,7 +30,8 @@ from avatar_gs.training.preview import preview_sheet, write_preview
 from avatar_gs.training.prompts import extra_prompts
 from avatar_gs.training.scene import prepared_scenes
 from avatar_gs.training.state import CHECKPOINT, TrainingState
-from avatar_gs.training.step import ADVICE, Report, Stopwatch, train_step
+from avatar_gs.training.step import ADVICE, Report, train_step
+from avatar_gs.training.stopwatch import Stopwatch
 from avatar_gs.training.tensorboard import scalar_writer
 from avatar_gs.types import Prior
 
@@ -97,7 +98,8 @@ def optimize(
                 scene = again(lambda: scenes.at(state.step))
             report = train_step(state, scene, settings, prior, conditions, surface, source and source.model)
             stop_if_diverged(state, settings)
-            write_scalars(state.step, report.scalars() | {"splats": len(state.model)})
+            if writes is not None and config.tensorboard:  # else nobody waits for the device
+                write_scalars(state.step, report.scalars() | {"splats": len(state.model)})
             if writes is not None:
                 keep(state, settings, writes)
                 if config.preview_every and state.step % config.preview_every == 0:
@@ -105,7 +107,11 @@ def optimize(
                     write_preview(writes.previews / f"step_{state.step:06d}.png", sheet)
             if on_step is not None:
                 on_step(state, report)
-            bar.update(state.step, splats=len(state.model), grad=float(report.distilled.logs["grad_norm"]))
+            bar.update(
+                state.step,
+                splats=len(state.model),
+                grad=lambda report=report: float(report.distilled.logs["grad_norm"]),
+            )
             if parallel.anywhere(interrupt.requested, prior.device):
                 if writes is not None:
                     checkpoint(state, settings, writes)
@@ -183,6 +189,7 @@ def stop_if_diverged(state: TrainingState, settings: Settings) -> None:
 
 def metrics(state: TrainingState, prior: Prior) -> dict[str, Any]:
     """The figures of a run: seconds a step by part, splats, prior calls, peak memory."""
+    state.seconds.settle()
     per_step = {part: round(seconds / max(state.step, 1), 5) for part, seconds in state.seconds.items()}
     return {
         "steps": state.step,

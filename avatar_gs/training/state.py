@@ -18,6 +18,7 @@ from avatar_gs.splats.optim import build_optimizers, load_optimizer_tensors, opt
 from avatar_gs.splats.smoothing import ColorSmoother
 from avatar_gs.training import parallel
 from avatar_gs.training.background import LearnedBackground
+from avatar_gs.training.stopwatch import Seconds
 
 CHECKPOINT = runs.AVATAR_CHECKPOINT
 SCHEMA = 2
@@ -42,7 +43,7 @@ class TrainingState:
     """Steps that were skipped because a gradient was not finite, and how many of them just now, one after another."""
     bad_in_a_row: int = 0
     prior_calls: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: Seconds = field(default_factory=Seconds)
     """Time spent so far, by part; carried over by a resumed run, but no part of what its results depend on."""
 
     @classmethod
@@ -70,6 +71,7 @@ class TrainingState:
             "guidance": self.guidance.state_dict(),
             "background": {} if self.background is None else self.background.state_dict(),
         }
+        self.seconds.settle()
         tensors = {f"{group}/{name}": value for group, entries in groups.items() for name, value in entries.items()}
         facts = {
             "schema": SCHEMA,
@@ -107,7 +109,7 @@ class TrainingState:
         self.guidance.load_state_dict(group(tensors, "guidance"))
         if self.background is not None:
             self.background.load_state_dict(group(tensors, "background"))
-        self.step, self.seconds = facts["step"], dict(facts["seconds"])
+        self.step, self.seconds = facts["step"], Seconds(facts["seconds"])
         self.bad_steps, self.bad_in_a_row = facts["bad_steps"], facts["bad_in_a_row"]
         self.prior_calls = facts["prior_calls"]
         return facts

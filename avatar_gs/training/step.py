@@ -1,8 +1,6 @@
 """One step: skin, rasterise, guide, regularise, update."""
 
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +24,7 @@ from avatar_gs.training.geometry_losses import geometry_losses
 from avatar_gs.training.losses import regulariser_scale, regularisers
 from avatar_gs.training.scene import Scene
 from avatar_gs.training.state import TrainingState
+from avatar_gs.training.stopwatch import Stopwatch
 from avatar_gs.types import Prior, Render
 
 Drawn = tuple[Render, Float[Tensor, ""]]
@@ -43,30 +42,18 @@ class Report:
 
     distilled: Distilled
     render: Render
-    losses: dict[str, float]
+    losses: Mapping[str, Float[Tensor, ""]]
     refinement: Refinement
     finite: bool
 
     def scalars(self) -> dict[str, float]:
-        """Everything worth plotting, by name."""
-        guided = {f"guidance/{name}": float(value) for name, value in self.distilled.logs.items()}
-        learned = {f"guidance/loss_{name}": float(value) for name, value in self.distilled.auxiliary.items()}
-        return guided | learned | {f"loss/{name}": value for name, value in self.losses.items()}
-
-
-class Stopwatch:
-    """Adds up wall seconds by part; waits for a GPU to finish, or the next part would pay for it."""
-
-    def __init__(self, seconds: dict[str, float], device: torch.device) -> None:
-        self.seconds, self.device = seconds, device
-
-    @contextmanager
-    def __call__(self, part: str) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - began
+        """Everything worth plotting, by name; the host waits for the device once."""
+        values = {f"guidance/{name}": value for name, value in self.distilled.logs.items()}
+        values |= {f"guidance/loss_{name}": value for name, value in self.distilled.auxiliary.items()}
+        values |= {f"loss/{name}": value for name, value in self.losses.items()}
+        if not values:
+            return {}
+        return dict(zip(values, torch.stack([value.double() for value in values.values()]).tolist(), strict=True))
 
 
 def train_step(
@@ -95,7 +82,7 @@ def train_step(
     finite, refinement = True, Refinement()
     if distilled.warming_up:
         with torch.no_grad():
-            values = plain(all_losses(state, scene, settings, render, regulariser_scale(prior)))
+            values = detached(all_losses(state, scene, settings, render, regulariser_scale(prior)))
     else:
         with clock("backward"):
             drawn, values = again(
@@ -165,7 +152,7 @@ def descend(
     prior: Prior,
     distilled: Distilled,
     graph: list[Drawn],
-) -> tuple[Render, dict[str, float]]:
+) -> tuple[Render, dict[str, Tensor]]:
     """The backward pass of guidance and regularisers through what ``graph`` holds, which is taken out: it lasts for one
     pass. Where it is empty, the avatar is drawn and encoded as it is now. Returns the render, and the regularisers'
     values."""
@@ -178,7 +165,7 @@ def descend(
         loss = distilled.refit(encode(render.rgb), render.rgb)
     losses = all_losses(state, scene, settings, render, regulariser_scale(prior))
     sum(losses.values(), start=loss).backward()
-    return render, plain(losses)
+    return render, detached(losses)
 
 
 @torch.no_grad()
@@ -249,9 +236,9 @@ def refit(
         zero_grad_all(state.optimizers)
 
 
-def plain(losses: Mapping[str, Tensor]) -> dict[str, float]:
-    """Losses as numbers."""
-    return {name: float(value.detach()) for name, value in losses.items()}
+def detached(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Losses without their graph, still on their device."""
+    return {name: value.detach() for name, value in losses.items()}
 
 
 def move(state: TrainingState) -> None:

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from gsplat.strategy import DefaultStrategy
 
 from avatar_gs.errors import UserError
 from avatar_gs.splats.config import DensityConfig, LearningRates, SplatsConfig
-from avatar_gs.splats.density import DistillationStrategy, largest
+from avatar_gs.splats.density import STATISTICS, DistillationStrategy, largest
 from avatar_gs.splats.init import surface_splats
 from avatar_gs.splats.optim import build_optimizers, step_all
 
@@ -114,3 +115,21 @@ def test_statistics_survive_a_checkpoint(model):
     resumed.load_tensors(strategy.tensors())
     assert torch.equal(resumed.running["grad2d"], strategy.running["grad2d"])
     assert torch.equal(resumed.running["count"], torch.ones(COUNT))
+
+
+def test_running_sums_are_gsplats_to_the_byte(model):
+    """Over several views; some splats are not seen, and one of those has a gradient that is not a number."""
+    random = torch.Generator().manual_seed(1)
+    ours, theirs = (DistillationStrategy(DensityConfig(), 10, model) for _ in range(2))
+    for _ in range(3):
+        gradient = torch.randn(4, COUNT, 2, generator=random)
+        radii = torch.randint(0, 3, (4, COUNT, 2), generator=random, dtype=torch.int32)
+        gradient[0, 0], radii[0, 0] = float("nan"), 0
+        means2d = torch.zeros(4, COUNT, 2)
+        means2d.grad = gradient
+        info = {"means2d": means2d, "radii": radii, "width": 96, "height": 64, "n_cameras": 4, "gaussian_ids": None}
+        ours._update_state(model.params, ours.running, info)
+        DefaultStrategy._update_state(theirs, model.params, theirs.running, info)
+        assert torch.equal(means2d.grad.nan_to_num(), gradient.nan_to_num()), "the gradient stays as it is"
+    for name in STATISTICS:
+        assert torch.equal(ours.running[name], theirs.running[name]) and ours.running[name].isfinite().all()

@@ -26,7 +26,8 @@ from avatar_gs.training.loop import Result, first_state, metrics, stop_if_diverg
 from avatar_gs.training.losses import regulariser_scale
 from avatar_gs.training.scene import Scene, prepared_scenes
 from avatar_gs.training.state import TrainingState
-from avatar_gs.training.step import Stopwatch, all_losses, learn_background, update
+from avatar_gs.training.step import all_losses, learn_background, update
+from avatar_gs.training.stopwatch import Stopwatch
 from avatar_gs.types import Prior
 
 WEIGHT = 0.05

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from avatar_gs.device import send
 from avatar_gs.guidance.noise import Noised, independent
 from avatar_gs.types import Prior
 
@@ -109,7 +110,8 @@ class Predictor:
         conditions: Mapping[str, Float[Tensor, "B L d"]],
         where: Mapping[str, Bool[Tensor, " B"]] | None = None,
     ) -> dict[str, Float[Tensor, "B c h w"]]:
-        """A prediction for each condition; pictures outside ``where[name]`` are not computed and come back as zero."""
+        """A prediction for each condition; pictures outside ``where[name]`` are not computed and come back as zero.
+        Masks are best on the CPU: the host would wait for others."""
         return self.together({name: (noised, cond) for name, cond in conditions.items()}, where)
 
     def together(
@@ -119,19 +121,33 @@ class Predictor:
     ) -> dict[str, Float[Tensor, "B c h w"]]:
         """The same for noised latents that differ from name to name."""
         first = next(iter(asked.values()))[0]
-        batch, device = len(first.t), first.t.device
-        everything = torch.ones(batch, dtype=torch.bool)
-        picks = {name: (where or {}).get(name, everything).to(device).nonzero().flatten() for name in asked}
-        z_t = torch.cat([noised.z_t[picks[name]] for name, (noised, _) in asked.items()])
-        t = torch.cat([noised.t[picks[name]] for name, (noised, _) in asked.items()])
-        cond = torch.cat([cond[picks[name]] for name, (_, cond) in asked.items()])
-        control = None if self.control is None else self.control[torch.cat(list(picks.values()))]
-        parts = self.prior.eps(z_t, t, cond, control).to(first.z_t).split([len(pick) for pick in picks.values()])
+        batch = len(first.t)
+        picks = {name: picked((where or {}).get(name), first.t.device) for name in asked}
+
+        def rows(name: str, value: Tensor) -> Tensor:
+            pick = picks[name]
+            return value if pick is None else value[pick]
+
+        z_t = torch.cat([rows(name, noised.z_t) for name, (noised, _) in asked.items()])
+        t = torch.cat([rows(name, noised.t) for name, (noised, _) in asked.items()])
+        cond = torch.cat([rows(name, cond) for name, (_, cond) in asked.items()])
+        control = None if self.control is None else torch.cat([rows(name, self.control) for name in asked])
+        sizes = [batch if pick is None else len(pick) for pick in picks.values()]
+        parts = self.prior.eps(z_t, t, cond, control).to(first.z_t).split(sizes)
         return {
-            name: part if len(pick) == batch else _scatter(part, pick, batch)
+            name: part if pick is None else _scatter(part, pick, batch)
             for (name, pick), part in zip(picks.items(), parts, strict=True)
         }
 
 
+def picked(mask: Bool[Tensor, " B"] | None, device: torch.device) -> Int[Tensor, " b"] | None:
+    """The indices of the images that a mask selects, on a device; None where it selects all of them. The host waits
+    only for a mask that is on a GPU."""
+    if mask is None:
+        return None
+    places = mask.cpu().nonzero().flatten()
+    return None if len(places) == len(mask) else send(places, device)
+
+
 def _scatter(part: Tensor, pick: Tensor, batch: int) -> Tensor:
-    return part.new_zeros(batch, *part.shape[1:]).index_copy(0, pick.to(part.device), part)
+    return part.new_zeros(batch, *part.shape[1:]).index_copy(0, pick, part)

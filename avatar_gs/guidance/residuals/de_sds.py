@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from avatar_gs.device import send
 from avatar_gs.errors import UserError
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import DeSdsConfig, GuidanceConfig, SmallNoise, Variant
@@ -129,7 +130,7 @@ class Used:
     @classmethod
     def of(cls, chosen: Bool[Tensor, " B"], device: torch.device) -> "Used":
         """``chosen`` is on the host."""
-        return cls(chosen[:, None, None, None].to(device, non_blocking=True), int(chosen.sum()))
+        return cls(send(chosen[:, None, None, None], device), int(chosen.sum()))
 
     def of_all(self, values: Float[Tensor, "B c h w"]) -> Float[Tensor, "B c h w"]:
         """The values of these images, and zeros for the others."""

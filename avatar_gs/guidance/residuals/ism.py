@@ -6,6 +6,7 @@ from itertools import pairwise
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from avatar_gs.device import send
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import GuidanceConfig, IsmConfig
 from avatar_gs.guidance.noise import Noised, arrived, ddim
@@ -27,7 +28,7 @@ class Ism(Sds):
         prior, empty = predict.prior, context.asked("null")
         z_t, eps = z, z
         levels = self.path(context.t, context.progress, prior.num_timesteps)  # on the host: no GPU is asked
-        there = [level.to(t, non_blocking=True) for level in levels]
+        there = [send(level, t.device) for level in levels]
         for (low, high), (now, later) in zip(pairwise(levels), pairwise(there), strict=True):
             here = arrived(prior, z, z_t, now)
             eps = predict(here, empty, where={"null": high > low})["null"]

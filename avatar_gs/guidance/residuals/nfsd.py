@@ -3,6 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
+from avatar_gs.device import send
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import GuidanceConfig, NfsdConfig
 from avatar_gs.guidance.noise import Noised, noise_ratios
@@ -32,7 +33,7 @@ class Nfsd(Plain):
         eps_hat = self.cfg(eps)
         correction = eps["null"]
         if subtracts.any():
-            mask = subtracts[:, None, None, None].to(noised.z.device, non_blocking=True)
+            mask = send(subtracts[:, None, None, None], noised.z.device)
             correction = correction - eps["negative"].where(mask, 0.0)
         return Residual(eps_hat - eps["null"] + self.config.correction_weight * correction, eps_hat)
 

@@ -1,5 +1,6 @@
 """Robust NFSD: NFSD whose noise correction is taken at a small noise level of its own, at a length that is given."""
 
+from avatar_gs.device import send
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import GuidanceConfig, RobustNfsdConfig, ScheduleConfig, ScheduleKind
 from avatar_gs.guidance.noise import Noised, independent, uniforms
@@ -25,7 +26,7 @@ class RobustNfsd(Plain):
             return self.first(noised, predict, context)
         prior = predict.prior
         t = draw_times(self.small, context.progress, uniforms(context.generators), prior.num_timesteps)
-        t = t.to(noised.t, non_blocking=True)
+        t = send(t, noised.t.device)
         little = independent(prior, noised.z, t, context.generators)
         asked = {name: (noised, cond) for name, cond in context.asked(*self.cfg.names).items()}
         eps = predict.together({**asked, "correction": (little, context.conditions["null"])})

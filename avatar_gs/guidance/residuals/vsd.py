@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from avatar_gs.device import send
 from avatar_gs.errors import UserError
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import GuidanceConfig, ScheduleConfig, ScheduleKind, VsdConfig
@@ -32,7 +33,7 @@ class Vsd(Plain):
         eps_lora = adapter.eps(noised.z_t, noised.t, text, control, context.cameras).to(noised.z)
         generators = context.generators
         t = draw_times(ALL_LEVELS, context.progress, uniforms(generators), predict.prior.num_timesteps)
-        t = t.to(noised.t, non_blocking=True)
+        t = send(t, noised.t.device)
         other = independent(predict.prior, noised.z, t, generators)
         with torch.enable_grad():
             guess = adapter.eps(other.z_t, t, text, control, self._some(context)).to(noised.z)
@@ -44,7 +45,7 @@ class Vsd(Plain):
         if context.cameras is None:
             return None
         said = uniforms(context.generators) >= self.config.camera_dropout
-        return context.cameras * said[:, None].to(context.cameras, non_blocking=True)
+        return context.cameras * send(said[:, None].to(context.cameras.dtype), context.cameras.device)
 
 
 def build(config: GuidanceConfig, prior: Prior, conditions: TextConditions) -> Vsd:

@@ -1,0 +1,61 @@
+"""Seconds by part; on a GPU they are read from its events, which the host does not wait for."""
+
+import json
+
+import pytest
+import torch
+
+from avatar_gs.training.stopwatch import Seconds, Stopwatch
+from tests import accelerator as fake
+from tests.accelerator import Accelerator
+
+CUDA = torch.device("cuda")
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Events of a GPU: an event's time is the number of those recorded before it, and it passes when told to."""
+    recorded, passed = [], set()
+    monkeypatch.setattr(fake.Event, "record", lambda event, stream=None: recorded.append(event))
+    monkeypatch.setattr(fake.Event, "query", lambda event: event in passed)
+    monkeypatch.setattr(fake.Event, "synchronize", lambda event: passed.update(recorded))
+    elapsed = lambda begin, end: 1000.0 * (recorded.index(end) - recorded.index(begin))
+    monkeypatch.setattr(fake.Event, "elapsed_time", elapsed)
+    with Accelerator() as accelerator:
+        yield accelerator, recorded, passed
+
+
+def test_a_gpus_seconds_are_added_once_they_have_passed(clock):
+    accelerator, recorded, passed = clock
+    seconds = Seconds({"render": 2.0})
+    watch = Stopwatch(seconds, CUDA)
+    for part in ("render", "prior", "render"):
+        with watch(part):
+            pass
+    assert seconds == {"render": 2.0}, "nothing has passed yet"
+    passed.update(recorded[:4])
+    with watch("update"):
+        pass
+    assert seconds == {"render": 3.0, "prior": 1.0}
+    assert not accelerator.waits
+    seconds.settle()
+    assert seconds == {"render": 4.0, "prior": 1.0, "update": 1.0}
+    seconds.settle()
+    assert json.loads(json.dumps(seconds)) == {"render": 4.0, "prior": 1.0, "update": 1.0}
+
+
+def test_a_part_that_stands_alone_is_waited_for(clock):
+    accelerator, recorded, _ = clock
+    seconds: dict[str, float] = {}
+    with Stopwatch(seconds, CUDA)("alone"):
+        pass
+    assert seconds["alone"] >= 0 and not recorded
+    assert accelerator.waits == {"synchronize": 1}
+
+
+def test_on_a_cpu_time_is_the_walls():
+    seconds = Seconds()
+    with Stopwatch(seconds, torch.device("cpu"))("part"):
+        pass
+    seconds.settle()
+    assert list(seconds) == ["part"] and seconds["part"] >= 0
