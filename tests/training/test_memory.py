@@ -174,23 +174,26 @@ def test_the_encoder_keeps_nothing_while_y_con_warms_up(body, config, monkeypatc
 
 
 class Cramped(StableDiffusionPrior):
-    """Runs out of memory where a call of a network sees more than ``fits`` images; ``backward``: in backward passes
-    through the encoder."""
+    """Runs out of memory where a call of a network sees more than ``fits`` images: in ``predictions``, in the backward
+    pass that y_con is ``learning`` from, or in that through the ``encoder``."""
 
-    fits, backward, error = 1, False, torch.OutOfMemoryError
+    fits, where, error = 1, "predictions", torch.OutOfMemoryError
 
     def _networks(self, z_t, t, cond, control):
-        if not self.backward and len(z_t) > self.fits:
-            raise self.error("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return super()._networks(z_t, t, cond, control)
+        if self.where == "predictions" and len(z_t) > self.fits:
+            self._no_memory()
+        output = super()._networks(z_t, t, cond, control)
+        if self.where == "learning" and output.requires_grad and len(z_t) > self.fits:
+            output.register_hook(self._no_memory)
+        return output
 
     def encode_images(self, images):
         latents = super().encode_images(images)
-        if self.backward and latents.requires_grad and (self.encode_chunk or len(images)) > self.fits:
+        if self.where == "encoder" and latents.requires_grad and (self.encode_chunk or len(images)) > self.fits:
             latents.register_hook(self._no_memory)
         return latents
 
-    def _no_memory(self, gradient):
+    def _no_memory(self, *gradients):
         raise self.error("CUDA out of memory. Tried to allocate 2.00 GiB")
 
 
@@ -211,21 +214,25 @@ def assert_same(first, second):
 
 
 @pytest.mark.parametrize(
-    ("backward", "error"),
+    ("where", "error"),
     [
-        (False, torch.OutOfMemoryError),
-        (True, lambda _: RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 2 bytes.")),
+        ("predictions", torch.OutOfMemoryError),
+        ("learning", torch.OutOfMemoryError),
+        (
+            "encoder",
+            lambda _: RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 2 bytes."),
+        ),
     ],
 )
-def test_a_run_out_of_memory_goes_on_with_less_and_ends_the_same(body, config, caplog, backward, error):
+def test_a_run_out_of_memory_goes_on_with_less_and_ends_the_same(body, config, caplog, where, error):
     """As with those chunks from the start: y_con learns once a step, and the noise is the same."""
     settings = run_settings(batch=3)
-    settings.guidance.de_sds.warmup = 0.25
+    settings.guidance.de_sds.warmup = 0.0 if where == "learning" else 0.25  # y_con is watched after it
     settings.guidance.inner_steps = 2
     learned, results = [], []
     for prior in (
         load_prior(replace(config, encode_chunk=1, predict_chunk=1)),
-        cramped(config, backward=backward, error=staticmethod(error)),
+        cramped(config, where=where, error=staticmethod(error)),
     ):
         states = []
         with caplog.at_level(logging.WARNING):
