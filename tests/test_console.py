@@ -9,14 +9,16 @@ from avatar_gs import console
 
 
 @pytest.fixture
-def lines(monkeypatch):
+def lines():
     """The log's lines."""
     seen = []
     handler = logging.Handler()
     handler.emit = lambda record: seen.append((record.getMessage(), getattr(record, "only_file", False)))
     console.LOGGER.addHandler(handler)
-    monkeypatch.setattr(console.LOGGER, "level", logging.INFO)
+    level = console.LOGGER.level
+    console.LOGGER.setLevel(logging.INFO)  # a plain attribute would leave what the logger remembers of earlier levels
     yield seen
+    console.LOGGER.setLevel(level)
     console.LOGGER.removeHandler(handler)
 
 
