@@ -16,7 +16,7 @@ from huggingface_hub.errors import GatedRepoError
 
 from avatar_gs.errors import UserError
 from avatar_gs.prior import single_file
-from avatar_gs.prior.config import Precision, Prediction, PriorConfig, VaePrecision
+from avatar_gs.prior.config import EncoderKeeps, Precision, Prediction, PriorConfig, VaePrecision
 from avatar_gs.prior.folder import PACKAGED, Source, locate_tiny
 from avatar_gs.prior.schedule import noise_schedule
 
@@ -51,6 +51,13 @@ def choose_vae_dtype(config: PriorConfig, device: torch.device | str) -> torch.d
         log.warning("prior.vae_precision=float16 is slow on a CPU: computing in float32")
         return torch.float32
     return DTYPES[Precision[config.vae_precision.name]]
+
+
+def choose_encoder_keeps(keeps: EncoderKeeps, device: torch.device | str) -> EncoderKeeps:
+    """What the VAE's encoder keeps for its backward pass on ``device``: ``auto`` is chosen here."""
+    if keeps is not EncoderKeeps.auto:
+        return keeps
+    return EncoderKeeps.least if torch.device(device).type == "cpu" else EncoderKeeps.convolutions
 
 
 def load_tiny_encoder(name: str) -> AutoencoderTiny:

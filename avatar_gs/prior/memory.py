@@ -197,7 +197,9 @@ def expected_reserved(peak: Mapping[str, int]) -> int:
     return round(RESERVED * (sum(peak.values()) - peak.get("overhead", 0)))
 
 
-def expected_flops(architecture: Architecture, load: Load, forward: int, backward: int) -> dict[str, float]:
+def expected_flops(
+    architecture: Architecture, load: Load, forward: int | float, backward: int | float
+) -> dict[str, float]:
     """Floating-point operations of a step's networks: those in float32 (VAE), and those of UNet and ControlNet.
 
     Args:

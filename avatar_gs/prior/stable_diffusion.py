@@ -32,6 +32,7 @@ from avatar_gs.prior.frozen import keep_less, keep_less_of_norms
 from avatar_gs.prior.loading import (
     Quiet,
     choose_dtype,
+    choose_encoder_keeps,
     choose_vae_dtype,
     load_component,
     load_tiny_encoder,
@@ -104,9 +105,7 @@ class StableDiffusionPrior:
         self.scheduler: Any = scheduler
         self.text_encoder: Any = text_encoder.requires_grad_(False).eval()
         self.text_encoder.to("cpu" if offload_text else self.device, torch.float32)
-        if encoder_keeps is EncoderKeeps.auto:
-            encoder_keeps = EncoderKeeps.least if self.device.type == "cpu" else EncoderKeeps.convolutions
-        self.encoder_keeps = encoder_keeps
+        self.encoder_keeps = encoder_keeps = choose_encoder_keeps(encoder_keeps, self.device)
         self.vae = _frozen(vae, self.device, torch.float32, ordinary=encoder_keeps is EncoderKeeps.all)
         if encoder_keeps is EncoderKeeps.least:
             keep_less_of_norms(self.vae.encoder)

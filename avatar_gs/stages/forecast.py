@@ -10,9 +10,9 @@ from avatar_gs.errors import UserError
 from avatar_gs.guidance.config import GuidanceConfig, Method, Variant
 from avatar_gs.identity.cross_init import ENCODE_BATCH
 from avatar_gs.playground.config import FieldKind
-from avatar_gs.prior.config import Precision, PriorConfig
+from avatar_gs.prior.config import Encoder, Precision, PriorConfig
 from avatar_gs.prior.fetch import readable
-from avatar_gs.prior.loading import choose_dtype, choose_vae_dtype
+from avatar_gs.prior.loading import choose_dtype, choose_encoder_keeps, choose_vae_dtype
 from avatar_gs.prior.memory import OVERHEAD, Architecture, Load, expected_flops, expected_peak
 from avatar_gs.settings import Settings
 
@@ -21,7 +21,8 @@ THROUGH_NETWORKS = frozenset({Method.de_sds, Method.l_diff, Method.vsd})
 THROUGH_ENCODER = frozenset({FieldKind.ehc, FieldKind.rgb})
 """The playground's fields that are seen through the encoder."""
 PREDICTIONS = {Method.de_sds: (2, 1), Method.sds: (2, 0)}
-"""Predictions a step and picture, without and with a backward pass, of the methods whose time is estimated."""
+"""Predictions a step and image, without and with a backward pass, of the methods whose time is estimated; of DE-SDS
+where y_con learns."""
 PREVIEW_BATCH = 4
 """Views that previews show."""
 MARGIN = 0.95
@@ -91,15 +92,9 @@ def load_of(settings: Settings, device: str, task: Task) -> Load:
 
 def encoder_of(prior: PriorConfig, device: str) -> dict[str, Any]:
     """The fields of ``Load`` about the encoder that a step goes backward through."""
-    chosen = {name: getattr(getattr(prior, name, None), "name", "") for name in ("vae_precision", "encoder_keeps")}
-    precision, keeps = chosen["vae_precision"], chosen["encoder_keeps"]
-    if precision == "auto":
-        precision = prior.precision.name if device == "cuda" else "float32"
-    if keeps == "auto":
-        keeps = "convolutions" if device == "cuda" else "least"
-    if getattr(getattr(prior, "encoder", None), "name", "") == "tiny" and getattr(prior, "tiny_until", 0.0) >= 1:
-        keeps = "tiny"
-    return {"vae_bytes": 2 if precision in ("float16", "bfloat16") else 4, "encoder_keeps": keeps or "least"}
+    tiny = prior.encoder is Encoder.tiny and prior.tiny_until >= 1
+    keeps = "tiny" if tiny else choose_encoder_keeps(prior.encoder_keeps, device).name
+    return {"vae_bytes": choose_vae_dtype(prior, device).itemsize, "encoder_keeps": keeps}
 
 
 def predictions(guidance: GuidanceConfig) -> int:
@@ -110,6 +105,16 @@ def predictions(guidance: GuidanceConfig) -> int:
     if guidance.method is Method.de_sds:
         count += (guidance.de_sds.update_every > 1) + (guidance.de_sds.variant is Variant.composed)
     return count
+
+
+def mean_predictions(guidance: GuidanceConfig) -> tuple[float, float]:
+    """Predictions a step and image, without and with a backward pass, in the mean over the steps of a run above the
+    noise cut: y_con learns in one of ``update_every`` steps, and is asked without a graph in the others."""
+    forward, backward = PREDICTIONS[guidance.method]
+    if guidance.method is not Method.de_sds:
+        return float(forward), float(backward)
+    learning = 1 / guidance.de_sds.update_every
+    return forward + 1 - learning, learning
 
 
 def fits(architecture: Architecture, load: Load, free: int) -> bool:
@@ -159,6 +164,9 @@ def _exact(load: Load, device: str) -> Iterator[Load]:
         load = replace(load, encode_chunk=1, encoded=min(load.encoded, 1))
         yield load
     if load.through_encoder:
+        if load.encoder_keeps not in ("least", "tiny"):
+            load = replace(load, encoder_keeps="least")
+            yield load
         load = replace(load, checkpoint_encoder=True)
         yield load
     for chunk in (2, 1):
@@ -175,7 +183,7 @@ def words(load: Load, changed: Load, task: Task) -> str:
         said.append(f"{task.value}.batch={changed.batch}")
     if changed.supersample != load.supersample:
         said.append(f"optimize.supersample={changed.supersample}")
-    for name in ("offload_text", "encode_chunk", "checkpoint_encoder", "predict_chunk"):
+    for name in ("offload_text", "encode_chunk", "encoder_keeps", "checkpoint_encoder", "predict_chunk"):
         value = getattr(changed, name)
         if value != getattr(load, name):
             said.append(f"prior.{name}={str(value).lower()}")
@@ -186,7 +194,7 @@ def least_time(settings: Settings, architecture: Architecture, load: Load, devic
     """The networks' arithmetic at the rate that this device has just shown: a bound, since nothing else is in it."""
     if settings.guidance.method not in PREDICTIONS:
         return f"no estimate for guidance={settings.guidance.method.name}"
-    flops = expected_flops(architecture, load, *PREDICTIONS[settings.guidance.method])
+    flops = expected_flops(architecture, load, *mean_predictions(settings.guidance))
     flops["VAE"] *= settings.guidance.inner_steps
     short = settings.prior.precision is not Precision.float32
     rates = {

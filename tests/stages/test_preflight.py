@@ -24,7 +24,7 @@ from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.guidance.presets import CONF
 from avatar_gs.identity.embedding import IdentityEmbedding, write_identity
 from avatar_gs.prior import memory, single_file
-from avatar_gs.prior.config import Precision, PriorConfig
+from avatar_gs.prior.config import Encoder, Precision, PriorConfig
 from avatar_gs.prior.fetch import readable
 from avatar_gs.prior.folder import locate
 from avatar_gs.prior.frozen import keep_less, keep_less_of_norms
@@ -355,6 +355,24 @@ def test_the_arithmetic_of_a_step():
     assert more == {"VAE": 4 * 3 * memory.ENCODER_FLOPS, "networks": 4 * 5 * memory.NETWORKS_FLOPS}
 
 
+def test_the_arithmetic_counts_how_often_y_con_learns():
+    guidance = GuidanceConfig(method=Method.de_sds)
+    assert forecast.mean_predictions(guidance) == (2, 1)
+    guidance.de_sds.update_every = 4
+    assert forecast.mean_predictions(guidance) == (2.75, 0.25)
+    assert forecast.mean_predictions(GuidanceConfig(method=Method.sds)) == (2, 0)
+
+
+def test_the_encoder_is_counted_as_it_will_be_made():
+    prior = PriorConfig(precision=Precision.float16)
+    assert forecast.encoder_of(prior, "cuda") == {"vae_bytes": 2, "encoder_keeps": "convolutions"}
+    assert forecast.encoder_of(prior, "cpu") == {"vae_bytes": 4, "encoder_keeps": "least"}
+    tiny_encoder = replace(prior, encoder=Encoder.tiny)
+    assert forecast.encoder_of(tiny_encoder, "cuda")["encoder_keeps"] == "tiny"
+    half_of_the_run = replace(tiny_encoder, tiny_until=0.5)
+    assert forecast.encoder_of(half_of_the_run, "cuda")["encoder_keeps"] == "convolutions"
+
+
 def test_parameters_are_counted_from_the_headers(prior, tmp_path, monkeypatch):
     parts = tiny.parts(tmp_path / "again")
     expected = {name: sum(p.numel() for p in parts[name].parameters()) for name in memory.PUBLISHED["sd15"]}
@@ -439,7 +457,8 @@ def test_what_is_missing_is_refused_before_anything_loads(settings, monkeypatch)
         ("cuda", Task.optimize, 15, {}),
         ("cuda", Task.optimize, 12, {"prior.offload_text", "prior.encode_chunk"}),
         ("cuda", Task.optimize, 8, {"prior.offload_text", "prior.encode_chunk", "prior.checkpoint_encoder"}),
-        ("cuda", Task.optimize, 6, {"optimize.batch"}),
+        ("cuda", Task.optimize, 6, {"prior.encoder_keeps", "prior.checkpoint_encoder", "prior.predict_chunk"}),
+        ("cuda", Task.optimize, 5.4, {"optimize.batch"}),
         ("cpu", Task.optimize, 10, {"prior.encode_chunk", "prior.checkpoint_encoder"}),
         ("cuda", Task.embed, 7, {"prior.encode_chunk", "prior.predict_chunk"}),
         ("cuda", Task.playground, 6, {"prior.offload_text"}),
@@ -455,17 +474,17 @@ def test_what_would_fit_is_named_and_fits(device, task, free, named, monkeypatch
     settings.density.max_splats = 200_000
     load = forecast.load_of(settings, device, task)
     if not named:
-        assert forecast.fits(true, load, free * GB)
+        assert forecast.fits(true, load, round(free * GB))
         return
-    said = forecast.advice(true, load, device, task, free * GB)
+    said = forecast.advice(true, load, device, task, round(free * GB))
     assert "would fit" in said, said
     overrides = dict(word.split("=") for word in said.split(": ")[1].removesuffix(" would fit").split())
     assert named <= set(overrides), said
-    assert not forecast.fits(true, load, free * GB)
+    assert not forecast.fits(true, load, round(free * GB))
     changed = OmegaConf.merge(
         OmegaConf.structured(settings), OmegaConf.from_dotlist([f"{k}={v}" for k, v in overrides.items()])
     )
-    assert forecast.fits(true, forecast.load_of(OmegaConf.to_object(changed), device, task), free * GB)
+    assert forecast.fits(true, forecast.load_of(OmegaConf.to_object(changed), device, task), round(free * GB))
 
 
 def test_only_some_methods_go_through_the_networks(settings):
