@@ -13,7 +13,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +22,17 @@ from hydra import compose, initialize_config_dir
 
 from avatar_gs import config
 from avatar_gs.device import prepare_environment
-from avatar_gs.prior.config import PriorConfig
 from avatar_gs.settings import Settings
+
+NETWORKS = {"eager": "never", "graphs": "graphs", "compiled": "always"}
+"""Ways to run the networks, as ``prior.compile`` calls them."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the row to this file")
     parser.add_argument("--few-channels", action="store_true", help="a trial of sd15 or sd21, a few channels wide")
-    parser.add_argument("--networks", choices=("eager", "graphs", "compiled"), default="eager", help="how they run")
-    parser.add_argument("--memory", action="store_true", help="also the memory of every phase of a short run")
+    parser.add_argument("--networks", choices=tuple(NETWORKS), default="eager", help="how they run")
     parser.add_argument("overrides", nargs="*", help="settings, key=value")
     options = parser.parse_intermixed_args()
     prepare_environment()
@@ -43,20 +43,25 @@ def main() -> None:
         if options.few_channels:
             settings = with_few_channels(settings, Path(folder))
         (found,) = benchmark.run(settings)
-        row = flat(found)
-        keep(options.json, row)
-        if options.memory:
-            from tests.benchmarks import memory
-
-            phases = {f"{phase} MiB": cell for phase, cell in memory.rows(settings).items()}
-            print(f"expected / allocated / reserved: {phases}")
-            keep(options.json, row | phases)
+        phases = expected(settings)
+    if options.json:
+        options.json.write_text(json.dumps([flat(found, phases)]), encoding="utf-8")
 
 
-def keep(file: Path | None, row: dict[str, Any]) -> None:
-    """Write the row, as far as it is known."""
-    if file is not None:
-        file.write_text(json.dumps([row]), encoding="utf-8")
+def expected(settings: Settings) -> dict[str, float]:
+    """The expected peak of memory by phase, in MiB: on a GPU of tensors alone, which is what torch counts there."""
+    from avatar_gs.device import choose_device
+    from avatar_gs.prior.memory import expected_by_phase
+    from avatar_gs.prior.random_weights import architecture_of
+    from avatar_gs.stages import forecast
+
+    device = choose_device(settings.device.value)
+    load = forecast.load_of(settings, device, forecast.Task.optimize)
+    if device == "cuda":
+        load = replace(load, overhead=0)
+    sizes = expected_by_phase(architecture_of(settings.prior), load)
+    sizes["densify"] = max(sizes["densify"], sizes["step"])  # measured is the whole step that ends with it
+    return {phase: size / 2**20 for phase, size in sizes.items()}
 
 
 def composed(overrides: Sequence[str]) -> Settings:
@@ -68,14 +73,8 @@ def composed(overrides: Sequence[str]) -> Settings:
 
 
 def compile_override(networks: str) -> str:
-    """The override of ``prior.compile``, a switch or one of several words, that runs the networks in this way."""
-    setting = PriorConfig().compile
-    words = {"eager": "false", "compiled": "true"}
-    if isinstance(setting, Enum):
-        words = {"eager": "never", "graphs": "graphs", "compiled": "always"}
-    if networks not in words:
-        raise SystemExit(f"--networks={networks}: prior.compile knows {', '.join(words.values())} only")
-    return f"prior.compile={words[networks]}"
+    """The override of ``prior.compile`` that runs the networks in this way."""
+    return f"prior.compile={NETWORKS[networks]}"
 
 
 def with_few_channels(settings: Settings, folder: Path) -> Settings:
@@ -91,24 +90,23 @@ def with_few_channels(settings: Settings, folder: Path) -> Settings:
     return replace(settings, prior=prior)
 
 
-def flat(found: dict[str, Any]) -> dict[str, Any]:
-    """A row of the benchmark as numbers by name: milliseconds and MiB."""
-    expected, measured = found["predicted_mib"], found["peak_memory_mib"]
+def flat(found: dict[str, Any], phases: dict[str, float]) -> dict[str, Any]:
+    """A row of the benchmark as plain values by name: milliseconds, and by phase MiB as ``expected / measured``, on a
+    GPU ``expected / allocated / reserved``.
+
+    Args:
+        phases: ``expected``.
+    """
     ratio = found["ratio"]
     row = {
         "step ms": round(1e3 * found["step"], 1),
         "floor ms": round(1e3 * found["floor"], 1) or None,
         "ratio": ratio and round(ratio, 3),
         "splats": found["splats"],
-        "expected MiB": round(sum(expected.values()) if "gpu" not in measured else _of_tensors(expected)),
-        **{f"{place} MiB": round(size) for place, size in measured.items()},
     }
+    for phase, sizes in found["phases_mib"].items():
+        row[f"{phase} MiB"] = " / ".join(f"{size:,.0f}" for size in (phases.get(phase, 0.0), *sizes.values()))
     return row | {f"{part} ms": round(1e3 * seconds, 1) for part, seconds in found["parts"].items()}
-
-
-def _of_tensors(expected: dict[str, float]) -> float:
-    """What is expected of tensors alone, which is what torch counts on a GPU."""
-    return sum(size for name, size in expected.items() if name != "overhead")
 
 
 if __name__ == "__main__":

@@ -4,53 +4,47 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
-from avatar_gs.guidance.config import Method
+from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.prior.config import PriorConfig
+from avatar_gs.render.config import BenchmarkConfig
 from avatar_gs.settings import Device
+from avatar_gs.stages import benchmark
 from tests import tiny
-from tests.benchmarks import memory, steps
+from tests.benchmarks import steps
 from tests.training.conftest import small_settings
 
 
-def test_the_row_is_flat_and_of_tensors_where_a_gpu_is_measured() -> None:
+def test_the_row_is_flat() -> None:
     found = {
         "step": 0.2,
         "floor": 0.1,
         "ratio": 2.0,
         "splats": 7,
         "parts": {"render": 0.01},
-        "predicted_mib": {"weights": 100.0, "overhead": 50.0},
-        "peak_memory_mib": {"host": 900.4, "gpu": 101.0},
+        "phases_mib": {"step": {"gpu": 1010.0, "gpu reserved": 1300.0}, "scenes": {"gpu": 5.0, "gpu reserved": 6.0}},
     }
     row = {"step ms": 200.0, "floor ms": 100.0, "ratio": 2.0, "splats": 7}
-    row |= {"expected MiB": 100, "host MiB": 900, "gpu MiB": 101, "render ms": 10.0}
-    assert steps.flat(found) == row
-    on_a_cpu = steps.flat(found | {"peak_memory_mib": {"host": 900.4}, "ratio": None, "floor": 0})
-    assert on_a_cpu["expected MiB"] == 150 and on_a_cpu["ratio"] is None and on_a_cpu["floor ms"] is None
+    row |= {"step MiB": "1,000 / 1,010 / 1,300", "scenes MiB": "0 / 5 / 6", "render ms": 10.0}
+    assert steps.flat(found, {"step": 1000.0}) == row
+    without = steps.flat(found | {"ratio": None, "floor": 0}, {})
+    assert without["ratio"] is None and without["floor ms"] is None
 
 
-def test_the_networks_are_asked_for_in_the_settings_own_words() -> None:
-    for networks in ("eager", "compiled"):
-        settings = steps.composed([steps.compile_override(networks)])
-        assert settings.benchmark.step and settings.stage.name == "benchmark"
+@pytest.mark.parametrize("networks", steps.NETWORKS)
+def test_the_networks_are_asked_for_in_the_settings_own_words(networks: str) -> None:
+    settings = steps.composed([steps.compile_override(networks), "experiment=sd21"])
+    assert settings.benchmark.step and settings.stage.name == "benchmark"
+    assert settings.prior.compile.name == steps.NETWORKS[networks] and settings.prior.name == "sd21"
 
 
-@pytest.mark.parametrize("method", [Method.de_sds, Method.sds])
-def test_every_phase_of_a_run_is_measured(tmp_path: Path, method: Method) -> None:
-    settings = small_settings()
-    settings.guidance.method = method
+def test_a_recipes_row_holds_what_the_benchmark_finds(tmp_path: Path) -> None:
+    settings = small_settings(steps=30, preview_every=10)
+    settings.guidance = GuidanceConfig(method=Method.de_sds)
+    settings.guidance.de_sds.warmup = 0.2
     prior = PriorConfig(name="custom", path=str(tiny.save_prior(tmp_path)))
-    found = memory.rows(replace(settings, prior=prior, device=Device.cpu))
-    assert set(found) == {"step", "densify", "preview", *(["warm-up"] if method is Method.de_sds else [])}
-    assert all(" / " in cell for cell in found.values())
-
-
-def test_a_phase_within_another_is_counted_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    levels = iter([5, 9, 3])
-    monkeypatch.setattr(memory.forecast, "resident", lambda: next(levels))
-    peaks = memory.Peaks(torch.device("cpu"))
-    with peaks.phase("outer"), peaks.phase("inner"):
-        pass
-    assert peaks.found == {"outer": (5, 0), "inner": (9, 0)}
+    settings = replace(settings, prior=prior, device=Device.cpu, benchmark=BenchmarkConfig(step=True, repeats=1))
+    (found,) = benchmark.run(settings)
+    row = steps.flat(found, steps.expected(settings))
+    assert {"step ms", "floor ms", "ratio", "step MiB", "warm-up MiB", "densify MiB", "preview MiB"} <= set(row)
+    assert all(" / " in row[name] and row[name][0] != "0" for name in ("step MiB", "warm-up MiB", "preview MiB"))

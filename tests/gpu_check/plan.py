@@ -140,8 +140,6 @@ def steps(options: Options, name: str, networks: str, limit: float) -> Part:
         arguments += ("--few-channels", "benchmark.repeats=1", *small)
     else:
         arguments += ("benchmark.repeats=3",)
-    if networks == "eager":
-        arguments += ("--memory",)
     facts = {"recipe": name, "networks": networks}
     command = python("benchmarks/steps.py", *arguments)
     title, reason = f"Steps of {name}, networks {networks}", ""
