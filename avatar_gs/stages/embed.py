@@ -167,8 +167,8 @@ def learned(settings: Settings, prior: StableDiffusionPrior, photos: PhotoSet, f
 
 
 def key_of(settings: Settings, prior: StableDiffusionPrior, photos: PhotoSet) -> str:
-    """What an identity depends on, as hexadecimal digits: photos, settings of the training, seed, prior and LoRA
-    files."""
+    """What an identity depends on, as hexadecimal digits: photos, settings of the training, seed and prior (its weights
+    with those of LoRA files added)."""
     style = settings.prior.prompts.style
     config = {
         name: value.name if isinstance(value, Enum) else value
@@ -176,7 +176,6 @@ def key_of(settings: Settings, prior: StableDiffusionPrior, photos: PhotoSet) ->
         if name not in ("preview_every", "checkpoint_every", "fast", "min_size")
     }
     facts = [LESSONS, list(photos.hashes), config, style.name, settings.seed, prior.image_size, fingerprint(prior)]
-    facts += [lora.digest(settings.prior.lora)] if settings.prior.lora else []
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
 
 

@@ -18,6 +18,7 @@ from avatar_gs.prior.folder import Source, choose_weights, weight_files
 from avatar_gs.prior.loading import check_finite
 from avatar_gs.prior.memory import architecture_of
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
+from avatar_gs.prior.weights import as_safetensors
 from tests import tiny
 
 STEMS = {
@@ -103,18 +104,25 @@ def test_a_folder_of_pickles_is_converted_once_and_left_as_it_is(folder, origina
 
 
 def test_pickles_of_every_make(folder, original):
-    """Of torch before 1.6, within a training program's checkpoint, with tied and sliced tensors, of half precision."""
+    """Of torch before 1.6, within a training program's checkpoint, of half precision."""
     file = pickled(folder, "unet", _use_new_zipfile_serialization=False)
     same(load(folder), original)
     state = torch.load(file, weights_only=True)
-    wide = {key: torch.cat([value[None], value[None]])[1] for key, value in state.items()}
-    torch.save({"state_dict": wide, "epoch": 3, "optimizer": {"step": torch.ones(2)}}, file)
+    torch.save({"state_dict": state, "epoch": 3, "optimizer": {"step": torch.ones(2)}}, file)
     same(load(folder), original)
     half = file.with_name("diffusion_pytorch_model.fp16.bin")
     torch.save({key: value.half() for key, value in state.items()}, half)
     file.unlink()
     found = load(folder).unet.state_dict()
     assert all(torch.equal(found[key], value.half().float()) for key, value in state.items())
+
+
+def test_tied_and_sliced_tensors_of_a_pickle(tmp_path):
+    table = torch.randn(4, 6)
+    state = {"a": table, "tied": table, "rows": table[1:3], "turned": table.T, "alone": torch.ones(2)}
+    torch.save(state, tmp_path / "a.pt")
+    found = load_file(as_safetensors([tmp_path / "a.pt"], "a.safetensors"))
+    assert found.keys() == state.keys() and all(torch.equal(found[key], value) for key, value in state.items())
 
 
 def test_parts_of_a_pickle_become_one_file(folder, original):

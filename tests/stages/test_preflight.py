@@ -404,7 +404,7 @@ def test_the_table(settings, prior, tmp_path):
     assert str(prior) in found["prior"].found and "folder" in found["prior"].found
     assert found["ControlNet"].found.startswith(f"{prior}/controlnet")
     assert "nobody" in found["embedding"].found and "weights" in found["memory"].found
-    write_identity(tmp_path / "anna.safetensors", IdentityEmbedding(torch.zeros(2, 16), {}))
+    write_identity(tmp_path / "anna.safetensors", IdentityEmbedding(torch.ones(2, 16), {}))
     assert "2 rows of width 16" in lines(replace(settings, identity="anna.safetensors"))["embedding"].found
     assert "at least" in found["time"].found and "3 steps" in found["time"].found
     for task in (Task.preview, Task.embed, Task.playground):
