@@ -136,7 +136,7 @@ def build(module: ModuleType, prior: StableDiffusionPrior, settings: dict[str, A
 
 def copied(network: Any, prior: StableDiffusionPrior) -> Any:
     """The same network as diffusers makes it, frozen, in the precision of the UNet."""
-    with Quiet():
+    with Quiet(), prior.device:  # made on a CPU, a billion random weights take longer than the steps
         fresh = type(network).from_config(network.config)
         fresh.load_state_dict(network.state_dict())
         return fresh.requires_grad_(False).eval().to(prior.device, prior.dtype)
