@@ -77,9 +77,9 @@ $(INSTALLED): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --editable .
 	@touch $@
 
-$(FLOOR)/.installed: pyproject.toml constraints-floor.txt
+$(FLOOR)/.installed: pyproject.toml tests/constraints-floor.txt
 	$(PYTHON) -m venv $(FLOOR)
-	$(FLOOR)/bin/python -m pip install --constraint constraints-floor.txt --editable ".[test]"
+	$(FLOOR)/bin/python -m pip install --constraint tests/constraints-floor.txt --editable ".[test]"
 	@touch $@
 
 $(INSTALLED_DEV): $(INSTALLED)

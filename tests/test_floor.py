@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 def test_the_floor_is_what_is_tested():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = [Requirement(line) for line in (*project["dependencies"], *project["optional-dependencies"]["test"])]
-    lines = (ROOT / "constraints-floor.txt").read_text().splitlines()
+    lines = (ROOT / "tests" / "constraints-floor.txt").read_text().splitlines()
     tested = dict(line.split("==") for line in lines if line and not line.startswith("#"))
     tested = {canonicalize_name(name): version for name, version in tested.items()}
     assert tested.keys() == {canonicalize_name(requirement.name) for requirement in needed}
