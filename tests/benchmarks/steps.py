@@ -105,7 +105,8 @@ def flat(found: dict[str, Any], phases: dict[str, float]) -> dict[str, Any]:
         "splats": found["splats"],
     }
     for phase, sizes in found["phases_mib"].items():
-        row[f"{phase} MiB"] = " / ".join(f"{size:,.0f}" for size in (phases.get(phase, 0.0), *sizes.values()))
+        guess = [f"{phases[phase]:,.0f}" if phase in phases else "?"]
+        row[f"{phase} MiB"] = " / ".join(guess + [f"{size:,.0f}" for size in sizes.values()])
     return row | {f"{part} ms": round(1e3 * seconds, 1) for part, seconds in found["parts"].items()}
 
 

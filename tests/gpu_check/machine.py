@@ -41,6 +41,7 @@ def main() -> int:
 
 def facts() -> Iterator[tuple[str, str]]:
     """What is said of the machine, line by line."""
+    yield "checkout", _said("git", "-C", str(Path(__file__).parent), "log", "-1", "--format=%h %s")
     yield "Python", f"{platform.python_version()}, {sys.executable}"
     yield "host", f"{os.cpu_count()} cores, {_memory()} of memory, {platform.machine()}"
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]

@@ -16,7 +16,7 @@ from tests.gpu_check.running import ROOT, Part, Wave
 
 BUDGET = 480.0
 """Seconds."""
-STEPS = "Steps of the optimisation (random weights)"
+STEPS = "Steps of the optimisation (random weights; MiB: expected / allocated / reserved)"
 TESTS = "Tests on the device"
 BUILD = "build"
 
@@ -92,8 +92,9 @@ def python(script: str, *arguments: str) -> tuple[str, ...]:
 
 
 def agreement(device: str, limit: float, after: str = "") -> Part:
-    title = f"Renderer on {device}: gradient errors against float64"
-    name = "agreement" if after else "agreement-cpu"
+    title, name = f"Splats drawn on {device}: worst gradient against float64", "agreement"
+    if not after:
+        title, name = "The CPU renderer's own worst gradient against float64", "agreement-cpu"
     return Part(name, title, python("render/agreement.py", "--device", device, "--json", "{json}"), limit, after=after)
 
 
