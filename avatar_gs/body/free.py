@@ -168,12 +168,12 @@ def _t_pose(anny: Any, heads: dict[str, Float[np.ndarray, "3"]]) -> dict[str, to
         leg = [f"{bone}.{suffix}" for bone in ("upperleg01", "lowerleg01", "foot")]
         for chain, direction in ((arm, np.array([x, 0.0, 0.0])), (leg, np.array([0.0, 0.0, -1.0]))):
             for bone, next_bone in pairwise(chain):
-                turn(bone, _rotation_between(heads[next_bone] - heads[bone], direction))
+                turn(bone, rotation_between(heads[next_bone] - heads[bone], direction))
         turn(f"foot.{suffix}", np.eye(3))
     return pose
 
 
-def _rotation_between(a: Float[np.ndarray, "3"], b: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
+def rotation_between(a: Float[np.ndarray, "3"], b: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
     """The smallest rotation that takes the direction of ``a`` to that of ``b`` (not opposite ones)."""
     a, b = a / np.linalg.norm(a), b / np.linalg.norm(b)
     x, y, z = np.cross(a, b)
@@ -181,9 +181,8 @@ def _rotation_between(a: Float[np.ndarray, "3"], b: Float[np.ndarray, "3"]) -> F
     return np.eye(3) + cross + cross @ cross / (1 + a @ b)
 
 
-def _merged_weights(anny: Any) -> Float[np.ndarray, "V 55"]:
-    """Anny's skin weights, each bone's given to the joint of its nearest ancestor that is one."""
-    labels, parents = anny.bone_labels, anny.bone_parents
+def bone_owners(labels: list[str], parents: list[int]) -> Int[np.ndarray, " bones"]:
+    """The SMPL-X joint that each Anny bone moves with: its own, or that of its nearest ancestor that has one."""
     joint_of = {bone: JOINT[joint] for joint, bone in BONES.items()}
     joint_of |= {f"toe{k}-1.{suffix}": JOINT[f"{side}_foot"] for side, suffix, _ in SIDES for k in range(2, 6)}
 
@@ -192,7 +191,12 @@ def _merged_weights(anny: Any) -> Float[np.ndarray, "V 55"]:
             bone = parents[bone]
         return joint_of[labels[bone]]
 
-    owners = np.array([owner(bone) for bone in range(len(labels))])
+    return np.array([owner(bone) for bone in range(len(labels))])
+
+
+def _merged_weights(anny: Any) -> Float[np.ndarray, "V 55"]:
+    """Anny's skin weights, each bone's given to the joint of its nearest ancestor that is one."""
+    owners = bone_owners(anny.bone_labels, anny.bone_parents)
     indices, values = anny.vertex_bone_indices.numpy(), anny.vertex_bone_weights.detach().numpy()
     weights = np.zeros((len(indices), NUM_JOINTS))
     for k in range(indices.shape[1]):

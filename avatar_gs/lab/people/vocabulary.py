@@ -1,0 +1,158 @@
+"""The words of the lifelike world and what they look like; captions, images and measurements share this page."""
+
+from dataclasses import dataclass
+
+RGB = tuple[int, int, int]
+
+CLOTHES: dict[str, RGB] = {
+    "red": (200, 30, 30),
+    "orange": (240, 130, 20),
+    "yellow": (240, 220, 40),
+    "green": (30, 150, 60),
+    "cyan": (40, 200, 220),
+    "blue": (40, 70, 210),
+    "purple": (130, 40, 170),
+    "pink": (245, 130, 180),
+    "brown": (120, 75, 40),
+    "black": (26, 26, 28),
+    "white": (240, 240, 240),
+    "grey": (128, 128, 128),
+}
+HAIR_COLOURS: dict[str, RGB] = {
+    "black": (26, 22, 22),
+    "brown": (78, 50, 34),
+    "blonde": (178, 138, 80),
+    "red": (146, 62, 28),
+    "grey": (140, 136, 130),
+    "white": (190, 187, 181),
+    "pink": (214, 105, 150),
+    "blue": (50, 80, 190),
+}
+
+
+@dataclass(frozen=True)
+class HairStyle:
+    """A hair mesh of the pack: what captions call it, and for whom it is (f, m)."""
+
+    words: tuple[str, ...]
+    sexes: str
+    is_long: bool
+
+
+HAIR_STYLES: dict[str, HairStyle] = {
+    "long01": HairStyle(("long",), "f", True),
+    "bob02": HairStyle(("bob",), "f", False),
+    "braid01": HairStyle(("braided",), "f", True),
+    "ponytail01": HairStyle(("ponytail",), "f", True),
+    "short01": HairStyle(("short",), "m", False),
+    "short02": HairStyle(("short",), "m", False),
+    "short03": HairStyle(("short",), "f", False),
+    "short04": HairStyle(("short",), "m", False),
+}
+
+
+@dataclass(frozen=True)
+class Suit:
+    """A suit of the pack: for whom it is, what its halves are, and which colours its own textures have.
+
+    ``top_colour`` empty: it has none of its own that a word names.
+    """
+
+    sex: str
+    top: str
+    top_colour: str
+    long_sleeves: bool
+    bottoms: str
+    bottoms_colour: str
+    striped: bool = False
+
+
+SUITS: dict[str, Suit] = {
+    "female_casualsuit01": Suit("f", "T-shirt", "blue", False, "jeans", "blue"),
+    "female_casualsuit02": Suit("f", "T-shirt", "", False, "shorts", ""),
+    "female_elegantsuit01": Suit("f", "blouse", "black", True, "skirt", "grey", striped=True),
+    "female_sportsuit01": Suit("f", "crop top", "blue", False, "trousers", "black"),
+    "male_casualsuit02": Suit("m", "sweater", "blue", True, "jeans", "blue"),
+    "male_casualsuit03": Suit("m", "shirt", "black", True, "jeans", "blue", striped=True),
+    "male_casualsuit04": Suit("m", "T-shirt", "blue", False, "jeans", "blue"),
+    "male_casualsuit05": Suit("m", "jacket", "grey", True, "jeans", "blue"),
+    "male_casualsuit06": Suit("m", "T-shirt", "white", False, "jeans", "blue"),
+    "male_elegantsuit01": Suit("m", "suit jacket", "black", True, "trousers", "black"),
+}
+SHOES: dict[str, str] = {
+    "shoes01": "shoes",
+    "shoes02": "shoes",
+    "shoes03": "shoes",
+    "shoes04": "shoes",
+    "shoes05": "sneakers",
+    "shoes06": "sneakers",
+}
+CUT_TOPS: dict[str, bool] = {
+    "long-sleeved shirt": True,
+    "T-shirt": False,
+    "V-neck T-shirt": False,
+    "tank top": False,
+    "turtleneck": True,
+}
+"""Tops that are cut from the helper mesh, and whether their sleeves are long."""
+
+# What captions say for a word; repeated entries are more frequent. "shirt" is every top's general word.
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    "T-shirt": ("t-shirt", "t-shirt", "shirt", "top"),
+    "V-neck T-shirt": ("t-shirt", "shirt", "top"),
+    "long-sleeved shirt": ("shirt", "shirt", "top", "sweater"),
+    "tank top": ("tank top", "tank top", "shirt", "top"),
+    "turtleneck": ("turtleneck", "turtleneck", "shirt", "sweater"),
+    "blouse": ("blouse", "shirt", "shirt"),
+    "crop top": ("crop top", "top", "shirt"),
+    "sweater": ("sweater", "sweater", "shirt"),
+    "shirt": ("shirt", "shirt", "top"),
+    "jacket": ("jacket", "jacket", "coat"),
+    "suit jacket": ("suit jacket", "jacket", "jacket"),
+    "jeans": ("jeans", "jeans", "trousers", "pants"),
+    "trousers": ("trousers", "trousers", "pants"),
+    "leggings": ("leggings", "leggings", "trousers"),
+    "shorts": ("shorts",),
+    "skirt": ("skirt",),
+    "short skirt": ("skirt", "short skirt"),
+    "long skirt": ("skirt", "long skirt"),
+    "shoes": ("shoes",),
+    "sneakers": ("shoes", "shoes", "sneakers"),
+    "man": ("man", "man", "guy"),
+    "woman": ("woman", "woman", "lady"),
+    "person": ("person",),
+    "grey": ("grey", "gray"),
+    "blonde": ("blonde", "blond"),
+}
+NEGATIVE_WORDS = ("blurry", "noisy", "low quality", "wrong colours")
+FRAMING_WORDS = {
+    "body": "full body",
+    "head": "close-up of the head",
+    "upper": "upper body",
+    "lower": "lower body",
+    "hands": "close-up of the hand",
+}
+VIEW_WORDS = {"front": "front view", "side": "side view", "back": "back view"}
+
+EXTRA_WORDS = (
+    "a an the of and with in on wearing wears dressed who has is photo picture image render style full body "
+    "close up head upper lower hand hands front side back view striped stripes short long sleeves hair skin bald hat "
+    "glasses shorts skirt young old aged middle slim heavy avatar character colored coloured dark dress bob braid "
+    "braided ponytail light tan brown from person plain his her their clothes outfit suit smiling"
+)
+"""Words besides those above that captions use, or that ask for nothing that could be missed: one token each."""
+UNTAUGHT_WORDS = (
+    "overhead cap standing boy girl adult tall eyes face behind people background studio portrait boots beard raincoat "
+    "sandals scarf gloves uniform hoodie mustache"
+)
+"""One token each, but no caption says them: a prompt that does is told so."""
+
+
+def words() -> list[str]:
+    """Every word that is one token, sorted; names of individuals excluded."""
+    found = set(EXTRA_WORDS.split()) | set(UNTAUGHT_WORDS.split()) | set(CLOTHES) | set(HAIR_COLOURS)
+    phrases = [*NEGATIVE_WORDS, *FRAMING_WORDS.values(), *VIEW_WORDS.values()]
+    phrases += [phrase for group in SYNONYMS.values() for phrase in group]
+    for phrase in phrases:
+        found |= set(phrase.lower().replace("-", " ").split())
+    return sorted(word for word in found if word.isalpha())
