@@ -1,0 +1,200 @@
+"""The training set of the lifelike prior, in restartable shards: compressed images and pose maps, labels, captions."""
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+
+from avatar_gs.errors import UserError
+from avatar_gs.io import atomic_write
+from avatar_gs.lab.people.config import PeopleDatasetConfig
+from avatar_gs.lab.people.rendering import Part
+from avatar_gs.lab.people.wardrobe import Wardrobe, load_wardrobe
+from avatar_gs.lab.people.world import FRAMINGS, VIEWS, Sample, random_samples
+from avatar_gs.mini.shards import write_missing
+
+CELL = 8
+"""Image pixels of a side of a latent cell."""
+FACE_MAP = 64
+"""Pixels of a side of the map of eyes and mouths."""
+JPEG_QUALITY = 95
+SMALL_PARTS = tuple(set(Part) - {Part.BACKGROUND, Part.SKIN, Part.TOP, Part.BOTTOMS, Part.DRESS})
+"""What is small wherever it is seen."""
+SHARD_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Images:
+    """Some or all of a training set; images and pose maps are decoded on demand."""
+
+    encoded: Sequence[bytes]
+    encoded_controls: Sequence[bytes]
+    foreground: UInt8[np.ndarray, "N c c"]
+    """How much of each latent cell is the person, 0..255."""
+    details: UInt8[np.ndarray, "N c c"]
+    """The same of hair, eyes, shoes, hats, glasses."""
+    faces: UInt8[np.ndarray, "N 64 64"]
+    """255 where eyes and mouth are."""
+    framings: Int[np.ndarray, " N"]
+    views: Int[np.ndarray, " N"]
+    people: Int[np.ndarray, " N"]
+    captions: Sequence[Sequence[str]]
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def image(self, index: int) -> UInt8[np.ndarray, "S S 3"]:
+        """One image, decoded."""
+        return _decoded(self.encoded[index])
+
+    def control(self, index: int) -> UInt8[np.ndarray, "S S 3"]:
+        """One pose map, decoded."""
+        return _decoded(self.encoded_controls[index])
+
+
+def generate(config: PeopleDatasetConfig, assets: Path, folder: Path) -> Iterator[tuple[int, int]]:
+    """Writes all shards that are missing in ``folder``; yields (done, total) as it goes.
+
+    Raises:
+        UserError: if the assets are not whole, or the folder cannot be written to.
+    """
+    load_wardrobe(assets)  # what is wrong is said here, and the shape basis is made once, before processes start
+    count = -(-config.people // config.people_per_shard)
+    shards = [folder / f"shard_{index:05d}.npz" for index in range(count)]
+    job = _Job(config, str(assets))
+    try:
+        yield from write_missing(job, shards, _write_shard, config.workers)
+    except OSError as error:
+        raise UserError(f"world.folder: {folder} cannot be written to ({error}); free some space and go on") from error
+
+
+@dataclass(frozen=True)
+class _Job:
+    config: PeopleDatasetConfig
+    assets: str
+
+
+@lru_cache(maxsize=1)
+def _wardrobe(assets: str) -> Wardrobe:
+    return load_wardrobe(Path(assets))
+
+
+def _write_shard(job: _Job, index: int, path: Path) -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    config, wardrobe = job.config, _wardrobe(job.assets)
+    rng = np.random.default_rng([config.seed, index])
+    samples, people = [], []
+    for person in range(config.people_per_shard):
+        drawn = random_samples(
+            wardrobe,
+            rng,
+            views=config.views,
+            size=config.size,
+            captions=config.captions,
+            degraded_fraction=config.degraded_fraction,
+        )
+        samples += drawn
+        people += [index * config.people_per_shard + person] * len(drawn)
+    images = [_encoded(sample.drawn.image, "JPEG", quality=JPEG_QUALITY) for sample in samples]
+    controls = [_encoded(sample.control, "PNG") for sample in samples]
+    arrays = {
+        "version": np.array(SHARD_VERSION),
+        "images": np.frombuffer(b"".join(images), np.uint8),
+        "image_sizes": np.array([len(image) for image in images]),
+        "controls": np.frombuffer(b"".join(controls), np.uint8),
+        "control_sizes": np.array([len(control) for control in controls]),
+        "foreground": np.stack(
+            [_cover(sample.drawn.parts, tuple(set(Part) - {Part.BACKGROUND})) for sample in samples]
+        ),
+        "details": np.stack([_cover(sample.drawn.parts, SMALL_PARTS) for sample in samples]),
+        "faces": np.stack([face_map(sample) for sample in samples]),
+        "framings": np.array([FRAMINGS.index(sample.framing) for sample in samples], np.uint8),
+        "views": np.array([VIEWS.index(sample.view) for sample in samples], np.uint8),
+        "people": np.array(people, np.int64),
+        "captions": np.array(json.dumps([sample.captions for sample in samples])),
+    }
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+
+
+def read_shards(shards: Sequence[Path]) -> Images:
+    """All images of some shards, compressed in memory (some 20 kB each).
+
+    Raises:
+        UserError: if a shard is damaged or of another version.
+    """
+    encoded: list[bytes] = []
+    controls: list[bytes] = []
+    captions: list[list[str]] = []
+    arrays: dict[str, list[np.ndarray]] = {
+        name: [] for name in ("foreground", "details", "faces", "framings", "views", "people")
+    }
+    for shard in shards:
+        try:
+            with np.load(shard, allow_pickle=False) as data:
+                if int(data["version"]) != SHARD_VERSION:
+                    raise ValueError(f"version {data['version']}, expected {SHARD_VERSION}")
+                encoded += _split(data["images"], data["image_sizes"])
+                controls += _split(data["controls"], data["control_sizes"])
+                captions += json.loads(str(data["captions"]))
+                for name, parts in arrays.items():
+                    parts.append(data[name])
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{shard}: not a shard of this version ({error}); delete it, and it is drawn again"
+            ) from error
+    return Images(
+        encoded, controls, captions=captions, **{name: np.concatenate(parts) for name, parts in arrays.items()}
+    )
+
+
+def face_map(sample: Sample) -> UInt8[np.ndarray, "64 64"]:
+    """Discs over eyes and mouth where they are seen; their size follows the distance between the eyes."""
+    out = np.zeros((FACE_MAP, FACE_MAP), np.uint8)
+    points = sample.face_points
+    scale = FACE_MAP / len(sample.drawn.image)
+    visible = points[:, 2] > 0
+    if not visible.any():
+        return out
+    reach = max(1.0, 0.45 * sample.eye_distance * scale)
+    for x, y in points[visible, :2] * scale:
+        cv2.circle(out, (int(x), int(y)), round(reach), 255, -1)
+    return out
+
+
+def _cover(parts: UInt8[np.ndarray, "R R"], which: tuple[int, ...]) -> UInt8[np.ndarray, "c c"]:
+    """How much of each latent cell shows one of these parts, 0..255."""
+    cells = len(parts) // (2 * CELL)
+    covered = np.isin(parts, which).reshape(cells, 2 * CELL, cells, 2 * CELL).mean((1, 3))
+    return (255 * covered).round().astype(np.uint8)
+
+
+def _encoded(image: UInt8[np.ndarray, "S S 3"], form: str, **options: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def _decoded(data: bytes) -> UInt8[np.ndarray, "S S 3"]:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.array(image.convert("RGB"))
+
+
+def _split(blob: UInt8[np.ndarray, " n"], sizes: Int[np.ndarray, " N"]) -> list[bytes]:
+    ends = np.cumsum(sizes)
+    return [blob[end - size : end].tobytes() for end, size in zip(ends, sizes, strict=True)]
+
+
+def as_batch(images: Sequence[UInt8[np.ndarray, "H W 3"]]) -> Float[torch.Tensor, "B 3 H W"]:
+    """Images in [-1, 1], channels last in memory."""
+    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return stacked.contiguous(memory_format=torch.channels_last)
