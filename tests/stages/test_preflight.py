@@ -24,7 +24,7 @@ from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.guidance.presets import CONF
 from avatar_gs.identity.embedding import IdentityEmbedding, write_identity
 from avatar_gs.prior import memory, single_file
-from avatar_gs.prior.config import Encoder, Precision, PriorConfig
+from avatar_gs.prior.config import Encoder, EncoderKeeps, Precision, PriorConfig
 from avatar_gs.prior.fetch import readable
 from avatar_gs.prior.folder import locate
 from avatar_gs.prior.frozen import keep_less, keep_less_of_norms
@@ -176,12 +176,13 @@ def test_bytes_of_a_prompts_graph(kind, monkeypatch):
     assert kept == pytest.approx(8 * expected, rel=0.05)
 
 
-def prior_on_meta(kind, folder, **changes):
-    """The true prior as a run has it in 16 bits, without weights."""
+def prior_on_meta(kind, folder, encoder_keeps="least", **changes):
+    """The true prior as a run has it in 16 bits (its encoder in 32), without weights."""
     with torch.device("meta"):
         parts = full.networks({name: full.layout(kind, name) for name in (*memory.PUBLISHED[kind], "scheduler")})
     parts["tokenizer"] = tiny.save_tokenizer(folder / "tokenizer")
-    return StableDiffusionPrior(**parts, device="meta", dtype=torch.half, **changes)
+    keeps = EncoderKeeps[encoder_keeps]
+    return StableDiffusionPrior(**parts, device="meta", dtype=torch.half, encoder_keeps=keeps, **changes)
 
 
 def held_in_a_step(prior, batch, predicted, *, learns, graph=True):
@@ -212,6 +213,8 @@ def held_in_a_step(prior, batch, predicted, *, learns, graph=True):
         (4, {"encode_chunk": 1, "checkpoint_encoder": True, "predict_chunk": 2}),
         (2, {"checkpoint_encoder": True}),
         (3, {"predict_chunk": 1}),
+        (2, {"encoder_keeps": "convolutions"}),
+        (2, {"encoder_keeps": "all"}),
     ],
 )
 @pytest.mark.parametrize("phase", ["warm-up", "step", "sds"])
