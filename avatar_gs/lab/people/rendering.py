@@ -159,7 +159,7 @@ def to_linear(rgb: Sequence[float]) -> Float[np.ndarray, "3"]:
 
 def _averaged(values: np.ndarray) -> np.ndarray:
     size = len(values) // SUPERSAMPLE
-    return values.reshape(size, SUPERSAMPLE, size, SUPERSAMPLE, *values.shape[2:]).mean((1, 3))
+    return cv2.resize(values, (size, size), interpolation=cv2.INTER_AREA)
 
 
 def _arrays(texture: Texture) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
