@@ -117,8 +117,8 @@ def _write_shard(job: _Job, index: int, path: Path) -> None:
         ),
         "details": np.stack([_cover(sample.drawn.parts, SMALL_PARTS) for sample in samples]),
         "faces": np.stack([face_map(sample) for sample in samples]),
-        "framings": np.array([FRAMINGS.index(sample.framing) for sample in samples], np.uint8),
-        "views": np.array([VIEWS.index(sample.view) for sample in samples], np.uint8),
+        "framings": np.array([FRAMINGS.index(sample.framing) for sample in samples]),
+        "views": np.array([VIEWS.index(sample.view) for sample in samples]),
         "people": np.array(people, np.int64),
         "captions": np.array(json.dumps([sample.captions for sample in samples])),
     }

@@ -131,7 +131,7 @@ def random_person(rng: np.random.Generator, local_changes: tuple[str, ...]) -> P
         "age": float(np.clip(rng.normal(age, 0.035), 0.62, 1)),
         "muscle": float(rng.beta(3, 2.6)),
         "weight": float(rng.beta(2.2, 2.6)),
-        "height": float(rng.beta(3, 3)),
+        "height": float(np.clip(rng.normal(0.36, 0.07), 0.15, 0.6)),  # 1.76 m and 1.63 m in the mean
         "proportions": float(rng.uniform(0.3, 1)),
         "cupsize": float(rng.beta(2.5, 3)),
         "firmness": float(rng.uniform(0.4, 0.8)),

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt16
 from scipy.optimize import linear_sum_assignment
 
 from avatar_gs.body.config import BodyConfig
@@ -303,7 +303,7 @@ def _joint_heads(heads: Float[np.ndarray, "n bones 3"], data: Any) -> Float[np.n
     return joints
 
 
-def _free_vertices(arrays: Mapping[str, np.ndarray], base: Int[np.ndarray, " W"]) -> Int[np.ndarray, " W"]:
+def _free_vertices(arrays: Mapping[str, np.ndarray], base: Int[np.ndarray, " W"]) -> UInt16[np.ndarray, " W"]:
     """MakeHuman's index of each vertex of the free body.
 
     The free body has Anny's own vertices in Anny's order, but for a few that were exchanged so that fixed points have
