@@ -75,11 +75,14 @@ class Distilled:
     ``loss`` gives the latents the gradient G / B; its value says nothing about convergence: watch ``logs["grad_norm"]``
     (the mean over pictures of the norm of G). ``z0_hat``: the clean latents that the guided prediction implies.
     ``target``: z - G, and ``picture``: z0_hat decoded (None without ``rgb_weight``). ``auxiliary``: the losses of what
-    guidance learns, already applied. ``prior_calls`` counts predicted pictures.
+    guidance learns, already applied. ``prior_calls`` counts predicted pictures. ``magnitude``: the largest magnitude of
+    all that guidance asked for, before entries that are not finite became zero in ``grad``; NaN or infinite where any
+    was, so that a step can be told from one that asks for nothing.
     """
 
     loss: Float[Tensor, ""]
     grad: Float[Tensor, "B c h w"]
+    magnitude: Float[Tensor, ""]
     t: Int[Tensor, " B"]
     z0_hat: Float[Tensor, "B c h w"]
     target: Float[Tensor, "B c h w"]
@@ -150,7 +153,11 @@ class Guidance:
             predict = base.Predictor(self.prior, control)
             noised = self.method.noise(latents.detach(), send(t, latents.device), predict, context)
             residual = self._thresholded(noised, self.method(noised, predict, context))
-            gradient = self._gradient(noised, residual)
+            asked = self._asked(noised, residual)
+            gradient = weights.clean(asked, self.config.clip)
+            magnitude = asked.abs().amax()
+            if residual.auxiliary is not None:  # all that there is while guidance warms up
+                magnitude = torch.maximum(magnitude, residual.auxiliary.detach().abs())
             z0_hat = noised.z if residual.eps_hat is None else noised.denoised(residual.eps_hat)
             picture = self._picture(z0_hat, images, residual)
         learnable, learned_from = self.method.learnable, residual.auxiliary
@@ -158,6 +165,7 @@ class Guidance:
         distilled = Distilled(
             loss=weights.distance(latents, target, images, picture, self.config.rgb_weight),
             grad=gradient,
+            magnitude=magnitude,
             t=noised.t,
             z0_hat=z0_hat,
             target=target,
@@ -215,12 +223,11 @@ class Guidance:
         eps_hat = (noised.z_t - noised.alpha * z0_hat) / noised.sigma
         return replace(residual, delta=residual.delta + eps_hat - residual.eps_hat, eps_hat=eps_hat)
 
-    def _gradient(self, noised: noise.Noised, residual: base.Residual) -> Float[Tensor, "B c h w"]:
+    def _asked(self, noised: noise.Noised, residual: base.Residual) -> Float[Tensor, "B c h w"]:
+        """The weighted gradient, as the prior's predictions give it."""
         factor = self.config.weight_scale * weights.weight(self.config.weight, noised.alpha, noised.sigma)
         gradient = factor * residual.delta
-        if residual.unweighted is not None:
-            gradient = gradient + residual.unweighted
-        return weights.clean(gradient, self.config.clip)
+        return gradient if residual.unweighted is None else gradient + residual.unweighted
 
     def _picture(self, z0_hat: Tensor, images: Tensor | None, residual: base.Residual) -> Tensor | None:
         if self.config.rgb_weight == 0 or residual.eps_hat is None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from avatar_gs.console import progress
 from avatar_gs.errors import UserError
+from avatar_gs.finite import all_finite
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.distill import Distilled, Guidance
 from avatar_gs.io import interruptible
@@ -63,6 +64,11 @@ def play(
     with interruptible() as interrupt, progress(result.method, config.steps) as bar:
         for step in range(config.steps):
             distilled = guided(canvas, guidance, conditions, view, config.steps, step, seed, source)
+            if all_finite([distilled.target]) and not all_finite([distilled.magnitude]):
+                raise UserError(
+                    f"playground: with {result.method} the prior's predictions are NaN or infinite in step {step}; use "
+                    "prior.precision=float32, or another prior"
+                )
             if step % config.every == 0 or step + 1 == config.steps:
                 result.frames.append(Frame.of(step, canvas, distilled))
             if not distilled.warming_up:

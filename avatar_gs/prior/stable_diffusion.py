@@ -21,6 +21,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from avatar_gs.device import allow_tf32
 from avatar_gs.errors import UserError
+from avatar_gs.finite import all_finite
 from avatar_gs.prior import accelerate, descriptions, lora, text
 from avatar_gs.prior import identity as people
 from avatar_gs.prior.config import PLACEHOLDER, Compile, Encoder, EncoderKeeps, PriorConfig
@@ -291,7 +292,13 @@ class StableDiffusionPrior:
             if pose_scale != 1:
                 predicted += (pose_scale - 1) * (positive - self._predict(z, times[:n], cond[n:], None))
             z = scheduler.step(predicted, t, z).prev_sample
-        return self.decode_latents(z)
+        images = self.decode_latents(z)
+        if not all_finite([images]):
+            raise UserError(
+                f"prior={self.name}: its samples are NaN or infinite; half precision may overflow: try "
+                "prior.precision=float32 or bfloat16"
+            )
+        return images
 
     def _predict(self, z_t: Tensor, t: Tensor, cond: Tensor, control: Tensor | None) -> Tensor:
         """What the network itself predicts, in float32."""

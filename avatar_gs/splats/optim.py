@@ -99,8 +99,8 @@ def load_optimizer_tensors(optimizers: Mapping[str, Optimizer], tensors: Mapping
         optimizers[name].state[parameter] = {"step": found["step"].cpu().clone(), **moments}
 
 
-def gradients_are_finite(optimizers: Mapping[str, Optimizer]) -> bool:
-    """Whether every parameter has a finite gradient."""
+def gradients_are_finite(optimizers: Mapping[str, Optimizer], *others: Tensor) -> bool:
+    """Whether every parameter has a finite gradient, and all of ``others`` is finite; the host waits for them once."""
     gradients = [_parameter(optimizer).grad for optimizer in optimizers.values()]
     there = [gradient for gradient in gradients if gradient is not None]
-    return len(there) == len(gradients) and all_finite(there)
+    return len(there) == len(gradients) and all_finite([*there, *others])

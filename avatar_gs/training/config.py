@@ -126,7 +126,7 @@ class OptimizeConfig:
     """Write scalars to the run's folder ``tensorboard``."""
     surface_every: int = 20
     """Steps after which the nearest point of the body is looked up anew for every splat."""
-    max_bad_steps: int = 20
+    max_bad_steps: int = 10
     """So many steps in a row without finite gradients end the run."""
     losses: LossesConfig = field(default_factory=LossesConfig)
     geometry: GeometryConfig = field(default_factory=GeometryConfig)

@@ -13,7 +13,7 @@ from avatar_gs.console import progress
 from avatar_gs.device import peak_resident
 from avatar_gs.errors import UserError
 from avatar_gs.guidance.conditions import TextConditions
-from avatar_gs.guidance.distill import build_guidance
+from avatar_gs.guidance.distill import Distilled, build_guidance
 from avatar_gs.io import RunFolder, interruptible
 from avatar_gs.prior.prompts import BucketPrompt, texts
 from avatar_gs.prior.sparing import MemoryGuard
@@ -30,7 +30,7 @@ from avatar_gs.training.preview import preview_sheet, write_preview
 from avatar_gs.training.prompts import extra_prompts
 from avatar_gs.training.scene import prepared_scenes
 from avatar_gs.training.state import CHECKPOINT, TrainingState
-from avatar_gs.training.step import ADVICE, Report, train_step
+from avatar_gs.training.step import ADVICE, Report, not_finite, train_step
 from avatar_gs.training.stopwatch import Stopwatch
 from avatar_gs.training.tensorboard import scalar_writer
 from avatar_gs.types import Prior
@@ -97,7 +97,7 @@ def optimize(
             with Stopwatch(state.seconds, prior.device)("scene"):
                 scene = again(lambda: scenes.at(state.step))
             report = train_step(state, scene, settings, prior, conditions, surface, source and source.model)
-            stop_if_diverged(state, settings)
+            stop_if_diverged(state, settings, report.distilled)
             if writes is not None and config.tensorboard:  # else nobody waits for the device
                 write_scalars(state.step, report.scalars() | {"splats": len(state.model)})
             if writes is not None:
@@ -178,12 +178,17 @@ def checkpoint(state: TrainingState, settings: Settings, run: RunFolder) -> None
     state.save(run.checkpoints / CHECKPOINT, seed=settings.seed, total_steps=settings.optimize.steps)
 
 
-def stop_if_diverged(state: TrainingState, settings: Settings) -> None:
-    """Raises UserError after too many steps in a row without finite gradients."""
-    if state.bad_in_a_row >= settings.optimize.max_bad_steps:
+def stop_if_diverged(state: TrainingState, settings: Settings, distilled: Distilled | None = None) -> None:
+    """Raises UserError after too many steps in a row without finite gradients, or a whole run of them.
+
+    Args:
+        distilled: of the last step, to say what was not finite.
+    """
+    if state.bad_in_a_row >= min(settings.optimize.max_bad_steps, settings.optimize.steps):
+        reason = "" if distilled is None else f" ({not_finite(distilled)})"
         raise UserError(
-            f"optimize: no finite gradients in the {state.bad_in_a_row} steps before step {state.step}, so the run was "
-            "stopped; lower guidance.cfg_scale or splats.lr.*, or use prior.precision=float32"
+            f"optimize: no finite gradients in the {state.bad_in_a_row} steps before step {state.step}{reason}, so the "
+            "run was stopped; use prior.precision=float32, or lower guidance.cfg_scale or splats.lr.*"
         )
 
 

@@ -1,5 +1,6 @@
 """One step: skin, rasterise, guide, regularise, update."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from avatar_gs.finite import all_finite
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.distill import Distilled
 from avatar_gs.prior.sparing import MemoryGuard
@@ -26,6 +28,8 @@ from avatar_gs.training.scene import Scene
 from avatar_gs.training.state import TrainingState
 from avatar_gs.training.stopwatch import Stopwatch
 from avatar_gs.types import Prior, Render
+
+LOGGER = logging.getLogger(__name__)
 
 Drawn = tuple[Render, Float[Tensor, ""]]
 """What was drawn, and the loss of guidance on it, with their graph."""
@@ -65,7 +69,8 @@ def train_step(
     surface: RestSurface,
     source: GaussianModel | None = None,
 ) -> Report:
-    """Advance ``state`` by one step. Non-finite gradients leave the splats as they are, and are counted.
+    """Advance ``state`` by one step. Predictions or gradients that are not finite leave the splats as they are, are
+    counted, and the first of several in a row is named in the log.
 
     Where memory runs out, the part of the step that it ran out in is done again with fewer images per call of the
     prior's networks (``MemoryGuard``): with the same random numbers, and before anything has moved. Nothing that is
@@ -83,6 +88,7 @@ def train_step(
     if distilled.warming_up:
         with torch.no_grad():
             values = detached(all_losses(state, scene, settings, render, regulariser_scale(prior)))
+        finite = all_finite([distilled.magnitude])
     else:
         with clock("backward"):
             drawn, values = again(
@@ -90,8 +96,9 @@ def train_step(
             )
             parallel.average(gradients(state, drawn))
         with clock("update"):
-            finite = gradients_are_finite(state.optimizers)
-            learn_background(state)
+            finite = gradients_are_finite(state.optimizers, distilled.magnitude)
+            if finite:
+                learn_background(state)
             refinement = update(state, settings, surface, drawn if finite else None)
         del drawn
         for _ in range(settings.guidance.inner_steps - 1 if finite else 0):
@@ -99,9 +106,20 @@ def train_step(
                 refit(state, scene, settings, prior, distilled, again)
     state.step += 1
     state.prior_calls += distilled.prior_calls
+    if not finite and not state.bad_in_a_row:
+        LOGGER.warning("step %d is skipped: %s", state.step, not_finite(distilled))
     state.bad_in_a_row = 0 if finite else state.bad_in_a_row + 1
     state.bad_steps += not finite
     return Report(distilled, render, values, refinement, finite)
+
+
+def not_finite(distilled: Distilled) -> str:
+    """What of a step was not finite first, in words."""
+    if not all_finite([distilled.target]):
+        return "the VAE's encoder gave latents that are NaN or infinite"
+    if not all_finite([distilled.magnitude]):
+        return "UNet or ControlNet gave predictions that are NaN or infinite"
+    return "gradients of the splats are NaN or infinite"
 
 
 def guide(

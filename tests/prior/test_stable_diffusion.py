@@ -165,6 +165,13 @@ def test_samples_equal_diffusers_own_pipeline(priors, kind):
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
+def test_samples_that_are_not_finite_are_an_error_and_no_black_image(priors, monkeypatch):
+    prior = priors["sd15"]
+    monkeypatch.setattr(prior, "_predict", lambda z_t, *others: torch.full_like(z_t, float("nan")))
+    with pytest.raises(UserError, match=r"samples are NaN or infinite.*prior\.precision"):
+        prior.sample(["a man"], [""], None, 2, 4.0, torch.Generator().manual_seed(0))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_guidance_on_the_pose_map_is_diffusers_guidance_from_no_map_to_the_map(priors, kind, monkeypatch):
     """Its ``guess_mode`` shows the map to the prompt and not to the negative one. With both alike, and without the

@@ -10,7 +10,7 @@ from diffusers import AutoencoderTiny
 
 from avatar_gs.body.pose import a_pose
 from avatar_gs.errors import UserError
-from avatar_gs.guidance.config import Method
+from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.io import RunFolder
 from avatar_gs.prior.config import Encoder, PriorConfig
 from avatar_gs.prior.prompts import bucket_prompts
@@ -172,8 +172,47 @@ def test_steps_without_finite_gradients_are_skipped_and_counted(body):
 
 
 def test_a_diverged_run_stops_in_words(body):
-    with pytest.raises(UserError, match=r"guidance\.cfg_scale"):
+    with pytest.raises(UserError, match=r"VAE's encoder gave latents that are NaN.*guidance\.cfg_scale"):
         optimize(small_settings(max_bad_steps=3), body, BrokenEncoder({4, 5, 6}), color_prompts())
+
+
+class BrokenUnet(ColorPrior):
+    """Predictions of some calls are not finite, as in half precision that overflows."""
+
+    def __init__(self, bad, value=float("nan")):
+        super().__init__()
+        self.bad, self.value, self.asked = bad, value, 0
+
+    def eps(self, z_t, t, cond, control):
+        self.asked += 1
+        eps = super().eps(z_t, t, cond, control)
+        if self.asked in self.bad:
+            eps[0, 0, 0, 0] = self.value
+        return eps
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_predictions_that_are_not_finite_are_counted_and_named(body, value, caplog):
+    """One bad value in one prediction: the step is skipped, and no splat moves by the rest of it."""
+    settings = small_settings(steps=6)
+    settings.guidance = GuidanceConfig(method=Method.sds)
+    result = optimize(settings, body, BrokenUnet({2, 3}, value), color_prompts())
+    assert result.metrics["skipped_steps"] == 2
+    said = [record.message for record in caplog.records if "is skipped" in record.message]
+    assert said == ["step 2 is skipped: UNet or ControlNet gave predictions that are NaN or infinite"]
+
+
+@pytest.mark.parametrize("steps", [4, 40])
+@pytest.mark.parametrize("method", [Method.de_sds, Method.sds])
+def test_a_prior_that_answers_nan_ends_the_run_in_words(body, steps, method, tmp_path):
+    """However short the run is, and also while y_con warms up; a bare body is never called finished."""
+    settings = small_settings(steps=steps)
+    settings.guidance = GuidanceConfig(method=method)
+    settings.guidance.de_sds.warmup = 0.5
+    prior = BrokenUnet(range(1, 1000))
+    with pytest.raises(UserError, match=r"UNet or ControlNet gave predictions that are NaN.*prior\.precision=float32"):
+        optimize(settings, body, prior, color_prompts(), RunFolder(tmp_path))
+    assert prior.asked <= 2 * settings.optimize.max_bad_steps
 
 
 def test_previews_and_scalars_are_written(body, tmp_path):
