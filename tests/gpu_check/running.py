@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from enum import Enum
@@ -20,6 +20,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 KILL_AFTER = 3.0
 """Seconds from SIGTERM to SIGKILL."""
+POLL = 0.2
+"""Seconds between two looks at whether the parts have ended, or a signal has come."""
 LEAST = 8.0
 """A part that has fewer seconds left than this is not begun."""
 TAIL = 12
@@ -99,8 +101,11 @@ class Check:
         """All waves; an exception, a signal's too, ends every part that is running."""
         for wave in waves:
             with ThreadPoolExecutor(max(len(wave), 1)) as pool:
-                lanes = [pool.submit(self._lane, lane) for lane in wave]
                 try:
+                    lanes = [pool.submit(self._lane, lane) for lane in wave]
+                    # a signal that comes just before an endless wait would be noticed at its end only
+                    while wait(lanes, timeout=POLL).not_done:
+                        pass
                     for lane in lanes:
                         lane.result()
                 except BaseException:
@@ -109,8 +114,8 @@ class Check:
 
     def stop(self) -> None:
         """Ends what runs; nothing more is begun."""
-        self._stopped = True
         with self._lock:
+            self._stopped = True
             for process in self._running:
                 _signal(process, signal.SIGKILL)
 
@@ -175,6 +180,8 @@ class Check:
         with self._lock:
             process = subprocess.Popen(command, cwd=ROOT, env=variables, start_new_session=True, **options)
             self._running.add(process)
+            if self._stopped:  # since the part was chosen
+                _signal(process, signal.SIGKILL)
         try:
             return process.wait(limit)
         except subprocess.TimeoutExpired:

@@ -173,9 +173,23 @@ def test_a_check_that_is_ended_leaves_a_report_and_no_process(tmp_path: Path) ->
     """The whole program without an install, on the standard library alone until a part begins."""
     command = [sys.executable, "-S", str(ROOT / "tests" / "gpu_check"), "--trial", "--parts", "tests-training"]
     command += ["--out", str(tmp_path / "out")]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=os.environ)
+    variables = os.environ | {"TMPDIR": str(tmp_path)}  # so that every process that it starts names this folder
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=variables)
     assert process.stdout is not None
     assert "…" in process.stdout.readline()
+    assert commands_that_name(tmp_path), "the check itself is running"
     process.terminate()
     assert process.wait(60) == 128 + 15
-    assert "0 of " in (tmp_path / "out" / "report.md").read_text(), "what was running has been killed"
+    assert "parts passed" in (tmp_path / "out" / "report.md").read_text()
+    assert not commands_that_name(tmp_path), "what was running has been killed"
+
+
+def commands_that_name(folder: Path) -> list[str]:
+    """Command lines of running processes that have a folder's path in them."""
+    lines = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            lines.append(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except OSError:  # it has ended meanwhile
+            continue
+    return [line for line in lines if str(folder) in line]
