@@ -1,6 +1,6 @@
 """Settings of the lifelike world and of the training of a prior on it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Optional
 
 from avatar_gs.errors import require, require_counts
@@ -62,14 +62,3 @@ class PeopleAutoencoderConfig:
         )
         require(0 < self.lr <= 1, "world.autoencoder.lr", self.lr, "a rate above 0, at most 1")
         require(0 <= self.whole_fraction <= 1, "world.autoencoder.whole_fraction", self.whole_fraction, "0 to 1")
-
-
-@dataclass
-class PeopleConfig:
-    """The lifelike world: where its assets are, and what is made of them in ``folder``."""
-
-    assets: str = ""
-    """The folder of the asset pack."""
-    folder: str = "outputs/train_people"
-    dataset: PeopleDatasetConfig = field(default_factory=PeopleDatasetConfig)
-    autoencoder: PeopleAutoencoderConfig = field(default_factory=PeopleAutoencoderConfig)

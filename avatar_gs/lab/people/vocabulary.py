@@ -2,22 +2,10 @@
 
 from dataclasses import dataclass
 
-RGB = tuple[int, int, int]
+from avatar_gs.mini import vocabulary as mini
+from avatar_gs.mini.vocabulary import NEGATIVE_WORDS, RGB, VIEW_WORDS
 
-CLOTHES: dict[str, RGB] = {
-    "red": (200, 30, 30),
-    "orange": (240, 130, 20),
-    "yellow": (240, 220, 40),
-    "green": (30, 150, 60),
-    "cyan": (40, 200, 220),
-    "blue": (40, 70, 210),
-    "purple": (130, 40, 170),
-    "pink": (245, 130, 180),
-    "brown": (120, 75, 40),
-    "black": (26, 26, 28),
-    "white": (240, 240, 240),
-    "grey": (128, 128, 128),
-}
+CLOTHES: dict[str, RGB] = {**mini.CLOTHES, "black": (26, 26, 28)}
 HAIR_COLOURS: dict[str, RGB] = {
     "black": (26, 22, 22),
     "brown": (78, 50, 34),
@@ -124,15 +112,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "grey": ("grey", "gray"),
     "blonde": ("blonde", "blond"),
 }
-NEGATIVE_WORDS = ("blurry", "noisy", "low quality", "wrong colours")
-FRAMING_WORDS = {
-    "body": "full body",
-    "head": "close-up of the head",
-    "upper": "upper body",
-    "lower": "lower body",
-    "hands": "close-up of the hand",
-}
-VIEW_WORDS = {"front": "front view", "side": "side view", "back": "back view"}
+FRAMING_WORDS = {**mini.FRAMING_WORDS, "hands": "close-up of the hand"}
 
 EXTRA_WORDS = (
     "a an the of and with in on wearing wears dressed who has is photo picture image render style full body "

@@ -36,7 +36,8 @@ class Wardrobe:
     _cuts: dict[str, Cut] = field(default_factory=dict)
     _cloth: dict[tuple[str, float], Texture] = field(default_factory=dict)
     _skinning: dict[str, Float[np.ndarray, "N 55"]] = field(default_factory=dict)
-    _plain: Texture = field(default_factory=lambda: mip_pyramid(np.full((8, 8, 4), 255, np.uint8)))
+    plain: Texture = field(default_factory=lambda: mip_pyramid(np.full((8, 8, 4), 255, np.uint8)))
+    """A white texture."""
 
     def cut(self, name: str) -> Cut:
         """A garment cut from the helper meshes."""
@@ -55,11 +56,6 @@ class Wardrobe:
         if garment.name not in self._skinning:
             self._skinning[garment.name] = garment.skinning(self.basis.weights)
         return self._skinning[garment.name]
-
-    @property
-    def plain(self) -> Texture:
-        """A white texture."""
-        return self._plain
 
 
 def load_wardrobe(assets: Path, cache: Path | None = None) -> Wardrobe:
