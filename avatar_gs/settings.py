@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from avatar_gs.body.config import BodyConfig
-from avatar_gs.errors import UserError
-from avatar_gs.evaluation.config import EvaluateConfig, Suite
+from avatar_gs.core.errors import UserError
 from avatar_gs.export.config import ExportConfig
 from avatar_gs.guidance.config import GuidanceConfig
 from avatar_gs.identity.config import EmbedConfig
-from avatar_gs.mini.config import ScorerConfig, TrainMiniConfig
-from avatar_gs.playground.config import PlaygroundConfig
+from avatar_gs.lab.playground.config import PlaygroundConfig
+from avatar_gs.lab.suites.config import EvaluateConfig, Suite
+from avatar_gs.lab.train_prior.config import ScorerConfig, TrainMiniConfig
 from avatar_gs.prior.config import PLACEHOLDER, PriorConfig
 from avatar_gs.render.config import BenchmarkConfig, CamerasConfig
 from avatar_gs.splats.config import DensityConfig, SplatsConfig

@@ -3,7 +3,9 @@
 import pytest
 from hydra import compose, initialize_config_dir
 
-from avatar_gs import config
+from avatar_gs.cli import compose as config
+from avatar_gs.types import Gaussians
+from tests import figure as figures
 
 
 @pytest.fixture
@@ -18,3 +20,9 @@ def resolve(monkeypatch, tmp_path):
         return config.resolve(composed, overrides)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def figure() -> Gaussians:
+    """See ``tests.figure``."""
+    return figures.figure()

@@ -27,10 +27,10 @@ def test_presets_body_prior_and_viewer_are_inside(wheel):
         "conf/config.yaml",
         "conf/prior/mini.yaml",
         "body_models/free/SMPLX_NEUTRAL.npz",
-        "export/web/viewer.js",
+        "viewer/web/viewer.js",
     ):
         assert (package / name).is_file(), name
-    sources = {path.relative_to(ROOT / "avatar_gs") for path in (ROOT / "avatar_gs" / "prior" / "mini").rglob("*.*")}
+    sources = {path.relative_to(ROOT / "avatar_gs") for path in (ROOT / "avatar_gs" / "assets" / "mini").rglob("*.*")}
     assert {path for path in sources if "__pycache__" not in path.parts} <= {
         path.relative_to(package) for path in package.rglob("*")
     }

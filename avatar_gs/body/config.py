@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Optional
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 
 
 @dataclass

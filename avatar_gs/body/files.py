@@ -13,12 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from avatar_gs.errors import UserError
-from avatar_gs.io import atomic_write
+from avatar_gs.core.errors import UserError
+from avatar_gs.core.io import atomic_write
+from avatar_gs.core.paths import BODY_MODELS
 
-PACKAGE = Path(__file__).resolve().parent.parent
-ROOT = PACKAGE if (PACKAGE / "body_models").is_dir() else PACKAGE.parent
-FREE_BODY = ROOT / "body_models" / "free" / "SMPLX_NEUTRAL.npz"
+FREE_BODY = BODY_MODELS / "free" / "SMPLX_NEUTRAL.npz"
 LICENSED_BODY = Path("body_models") / "smplx" / "SMPLX_NEUTRAL.npz"
 NUM_JOINTS = 55
 
@@ -54,7 +53,7 @@ def find_body(path: str | None) -> Path:
                 "(leave body.path out for the free body)"
             )
         return chosen
-    for folder in (Path.cwd(), ROOT):
+    for folder in (Path.cwd(), BODY_MODELS.parent):
         if (folder / LICENSED_BODY).is_file():
             return folder / LICENSED_BODY
     if not FREE_BODY.is_file():

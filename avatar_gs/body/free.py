@@ -20,8 +20,8 @@ from scipy.optimize import nnls
 from avatar_gs.body.files import NUM_JOINTS
 from avatar_gs.body.landmarks import face_landmarks
 from avatar_gs.body.pose import JOINT, JOINTS, PARENTS
-from avatar_gs.errors import UserError
-from avatar_gs.io import atomic_write
+from avatar_gs.core.errors import UserError
+from avatar_gs.core.io import atomic_write
 
 PHENOTYPES = ("gender", "age", "muscle", "weight", "height", "proportions")
 """What betas 0..5 are, in order; betas 6..9 do nothing."""

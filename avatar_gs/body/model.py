@@ -18,7 +18,7 @@ from torch import Tensor
 from avatar_gs.body.config import BodyConfig
 from avatar_gs.body.files import checked_body, find_body
 from avatar_gs.body.pose import PARENTS, Pose, zero_pose
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.geometry import axis_angle_to_matrix
 from avatar_gs.types import Correctives, PosedBody
 

@@ -4,7 +4,7 @@ import logging
 
 import torch
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.export.config import ExportConfig
 from avatar_gs.types import Gaussians
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 
-from avatar_gs.errors import UserError, require
+from avatar_gs.core.errors import UserError, require
 
 
 class Frame(Enum):

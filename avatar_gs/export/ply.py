@@ -13,10 +13,10 @@ from jaxtyping import Float
 from plyfile import PlyData, PlyElement, PlyParseError
 from torch import Tensor
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
+from avatar_gs.core.io import atomic_write
 from avatar_gs.export.config import Frame
 from avatar_gs.geometry import quat_multiply, quat_to_matrix
-from avatar_gs.io import atomic_write
 from avatar_gs.types import Gaussians
 
 SH_C0 = 0.28209479177387814

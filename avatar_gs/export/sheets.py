@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from avatar_gs.io import atomic_write
+from avatar_gs.core.io import atomic_write
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
 

@@ -8,7 +8,7 @@ import imageio_ffmpeg
 import numpy as np
 from jaxtyping import UInt8
 
-from avatar_gs.io import atomic_write
+from avatar_gs.core.io import atomic_write
 
 # The number of threads is part of what x264 writes: fixed, so that the same pictures give the same bytes.
 _THREADS = "2"

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.export.clean import clean
 from avatar_gs.export.config import ExportConfig
-from avatar_gs.export.html import write_html
 from avatar_gs.export.ply import write_ply
 from avatar_gs.export.video import write_turntable
 from avatar_gs.types import Gaussians
+from avatar_gs.viewer.html import write_html
 
 
 def export_avatar(

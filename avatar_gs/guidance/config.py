@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
-from avatar_gs.errors import UserError, require
+from avatar_gs.core.errors import UserError, require
 
 
 class Method(Enum):

@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from avatar_gs.device import send
+from avatar_gs.core.device import send
 from avatar_gs.guidance import noise, weights
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import GuidanceConfig, Method, ScheduleKind

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from avatar_gs.finite import all_finite
+from avatar_gs.core.finite import all_finite
 from avatar_gs.types import Adapter
 
 WATCH = 0.98

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from avatar_gs.device import send
+from avatar_gs.core.device import send
 from avatar_gs.types import Prior
 
 

@@ -2,17 +2,14 @@
 
 from dataclasses import is_dataclass, replace
 from enum import Enum
-from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
+from avatar_gs.core.paths import CONF
 from avatar_gs.guidance.config import GuidanceConfig, Method
 
-_PACKAGE = Path(__file__).resolve().parents[1]
-CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
-"""The folder of presets: inside an installed package, beside it in a checkout."""
 WARMUP_SHARE = 0.6
 """Of a run: what 300 steps of warm-up are of 500, the playground's."""
 

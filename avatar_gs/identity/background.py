@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.identity.pixels import Unusable
 
 WEIGHTS = "u2net_human_seg"

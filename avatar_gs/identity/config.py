@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from avatar_gs.errors import require, require_counts
+from avatar_gs.core.errors import require, require_counts
 from avatar_gs.prior.config import WEARING, PromptStyle
 
 MAX_TOKENS, MAX_STEPS, MAX_BATCH = 16, 100_000, 64

@@ -14,9 +14,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from avatar_gs import runs
-from avatar_gs.console import progress
-from avatar_gs.errors import UserError
+from avatar_gs.core import run_files as runs
+from avatar_gs.core.console import progress
+from avatar_gs.core.errors import UserError
+from avatar_gs.core.io import RunFolder, interruptible, load_state, save_state
+from avatar_gs.core.seeding import generator
 from avatar_gs.identity.config import Clothes, EmbedConfig, IdentityMethod, Weighting
 from avatar_gs.identity.denoising import prediction_error, stratified_times, time_shares
 from avatar_gs.identity.description import Description, describe_photos, sort_photos
@@ -24,11 +26,9 @@ from avatar_gs.identity.embedding import ACCESSORIES, IdentityEmbedding, fingerp
 from avatar_gs.identity.photos import PhotoSet
 from avatar_gs.identity.rehearsal import Rehearsals, rehearsal_error, rehearse
 from avatar_gs.identity.templates import templates
-from avatar_gs.io import RunFolder, interruptible, load_state, save_state
 from avatar_gs.prior.config import PromptStyle
 from avatar_gs.prior.placeholder import PLACEHOLDER, with_accessories
 from avatar_gs.prior.sparing import MemoryGuard
-from avatar_gs.seeding import generator
 from avatar_gs.types import IdentityPrior
 
 LOGGER = logging.getLogger(__name__)

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from avatar_gs.core.seeding import generator
 from avatar_gs.identity.denoising import prediction_error
 from avatar_gs.prior.config import WEARING
 from avatar_gs.prior.placeholder import SOMEBODY
-from avatar_gs.seeding import generator
 from avatar_gs.types import Describable, IdentityPrior
 
 SORTING_TIMES = (0.25, 0.4, 0.55, 0.7, 0.85)

@@ -20,8 +20,8 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from avatar_gs.errors import UserError
-from avatar_gs.io import atomic_write
+from avatar_gs.core.errors import UserError
+from avatar_gs.core.io import atomic_write
 from avatar_gs.prior import lora
 from avatar_gs.prior.prompts import PLACEHOLDER
 from avatar_gs.prior.weights import POINTER, read_pickle

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.identity.background import load_remover
 from avatar_gs.identity.pixels import Unusable, decode, on_grey, square
 

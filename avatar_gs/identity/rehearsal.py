@@ -15,13 +15,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from avatar_gs.core.seeding import generator
 from avatar_gs.guidance.noise import with_noise
 from avatar_gs.identity.denoising import sample_latents, stratified_times
 from avatar_gs.identity.description import Description
 from avatar_gs.identity.templates import templates
 from avatar_gs.prior.config import MINI_NEGATIVE, PromptStyle
 from avatar_gs.prior.placeholder import PLACEHOLDER, with_accessories
-from avatar_gs.seeding import generator
 from avatar_gs.types import Describable, IdentityPrior
 
 OWN, OTHERS = 24, 24

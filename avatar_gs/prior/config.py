@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
-from avatar_gs.errors import UserError, require, require_counts
+from avatar_gs.core.errors import UserError, require, require_counts
 
 PLACEHOLDER = "<id>"
 """What stands for the person of an identity in a prompt, as a name would."""

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.types import Describable
 
 FILE = "descriptions.json"

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.prior.config import PLACEHOLDER
 from avatar_gs.prior.names import WELL_KNOWN
 

@@ -14,7 +14,7 @@ from diffusers import AutoencoderTiny
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.prior import single_file
 from avatar_gs.prior.config import EncoderKeeps, Precision, Prediction, PriorConfig, VaePrecision
 from avatar_gs.prior.folder import PACKAGED, Source, locate_tiny

@@ -22,7 +22,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.prior.config import lora_entry
 from avatar_gs.prior.weights import check_safetensors, is_pickle, tensors_of
 

@@ -14,7 +14,7 @@ import diffusers
 import torch
 from diffusers import DDIMScheduler
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 
 NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
 """What every schedule must say …"""

@@ -17,11 +17,11 @@ from diffusers.loaders.single_file_utils import SingleFileComponentError, create
 from safetensors import safe_open
 from torch import Tensor
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
+from avatar_gs.core.paths import LAYOUTS
 from avatar_gs.prior import lora
 from avatar_gs.prior.weights import as_safetensors, check_safetensors, is_pickle
 
-LAYOUTS = Path(__file__).parent / "layouts"
 WIDTHS = {768: "sd15", 1024: "sd21"}
 """The layout by the width of the text that the UNet reads."""
 CONTROLNETS = {

@@ -5,8 +5,8 @@ import logging
 from collections.abc import Callable
 from typing import Protocol, TypeVar, runtime_checkable
 
-from avatar_gs.device import is_out_of_memory, release_cached_memory
-from avatar_gs.errors import UserError
+from avatar_gs.core.device import is_out_of_memory, release_cached_memory
+from avatar_gs.core.errors import UserError
 
 LOGGER = logging.getLogger(__name__)
 T = TypeVar("T")

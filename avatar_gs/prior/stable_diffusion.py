@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from avatar_gs.device import allow_tf32
-from avatar_gs.errors import UserError
-from avatar_gs.finite import all_finite
+from avatar_gs.core.device import allow_tf32
+from avatar_gs.core.errors import UserError
+from avatar_gs.core.finite import all_finite
 from avatar_gs.prior import accelerate, descriptions, lora, text
 from avatar_gs.prior import identity as people
 from avatar_gs.prior.config import PLACEHOLDER, Compile, Encoder, EncoderKeeps, PriorConfig

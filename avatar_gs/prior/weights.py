@@ -19,8 +19,8 @@ from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from avatar_gs.errors import UserError
-from avatar_gs.io import atomic_write
+from avatar_gs.core.errors import UserError
+from avatar_gs.core.io import atomic_write
 
 LOGGER = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from avatar_gs.errors import UserError, require
+from avatar_gs.core.errors import UserError, require
 
 
 @dataclass

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from avatar_gs import kernels
-from avatar_gs.errors import UserError
-from avatar_gs.render.kernels import load_kernels
+from avatar_gs.core import gsplat_toolchain as kernels
+from avatar_gs.core.errors import UserError
+from avatar_gs.render.gsplat_build import load_kernels
 from avatar_gs.types import Cameras, Gaussians, Render
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from avatar_gs.errors import require, require_counts
+from avatar_gs.core.errors import require, require_counts
 
 MAX_COUNT = 5_000_000
 

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.optim import Optimizer
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.splats.config import DensityConfig
 from avatar_gs.splats.detached import detached
 from avatar_gs.splats.model import GaussianModel

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.splats.config import SplatsConfig
 from avatar_gs.splats.correctives import Attachment, Triangles
 from avatar_gs.splats.skinning import skin

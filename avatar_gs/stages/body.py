@@ -10,7 +10,7 @@ from avatar_gs.body.files import FREE_BODY
 from avatar_gs.body.free import build_free_body, write_free_body
 from avatar_gs.body.keypoints import openpose_keypoints
 from avatar_gs.body.model import Body, load_body
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.settings import Settings
 
 TOLERANCE = 1e-4

@@ -15,22 +15,22 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from avatar_gs import runs
-from avatar_gs.console import progress
-from avatar_gs.device import choose_device
-from avatar_gs.errors import UserError
-from avatar_gs.evaluation.controls import fingerprint
+from avatar_gs.core import run_files as runs
+from avatar_gs.core.console import progress
+from avatar_gs.core.device import choose_device
+from avatar_gs.core.errors import UserError
+from avatar_gs.core.io import RunFolder
+from avatar_gs.core.seeding import generator
 from avatar_gs.export.sheets import sheet, to_uint8, write_png
 from avatar_gs.identity.cross_init import LESSONS, EmbedState, train_identity
 from avatar_gs.identity.curve import loss_curve, smoothed
 from avatar_gs.identity.embedding import IdentityEmbedding, check_fits, read_identity, write_identity
 from avatar_gs.identity.photos import PhotoSet, load_photos
-from avatar_gs.io import RunFolder
+from avatar_gs.lab.suites.controls import fingerprint
 from avatar_gs.prior import lora
 from avatar_gs.prior.config import FRAMINGS, PLACEHOLDER, VIEWS
 from avatar_gs.prior.prompts import bucket_prompts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
-from avatar_gs.seeding import generator
 from avatar_gs.settings import OUTPUTS, Settings
 from avatar_gs.stages.forecast import Task
 from avatar_gs.stages.preflight import preflight

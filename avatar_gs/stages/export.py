@@ -8,12 +8,12 @@ from jaxtyping import UInt8
 
 from avatar_gs.body.model import Body, load_body
 from avatar_gs.body.pose import a_pose
-from avatar_gs.console import progress
-from avatar_gs.device import choose_device
-from avatar_gs.errors import UserError
+from avatar_gs.core.console import progress
+from avatar_gs.core.device import choose_device
+from avatar_gs.core.errors import UserError
+from avatar_gs.core.io import RunFolder
 from avatar_gs.export.config import ExportConfig
 from avatar_gs.export.writer import export_avatar
-from avatar_gs.io import RunFolder
 from avatar_gs.render.cameras import fixed_views
 from avatar_gs.render.rasterize import rasterize, require_renderer
 from avatar_gs.settings import Settings

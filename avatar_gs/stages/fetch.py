@@ -2,7 +2,7 @@
 
 import logging
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.prior.fetch import fetch
 from avatar_gs.settings import Settings
 

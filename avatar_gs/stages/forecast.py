@@ -5,11 +5,11 @@ from dataclasses import replace
 from enum import Enum
 from typing import Any
 
-from avatar_gs.device import convolution_rate, told_by_proc
-from avatar_gs.errors import UserError
+from avatar_gs.core.device import convolution_rate, told_by_proc
+from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.config import GuidanceConfig, Method, Variant
 from avatar_gs.identity.cross_init import ENCODE_BATCH
-from avatar_gs.playground.config import FieldKind
+from avatar_gs.lab.playground.config import FieldKind
 from avatar_gs.prior.config import Encoder, Precision, PriorConfig
 from avatar_gs.prior.fetch import readable
 from avatar_gs.prior.loading import choose_dtype, choose_encoder_keeps, choose_vae_dtype

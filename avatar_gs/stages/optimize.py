@@ -8,14 +8,14 @@ from dataclasses import replace
 import torch
 
 from avatar_gs.body.model import load_body
-from avatar_gs.console import progress
-from avatar_gs.device import choose_device
-from avatar_gs.errors import UserError
+from avatar_gs.core.console import progress
+from avatar_gs.core.device import choose_device
+from avatar_gs.core.errors import UserError
+from avatar_gs.core.io import RunFolder
 from avatar_gs.guidance.config import Method
-from avatar_gs.io import RunFolder
 from avatar_gs.prior.config import Compile
 from avatar_gs.prior.stable_diffusion import load_prior
-from avatar_gs.render.kernels import prepare_renderer
+from avatar_gs.render.gsplat_build import prepare_renderer
 from avatar_gs.render.rasterize import require_renderer
 from avatar_gs.settings import Settings
 from avatar_gs.stages.embed import give_identity

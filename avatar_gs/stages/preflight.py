@@ -5,10 +5,10 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from avatar_gs import kernels
 from avatar_gs.body.files import FREE_BODY, find_body
-from avatar_gs.device import choose_device, physical_cores
-from avatar_gs.errors import UserError
+from avatar_gs.core import gsplat_toolchain as kernels
+from avatar_gs.core.device import choose_device, physical_cores
+from avatar_gs.core.errors import UserError
 from avatar_gs.identity.embedding import read_identity
 from avatar_gs.prior import lora
 from avatar_gs.prior.fetch import readable

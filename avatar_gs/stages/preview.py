@@ -11,13 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from avatar_gs.body.model import load_body
-from avatar_gs.console import progress
-from avatar_gs.device import choose_device
+from avatar_gs.core.console import progress
+from avatar_gs.core.device import choose_device
+from avatar_gs.core.io import RunFolder
+from avatar_gs.core.seeding import generator
 from avatar_gs.export.sheets import sheet, to_uint8, write_png
-from avatar_gs.io import RunFolder
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.render.rasterize import require_renderer
-from avatar_gs.seeding import generator
 from avatar_gs.settings import Settings
 from avatar_gs.stages.embed import give_identity
 from avatar_gs.stages.forecast import Task

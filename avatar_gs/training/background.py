@@ -8,10 +8,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avatar_gs.errors import UserError
-from avatar_gs.finite import all_finite
+from avatar_gs.core.errors import UserError
+from avatar_gs.core.finite import all_finite
+from avatar_gs.core.seeding import derive_seed
 from avatar_gs.guidance.learnables import adam_state, load_adam_state
-from avatar_gs.seeding import derive_seed
 from avatar_gs.training.config import EnvironmentConfig
 from avatar_gs.types import Cameras
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
-from avatar_gs.errors import UserError, require, require_counts
+from avatar_gs.core.errors import UserError, require, require_counts
 from avatar_gs.render.config import ShadingConfig
 
 MAX_STEPS = 1_000_000

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 
 from avatar_gs.body.model import Body
-from avatar_gs.console import progress
-from avatar_gs.device import peak_resident
-from avatar_gs.errors import UserError
+from avatar_gs.core.console import progress
+from avatar_gs.core.device import peak_resident
+from avatar_gs.core.errors import UserError
+from avatar_gs.core.io import RunFolder, interruptible
+from avatar_gs.core.seeding import generator
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.distill import Distilled, build_guidance
-from avatar_gs.io import RunFolder, interruptible
 from avatar_gs.prior.prompts import BucketPrompt, texts
 from avatar_gs.prior.sparing import MemoryGuard
-from avatar_gs.seeding import generator
 from avatar_gs.settings import Settings
 from avatar_gs.splats.init import surface_splats
 from avatar_gs.splats.model import GaussianModel

@@ -19,8 +19,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch import distributed as dist
 
-from avatar_gs.console import be_silent
-from avatar_gs.errors import UserError
+from avatar_gs.core.console import be_silent
+from avatar_gs.core.errors import UserError
 from avatar_gs.training.encoder import encoder_at
 from avatar_gs.types import Prior
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from avatar_gs.body.model import Body
-from avatar_gs.device import peak_resident, release_cached_memory
+from avatar_gs.core.device import peak_resident, release_cached_memory
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.prior.prompts import bucket_prompts, texts
 from avatar_gs.settings import Settings

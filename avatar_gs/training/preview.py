@@ -7,7 +7,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from avatar_gs.io import atomic_write
+from avatar_gs.core.io import atomic_write
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.training.drawing import draw
 from avatar_gs.training.scene import Scene

@@ -12,13 +12,13 @@ from torch import Tensor
 from avatar_gs.body.keypoints import openpose_keypoints
 from avatar_gs.body.model import Body
 from avatar_gs.body.pose import a_pose, random_pose
+from avatar_gs.core.seeding import generator
 from avatar_gs.prior.config import PromptConfig
 from avatar_gs.prior.prompts import view_buckets
 from avatar_gs.render.cameras import fixed_views, sample_views, subject
 from avatar_gs.render.config import CamerasConfig
 from avatar_gs.render.pose_map import body_depth, body_surfels, draw_pose_map
 from avatar_gs.render.shading import Lighting, draw_lighting
-from avatar_gs.seeding import generator
 from avatar_gs.training.config import Background, OptimizeConfig, PoseMap, PoseMode
 from avatar_gs.types import Framing, PosedBody, Views
 

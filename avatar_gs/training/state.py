@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from avatar_gs import runs
-from avatar_gs.errors import UserError
+from avatar_gs.core import run_files as runs
+from avatar_gs.core.errors import UserError
+from avatar_gs.core.io import load_state, save_state
 from avatar_gs.guidance.distill import Guidance
-from avatar_gs.io import load_state, save_state
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.splats.density import DistillationStrategy
 from avatar_gs.splats.model import GaussianModel

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from avatar_gs.finite import all_finite
+from avatar_gs.core.finite import all_finite
+from avatar_gs.core.seeding import derive_seed, generator
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.distill import Distilled
 from avatar_gs.prior.sparing import MemoryGuard
-from avatar_gs.seeding import derive_seed, generator
 from avatar_gs.settings import Settings
 from avatar_gs.splats.density import Refinement
 from avatar_gs.splats.model import GaussianModel

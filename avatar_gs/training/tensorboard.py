@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from avatar_gs.errors import UserError
-from avatar_gs.io import RunFolder
+from avatar_gs.core.errors import UserError
+from avatar_gs.core.io import RunFolder
 
 WriteScalars = Callable[[int, Mapping[str, float]], None]
 

@@ -25,7 +25,7 @@ if __name__ == "__main__":  # a checkout that is not installed
 
 from avatar_gs.body.config import BodyConfig
 from avatar_gs.body.model import load_body
-from avatar_gs.device import choose_device
+from avatar_gs.core.device import choose_device
 from avatar_gs.splats.config import DensityConfig, SmoothingConfig, SplatsConfig
 from avatar_gs.splats.density import DistillationStrategy
 from avatar_gs.splats.detached import detached

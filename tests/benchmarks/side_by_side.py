@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from avatar_gs.device import choose_device
+from avatar_gs.core.device import choose_device
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.distill import build_guidance
 from avatar_gs.guidance.presets import named_preset
+from avatar_gs.lab.benchmarks.random_weights import random_prior
 from avatar_gs.prior.config import Precision, PriorConfig
 from avatar_gs.prior.loading import Quiet
-from avatar_gs.prior.random_weights import random_prior
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from tests import full
 from tests.benchmarks.threestudio_fork import find_guidance

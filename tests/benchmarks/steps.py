@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout nee
 
 from hydra import compose, initialize_config_dir
 
-from avatar_gs import config
-from avatar_gs.device import prepare_environment
+from avatar_gs.cli import compose as config
+from avatar_gs.core.device import prepare_environment
 from avatar_gs.settings import Settings
 
 NETWORKS = {"eager": "never", "graphs": "graphs", "compiled": "always"}
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="settings, key=value")
     options = parser.parse_intermixed_args()
     prepare_environment()
-    from avatar_gs.stages import benchmark  # loads torch, which reads the environment
+    from avatar_gs.lab.stages import benchmark
 
     settings = composed([compile_override(options.networks), *options.overrides])
     with tempfile.TemporaryDirectory() as folder:
@@ -50,9 +50,9 @@ def main() -> None:
 
 def expected(settings: Settings) -> dict[str, float]:
     """The expected peak of memory by phase, in MiB: on a GPU of tensors alone, which is what torch counts there."""
-    from avatar_gs.device import choose_device
+    from avatar_gs.core.device import choose_device
+    from avatar_gs.lab.benchmarks.random_weights import architecture_of
     from avatar_gs.prior.memory import expected_by_phase
-    from avatar_gs.prior.random_weights import architecture_of
     from avatar_gs.stages import forecast
 
     device = choose_device(settings.device.value)

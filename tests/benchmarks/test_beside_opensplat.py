@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from avatar_gs.render.benchmark import person_scene
+from avatar_gs.lab.benchmarks.renderers import person_scene
 from avatar_gs.render.rasterize import rasterize
 from avatar_gs.types import Cameras, Gaussians, Render
 from tests.benchmarks.beside_opensplat import disagreement, projection_matrix, ranks, table_row

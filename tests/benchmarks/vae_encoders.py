@@ -24,7 +24,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
 from torch.nn import functional as F
 
-from avatar_gs.device import allow_tf32, choose_device
+from avatar_gs.core.device import allow_tf32, choose_device
 from avatar_gs.prior.accelerate import AFTER, Accelerated, captured, compiled
 from avatar_gs.prior.config import EncoderKeeps
 from avatar_gs.prior.encoding import ImageEncoder, vae_mean

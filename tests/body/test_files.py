@@ -13,7 +13,7 @@ from avatar_gs.body.config import BodyConfig
 from avatar_gs.body.files import FREE_BODY, checked_body, find_body, read_arrays
 from avatar_gs.body.model import Body, load_body
 from avatar_gs.body.pose import JOINT, PARENTS, pose_of
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 
 SMPLX_VERTICES = 10475
 

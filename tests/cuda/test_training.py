@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from avatar_gs.body.model import Body
+from avatar_gs.core.io import RunFolder, load_state
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import EDITING, GuidanceConfig, Method
 from avatar_gs.guidance.presets import preset
-from avatar_gs.io import RunFolder, load_state
 from avatar_gs.prior.config import Precision, PriorConfig
 from avatar_gs.prior.prompts import bucket_prompts, texts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior

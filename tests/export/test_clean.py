@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.export.clean import clean
 from avatar_gs.export.config import ExportConfig
 from avatar_gs.types import Gaussians

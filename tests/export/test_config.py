@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.export.config import ExportConfig, Frame
 
 

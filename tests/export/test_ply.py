@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plyfile import PlyData, PlyElement
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.export.config import Frame
 from avatar_gs.export.ply import PROPERTIES, SH_C0, change_frame, read_ply, write_ply
 from avatar_gs.geometry import quat_to_matrix

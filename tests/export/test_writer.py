@@ -11,7 +11,7 @@ import pytest
 import torch
 from plyfile import PlyData
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.export import writer
 from avatar_gs.export.config import ExportConfig, Frame
 from avatar_gs.export.ply import read_ply

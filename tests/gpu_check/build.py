@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout nee
 
 import torch
 
-from avatar_gs.render.benchmark import person_scene
+from avatar_gs.lab.benchmarks.renderers import person_scene
 from avatar_gs.render.rasterize import rasterize, require_renderer
 from avatar_gs.types import Gaussians
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.config import (
     CsdConfig,
     DeSdsConfig,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.conditions import TextConditions, corrupt_prompts
 from avatar_gs.guidance.config import (
     BridgeConfig,

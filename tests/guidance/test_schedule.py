@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.config import DeSdsConfig, GuidanceConfig, ScheduleConfig, ScheduleKind
 from avatar_gs.guidance.schedule import draw_times
 

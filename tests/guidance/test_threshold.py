@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import GuidanceConfig, Method, ScheduleConfig, ScheduleKind, Weight
 from avatar_gs.guidance.distill import build_guidance

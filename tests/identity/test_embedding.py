@@ -14,7 +14,7 @@ from diffusers import StableDiffusionPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.identity.embedding import (
     IdentityEmbedding,
     check_fits,

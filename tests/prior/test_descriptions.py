@@ -4,18 +4,18 @@ import json
 
 import pytest
 
-from avatar_gs.errors import UserError
-from avatar_gs.mini.descriptions import descriptions
-from avatar_gs.mini.train import PACKAGED
-from avatar_gs.mini.vocabulary import words
+from avatar_gs.core.errors import UserError
+from avatar_gs.core.paths import MINI_PRIOR
+from avatar_gs.lab.world.descriptions import descriptions
+from avatar_gs.lab.world.vocabulary import words
 from avatar_gs.prior.config import PriorConfig
 from avatar_gs.prior.descriptions import COMMON, FILE, describable
 from avatar_gs.prior.stable_diffusion import load_prior
 
 
 def test_the_packaged_prior_has_its_own_and_knows_them():
-    own = describable(PACKAGED)
-    assert json.loads((PACKAGED / FILE).read_text()) == descriptions()
+    own = describable(MINI_PRIOR)
+    assert json.loads((MINI_PRIOR / FILE).read_text()) == descriptions()
     assert load_prior(PriorConfig()).describable == own
     said = {
         word

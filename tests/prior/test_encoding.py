@@ -13,12 +13,12 @@ from diffusers import AutoencoderTiny
 from torch import nn
 from torch.nn import functional as F
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
+from avatar_gs.lab.benchmarks.random_weights import random_prior
 from avatar_gs.prior.config import Encoder, EncoderKeeps, Precision, PriorConfig, VaePrecision
 from avatar_gs.prior.encoding import LARGEST, scaled
 from avatar_gs.prior.frozen import FrozenConv2d, FrozenNormSilu
 from avatar_gs.prior.loading import choose_vae_dtype
-from avatar_gs.prior.random_weights import random_prior
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from tests import full, tiny
 

@@ -17,7 +17,7 @@ from diffusers import AutoencoderTiny, ControlNetModel
 from huggingface_hub import constants
 from safetensors.torch import load_file
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.prior import fetch as module
 from avatar_gs.prior.config import Encoder, PriorConfig
 from avatar_gs.prior.fetch import fetch

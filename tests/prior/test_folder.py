@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.prior.config import PriorConfig
 from avatar_gs.prior.folder import _hub_answers
 from avatar_gs.prior.stable_diffusion import load_prior

@@ -7,9 +7,9 @@ import pytest
 import torch
 import yaml
 
-from avatar_gs import config
-from avatar_gs.errors import UserError
-from avatar_gs.mini.people import individuals
+from avatar_gs.cli import compose as config
+from avatar_gs.core.errors import UserError
+from avatar_gs.lab.world.people import individuals
 from avatar_gs.prior.config import PriorConfig, PromptConfig, PromptStyle
 from avatar_gs.prior.folder import PACKAGED
 from avatar_gs.prior.identity import known_names, placed_tokens

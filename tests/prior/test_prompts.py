@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from avatar_gs.errors import UserError
-from avatar_gs.mini.captions import view_suffix
-from avatar_gs.mini.vocabulary import NEGATIVE_WORDS
+from avatar_gs.core.errors import UserError
+from avatar_gs.lab.world.captions import view_suffix
+from avatar_gs.lab.world.vocabulary import NEGATIVE_WORDS
 from avatar_gs.prior.config import PriorConfig, PromptConfig, PromptStyle
 from avatar_gs.prior.prompts import BUCKETS, bucket_prompts, view_buckets
 from avatar_gs.types import Cameras, Framing, ViewDirection, Views

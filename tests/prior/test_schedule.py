@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.prior.config import Prediction, PriorConfig
 from avatar_gs.prior.folder import PACKAGED
 from avatar_gs.prior.schedule import noise_schedule

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.prior import single_file
 from avatar_gs.prior.config import Prediction, PriorConfig
 from avatar_gs.prior.folder import locate

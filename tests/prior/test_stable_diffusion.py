@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionControlNetPipeline
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.prior.config import Precision, PriorConfig
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from tests import tiny

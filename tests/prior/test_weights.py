@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.prior import folder as folders
 from avatar_gs.prior.config import PriorConfig
 from avatar_gs.prior.folder import Source, choose_weights, weight_files

@@ -2,10 +2,11 @@
 
     python tests/render/agreement.py --device cuda --json agreement.json
 
-Every error is measured against ``avatar_gs.render.dense`` in float64. Two yardsticks are measured on the same scene:
-our CPU renderer, and the dense reference itself in float32, the same mathematics without any care for rounding. gsplat
-adds up a splat's gradient with float32 atomics, in another order in every run, and is compiled with ``-use_fast_math``
-(approximate exponentials and divisions), so it cannot be held to the CPU renderer's error. The bound of a gradient is
+Every error is measured against ``avatar_gs.lab.benchmarks.dense`` in float64. Two yardsticks are measured on the same
+scene: our CPU renderer, and the dense reference itself in float32, the same mathematics without any care for
+rounding. gsplat adds up a splat's gradient with float32 atomics, in another order in every run, and is compiled with
+``-use_fast_math`` (approximate exponentials and divisions), so it cannot be held to the CPU renderer's error. The
+bound of a gradient is
 
     FLOOR + FACTOR * max(error of the CPU renderer, error of the dense reference in float32).
 
@@ -29,7 +30,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout need not be installed
 
-from avatar_gs.render.dense import render_dense
+from avatar_gs.lab.benchmarks.dense import render_dense
 from avatar_gs.render.rasterize import rasterize
 from avatar_gs.types import Cameras, Gaussians, Render
 from tests.render.test_rasterize import PARAMETERS, ROUNDING, SCENES, in_double, loss_of, with_gradients

@@ -10,7 +10,7 @@ from avatar_gs.body.config import BodyConfig
 from avatar_gs.body.files import FREE_BODY
 from avatar_gs.body.model import load_body
 from avatar_gs.body.pose import JOINT, a_pose
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.geometry import project
 from avatar_gs.render.cameras import fixed_views, sample_views
 from avatar_gs.render.config import CamerasConfig, FramingConfig

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from avatar_gs.geometry import look_at
-from avatar_gs.render.benchmark import capsule_person, person_camera
-from avatar_gs.render.dense import render_dense
+from avatar_gs.lab.benchmarks.dense import render_dense
+from avatar_gs.lab.benchmarks.renderers import capsule_person, person_camera
 from avatar_gs.render.rasterize import rasterize, require_renderer
 from avatar_gs.types import Cameras, Gaussians, Render
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.geometry import look_at
 from avatar_gs.render.config import ShadingConfig
 from avatar_gs.render.rasterize import rasterize

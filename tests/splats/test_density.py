@@ -4,7 +4,7 @@ import pytest
 import torch
 from gsplat.strategy import DefaultStrategy
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.splats.config import DensityConfig, LearningRates, SplatsConfig
 from avatar_gs.splats.density import STATISTICS, DistillationStrategy, largest
 from avatar_gs.splats.init import surface_splats

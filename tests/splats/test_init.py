@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.geometry import quat_to_matrix
 from avatar_gs.splats.config import SplatsConfig
 from avatar_gs.splats.init import neighbour_distance, sample_surface, surface_splats

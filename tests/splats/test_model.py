@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.splats.config import SplatsConfig
 from avatar_gs.splats.init import surface_splats
 from avatar_gs.splats.model import BOUND, TRAINABLE, GaussianModel, rgb_to_sh

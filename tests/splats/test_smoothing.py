@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.splats.config import SmoothingConfig, SplatsConfig
 from avatar_gs.splats.init import surface_splats
 from avatar_gs.splats.model import GaussianModel, rgb_to_sh

@@ -9,9 +9,9 @@ import torch
 from avatar_gs import cli
 from avatar_gs.body.config import BodyConfig
 from avatar_gs.body.model import load_body
+from avatar_gs.core.io import RunFolder
 from avatar_gs.export.config import ExportConfig, Frame
 from avatar_gs.export.ply import read_ply
-from avatar_gs.io import RunFolder
 from avatar_gs.splats.config import SplatsConfig
 from avatar_gs.splats.init import surface_splats
 from avatar_gs.stages import export

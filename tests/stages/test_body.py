@@ -11,7 +11,7 @@ from avatar_gs.body.config import BodyConfig
 from avatar_gs.body.files import FREE_BODY, read_arrays
 from avatar_gs.body.free import write_free_body
 from avatar_gs.body.model import load_body
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.settings import Settings
 from avatar_gs.stages.body import compare, run
 

@@ -18,11 +18,13 @@ from safetensors.torch import save_file
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from avatar_gs import config, kernels
-from avatar_gs.errors import UserError
+from avatar_gs.cli import compose as config
+from avatar_gs.core import gsplat_toolchain as kernels
+from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.guidance.presets import CONF
 from avatar_gs.identity.embedding import IdentityEmbedding, write_identity
+from avatar_gs.lab.stages import playground
 from avatar_gs.prior import memory, single_file
 from avatar_gs.prior.config import Encoder, EncoderKeeps, Precision, PriorConfig
 from avatar_gs.prior.fetch import readable
@@ -39,7 +41,7 @@ from avatar_gs.prior.memory import (
 )
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Device, Settings
-from avatar_gs.stages import embed, forecast, optimize, playground, preflight, preview
+from avatar_gs.stages import embed, forecast, optimize, preflight, preview
 from avatar_gs.stages.forecast import Task
 from avatar_gs.training.config import OptimizeConfig
 from tests import full, tiny

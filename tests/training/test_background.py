@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from avatar_gs.body.pose import a_pose
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.render.cameras import fixed_views
 from avatar_gs.training.background import LearnedBackground, view_directions
 from avatar_gs.training.config import EnvironmentConfig

@@ -8,10 +8,10 @@ import torch
 from avatar_gs.body.config import BodyConfig
 from avatar_gs.body.model import load_body
 from avatar_gs.body.pose import a_pose
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
+from avatar_gs.core.io import RunFolder, load_state, save_state
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import GuidanceConfig, Method, Unconditional, Weight
-from avatar_gs.io import RunFolder, load_state, save_state
 from avatar_gs.prior.config import PriorConfig
 from avatar_gs.prior.prompts import bucket_prompts, texts
 from avatar_gs.prior.stable_diffusion import load_prior

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from avatar_gs.body.pose import a_pose
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
+from avatar_gs.core.seeding import generator
 from avatar_gs.guidance import weights
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.prior.prompts import texts
 from avatar_gs.render.cameras import fixed_views
 from avatar_gs.render.rasterize import rasterize
-from avatar_gs.seeding import generator
 from avatar_gs.splats.config import SplatsConfig
 from avatar_gs.splats.init import surface_splats
 from avatar_gs.splats.model import GaussianModel

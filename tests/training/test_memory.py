@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
+from avatar_gs.core.io import RunFolder
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import BridgeConfig, Method, Variant
-from avatar_gs.io import RunFolder
 from avatar_gs.prior.config import PriorConfig
 from avatar_gs.prior.prompts import bucket_prompts, texts
 from avatar_gs.prior.sparing import MemoryGuard

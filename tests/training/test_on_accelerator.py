@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from avatar_gs.core.io import RunFolder
 from avatar_gs.export.config import ExportConfig
 from avatar_gs.export.ply import read_ply
 from avatar_gs.export.writer import export_avatar
@@ -23,7 +24,6 @@ from avatar_gs.identity import rehearsal
 from avatar_gs.identity.config import Clothes, EmbedConfig
 from avatar_gs.identity.cross_init import train_identity
 from avatar_gs.identity.photos import PhotoSet
-from avatar_gs.io import RunFolder
 from avatar_gs.prior.prompts import bucket_prompts, texts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.render.config import ShadingConfig

@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file
 from torch import distributed as dist
 
-from avatar_gs import cli, device
-from avatar_gs.errors import UserError
+from avatar_gs import cli
+from avatar_gs.core import device
+from avatar_gs.core.errors import UserError
+from avatar_gs.core.io import RunFolder
 from avatar_gs.guidance.config import GuidanceConfig, Method
-from avatar_gs.io import RunFolder
 from avatar_gs.render import shading
 from avatar_gs.render.config import ShadingConfig
 from avatar_gs.render.rasterize import rasterize

@@ -15,7 +15,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-from avatar_gs import config
+from avatar_gs.cli import compose as config
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.distill import Guidance
 from avatar_gs.guidance.noise import Noised

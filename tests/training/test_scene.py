@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import torch
 
+from avatar_gs.core.seeding import derive_seed, generator
 from avatar_gs.prior.config import PromptConfig
 from avatar_gs.render.config import CamerasConfig
-from avatar_gs.seeding import derive_seed, generator
 from avatar_gs.training.config import OptimizeConfig, PoseMap, PoseMode
 from avatar_gs.training.scene import Scenes, prepared_scenes
 

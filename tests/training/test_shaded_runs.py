@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from avatar_gs.body.pose import a_pose
-from avatar_gs.errors import UserError
-from avatar_gs.io import RunFolder
+from avatar_gs.core.errors import UserError
+from avatar_gs.core.io import RunFolder
+from avatar_gs.core.seeding import generator
 from avatar_gs.prior.config import PromptConfig
 from avatar_gs.render.config import CamerasConfig, ShadingConfig
 from avatar_gs.render.shading import Lighting, Shade
-from avatar_gs.seeding import generator
 from avatar_gs.splats.config import SplatsConfig
 from avatar_gs.splats.init import surface_splats
 from avatar_gs.training.config import Background, EnvironmentConfig, GeometryConfig, OptimizeConfig, PoseMode

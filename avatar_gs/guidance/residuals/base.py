@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from avatar_gs.device import send
+from avatar_gs.core.device import send
 from avatar_gs.guidance.noise import Noised, independent
 from avatar_gs.types import Prior
 

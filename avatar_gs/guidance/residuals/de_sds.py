@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from avatar_gs.device import send
-from avatar_gs.errors import UserError
+from avatar_gs.core.device import send
+from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import DeSdsConfig, GuidanceConfig, SmallNoise, Variant
 from avatar_gs.guidance.learnables import ConsistentText, denoising_loss

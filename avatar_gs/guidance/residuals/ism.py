@@ -6,7 +6,7 @@ from itertools import pairwise
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from avatar_gs.device import send
+from avatar_gs.core.device import send
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import GuidanceConfig, IsmConfig
 from avatar_gs.guidance.noise import Noised, arrived, ddim

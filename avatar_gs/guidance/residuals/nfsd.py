@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from avatar_gs.device import send
+from avatar_gs.core.device import send
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import GuidanceConfig, NfsdConfig
 from avatar_gs.guidance.noise import Noised, noise_ratios

@@ -1,6 +1,6 @@
 """Robust NFSD: NFSD whose noise correction is taken at a small noise level of its own, at a length that is given."""
 
-from avatar_gs.device import send
+from avatar_gs.core.device import send
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import GuidanceConfig, RobustNfsdConfig, ScheduleConfig, ScheduleKind
 from avatar_gs.guidance.noise import Noised, independent, uniforms

@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from avatar_gs.device import send
-from avatar_gs.errors import UserError
+from avatar_gs.core.device import send
+from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import GuidanceConfig, ScheduleConfig, ScheduleKind, VsdConfig
 from avatar_gs.guidance.learnables import TrainedAdapter, denoising_loss

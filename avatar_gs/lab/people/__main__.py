@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from avatar_gs.console import progress
-from avatar_gs.errors import UserError
+from avatar_gs.core.console import progress
+from avatar_gs.core.errors import UserError
 from avatar_gs.lab.people.config import PeopleAutoencoderConfig, PeopleDatasetConfig
 
 COLUMNS = 8

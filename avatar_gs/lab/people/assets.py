@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, UnidentifiedImageError
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 
 CHECKSUMS = Path(__file__).with_name("assets.json")
 """SHA-256 of each file of the pack that this generator was made with."""

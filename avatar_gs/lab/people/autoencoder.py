@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from avatar_gs.lab.people.config import PeopleAutoencoderConfig
 from avatar_gs.lab.people.dataset import Images, as_batch
-from avatar_gs.mini.autoencoder import KL_WEIGHT, build_autoencoder, decode, posterior
-from avatar_gs.mini.checkpoint import restore, save
+from avatar_gs.lab.train_prior.autoencoder import KL_WEIGHT, build_autoencoder, decode, posterior
+from avatar_gs.lab.train_prior.checkpoint import restore, save
 
 GRADIENT_WEIGHT = 0.7
 """Of the error of image gradients, at three scales."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Optional
 
-from avatar_gs.errors import require, require_counts
+from avatar_gs.core.errors import require, require_counts
 
 
 @dataclass

@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from avatar_gs.errors import UserError
-from avatar_gs.io import atomic_write
+from avatar_gs.core.errors import UserError
+from avatar_gs.core.io import atomic_write
 from avatar_gs.lab.people.config import PeopleDatasetConfig
 from avatar_gs.lab.people.rendering import Part
 from avatar_gs.lab.people.wardrobe import Wardrobe, load_wardrobe
 from avatar_gs.lab.people.world import FRAMINGS, VIEWS, Sample, random_samples
-from avatar_gs.mini.shards import write_missing
+from avatar_gs.lab.world.shards import write_missing
 
 CELL = 8
 """Image pixels of a side of a latent cell."""

@@ -24,9 +24,9 @@ from avatar_gs.body.config import BodyConfig
 from avatar_gs.body.free import BONES, JAW_FROM_HEAD, SIDES, Y_UP_FACING_Z, bone_owners, rotation_between
 from avatar_gs.body.model import Body, load_body
 from avatar_gs.body.pose import JOINT, JOINTS, PARENTS, Pose, zero_pose
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
+from avatar_gs.core.io import atomic_write
 from avatar_gs.geometry import axis_angle_to_matrix
-from avatar_gs.io import atomic_write
 from avatar_gs.lab.people.kernels import add_sparse
 from avatar_gs.types import PosedBody
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from avatar_gs.mini import vocabulary as mini
-from avatar_gs.mini.vocabulary import NEGATIVE_WORDS, RGB, VIEW_WORDS
+from avatar_gs.lab.world import vocabulary as mini
+from avatar_gs.lab.world.vocabulary import NEGATIVE_WORDS, RGB, VIEW_WORDS
 
 CLOTHES: dict[str, RGB] = {**mini.CLOTHES, "black": (26, 26, 28)}
 HAIR_COLOURS: dict[str, RGB] = {

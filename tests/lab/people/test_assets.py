@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.lab.people.assets import TINT_LEVEL, Assets, checksums, luminance_only
 from avatar_gs.lab.people.vocabulary import HAIR_STYLES, SHOES, SUITS
 

@@ -14,7 +14,7 @@ from avatar_gs.lab.people.person import (
     redressed,
     training_person,
 )
-from avatar_gs.mini import vocabulary as mini
+from avatar_gs.lab.world import vocabulary as mini
 
 CHANGES = (
     "local_change:l-eye-scale-incr",

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.lab.people import autoencoder, dataset
 from avatar_gs.lab.people.__main__ import main
 from avatar_gs.lab.people.config import PeopleAutoencoderConfig, PeopleDatasetConfig

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from avatar_gs.render.benchmark import capsule_person, person_camera
+from avatar_gs.lab.benchmarks.renderers import capsule_person, person_camera
 from avatar_gs.render.cpu.api import _Project
 from avatar_gs.render.cpu.projection import pack_cameras
 

@@ -4,7 +4,7 @@ import numba
 import numpy as np
 import pytest
 
-from avatar_gs.errors import UserError
+from avatar_gs.core.errors import UserError
 from avatar_gs.render.cpu import simd
 from avatar_gs.render.cpu.blending import X_MAX, exp_minus_8
 from avatar_gs.render.rasterize import require_renderer

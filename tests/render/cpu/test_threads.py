@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from avatar_gs.render.benchmark import capsule_person, person_camera
+from avatar_gs.lab.benchmarks.renderers import capsule_person, person_camera
 from avatar_gs.render.cpu import threads
 from avatar_gs.render.rasterize import rasterize
 from avatar_gs.types import Gaussians

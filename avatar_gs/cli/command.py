@@ -1,0 +1,295 @@
+"""The command ``avatar-gs``: quote, compose, dispatch. Nothing heavy is imported before a stage runs."""
+
+import argparse
+import errno
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from hydra import version as hydra_version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from avatar_gs import __version__
+from avatar_gs.cli import completion, overrides
+from avatar_gs.cli import compose as config
+from avatar_gs.core.console import start_logging
+from avatar_gs.core.device import is_out_of_memory, pin_threads, prepare_environment
+from avatar_gs.core.errors import UserError
+from avatar_gs.settings import OUTPUTS, Settings, Stage, run_name, short_hash, slug
+
+INTERRUPTED = 130
+LAB_STAGES = {Stage.evaluate, Stage.playground, Stage.benchmark, Stage.train_mini, Stage.train_scorer}
+
+STAGE_HELP = {
+    Stage.all: "learn the person in photos=, optimise, export (the default)",
+    Stage.preview: "2D samples of the prior with the run's prompts and pose maps, in seconds",
+    Stage.embed: "learn the person in photos= (embed.fast=true: a first impression)",
+    Stage.optimize: "make the avatar's splats, or go on with them",
+    Stage.export: "write avatar.ply, avatar.html and turntable.mp4 of an existing run",
+    Stage.playground: "one picture instead of an avatar: what each guidance does, step by step",
+    Stage.evaluate: (
+        "measure: suite=colours | identity | prior | scores | methods | claims | shading | editing | likeness"
+    ),
+    Stage.fetch: "download a prior (prior=sd15, sd21 or a hub name), or go on with it",
+    Stage.body: "rebuild or check the body model",
+    Stage.benchmark: "time the renderers; benchmark.step=true: whole steps beside what the prior alone costs",
+    Stage.train_mini: "train the packaged prior again",
+    Stage.train_scorer: "train the mini world's scorer, face detector and judge of views again",
+}
+
+HELP = """\
+avatar-gs: a sentence in, a posable Gaussian-splat avatar out.
+
+  avatar-gs prompt="a man in a red shirt and blue trousers"
+  avatar-gs prompt="a woman with blonde hair" name=anna seed=3     in outputs/anna/
+  avatar-gs prompt="<id> wearing a raincoat" photos=./anna         of the person in these photos
+  avatar-gs stage=preview prompt="..."                             look before a long run
+  avatar-gs stage=export name=anna export.frame=yup                one stage of an existing run
+  avatar-gs -m seed=0,1,2 prompt="..."                             several runs, one after another
+  avatar-gs -m prompt=@prompts.txt                                 one run for each line of a file
+
+Stages (stage=...):
+{stages}
+
+Settings (key=value, in any order):
+  prompt, negative_prompt     any text, in any script
+  name, seed, device          folder below outputs/ (made from the prompt), 0, auto | cpu | cuda
+  photos, identity            photos of one person, who is <id> in the prompt; or an identity.safetensors
+  init                        the run whose avatar to begin with; guidance=pds (or dds) edits it
+  prior                       {prior}, a folder, a .safetensors file or a hub name
+  guidance                    {guidance}
+  optimize.steps, optimize.batch, splats.count, export.frame
+  experiment                  a set of settings: {experiment}
+  overwrite, debug            true: start the run anew; show tracebacks
+
+The same command continues an unfinished run. Every setting: avatar-gs --cfg job
+
+Options:
+  -m, --multirun              run once for each combination of values (a=1,2 b=3,4)
+  -c, --cfg job|hydra|all     print the settings and stop; -p KEY prints a part, --resolve resolves them
+  -sc install=bash            shell completion: eval "$(avatar-gs -sc install=bash)" (also zsh, fish)
+  -i, --info                  what Hydra knows of the configuration
+  -h, --help; --version
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; avatar-gs --help shows how it is used")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code: 0, 1 for an error, 130 for Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    start_logging()
+    return _guarded(lambda: _main(arguments), debug="debug=true" in arguments)
+
+
+def _main(arguments: list[str]) -> int:
+    options = _parse_arguments(arguments)
+    if options.help:
+        print(help_text())
+        return 0
+    if options.version:
+        print(f"avatar-gs {__version__}")
+        return 0
+    config.register()
+    hydra = _start_hydra()
+    try:
+        return _run_hydra(hydra, options)
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def help_text() -> str:
+    """What ``--help`` prints."""
+    presets = config.presets()
+    stages = "\n".join(f"  {stage.name:<14}{text}" for stage, text in STAGE_HELP.items())
+    words = {group: " | ".join(name for name in names if name != "custom") for group, names in presets.items()}
+    return HELP.format(stages=stages, **words).rstrip()
+
+
+def _parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    parser = _Parser(prog="avatar-gs", add_help=False, allow_abbrev=False)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--version", action="store_true")
+    parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("-c", "--cfg", choices=("job", "hydra", "all"))
+    parser.add_argument("-p", "--package")
+    parser.add_argument("--resolve", action="store_true")
+    parser.add_argument("-sc", "--shell-completion", "--shell_completion", action="store_true")
+    parser.add_argument("-i", "--info", nargs="?", const="all", default=None)
+    return parser.parse_intermixed_args(arguments)
+
+
+def _start_hydra() -> Hydra:
+    hydra_version.setbase("1.3")
+    search_path = create_config_search_path(str(config.CONF))
+    return Hydra.create_main_hydra2(task_name="avatar_gs", config_search_path=search_path)
+
+
+def _run_hydra(hydra: Hydra, options: argparse.Namespace) -> int:
+    if options.shell_completion:
+        completion.run(hydra, options.overrides)
+        return 0
+    given = overrides.rewrite(options.overrides, multirun=options.multirun)
+    parsed = _parse_overrides(hydra, given)
+    if options.cfg:
+        hydra.show_cfg(config.CONFIG_NAME, given, options.cfg, options.package, options.resolve)
+        return 0
+    if options.info:
+        hydra.show_info(options.info, config_name=config.CONFIG_NAME, overrides=given)
+        return 0
+    if options.multirun:
+        return _sweep(hydra, given, parsed)
+    for override in parsed:
+        if override.is_sweep_override():
+            raise UserError(f"{override.input_line} gives several values: add -m to run once for each of them")
+    job = hydra.run(config.CONFIG_NAME, _job, [*given, "hydra.mode=RUN"])
+    return int(job.return_value)
+
+
+def _parse_overrides(hydra: Hydra, given: list[str]) -> list[Override]:
+    parser = OverridesParser.create(config_loader=hydra.config_loader)
+    parsed = []
+    for override in given:
+        try:
+            parsed += parser.parse_overrides([override])
+        except HydraException as error:
+            raise UserError(f"{override}: {str(error).splitlines()[0]}; put the value in quotes?") from error
+    return parsed
+
+
+def _sweep(hydra: Hydra, given: list[str], parsed: list[Override]) -> int:
+    """Runs every combination. A job that fails does not keep the others from running."""
+    swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
+    fixed = sorted({override.get_key_element() for override in parsed} - swept)
+    folder = OUTPUTS / _sweep_name(parsed)
+    settings = [
+        "hydra.mode=MULTIRUN",
+        f"hydra.sweep.dir={overrides.quote(str(folder))}",
+        f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]",
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    batches = hydra.multirun(config.CONFIG_NAME, _job, [*given, *settings])
+    codes = [int(job.return_value) for batch in batches for job in batch]
+    if any(codes):
+        print(f"{sum(map(bool, codes))} of {len(codes)} jobs failed", file=sys.stderr)
+    return max(codes, default=0)
+
+
+def _sweep_name(parsed: Sequence[Override]) -> str:
+    """The folder that a sweep's runs share: ``name``, or one made of the prompt or of all overrides."""
+    texts = OmegaConf.create(
+        {override.get_key_element(): override.value() for override in parsed if _is_text(override)}
+    )
+    if texts.get("name"):
+        return run_name(Settings(name=texts.name))
+    if texts.get("prompt"):
+        return f"{slug(texts.prompt)}-{short_hash(texts.prompt)}".lstrip("-")
+    return f"sweep-{short_hash(*sorted(str(override.input_line) for override in parsed))}"
+
+
+def _is_text(override: Override) -> bool:
+    return override.get_key_element() in ("name", "prompt") and isinstance(override.value(), str)
+
+
+def _changed_keys(job_overrides: Sequence[str], fixed: Sequence[str]) -> str:
+    """What sets a sweep's job apart from the others, as a folder name."""
+    parts = []
+    for override in job_overrides:
+        key, _, value = override.partition("=")
+        if key not in fixed:
+            text = overrides.strip_quotes(value)
+            plain = text if text.replace(".", "").replace("_", "").replace("-", "").isalnum() and text.isascii() else ""
+            parts.append(f"{key}={plain[:60] or f'{slug(text)}-{short_hash(text)}'.lstrip('-')}")
+    name = ",".join(parts)
+    return name if len(name) <= 150 else f"{name[:140]}-{short_hash(name)}"
+
+
+def _job(cfg: DictConfig) -> int:
+    """One job, alone or of a sweep. Returns an exit code; only Ctrl-C leaves as an exception."""
+    start_logging()  # a launcher may have started this process
+    hydra = HydraConfig.get()
+    job_overrides = list(hydra.overrides.task)
+    name = None
+    if hydra.mode == RunMode.MULTIRUN:
+        fixed = list(hydra.job.config.override_dirname.exclude_keys)
+        sweep_name = Path(hydra.sweep.dir).relative_to(OUTPUTS).as_posix()
+        name = "/".join(filter(None, (sweep_name, _changed_keys(job_overrides, fixed))))
+
+    def run() -> int:
+        settings = config.resolve(cfg, job_overrides, name)
+        _dispatch(settings)
+        return 0
+
+    return _guarded(run, debug=bool(cfg.debug), catch_interrupt=False)
+
+
+def _dispatch(settings: Settings) -> None:
+    prepare_environment()
+    if settings.stage is not Stage.optimize and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            f"stage={settings.stage.name} under torchrun: several processes serve stage=optimize only; give the other "
+            "stages without torchrun, before (stage=embed) and after (stage=export)"
+        )
+    package = "avatar_gs.lab.stages" if settings.stage in LAB_STAGES else "avatar_gs.stages"
+    stage = importlib.import_module(f"{package}.{settings.stage.name}")
+    pin_threads(settings.threads)
+    stage.run(settings)
+
+
+def _guarded(function: Callable[[], int], *, debug: bool, catch_interrupt: bool = True) -> int:
+    """Calls ``function``; a user's mistake becomes one line and exit code 1, Ctrl-C becomes 130."""
+    try:
+        return function()
+    except KeyboardInterrupt as stop:
+        if not catch_interrupt:
+            raise
+        print(f"interrupted; {stop.args[0] if stop.args else 'the same command goes on with the run'}", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output, such as head, has left
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 (or Python complains at exit)
+        return 1
+    except Exception as error:
+        line = one_line(error)
+        if debug or line is None:
+            traceback.print_exc()
+        print(f"error: {line or f'{type(error).__name__}: {error} (a fault of avatar-gs)'}", file=sys.stderr)
+        return 1
+
+
+def one_line(error: Exception) -> str | None:
+    """What to tell the user about an error that is no fault of the program; None if it is one."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        if isinstance(error.__cause__, UserError):
+            return str(error.__cause__)
+        lines = [str(cause).splitlines()[0].rstrip() for cause in (error, error.__cause__) if cause and str(cause)]
+        return ": ".join(dict.fromkeys(lines)).removeprefix("Error merging override ")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = f" ({error.filename})" if error.filename else ""
+        return f"the disk is full{place}: free some space and give the same command"
+    if isinstance(error, OSError) and error.errno and error.filename:
+        return f"{error.filename}: {os.strerror(error.errno)} (debug=true shows where)"
+    if is_out_of_memory(error):
+        return (
+            "out of memory: prior.encode_chunk=1, prior.checkpoint_encoder=true, prior.predict_chunk=2 need less and "
+            "change no result; or give smaller optimize.batch, optimize.supersample or splats.count, or device=cpu"
+        )
+    return None

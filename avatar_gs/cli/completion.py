@@ -1,0 +1,57 @@
+"""Shell completion: Hydra's, made to understand lines that hold free text, and words such as the stages'."""
+
+import contextlib
+import io
+import os
+import shlex
+from collections.abc import Sequence
+
+from hydra._internal.hydra import Hydra
+
+from avatar_gs.cli import compose as config
+from avatar_gs.core.errors import UserError
+
+SHELLS = ("bash", "zsh", "fish")
+ACTIONS = ("install", "uninstall", "query")
+
+
+def run(hydra: Hydra, arguments: Sequence[str]) -> None:
+    """Does what ``-sc install=bash`` and its like ask for.
+
+    Raises:
+        UserError: for an action or a shell that is not known.
+    """
+    action, _, shell = arguments[0].partition("=") if len(arguments) == 1 else ("", "", "")
+    if action not in ACTIONS or shell not in SHELLS:
+        raise UserError(
+            f"-sc {' '.join(arguments)}: expected {'|'.join(ACTIONS)}={'|'.join(SHELLS)}, as in -sc install=bash"
+        )
+    if action == "query":
+        print(" ".join(_suggestions(hydra, shell, os.environ.get("COMP_LINE", ""))))
+        return
+    script = _hydra_says(hydra, f"{action}={shell}")
+    # Hydra's script splits the line at every space; the shell knows better where a quoted prompt ends.
+    print(script.replace("${words[$COMP_CWORD]}", "${COMP_WORDS[$COMP_CWORD]}").rstrip())
+
+
+def _suggestions(hydra: Hydra, shell: str, line: str) -> list[str]:
+    try:
+        words = shlex.split(line)[1:]
+    except ValueError:  # an open quote: the user is in the middle of a text
+        return []
+    last = "" if not words or line[-1].isspace() else words.pop()
+    if last.startswith("-"):
+        return []
+    key, equals, beginning = last.partition("=")
+    choices = config.enum_choices() | config.presets()
+    if equals and key in choices:
+        return [f"{key}={choice}" for choice in choices[key] if choice.startswith(beginning)]
+    os.environ["COMP_LINE"] = f"avatar-gs {last}"
+    return _hydra_says(hydra, f"query={shell}").split()
+
+
+def _hydra_says(hydra: Hydra, argument: str) -> str:
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        hydra.shell_completion(config_name=config.CONFIG_NAME, overrides=[argument])
+    return output.getvalue()

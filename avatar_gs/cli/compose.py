@@ -1,0 +1,245 @@
+"""Hydra's side of the settings: where the presets are, and how a composed config becomes ``Settings``.
+
+Precedence: the defaults, then the run's saved ``config.yaml``, then what the command line sets.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from avatar_gs.core import run_files as runs
+from avatar_gs.core.device import physical_cores
+from avatar_gs.core.errors import UserError
+from avatar_gs.core.paths import CONF
+from avatar_gs.guidance.config import require_source
+from avatar_gs.prior.config import PLACEHOLDER
+from avatar_gs.settings import OUTPUTS, RUN_STAGES, Settings, Stage, run_name
+from avatar_gs.stages import init_run as starting
+
+CONFIG_NAME = "config"
+# Never read from a saved run, and never in conflict with it: what is said anew each time, and other stages' settings.
+_NOT_SAVED = ("stage", "name", "overwrite", "debug", "mini", "suite", "evaluate", "playground", "benchmark")
+_SAVES_MEMORY = tuple(
+    f"prior.{name}" for name in ("encode_chunk", "checkpoint_encoder", "encoder_keeps", "predict_chunk", "offload_text")
+)
+_NO_CONFLICT = (*_NOT_SAVED, "device", "export", *_SAVES_MEMORY)
+# What an identity is made of: all that binds a run whose avatar has not begun.
+_IDENTITY = ("photos", "identity", "embed", "prior", "seed", "threads")
+
+
+def register() -> None:
+    """Makes ``Settings`` the schema that ``conf/config.yaml`` begins with."""
+    ConfigStore.instance().store(name="schema", node=Settings)
+
+
+def presets() -> dict[str, list[str]]:
+    """The config groups and the names of their presets."""
+    return {
+        folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
+        for folder in sorted(CONF.iterdir())
+        if folder.is_dir()
+    }
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one dictionary of dotted keys; lists count as values."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def is_below(key: str, ancestors: Iterable[str]) -> bool:
+    """Whether a dotted key is one of ``ancestors`` or lies below one."""
+    return any(key == ancestor or key.startswith(f"{ancestor}.") for ancestor in ancestors)
+
+
+def escape_interpolation(text: str) -> str:
+    r"""``text`` as OmegaConf must be given it so that ``${…}`` stays text: ``\`` before ``${`` doubled, one added."""
+    return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)
+
+
+def explicit_keys(overrides: Iterable[str]) -> set[str]:
+    """The keys (or their ancestors) that a job's overrides set, presets counted: ``prior=sd15`` sets ``prior``, and
+    ``experiment=quick`` sets what its file sets."""
+    groups = presets()
+    keys: set[str] = set()
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if key in groups and key not in Settings.__dataclass_fields__:
+            keys |= _preset_keys(CONF / key / f"{value}.yaml")
+        else:
+            keys.add(key)
+    return keys
+
+
+def chooses_prior(override: str) -> bool:
+    """Whether an override names an experiment (in a sweep: several, all of them such) with a prior of its own."""
+    key, _, value = override.partition("=")
+    return key == "experiment" and all("prior" in explicit_keys([f"experiment={name}"]) for name in value.split(","))
+
+
+def _preset_keys(path: Path) -> set[str]:
+    if not path.exists():
+        return set()
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    keys = set()
+    for entry in content.pop("defaults", []):
+        if isinstance(entry, str):
+            keys |= _preset_keys(path.with_name(f"{entry}.yaml"))
+        else:
+            keys |= {key.split("/")[-1] for key in entry}
+    return keys | set(flatten(content))
+
+
+def parse(config: DictConfig | Mapping[str, Any]) -> Settings:
+    """A composed config as ``Settings``, validated and with ``threads`` filled in.
+
+    Raises:
+        UserError: for a value that cannot be.
+    """
+    merged = OmegaConf.merge(OmegaConf.structured(Settings), config)
+    settings = cast(Settings, OmegaConf.to_object(merged))
+    settings.threads = settings.threads or physical_cores()
+    return settings
+
+
+def resolve(config: DictConfig, overrides: Iterable[str], name: str | None = None) -> Settings:
+    """The settings of one job: the composed config over the saved run that it names, if there is one.
+
+    Args:
+        config: the composed config.
+        overrides: the job's overrides, as Hydra lists them.
+        name: replaces the run's name (in a sweep).
+
+    Raises:
+        UserError: if the command line contradicts the saved run, or a value cannot be.
+    """
+    settings = parse(config)
+    if name is not None:
+        settings.name = name
+    if settings.stage not in RUN_STAGES:
+        return settings
+    if settings.init:
+        settings.init = starting.run_folder(settings.init)
+        settings.name = run_name(settings)  # what is taken over from init must not change it
+        starting.check_is_another(settings)
+    starts_anew = settings.overwrite and settings.stage in (Stage.all, Stage.embed, Stage.optimize)
+    if runs.has_begun(settings.folder) and not starts_anew:
+        settings = _over_saved(settings, settings.folder / runs.CONFIG_FILE, explicit_keys(overrides))
+    elif settings.stage is Stage.export:
+        raise UserError(
+            f"{settings.folder} is no run{_runs_there()}; stage=export needs name=… of one, or its prompt and seed"
+        )
+    if settings.init and not settings.source_prompt and settings.stage is not Stage.export:
+        settings = starting.taken_over(
+            settings, body_given=bool({"body", "body.path", "body.betas"} & explicit_keys(overrides))
+        )
+    if settings.source_prompt and not settings.init:
+        raise UserError(
+            f"source_prompt={settings.source_prompt}: it says what init=<folder of a run> shows; give that too"
+        )
+    if settings.stage in (Stage.all, Stage.optimize):
+        require_source(settings.guidance.method, bool(settings.init))
+    _check_person(settings)
+    if not settings.prompt.strip() and not settings.has_identity:
+        raise UserError(
+            "prompt is empty: say what the avatar looks like, for instance "
+            'prompt="a man in a red shirt and blue trousers" (or name=… of a run that exists)'
+        )
+    return settings
+
+
+def _check_person(settings: Settings) -> None:
+    """Raises UserError where the prompt and the person do not go together."""
+    how = "give photos=<folder of photos of one person> or identity=<file>"
+    if settings.stage is Stage.embed and not settings.has_identity:
+        raise UserError(f"stage=embed: whose identity? {how}")
+    if PLACEHOLDER in settings.prompt + settings.source_prompt and not settings.has_identity:
+        raise UserError(f"prompt: nobody is known as {PLACEHOLDER} in this run; {how}, or leave it out")
+
+
+def _runs_there() -> str:
+    names = [file.parent.relative_to(OUTPUTS).as_posix() for file in OUTPUTS.glob("**/config.yaml")]
+    return f" (there are {', '.join(sorted(names)[:5])}{', …' if len(names) > 5 else ''})" if names else ""
+
+
+def _over_saved(settings: Settings, saved_file: Path, explicit: set[str]) -> Settings:
+    given, saved = flatten(settings.plain()), flatten(_read_saved(saved_file))
+    saved = {key: value for key, value in saved.items() if not is_below(key, _NOT_SAVED)}
+    unknown = sorted(saved.keys() - given.keys())
+    if unknown:
+        raise UserError(
+            f"{saved_file}: unknown {', '.join(unknown)} (written by another version?); "
+            "overwrite=true starts the run anew, name=… starts another"
+        )
+    differing = sorted(key for key in saved if is_below(key, explicit) and saved[key] != given[key])
+    conflicts = [key for key in differing if not is_below(key, _NO_CONFLICT)]
+    if runs.has_only_an_identity(saved_file.parent):
+        conflicts = [key for key in conflicts if is_below(key, _IDENTITY)]
+    if conflicts and settings.stage not in (Stage.preview, Stage.playground):
+        pairs = ", ".join(f"{key} (saved {saved[key]!r}, given {given[key]!r})" for key in conflicts)
+        raise UserError(
+            f"{saved_file.parent} is a run with another configuration: {pairs}; "
+            "leave these out to continue it, overwrite=true starts it anew, name=… starts another"
+        )
+    taken = {key: value for key, value in saved.items() if not is_below(key, explicit)}
+    try:
+        return parse(_nested(given | taken))
+    except (UserError, OmegaConfBaseException) as error:
+        raise UserError(f"{saved_file}: {str(error).splitlines()[0]}") from error
+
+
+def _read_saved(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{path} cannot be read ({str(error).splitlines()[0]}): overwrite=true starts the run anew"
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged (no settings in it): overwrite=true starts the run anew")
+    return content
+
+
+def _nested(flat: Mapping[str, Any]) -> DictConfig:
+    config = OmegaConf.create()
+    for key, value in flat.items():
+        OmegaConf.update(config, key, _escaped(value))
+    return config
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    return escape_interpolation(value) if isinstance(value, str) else value
+
+
+def enum_choices() -> dict[str, list[str]]:
+    """The settings that take one of a few words, and these words."""
+    schema = OmegaConf.structured(Settings)
+    choices = {}
+    for key in flatten(Settings().plain()):
+        kind = OmegaConf.select(schema, key)
+        if isinstance(kind, Enum):
+            choices[key] = [member.name for member in type(kind)]
+    return choices
+
+
+def text_keys() -> set[str]:
+    """The settings that hold free text or a path."""
+    schema = OmegaConf.structured(Settings)
+    return {key for key in flatten(Settings().plain()) if _is_text(schema, key)}
+
+
+def _is_text(schema: DictConfig, key: str) -> bool:
+    parent, _, last = key.rpartition(".")
+    node = cast(DictConfig, OmegaConf.select(schema, parent) if parent else schema)._get_node(last)
+    return getattr(node, "_metadata").ref_type is str  # noqa: B009

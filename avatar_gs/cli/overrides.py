@@ -1,0 +1,211 @@
+"""The overrides as the user typed them, checked and rewritten for Hydra's grammar.
+
+Hydra's grammar refuses ordinary sentences and expands ``${…}`` in them, so free text is quoted and escaped here:
+one matching pair of outer quotes is stripped, and what is left is the text, whatever it holds.
+"""
+
+import difflib
+import importlib.util
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.override_parser.types import Quote, QuotedString
+from omegaconf import MISSING
+
+from avatar_gs.cli.compose import chooses_prior, enum_choices, escape_interpolation, flatten, presets, text_keys
+from avatar_gs.core.errors import UserError
+from avatar_gs.settings import Settings
+
+EVALUATE, EVALUATE_PRESET = "stage=evaluate", "experiment=quick"
+"""An evaluation makes many avatars: quick ones, unless the command names a preset (``experiment=null``: none)."""
+LATER_STAGES = ("animate", "view")
+LISTS_OF_FILES = ("prior.lora",)
+"""Settings that hold several paths: ``[a,b]``, or one path as it is."""
+_FORM = re.compile(r"(?P<sign>\+{0,2})(?P<key>[A-Za-z_][\w./@-]*)=(?P<value>.*)", re.DOTALL)
+_ITEM = re.compile(r"""\s*(?P<item>'[^']*'|"[^"]*"|[^,\]]*?)\s*(?P<end>[,\]])""")
+_WORDS = re.compile(r"[\w.-]+(,[\w.-]+)*")
+
+
+@dataclass(frozen=True)
+class Names:
+    """What overrides may name."""
+
+    presets: dict[str, list[str]]
+    enums: dict[str, list[str]]
+    texts: set[str]
+    keys: set[str]
+    """Every setting, and every group of settings."""
+
+    @classmethod
+    def known(cls) -> "Names":
+        leaves = flatten(Settings().plain())
+        parents = {key.rsplit(".", depth)[0] for key in leaves for depth in range(1, key.count(".") + 1)}
+        return cls(presets(), enum_choices(), text_keys(), set(leaves) | parents)
+
+
+def rewrite(overrides: Sequence[str], *, multirun: bool = False) -> list[str]:
+    """The overrides as Hydra is to be given them.
+
+    Raises:
+        UserError: for what no setting, preset or stage is called, with the nearest names; a missing ``@`` file.
+    """
+    names = Names.known()
+    keeps = any(chooses_prior(override) for override in overrides)
+    rewritten = [part for override in overrides for part in _rewrite_one(override, names, multirun, keeps)]
+    if keeps:
+        rewritten[:0] = [part for override in overrides for part in _own_parts(override)]  # what follows outranks it
+    if EVALUATE in rewritten and not any(part.startswith("experiment=") for part in rewritten):
+        rewritten.append(EVALUATE_PRESET)
+    return rewritten
+
+
+def quote(text: str) -> str:
+    """``text`` as a quoted value of Hydra's grammar, whatever it holds."""
+    return QuotedString(escape_interpolation(text), Quote.single).with_quotes()
+
+
+def strip_quotes(text: str) -> str:
+    """``text`` without one matching pair of outer quotes, if it has one."""
+    return text[1:-1] if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'" else text
+
+
+def _rewrite_one(override: str, names: Names, multirun: bool, keeps: bool) -> list[str]:
+    match = _FORM.fullmatch(override)
+    if match is None:
+        raise UserError(_not_an_override(override, names))
+    sign, key, value = match["sign"], match["key"], match["value"]
+    if key == "hydra" or key.startswith(("hydra.", "hydra/")):
+        return [override]
+    if key == "prior":
+        return _prior(value, names, multirun, keeps)
+    if key in names.presets:
+        _check_words(key, value, names.presets[key], multirun)
+        if key == "cluster" and value == "slurm" and importlib.util.find_spec("submitit") is None:
+            raise UserError("cluster=slurm needs hydra-submitit-launcher: pip install 'avatar-gs[cluster]'")
+        return [f"{key}={value}"]
+    if key not in names.keys:
+        nearest = _nearest(key, sorted(names.keys | set(names.presets)))
+        raise UserError(f"unknown override {key}{nearest or '; avatar-gs --cfg job prints every setting'}")
+    if key in LISTS_OF_FILES:
+        return [f"{key}={_files(key, value, multirun)}"]
+    if key in names.texts:
+        return [f"{key}={_text(key, value, multirun)}"]
+    if key in names.enums:
+        _check_words(key, value, names.enums[key], multirun)
+    return [f"{sign}{key}={value}"]
+
+
+def _not_an_override(override: str, names: Names) -> str:
+    word = override.lstrip("+~")
+    if override.startswith("~"):
+        return f"{override}: a setting cannot be deleted, only set (key=value)"
+    if word in names.keys:
+        return f"{override} needs a value: {word}=…"
+    return f'{override!r} is no override: expected key=value; a prompt is given as prompt="{override}"'
+
+
+def _text(key: str, value: str, multirun: bool) -> str:
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise UserError(f"{key}= is not valid UTF-8 text: give it in UTF-8")
+    if strip_quotes(value) == MISSING:
+        raise UserError(f"{key}={value} is no text: expected words")
+    if value == "null" and key == "body.path":
+        return value
+    if key == "prompt" and value.startswith("@"):
+        if multirun:
+            return ",".join(quote(line) for line in _prompt_lines(Path(value[1:])))
+        if Path(value[1:]).is_file():
+            raise UserError(f"prompt={value}: a file of prompts needs -m (one job a line)")
+    return quote(strip_quotes(value))
+
+
+def _files(key: str, value: str, multirun: bool) -> str:
+    """A list of paths, its items quoted: given as ``[a,b]``, or a single path as it is. In a sweep several lists may
+    follow each other."""
+    text = value.strip()
+    if text in ("", "null", "[]"):
+        return "[]"
+    if not (text.startswith("[") and text.endswith("]")):
+        return f"[{quote(strip_quotes(text))}]"
+    lists = []
+    while text:
+        items, text = _bracketed(key, value, text)
+        lists.append(f"[{','.join(map(quote, items))}]")
+        if text and not (multirun and text.startswith(",[")):
+            raise UserError(f"{key}={value}: expected one list [<file>,<file>]; found {text!r} after it")
+        text = text.removeprefix(",")
+    return ",".join(lists)
+
+
+def _bracketed(key: str, value: str, text: str) -> tuple[list[str], str]:
+    """The items of the list that ``text`` begins with, and what follows it."""
+    items, place = [], 1
+    while True:
+        match = _ITEM.match(text, place)
+        if match is None:
+            raise UserError(f"{key}={value}: expected [<file>,<file>]; quote a path that holds commas or brackets")
+        item = strip_quotes(match["item"].strip())
+        if item:
+            items.append(item)
+        place = match.end()
+        if match["end"] == "]":
+            return items, text[place:].strip()
+
+
+def _prompt_lines(path: Path) -> list[str]:
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise UserError(
+            f"prompt=@{path}: cannot read this file of prompts ({reason}); expected one prompt a line"
+        ) from error
+    if not lines:
+        raise UserError(f"prompt=@{path}: the file has no prompts; expected one a line")
+    return lines
+
+
+def _prior(value: str, names: Names, multirun: bool, keeps: bool) -> list[str]:
+    """A preset, several of them in a sweep, or the path or hub name of a prior of the user's own. Beside an experiment
+    that chooses a prior (``keeps``) a path replaces only that prior's weights: its precision and words stay, and its
+    ControlNet where the path brings none."""
+    text = strip_quotes(value)
+    words = text.split(",") if multirun else [text]
+    if all(word in names.presets["prior"] for word in words):
+        return [f"prior={text}"]
+    if not text:
+        raise UserError(
+            f"prior= is empty: expected {', '.join(names.presets['prior'])}, a folder, a file or a hub name"
+        )
+    if multirun and any(word in names.presets["prior"] for word in words):
+        raise UserError(f"prior={text}: a sweep over priors takes presets only ({', '.join(names.presets['prior'])})")
+    return [*([] if keeps else ["prior=custom"]), f"prior.path={quote(text)}"]
+
+
+def _own_parts(override: str) -> list[str]:
+    """A folder that brings its own ControlNet takes that of no preset, nor its VAE."""
+    key, _, value = override.partition("=")
+    own = key == "prior" and (Path(strip_quotes(value)).expanduser() / "controlnet").is_dir()
+    return ["prior.controlnet=''", "prior.vae=''"] if own else []
+
+
+def _check_words(key: str, value: str, choices: Iterable[str], multirun: bool) -> None:
+    """Checks plain words, and comma-separated ones in a sweep; Hydra judges all else (``choice(…)``, lists)."""
+    if value and not _WORDS.fullmatch(value):
+        return
+    for word in value.split(",") if multirun else [value]:
+        if word in choices or (word == "null" and key not in Settings.__dataclass_fields__):
+            continue
+        if key == "stage" and word in LATER_STAGES:
+            raise UserError(f"stage={word} is not part of this version yet; stages: {', '.join(choices)}")
+        raise UserError(f"{key}={word} is none of {', '.join(choices)}{_nearest(word, choices)}")
+
+
+def _nearest(word: str, candidates: Iterable[str]) -> str:
+    candidates = list(candidates)
+    same_leaf = [name for name in candidates if name.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]]
+    close = sorted(same_leaf, key=lambda name: -difflib.SequenceMatcher(None, word, name).ratio())
+    close += [name for name in difflib.get_close_matches(word, candidates, n=3, cutoff=0.6) if name not in close]
+    return f"; did you mean {' or '.join(close[:3])}?" if close else ""

@@ -1,0 +1,192 @@
+"""Which processor computes, with how many threads, and what memory that has taken. Loads torch only when called."""
+
+import functools
+import logging
+import math
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from avatar_gs.core import gsplat_toolchain as kernels
+from avatar_gs.core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+LOGGER = logging.getLogger(__name__)
+
+
+def physical_cores() -> int:
+    """Physical cores that this process may use (its CPU affinity and, on Linux, its cgroup's quota counted)."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return max(1, min(usable, _cores_in_cpuinfo() or usable, _cgroup_quota() or usable))
+
+
+def _cores_in_cpuinfo() -> int | None:
+    try:
+        blocks = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n")
+    except OSError:
+        return None
+    cores = set()
+    for block in blocks:
+        entries = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in block.splitlines())}
+        if "core id" in entries:
+            cores.add((entries.get("physical id"), entries["core id"]))
+    return len(cores) or None
+
+
+def _cgroup_quota() -> int | None:
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="utf-8").split()
+        return None if quota == "max" else max(1, round(int(quota) / int(period)))
+    except (OSError, ValueError):
+        return None
+
+
+def told_by_proc(file: str, name: str) -> int | None:
+    """Bytes that a file such as ``/proc/meminfo`` tells under a name, in its lines of kB; None where it does not."""
+    try:
+        lines = Path(file).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), None)
+
+
+def peak_resident() -> int:
+    """The most bytes of host memory that this program has held so far.
+
+    What ``getrusage`` says lasts across execve (man 2 getrusage), so that it may be the peak of what started the
+    program, a notebook's, say. It is asked only where there is no ``/proc``.
+    """
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
+    told = told_by_proc("/proc/self/status", "VmHWM")
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if told is None else told
+
+
+ALLOCATOR_SETTINGS = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+"""Variables by which torch's allocator of GPU memory is set up."""
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "STATUS_ALLOC_FAILED",
+    "bad_alloc",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, of a GPU or of the host; torch and the CUDA libraries have several."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def release_cached_memory() -> None:
+    """Gives back what torch's allocator holds of a GPU and does not use, so that its free parts are not in pieces."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def prepare_environment() -> None:
+    """Sets what the numeric libraries read when they load: idle threads sleep (on shared cores, spinning ones starve
+    the rest), which GPU is this process's own, and that torch's allocator there grows its blocks, so that less of the
+    memory lies between them. Values that the user has set stay.
+
+    Programs of the Python environment are found last: gsplat's build calls ninja, which pip puts there."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    programs, path = str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)
+    if programs not in path.split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join([path, programs])
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if "LOCAL_RANK" in os.environ and visible != "":  # torchrun: a GPU for each process; "" hides them all
+        rank = int(os.environ["LOCAL_RANK"])
+        gpus = [str(index) for index in range(rank + 1)] if visible is None else visible.split(",")
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[rank % len(gpus)]
+    if not any(name in os.environ for name in ALLOCATOR_SETTINGS):
+        os.environ[ALLOCATOR_SETTINGS[0]] = "expandable_segments:True"
+    for library in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(library, "error")
+
+
+def pin_threads(threads: int) -> None:
+    """Makes torch compute with ``threads`` threads; the renderer's own pool follows it."""
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def choose_device(device: str) -> str:
+    """``"cuda"`` or ``"cpu"`` for a setting ``auto``, ``cpu`` or ``cuda``.
+
+    ``auto`` takes CUDA where splats can be drawn there. Where torch finds a CUDA device and they cannot, the log says
+    once why, and what would help.
+
+    Raises:
+        UserError: if CUDA is asked for and not there.
+    """
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda: torch finds no CUDA device here; use device=cpu or device=auto")
+    return _automatic() if device == "auto" else device
+
+
+@functools.cache
+def _automatic() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    wrong = kernels.look(physical_cores()).wrong
+    if wrong:
+        LOGGER.warning("device=auto takes the CPU, though torch finds a CUDA device: %s", wrong)
+    return "cpu" if wrong else "cuda"
+
+
+def send(tensor: "Tensor", device: "torch.device") -> "Tensor":
+    """A CPU tensor on ``device``. The host does not wait until a GPU has done what it still has to do before that."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether convolutions of float32 may round their factors to TF32's 10 bits on an NVIDIA GPU, many times faster.
+
+    Matrix products stay exact: skinning and cameras are such products, and 10 bits of a body's height are a millimetre.
+    """
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = allowed
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def convolution_rate(device: str, dtype: str, *, tf32: bool = False) -> float:
+    """Floating-point operations a second of a 3 x 3 convolution such as the priors' are full of, in 32 or 16 bits: the
+    best of several tries, timed now."""
+    import torch
+
+    number = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[dtype]
+    gpu = device == "cuda"
+    channels, side, batch = (320, 64, 8) if gpu else (128, 32, 1)
+    picture = torch.randn(batch, channels, side, side, device=device).to(number, memory_format=torch.channels_last)
+    weight = torch.randn(channels, channels, 3, 3, device=device).to(number, memory_format=torch.channels_last)
+    flops = 2 * 9 * batch * (channels * side) ** 2
+    before, best = torch.backends.cudnn.allow_tf32, math.inf
+    torch.backends.cudnn.allow_tf32 = tf32
+    try:
+        with torch.no_grad():
+            for _ in range(20 if gpu else 5):
+                began = time.perf_counter()
+                torch.nn.functional.conv2d(picture, weight, padding=1)
+                if gpu:
+                    torch.cuda.synchronize()
+                best = min(best, time.perf_counter() - began)
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+    return flops / best

@@ -1,0 +1,16 @@
+"""Where the files that come with the program lie: beside the package in a checkout, inside it when it is installed."""
+
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def _shipped(name: str) -> Path:
+    """A top-level folder of the repository, which a wheel carries inside the package."""
+    return PACKAGE / name if (PACKAGE / name).is_dir() else PACKAGE.parent / name
+
+
+CONF = _shipped("conf")
+BODY_MODELS = _shipped("body_models")
+MINI_PRIOR = PACKAGE / "assets" / "mini"
+LAYOUTS = PACKAGE / "assets" / "layouts"

@@ -1,0 +1,94 @@
+"""A prior of a given architecture with random weights: it costs what the true one costs, and its pictures mean nothing.
+
+Nothing is downloaded. For the presets the packaged layouts say how the networks are built.
+"""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from avatar_gs.core.errors import UserError
+from avatar_gs.prior import memory, single_file
+from avatar_gs.prior.config import Encoder, PriorConfig
+from avatar_gs.prior.folder import Source, locate
+from avatar_gs.prior.loading import Quiet, load_component
+from avatar_gs.prior.memory import Architecture, component_config
+from avatar_gs.prior.schedule import noise_schedule
+from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, assemble
+
+COMPONENTS = ("tokenizer", "text_encoder", "vae", "unet", "controlnet", "scheduler")
+BEGIN, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def random_prior(config: PriorConfig, device: torch.device | str = "cpu", seed: int = 0) -> StableDiffusionPrior:
+    """The prior that ``config`` names, as untrained as torch makes it; a preset (sd15, sd21) need not be here.
+
+    Raises:
+        UserError: a folder or file is missing, incomplete or damaged; of another hub name than a preset's nothing is
+            here yet.
+    """
+    sources = _sources(config)
+    configs = {name: component_config(name, source) for name, source in sources.items() if name != "tokenizer"}
+    absent = [name for name, content in configs.items() if not content]
+    if absent:
+        raise _not_here(config, absent)
+    with Quiet(), torch.random.fork_rng(), torch.device(device):
+        torch.manual_seed(seed)
+        parts: dict[str, Any] = {
+            "text_encoder": CLIPTextModel(CLIPTextConfig(**configs["text_encoder"])),
+            "vae": AutoencoderKL.from_config(configs["vae"]),
+            "unet": UNet2DConditionModel.from_config(configs["unet"]),
+            "controlnet": ControlNetModel.from_config(configs["controlnet"]),
+        }
+        if config.encoder is Encoder.tiny:  # as TAESD is
+            parts["tiny"] = AutoencoderTiny(latent_channels=int(configs["vae"].get("latent_channels", 4)))
+    with Quiet():
+        parts["scheduler"] = noise_schedule(configs["scheduler"])
+        parts["tokenizer"] = _tokenizer(sources["tokenizer"])
+        return assemble(config, parts, device)
+
+
+def architecture_of(config: PriorConfig) -> Architecture:
+    """What ``random_prior`` makes, for an estimate of memory and time.
+
+    Raises:
+        UserError: as ``random_prior``.
+    """
+    if config.name in memory.PUBLISHED:
+        return memory.packaged_architecture(config.name)
+    architecture, absent = memory.architecture_of(_sources(config), config.name)
+    if architecture is None:
+        raise _not_here(config, absent)
+    return architecture
+
+
+def _not_here(config: PriorConfig, names: Sequence[str]) -> UserError:
+    return UserError(
+        f"prior.path={config.path}: {', '.join(names)} not here yet, so how they are built is not known: stage=fetch "
+        "gets them, or give a preset of the same architecture (prior=sd15, sd21)"
+    )
+
+
+def _sources(config: PriorConfig) -> dict[str, Source]:
+    if config.name in single_file.WIDTHS.values():
+        layout = Source("", "", is_local=True, layout=config.name)
+        return dict.fromkeys(COMPONENTS, layout)
+    return locate(config.path, config.controlnet, config.vae, config.tokenizer, config.prediction)
+
+
+def _tokenizer(source: Source) -> CLIPTokenizer:
+    """The prior's own; in place of one that is not here, one that reads letter by letter."""
+    if source.name:
+        return load_component(CLIPTokenizer, source, "tokenizer")
+    letters = [chr(code) for code in range(33, 127)]
+    words = [*letters, *(letter + "</w>" for letter in letters), BEGIN, END]
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
+        (Path(folder) / "merges.txt").write_text("#version: 0.2\n")
+        return CLIPTokenizer.from_pretrained(folder, **single_file.tokenizer_arguments(source.layout))

@@ -1,0 +1,276 @@
+"""Times whole steps of the optimisation beside the bare cost of the prior's own evaluations within them.
+
+The floor of a step is what its UNet, ControlNet and VAE take by themselves: every evaluation that one step really asked
+for is made again, with as much of a backward pass, on the same tensors, whole batches at once and nothing twice.
+Steps and floors alternate, so that a busy machine slows both.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from avatar_gs.body.model import Body
+from avatar_gs.core.errors import UserError
+from avatar_gs.guidance.conditions import TextConditions
+from avatar_gs.guidance.config import Method
+from avatar_gs.prior.prompts import bucket_prompts, texts
+from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
+from avatar_gs.render.rasterize import rasterize
+from avatar_gs.settings import Settings
+from avatar_gs.splats.density import Refinement
+from avatar_gs.splats.surface import RestSurface
+from avatar_gs.training.drawing import enlarged
+from avatar_gs.training.encoder import encoder_at
+from avatar_gs.training.loop import first_state, peak_memory_mib
+from avatar_gs.training.prompts import extra_prompts
+from avatar_gs.training.scene import Scene, Scenes
+from avatar_gs.training.state import TrainingState
+from avatar_gs.training.step import train_step
+from avatar_gs.training.stopwatch import Stopwatch
+from avatar_gs.types import Gaussians
+
+PROMPT = "a person"
+WARM_UP = 2
+"""Steps before the measured ones, which compile or choose kernels."""
+REFINE_EVERY = 3
+"""Measured steps from one densification to the next."""
+LONGEST_CYCLE = 16
+"""Steps at most in which one is waited for that guidance learns in."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What one measured step took. ``learns``: guidance learnt something in it."""
+
+    seconds: float
+    parts: dict[str, float]
+    refined: bool
+    learns: bool
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the prior within a step. ``backward``: a backward pass followed."""
+
+    z_t: Tensor
+    t: Tensor
+    cond: Tensor
+    control: Tensor | None
+    backward: bool
+
+    def again(self, prior: StableDiffusionPrior) -> None:
+        """The same evaluation, and its backward pass."""
+        if not self.backward:
+            with torch.no_grad():
+                prior.eps(self.z_t, self.t, self.cond, self.control)
+            return
+        cond = self.cond.detach().requires_grad_()
+        prior.eps(self.z_t, self.t, cond, self.control).sum().backward()
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Medians in seconds. ``parts``: of the step, and ``densify`` each time that it is due; ``alone``: single parts by
+    themselves, of which those in ``floor`` are the prior's own evaluations."""
+
+    step: float
+    floor: float
+    parts: dict[str, float]
+    alone: dict[str, float]
+    calls: tuple[tuple[int, bool], ...]
+    """Images of each call of UNet and ControlNet in a step, and whether a backward pass followed. Where guidance learns
+    in some steps only: of such a step."""
+    resting_calls: tuple[tuple[int, bool], ...]
+    """The same for a step in which it does not learn; empty where it learns in all or none."""
+    peak_memory_mib: dict[str, float]
+    splats: int
+
+    @property
+    def ratio(self) -> float | None:
+        """What a step costs, in floors; None without a floor."""
+        return self.step / self.floor if self.floor else None
+
+
+@contextmanager
+def recorded(prior: StableDiffusionPrior) -> Iterator[list[Call]]:
+    """The calls of ``prior.eps`` while this lasts (an adapter's are its own)."""
+    calls: list[Call] = []
+    original = prior.eps
+
+    def eps(z_t: Tensor, t: Tensor, cond: Tensor, control: Tensor | None) -> Tensor:
+        backward = torch.is_grad_enabled() and (cond.requires_grad or z_t.requires_grad)
+        calls.append(Call(z_t.detach(), t, cond.detach(), control, backward))
+        return original(z_t, t, cond, control)
+
+    prior.eps = eps  # pyright: ignore[reportAttributeAccessIssue] (a method of this one object)
+    try:
+        yield calls
+    finally:
+        del prior.eps
+
+
+def time_steps(
+    settings: Settings, body: Body, prior: StableDiffusionPrior, repeats: int, *, floor: bool = True
+) -> StepTimes:
+    """Times ``repeats`` steps just after the warm-up of the guidance, when a step costs the most; ``floor=False``: and
+    no parts alone.
+
+    Raises:
+        UserError: for a method that edits an avatar, which a benchmark has not.
+    """
+    if settings.guidance.edits:
+        raise UserError(
+            f"guidance={settings.guidance.method.name} edits an avatar that is there: benchmark another method"
+        )
+    density = replace(settings.density, start=0.0, stop=1.0, prune_stop=1.0, every=REFINE_EVERY)
+    settings = replace(settings, density=density)
+    prompts = bucket_prompts(PROMPT, "", settings.prior.prompts)
+    positive, negative = texts(prompts)
+    conditions = TextConditions.encode(prior, positive, negative, extra_prompts(settings, positive, negative))
+    state = first_state(settings, body, prior, conditions)
+    state.step = round(state.guidance.method.warmup * settings.optimize.steps) + 1
+    surface = RestSurface(body.rest())
+    scenes_of = body, settings.optimize, settings.cameras, settings.prior.prompts
+    with ThreadPoolExecutor(1) as pool:
+        scenes = Scenes(*scenes_of, size=prior.image_size, seed=settings.seed, pool=pool)
+
+        def step() -> tuple[_Step, Scene]:
+            before, began = dict(state.seconds), time.perf_counter()
+            with Stopwatch(state.seconds, prior.device)("scene"):
+                scene = scenes.at(state.step)
+            report = train_step(state, scene, settings, prior, conditions, surface)
+            state.seconds.settle()
+            parts = {name: seconds - before.get(name, 0.0) for name, seconds in state.seconds.items()}
+            took, refined = time.perf_counter() - began, report.refinement != Refinement()
+            return _Step(took, parts, refined, bool(report.distilled.auxiliary)), scene
+
+        for _ in range(WARM_UP):
+            step()
+        every = settings.guidance.de_sds.update_every if settings.guidance.method is Method.de_sds else 1
+        calls: dict[bool, list[Call]] = {}
+        for _ in range(min(every, LONGEST_CYCLE)):
+            with recorded(prior) as some:
+                one, scene = step()
+            calls[one.learns] = some
+            if len(calls) == 2:
+                break
+        if prior.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(prior.device)
+        steps, memory, alone = [], {}, {}
+        for _ in range(max(repeats, min(every, LONGEST_CYCLE))):
+            steps.append(step()[0])
+            if not memory:
+                memory = _peak_memory_mib(prior.device)  # before a floor is measured
+            pool.submit(int).result()  # the next scene is done, and disturbs nothing
+            if floor:
+                for name, seconds in _alone(calls, every, scene, scenes, state, settings, prior).items():
+                    alone.setdefault(name, []).append(seconds)
+    middle = {name: median(seconds) for name, seconds in alone.items()}
+    sorts = {learns: [one for one in steps if one.learns is learns] for learns in {one.learns for one in steps}}
+    learning = calls.get(True, calls.get(False, []))
+    return StepTimes(
+        step=_mean({learns: median(one.seconds for one in some) for learns, some in sorts.items()}, every),
+        floor=sum((seconds for name, seconds in middle.items() if name in FLOOR), start=0.0),
+        parts=_parts(steps, sorts, every),
+        alone=middle,
+        calls=tuple((len(call.z_t), call.backward) for call in learning),
+        resting_calls=tuple((len(call.z_t), call.backward) for call in calls[False]) if len(calls) == 2 else (),
+        peak_memory_mib=memory,
+        splats=len(state.model),
+    )
+
+
+def _peak_memory_mib(device: torch.device) -> dict[str, float]:
+    """With what torch's allocator has taken from a GPU, which is more than its tensors' and less than CUDA's."""
+    peak = peak_memory_mib(device)
+    if device.type == "cuda":
+        peak["gpu reserved"] = round(torch.cuda.max_memory_reserved(device) / 2**20, 1)
+    return peak
+
+
+NETWORKS = ("UNet and ControlNet forward", "UNet and ControlNet forward and backward")
+FLOOR = (*NETWORKS, "VAE forward", "VAE backward")
+RASTERISER = ("rasterise forward", "rasterise backward")
+Timed = Callable[[str, Callable[[], Any]], Any]
+"""Calls a function and adds its seconds to a name."""
+
+
+def _alone(
+    calls: dict[bool, list[Call]],
+    every: int,
+    scene: Scene,
+    scenes: Scenes,
+    state: TrainingState,
+    settings: Settings,
+    prior: StableDiffusionPrior,
+) -> dict[str, float]:
+    """Seconds of the parts of a step, each by itself."""
+    seconds: dict[str, float] = {}
+    clock = Stopwatch(seconds, prior.device)
+
+    def timed(name: str, function: Callable[[], Any]) -> Any:
+        with clock(name):
+            return function()
+
+    timed("scene: pose maps, cameras, light", lambda: scenes.make(state.step))
+    pictures = _rasterised(timed, scene, state, settings, prior.image_size)
+    with prior.at_once():
+        _encoded(timed, pictures, encoder_at(prior, state.step / settings.optimize.steps))
+        networks: dict[bool, dict[str, float]] = {}
+        for learns, some in calls.items():
+            networks[learns] = dict.fromkeys(NETWORKS, 0.0)
+            own = Stopwatch(networks[learns], prior.device)
+            for call in some:
+                with own(NETWORKS[int(call.backward)]):
+                    call.again(prior)
+    for name in NETWORKS:
+        if any(some[name] for some in networks.values()):
+            seconds[name] = _mean({learns: some[name] for learns, some in networks.items()}, every)
+    return seconds
+
+
+def _rasterised(timed: Timed, scene: Scene, state: TrainingState, settings: Settings, size: int) -> Tensor:
+    """The scene's pictures for the encoder, with gradients of their own; what drew them is let go."""
+    posed = timed("skin", lambda: state.model.pose(scene.posed))
+    splats = Gaussians(*(value.detach().requires_grad_() for value in vars(posed).values()))
+    cameras = enlarged(scene, settings.optimize.supersample)
+    render = timed(RASTERISER[0], lambda: rasterize(splats, cameras, scene.backgrounds))
+    timed(RASTERISER[1], lambda: torch.autograd.grad(render.rgb.sum(), list(vars(splats).values())))
+    pictures = F.interpolate(render.rgb.detach().permute(0, 3, 1, 2), (size, size), mode="area").permute(0, 2, 3, 1)
+    return pictures.contiguous().requires_grad_()
+
+
+def _encoded(timed: Timed, pictures: Tensor, encode: Callable[[Tensor], Tensor]) -> None:
+    """Pictures to latents, and gradients back to pictures; nothing of it is kept."""
+    latents = timed("VAE forward", lambda: encode(pictures))
+    timed("VAE backward", lambda: torch.autograd.grad(latents.sum(), pictures))
+
+
+def _parts(steps: list[_Step], sorts: dict[bool, list[_Step]], every: int) -> dict[str, float]:
+    """Means of medians by part; what a refining step's update takes beyond another's is ``densify``."""
+    names = dict.fromkeys(name for one in steps for name in one.parts)
+    middle = {
+        name: _mean({learns: median(one.parts.get(name, 0.0) for one in some) for learns, some in sorts.items()}, every)
+        for name in names
+    }
+    refining = [one.parts["update"] for one in steps if one.refined]
+    others = [one.parts["update"] for one in steps if not one.refined]
+    if refining and others:
+        middle["update"] = median(others)
+        middle["densify"] = max(median(refining) - middle["update"], 0.0)
+    return middle
+
+
+def _mean(sorts: dict[bool, float], every: int) -> float:
+    """The mean of a step that learns, one of ``every``, and one that does not; of what was seen if that is one sort."""
+    if len(sorts) == 1:
+        return next(iter(sorts.values()))
+    return sorts[False] + (sorts[True] - sorts[False]) / every

@@ -1,0 +1,51 @@
+"""``stage=playground``: one picture in place of the avatar, to see what a method of guidance does, step by step.
+
+No settings are saved, as in ``stage=preview``. Sweeps (``-m guidance=sds,nfsd``) get a sheet of their runs' last
+pictures in the folder that these share.
+"""
+
+import logging
+
+from avatar_gs.body.model import load_body
+from avatar_gs.core.console import progress
+from avatar_gs.core.device import choose_device
+from avatar_gs.core.io import RunFolder
+from avatar_gs.lab.playground.picture import load_picture
+from avatar_gs.lab.playground.session import FINAL, chosen_methods, play_all
+from avatar_gs.lab.playground.strip import write_sweep_sheet
+from avatar_gs.prior.stable_diffusion import load_prior
+from avatar_gs.render.rasterize import require_renderer
+from avatar_gs.settings import Settings
+from avatar_gs.stages.embed import give_identity
+from avatar_gs.stages.forecast import Task
+from avatar_gs.stages.preflight import preflight
+
+LOGGER = logging.getLogger(__name__)
+
+FOLDER = "playground"
+
+
+def run(settings: Settings) -> None:
+    """Writes ``outputs/<name>/playground/`` (see ``playground.session.play_all``).
+
+    Raises:
+        UserError: if a part or the picture is missing or damaged, or an editing method has nothing to edit.
+        KeyboardInterrupt: after Ctrl-C, once what has been drawn is written.
+    """
+    device = choose_device(settings.device.name)
+    require_renderer(device)  # pose maps are drawn with the body's depth
+    chosen_methods(settings)  # mistakes are better said before the prior is loaded
+    if settings.playground.picture:
+        load_picture(settings.playground.picture, 1)
+    preflight(settings, Task.playground)
+    with progress("load the body and the prior"):
+        body = load_body(settings.body, device)
+        prior = load_prior(settings.prior, device)
+    give_identity(prior, settings)
+    folder = RunFolder(settings.folder) / FOLDER
+    play_all(settings, prior, body, folder)
+    LOGGER.info("wrote %s", folder)
+    if "=" in settings.folder.name:  # one of a sweep's runs
+        sheet = write_sweep_sheet(settings.folder.parent, f"{FOLDER}/{FINAL}")
+        if sheet is not None:
+            LOGGER.info("wrote %s", sheet)

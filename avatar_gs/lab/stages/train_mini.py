@@ -1,0 +1,16 @@
+"""``stage=train_mini``: retrains the packaged prior, from nothing or from its own weights; the same command resumes."""
+
+import logging
+
+from avatar_gs.core.console import progress_of_parts
+from avatar_gs.lab.train_prior.train import train
+from avatar_gs.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: Settings) -> None:
+    """Trains into ``mini.folder`` and says where the finished prior is."""
+    with progress_of_parts() as report:
+        folder = train(settings.mini, report)
+    log.info("the prior is in %s; use it: prior=%s; package it: copy it to avatar_gs/assets/mini", folder, folder)

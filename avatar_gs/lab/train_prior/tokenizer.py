@@ -1,0 +1,94 @@
+"""The mini prior's tokenizer: a CLIP byte-pair vocabulary in which every word of the mini world is one token."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+from transformers import CLIPTokenizer
+
+from avatar_gs.lab.world.people import individuals
+from avatar_gs.lab.world.vocabulary import UNTAUGHT_WORDS, words
+
+TOKEN_LENGTH = 64
+END_OF_WORD = "</w>"
+
+
+def one_token_words() -> list[str]:
+    """All words that are one token, the individuals' names among them, sorted."""
+    names = {word for person in individuals() for word in person.name.split()}
+    return sorted(set(words()) | names)
+
+
+def known_words() -> list[str]:
+    """Those of them that a prompt can say without asking for what no caption taught."""
+    return [word for word in one_token_words() if word not in UNTAUGHT_WORDS.split()]
+
+
+def write_tokenizer(folder: Path) -> CLIPTokenizer:
+    """Writes ``vocab.json``, ``merges.txt`` and the configuration, and returns the tokenizer read back from them.
+
+    Raises ValueError if a known word is not one token (merges of one word can break another's).
+    """
+    vocabulary, merges = _byte_pairs(one_token_words())
+    folder.mkdir(parents=True, exist_ok=True)
+    tokens = {token: index for index, token in enumerate(vocabulary)}
+    (folder / "vocab.json").write_text(json.dumps(tokens, ensure_ascii=False), encoding="utf-8")
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    settings = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": TOKEN_LENGTH,
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+        "do_lower_case": True,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2))
+    tokenizer = CLIPTokenizer.from_pretrained(str(folder))
+    broken = [word for word in one_token_words() if len(tokenizer.tokenize(word)) != 1]
+    if broken:
+        raise ValueError(f"these words are more than one token: {broken}")
+    return tokenizer
+
+
+def _byte_pairs(wanted: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Merges that are added one at a time, each to the current split of its word, so that none breaks another word."""
+    letters = _byte_letters()
+    vocabulary = letters + [letter + END_OF_WORD for letter in letters]
+    known, ranks = set(vocabulary), {}
+    for word in wanted:
+        while len(pieces := _split(word, ranks)) > 1:
+            pair = (pieces[0], pieces[1])
+            ranks[pair] = len(ranks)
+            if (merged := "".join(pair)) not in known:
+                known.add(merged)
+                vocabulary.append(merged)
+    return [*vocabulary, "<|startoftext|>", "<|endoftext|>"], list(ranks)
+
+
+def _split(word: str, ranks: dict[tuple[str, str], int]) -> list[str]:
+    """Byte-pair encoding of one word under the merges so far."""
+    pieces = [*word[:-1], word[-1] + END_OF_WORD]
+    while len(pieces) > 1:
+        pairs = list(pairwise(pieces))
+        best = min(pairs, key=lambda pair: ranks.get(pair, len(ranks)))
+        if best not in ranks:
+            break
+        joined, index = [], 0
+        while index < len(pieces):
+            if tuple(pieces[index : index + 2]) == best:
+                joined.append("".join(best))
+                index += 2
+            else:
+                joined.append(pieces[index])
+                index += 1
+        pieces = joined
+    return pieces
+
+
+def _byte_letters() -> list[str]:
+    """GPT-2's printable stand-ins for the 256 bytes."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(others))]

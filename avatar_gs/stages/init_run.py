@@ -1,0 +1,97 @@
+"""What a run with ``init`` takes over from the run whose avatar it begins with. Imports nothing heavy."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from avatar_gs.core import run_files as runs
+from avatar_gs.core.errors import UserError
+from avatar_gs.prior.config import PLACEHOLDER
+from avatar_gs.prior.placeholder import SOMEBODY, with_placeholder
+from avatar_gs.settings import OUTPUTS, Settings
+
+
+def run_folder(init: str) -> str:
+    """The run's folder that ``init`` means, itself or below ``outputs/``: one that holds an avatar before any other.
+
+    Paths below the working folder become relative, so that one run has one name.
+    """
+    given = Path(init).expanduser()
+    choices = [given, OUTPUTS / given]
+    rated = [[path for path in choices if holds(path)] for holds in (runs.holds_an_avatar, Path.is_dir)]
+    path = next((found[0] for found in rated if found), given)
+    here = Path.cwd()
+    return (path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path).as_posix()
+
+
+def check_is_another(settings: Settings) -> None:
+    """Raises UserError where a run would begin with its own avatar."""
+    if Path(settings.init).resolve() == settings.folder.resolve():
+        raise UserError(
+            f"init={settings.init} is this run itself (name={settings.name}): give the edited avatar another name=…"
+        )
+
+
+def taken_over(settings: Settings, *, body_given: bool) -> Settings:
+    """``settings`` with what the run ``init`` was made with, where they leave it open: its prompt as ``source_prompt``,
+    its person, and its body.
+
+    ``<id>`` in the source prompt stays only where both avatars are of the same person.
+
+    Raises:
+        UserError: if the folder is missing, holds no avatar or no readable settings, or has another body than is given.
+    """
+    saved = _saved(settings.init)
+    settings = _with_body(settings, saved.get("body") or {}, body_given)
+    prompt, photos, identity = (str(saved.get(key) or "") for key in ("prompt", "photos", "identity"))
+    if photos or identity:
+        settings, same_person = _with_person(settings, photos, identity)
+        prompt = with_placeholder(prompt)
+        prompt = prompt if same_person else prompt.replace(PLACEHOLDER, SOMEBODY)
+    return replace(settings, source_prompt=prompt)
+
+
+def _saved(init: str) -> dict[str, Any]:
+    folder = Path(init)
+    file = folder / runs.CONFIG_FILE
+    if not folder.is_dir():
+        raise UserError(
+            f"init={init}: no such folder; expected that of a run, such as init={OUTPUTS}/anna, or its name"
+        )
+    if not runs.holds_an_avatar(folder) or not file.is_file():
+        raise UserError(
+            f"init={init} holds no avatar (no {runs.CHECKPOINTS}/{runs.AVATAR_CHECKPOINT} beside a {file.name}); "
+            "expected the folder of a run that has one"
+        )
+    try:
+        saved = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"init={init}: {file} cannot be read ({str(error).splitlines()[0]})") from error
+    if not isinstance(saved, dict) or not isinstance(saved.get("body") or {}, dict):
+        raise UserError(f"init={init}: {file} is damaged (no settings in it)")
+    return saved
+
+
+def _with_body(settings: Settings, saved: dict[str, Any], given: bool) -> Settings:
+    path, betas = saved.get("path"), list(saved.get("betas") or [])
+    if not given:
+        return replace(settings, body=replace(settings.body, path=path, betas=betas))
+    if (settings.body.path, settings.body.betas) != (path, betas):
+        raise UserError(
+            f"body.path={settings.body.path} body.betas={settings.body.betas}: the avatar of init={settings.init} is "
+            f"bound to body.path={path} body.betas={betas}; leave them out to keep its body"
+        )
+    return settings
+
+
+def _with_person(settings: Settings, photos: str, identity: str) -> tuple[Settings, bool]:
+    """The settings with the other run's person if they name none, and whether both are of the same person."""
+    learned = Path(settings.init) / runs.IDENTITY_FILE
+    if not settings.has_identity:
+        if learned.is_file():
+            return replace(settings, identity=learned.as_posix()), True
+        return replace(settings, photos=photos, identity=identity), True
+    same = (settings.photos, settings.identity) == (photos, identity) or settings.identity == learned.as_posix()
+    return settings, same

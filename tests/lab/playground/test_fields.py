@@ -1,0 +1,135 @@
+"""The four parameterisations: their gradients, and how each begins."""
+
+import pytest
+import torch
+
+from avatar_gs.core.seeding import generator
+from avatar_gs.lab.playground.config import FieldKind, GridConfig, Init, PlaygroundConfig
+from avatar_gs.lab.playground.fields import FIT_ERROR, GREY, build_canvas
+from avatar_gs.lab.playground.grid import corners_at_pixels, resolutions
+from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
+from tests import tiny
+
+SMALL_GRID = GridConfig(levels=3, log2_table=5, width=16)  # the finest level hashes
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory):
+    return StableDiffusionPrior(**tiny.parts(tmp_path_factory.mktemp("prior")))
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return torch.rand(1, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, 3, generator=torch.Generator().manual_seed(1))
+
+
+def canvas(prior, kind, init=Init.gaussian, picture=None, seed=0, grid=None):
+    name = "somewhere.png" if init is Init.picture else ""
+    config = PlaygroundConfig(field=kind, init=init, picture=name, grid=grid or GridConfig())
+    return build_canvas(config, prior, seed, picture)
+
+
+@pytest.mark.parametrize("kind", FieldKind)
+def test_gradients_are_those_of_finite_differences(prior, kind):
+    """Through grid, sigmoid and encoder, in float64, along a random direction of every parameter."""
+    field = canvas(prior, kind, Init.gaussian, grid=SMALL_GRID)
+    field.values.double()
+    prior.vae.double()
+    try:
+        random = torch.Generator().manual_seed(2)
+        weights = torch.randn(1, 4, tiny.LATENT_SIZE, tiny.LATENT_SIZE, generator=random, dtype=torch.float64)
+        with pytest.MonkeyPatch.context() as patch:
+            # the prior itself computes in float32, too coarse for differences
+            patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+            for parameter in field.parameters:
+                direction = torch.randn(parameter.shape, generator=random, dtype=torch.float64)
+                (gradient,) = torch.autograd.grad((field.latents() * weights).sum(), parameter)
+                start, h = parameter.detach().clone(), 1e-6
+                values = []
+                for sign in (1, -1):
+                    parameter.data = start + sign * h * direction
+                    values.append(float((field.latents() * weights).sum().detach()))
+                parameter.data = start
+                slope = (values[0] - values[1]) / (2 * h)
+                assert abs(slope) > 1e-9
+                assert float((gradient * direction).sum()) == pytest.approx(slope, rel=1e-5, abs=1e-9)
+    finally:
+        prior.vae.float()
+
+
+@pytest.mark.parametrize("kind", FieldKind)
+def test_guidance_sees_latents_and_the_eye_a_picture(prior, kind):
+    field = canvas(prior, kind)
+    assert field.latents().shape == (1, 4, tiny.LATENT_SIZE, tiny.LATENT_SIZE)
+    seen = field.picture()
+    assert seen.shape == (1, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, 3)
+    assert seen.min() >= 0 and seen.max() <= 1
+
+
+def test_epl_begins_as_each_init_says(prior, picture):
+    size = tiny.LATENT_SIZE
+    noise = torch.randn(1, 4, size, size, generator=generator(0, 0, "playground init"))
+    with torch.no_grad():
+        expected = {
+            Init.gaussian: noise,
+            Init.decoded: prior.encode_images(prior.decode_latents(noise)),
+            Init.zero: torch.zeros(1, 4, size, size),
+            Init.grey: prior.encode_images(torch.full((1, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, 3), GREY)),
+            Init.picture: prior.encode_images(picture),
+        }
+    for init, values in expected.items():
+        assert torch.equal(canvas(prior, FieldKind.epl, init, picture).latents(), values), init
+    assert not torch.equal(canvas(prior, FieldKind.epl, seed=1).latents(), noise)
+
+
+def test_pixels_begin_as_each_init_says(prior, picture):
+    size = tiny.LATENT_SIZE
+    noise = torch.randn(1, 4, size, size, generator=generator(0, 0, "playground init"))
+    with torch.no_grad():
+        decoded = prior.decode_latents(noise)
+    expected = {
+        Init.decoded: decoded,
+        Init.zero: torch.zeros_like(decoded),
+        Init.grey: torch.full_like(decoded, GREY),
+        Init.picture: picture,
+    }
+    for init, values in expected.items():
+        assert torch.equal(canvas(prior, FieldKind.rgb, init, picture).picture(), values), init
+    noisy = canvas(prior, FieldKind.rgb).picture()
+    assert float(noisy.mean()) == pytest.approx(GREY, abs=0.05) and 0.15 < float(noisy.std()) < 0.3
+
+
+@pytest.mark.parametrize("init", [Init.gaussian, Init.decoded, Init.grey, Init.picture])
+@pytest.mark.parametrize(("grid", "pixels"), [(FieldKind.ehl, FieldKind.epl), (FieldKind.ehc, FieldKind.rgb)])
+def test_hash_grids_are_fitted_to_the_same_start(prior, picture, grid, pixels, init):
+    fitted, exact = canvas(prior, grid, init, picture).raw(), canvas(prior, pixels, init, picture).raw()
+    assert float((fitted - exact).square().mean()) <= 1.001 * FIT_ERROR * float(exact.square().mean())
+
+
+@pytest.mark.parametrize("kind", [FieldKind.ehl, FieldKind.ehc])
+def test_zero_is_a_saddle_of_hash_grids(prior, kind):
+    field = canvas(prior, kind, Init.zero)
+    field.latents().square().sum().backward()
+    (field.latents() - 1).square().sum().backward()
+    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in field.parameters)
+
+
+def test_levels_grow_geometrically_up_to_the_pixels():
+    assert resolutions(GridConfig(levels=4, coarsest=4), 32) == [4, 8, 16, 32]
+    assert resolutions(GridConfig(levels=3, coarsest=4), 2) == [2, 2, 2]
+
+
+def test_corners_interpolate_linear_functions_exactly_and_the_finest_level_is_the_pixels():
+    index, weight = corners_at_pixels(4, 16, 64)
+    ramp = torch.arange(4.0).repeat(4)  # x at each corner
+    inside = ((ramp[index] * weight).sum(0)).reshape(16, 16)
+    assert torch.allclose(inside[0], ((torch.arange(16) + 0.5) / 4 - 0.5).clamp(0, 3))
+    index, weight = corners_at_pixels(16, 16, 256)
+    assert torch.equal(index[0], torch.arange(256)) and bool((weight[0] == 1).all())
+
+
+def test_a_small_table_is_shared_by_hashing():
+    index, _ = corners_at_pixels(64, 64, 32)
+    assert index.min() == 0 and index.max() == 31
+    counts = torch.bincount(index[0], minlength=32)
+    assert counts.max() < 3 * counts.min()

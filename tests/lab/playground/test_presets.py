@@ -1,0 +1,67 @@
+"""Methods of one comparison have the settings that ``guidance=<name>`` gives them."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from avatar_gs.cli import compose as config
+from avatar_gs.core.errors import UserError
+from avatar_gs.guidance.config import GuidanceConfig, Method
+from avatar_gs.guidance.presets import preset
+from avatar_gs.lab.playground.config import Init, PlaygroundConfig
+from avatar_gs.lab.playground.session import chosen_methods
+from avatar_gs.settings import Settings
+
+
+@pytest.mark.parametrize("method", Method)
+def test_a_preset_read_without_hydra_is_hydras(method):
+    config.register()
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        composed = config.parse(compose(config.CONFIG_NAME, overrides=[f"guidance={method.name}"]))
+    assert preset(method) == composed.guidance
+
+
+def settings(methods=(), own=True, **options):
+    playground = PlaygroundConfig(methods=list(methods), own_settings=own, **options)
+    given = GuidanceConfig(method=Method.nfsd, cfg_scale=3.0)
+    return Settings(prompt="a man", guidance=given, playground=playground)
+
+
+def test_without_a_list_the_guidance_alone():
+    assert chosen_methods(settings()) == {"nfsd": GuidanceConfig(method=Method.nfsd, cfg_scale=3.0)}
+
+
+def test_each_method_has_its_own_preset_but_the_one_that_is_set():
+    chosen = chosen_methods(settings([Method.csd, Method.nfsd]))
+    assert chosen["csd"] == preset(Method.csd)
+    assert chosen["nfsd"].cfg_scale == 3.0
+
+
+def test_or_all_have_the_given_settings():
+    chosen = chosen_methods(settings([Method.csd, Method.sds], own=False))
+    assert [(c.method, c.cfg_scale) for c in chosen.values()] == [(Method.csd, 3.0), (Method.sds, 3.0)]
+
+
+@pytest.mark.parametrize("method", [Method.dds, Method.pds])
+def test_editing_needs_a_picture_and_what_it_shows(method):
+    with pytest.raises(UserError, match="changes a picture that is there"):
+        chosen_methods(settings([method]))
+    with pytest.raises(UserError, match="source_prompt="):
+        chosen_methods(settings([method], init=Init.picture, picture="a.png"))
+    chosen_methods(settings([method], init=Init.picture, picture="a.png", source_prompt="a woman"))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"steps": 0}, "playground.steps=0"),
+        ({"every": 0}, "playground.every=0"),
+        ({"init": Init.picture}, "playground.picture=<file>"),
+        ({"picture": "a.png"}, "playground.init=picture"),
+        ({"methods": [Method.sds, Method.sds]}, "twice"),
+        ({"azimuth": float("nan")}, "playground.azimuth"),
+    ],
+)
+def test_mistakes_are_one_line(values, said):
+    with pytest.raises(UserError, match=said) as error:
+        PlaygroundConfig(**values)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,373 @@
+"""suite=identity: people whom nobody knows, measures against known answers, and the suite from end to end with a prior
+and judges of random weights."""
+
+import json
+import logging
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPTokenizer
+
+from avatar_gs.core.errors import UserError
+from avatar_gs.guidance.config import GuidanceConfig, Method
+from avatar_gs.identity.config import Clothes, EmbedConfig, IdentityMethod
+from avatar_gs.lab.scorer.faces import FaceNet
+from avatar_gs.lab.scorer.model import TOKENIZER, build_model, frozen
+from avatar_gs.lab.suites import suites
+from avatar_gs.lab.suites.avatar import Pictures
+from avatar_gs.lab.suites.config import EvaluateConfig, Suite
+from avatar_gs.lab.suites.identity import likeness, people, runs, summary
+from avatar_gs.lab.suites.identity.likeness import Gallery, Judges, ViewFigures, compare
+from avatar_gs.lab.suites.identity.records import ABLATIONS, DRAWN, METHODS, Cost, Kind, Record
+from avatar_gs.lab.suites.identity.views import (
+    AZIMUTHS,
+    BACK_AZIMUTHS,
+    FRONTS,
+    Portrait,
+    back_views,
+    drawn_anew,
+    measured_views,
+    portray,
+    some_views,
+    through_prior,
+)
+from avatar_gs.lab.world.people import held_out, individuals
+from avatar_gs.settings import Settings, Stage
+from avatar_gs.splats.config import DensityConfig, SplatsConfig
+from avatar_gs.training.config import OptimizeConfig
+from avatar_gs.types import Framing
+
+
+@pytest.fixture(scope="module")
+def judges() -> Judges:
+    """Untrained, but the real ones: their features differ wherever pictures do."""
+    tokenizer = CLIPTokenizer.from_pretrained(str(TOKENIZER))
+    torch.manual_seed(0)
+    return Judges(frozen(build_model(tokenizer), tokenizer), FaceNet().eval())
+
+
+@pytest.fixture(scope="module")
+def truth() -> Portrait:
+    return portray(people.crowd()[0], measured_views())
+
+
+def small_settings(**options) -> Settings:
+    """Avatars of two steps, identities of one."""
+    settings = Settings(
+        stage=Stage.evaluate,
+        suite=Suite.identity,
+        guidance=GuidanceConfig(method=Method.sds),
+        splats=SplatsConfig(count=300),
+        density=DensityConfig(enabled=False),
+        optimize=OptimizeConfig(steps=2, batch=1),
+        embed=EmbedConfig(steps=1, batch=2, clothes=Clothes.bound),
+        evaluate=EvaluateConfig(people=1, few_people=1),
+    )
+    for name, value in options.items():
+        setattr(settings, name, value)
+    return settings
+
+
+# ---- people
+
+
+def test_nobody_knows_the_people():
+    known = {replace(person, name="") for person in individuals()}
+    assert len(set(people.crowd())) == people.SUBJECTS + people.DISTRACTORS >= 32
+    assert not known & set(people.crowd()) and all(held_out(person) for person in people.crowd())
+
+
+def test_pictures_show_a_person_in_many_ways(tmp_path):
+    pictures = people.photograph(0)
+    assert len(pictures) == 8 and people.FRAMINGS.count(Framing.HEAD) >= 3
+    assert len({picture.tobytes() for picture in pictures}) == 8
+    assert len({tuple(picture[0, 0]) for picture in pictures}) > 4, "backgrounds differ"
+    folder = people.write_pictures(0, tmp_path)
+    written = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert people.write_pictures(0, tmp_path) == folder
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == written and len(written) == 8
+
+
+def test_no_picture_is_taken_from_a_measured_side():
+    for azimuth, degrees in ((0.0, 0.0), (2.0, 2.0), (44.0, 1.0), (-46.0, 1.0), (202.5, 22.5), (-359.0, 1.0)):
+        assert people._nearest_measured(azimuth) == pytest.approx(degrees)
+
+
+def test_new_outfits_are_all_new_and_said():
+    for index, person in enumerate(people.crowd()[:6]):
+        outfit, own = people.other_outfit(index), person.outfit
+        names = [outfit.shirt, outfit.bottoms_colour, outfit.shoes]
+        assert len(set(names)) == 3 and not set(names) & {own.shirt, own.bottoms_colour, own.shoes, own.hat}
+        prompt = people.outfit_prompt(outfit)
+        assert prompt.startswith("<id> wearing a") and all(name in prompt for name in names)
+        assert f"{'long' if own.long_sleeves else 'short'} sleeves" in prompt
+        assert not outfit.hat and not outfit.glasses and outfit.bottoms == "trousers"
+
+
+# ---- measures
+
+
+def test_a_person_is_like_itself_and_less_like_another(truth, judges):
+    own = compare(truth.pictures, truth, judges.scorer)
+    assert len(own) == 2 * len(AZIMUTHS)
+    assert all(view.psnr == 99 and abs(view.distance) < 1e-5 and all(view.kept.values()) for view in own)
+    assert max(value for view in own for value in view.delta_e.values()) == 0
+    faces = [view.face for view in own if view.face is not None]
+    assert faces and faces == pytest.approx([1.0] * len(faces))
+    assert {(view.framing, view.side) for view in own if view.face is not None} == {("head", "front")}
+    anew = compare(drawn_anew(truth.person, truth.views, 0), truth, judges.scorer)
+    other = compare(portray(people.crowd()[1], truth.views).pictures, truth, judges.scorer)
+    for better, worse in ((own, anew), (anew, other)):
+        assert np.mean([view.psnr for view in better]) > np.mean([view.psnr for view in worse]) + 3
+        assert np.mean([view.distance for view in better]) < np.mean([view.distance for view in worse])
+        mean = [np.mean([value for view in some for value in view.delta_e.values()]) for some in (better, worse)]
+        assert mean[0] < mean[1]
+    assert np.mean([kept for view in anew for kept in view.kept.values()]) > 0.9
+
+
+def test_parts_that_are_gone_or_painted_over_are_found(truth, judges):
+    rgb = truth.pictures.rgb.copy()
+    for view in range(len(rgb)):
+        rgb[view][truth.mask(view, "skin")] = (0.1, 0.8, 0.1)
+    green = compare(Pictures(rgb, truth.pictures.alpha), truth, judges.scorer)
+    assert not any(view.kept.get("skin") for view in green) and all(view.delta_e.get("skin", 99) > 25 for view in green)
+    assert all(view.kept["shirt"] and view.delta_e["shirt"] == 0 for view in green if "shirt" in view.kept)
+    blank = Pictures(np.full_like(rgb, 0.5), np.ones_like(truth.pictures.alpha))
+    assert all(not view.face_kept for view in compare(blank, truth, judges.scorer) if view.face is not None)
+
+
+def test_psnr_of_a_known_error():
+    true, mask = np.full((4, 4, 3), 0.5), np.zeros((4, 4), bool)
+    mask[0] = True
+    found = true.copy()
+    found[0] += 0.1
+    found[1:] = 0.0
+    assert likeness.psnr(found, true, mask) == pytest.approx(20.0)
+    assert likeness.psnr(true, true, mask) == 99.0
+
+
+def test_colour_layouts_see_colours_and_places():
+    def block(colour: tuple[float, float, float], left: int) -> Pictures:
+        alpha = np.zeros((1, 32, 32), np.float32)
+        alpha[:, 8:24, left : left + 8] = 1
+        return Pictures((alpha[..., None] * np.array(colour)).astype(np.float32), alpha)
+
+    red, maroon, blue, moved = (
+        likeness.layout(block(colour, left))
+        for colour, left in (((0.8, 0.1, 0.1), 8), ((0.6, 0.1, 0.1), 8), ((0.1, 0.2, 0.8), 8), ((0.8, 0.1, 0.1), 16))
+    )
+    distance = likeness.layout_distance
+    assert distance(red, red) == 0 < distance(red, maroon) < distance(red, blue)
+    assert distance(red, moved) == pytest.approx(likeness.MISSED) and distance(red, blue) == distance(blue, red)
+
+
+def test_everyone_is_found_in_the_gallery(judges):
+    views = some_views(measured_views(), FRONTS)
+    crowd = [portray(person, views).pictures for person in people.crowd()[:4]]
+    gallery = Gallery(crowd, judges.scorer)
+    for index, pictures in enumerate(crowd):
+        distances = gallery.distances(pictures)
+        assert set(distances) == {"colour layout", "scorer"}
+        assert all(summary.rank(values, index) == 0 for values in distances.values())
+        assert summary.rank(likeness.combined(distances), index) == 0
+
+
+def test_back_views_show_no_face_paint():
+    heads = portray(people.crowd()[0], back_views())
+    paint = [np.isin(part_map.parts, likeness.FACE).sum() for part_map in heads.maps]
+    assert len(paint) == len(BACK_AZIMUTHS) and 6 * len(paint) >= 100 and max(paint) < 20
+    assert (
+        np.isin(portray(people.crowd()[0], some_views(measured_views(), FRONTS)).maps[1].parts, likeness.FACE).sum()
+        > 200
+    )
+
+
+def test_the_ceiling_is_seen_through_the_priors_autoencoder(truth, prior):
+    pictures = Pictures(truth.pictures.rgb[:2], truth.pictures.alpha[:2])
+    seen = through_prior(pictures, prior)
+    assert seen.rgb.shape == pictures.rgb.shape and np.array_equal(seen.alpha, pictures.alpha)
+    with torch.no_grad():
+        decoded = prior.decode_latents(prior.encode_images(torch.from_numpy(pictures.on_grey()).float()))
+    coarse = seen.on_grey().reshape(2, prior.image_size, -1, prior.image_size, 128 // prior.image_size, 3).mean((2, 4))
+    np.testing.assert_allclose(coarse, decoded.numpy(), atol=1e-4)
+
+
+# ---- summary
+
+
+def record(kind: Kind, person: int = 0, nearest: tuple[float, ...] = (0.0, 1.0), **options) -> Record:
+    views = options.pop("views", [view()])
+    embedding = options.pop("embedding", None)
+    metrics = {"steps": 2, "splats": 100, "peak_memory_mib": {"host": 900.0}}
+    facts = {"seed": 0, "pictures": 8, "prompt": "<id>", "backs": 10, "back_faces": 1, "front_face": True}
+    distances = {"colour layout": list(nearest), "scorer": list(nearest)}
+    made = None if kind in DRAWN else metrics
+    return Record(
+        kind=kind, person=person, views=views, nearest=distances, embedding=embedding, metrics=made, seconds=10.0,
+        **(facts | options),
+    )  # fmt: skip
+
+
+def view(framing: str = "body", side: str = "front", psnr: float = 20.0, kept: bool = True, face=None) -> ViewFigures:
+    return ViewFigures(framing, side, psnr, 0.5, {"hair": psnr / 10}, {"hair": kept, "skin": True}, face)
+
+
+def test_ranks_and_shares():
+    assert summary.rank([0.3, 0.1, 0.2], 1) == 0 and summary.rank([0.3, 0.1, 0.2], 0) == 2
+    assert summary.rank([0.1, 0.1], 0) == 1, "a tie is no find"
+    figures = summary.retrieval([record(Kind.CROSS_INIT), record(Kind.CROSS_INIT, person=1)])
+    assert all(row["share"] == 0.5 and row["mean_rank"] == 0.5 for row in figures.values())
+    assert list(figures) == ["colour layout", "scorer", "combined"]
+
+
+def test_likeness_by_view():
+    some = [record(Kind.CROSS_INIT, views=[view(psnr=20.0), view(side="back", psnr=10.0)]), record(Kind.FAST)]
+    figures = summary.likeness(some)
+    assert figures["all"]["psnr"] == pytest.approx(50 / 3) and figures["body/back"]["psnr"] == 10
+    assert figures["body/front"]["views"] == 2 and figures["all"]["delta_e"] == {"hair": 2.0}
+
+
+def test_editability_counts_parts_not_pixels():
+    views = [*[view(kept=True)] * 4, view(kept=False, face=0.6)]
+    worse = [view(kept=False), view(kept=True, face=0.4)]
+    figures = summary.editability([record(Kind.NEW_OUTFIT, views=views), record(Kind.NEW_OUTFIT, views=worse)])
+    assert figures["right"] == pytest.approx(4 / 6)  # hair, skin, face; of the second one only the skin
+    assert figures["own"] == figures["right"] and figures["worn"] is None
+    assert figures["parts"] == {"hair": pytest.approx(0.65), "skin": 1.0, "face": 0.5}
+    assert figures["views"] == pytest.approx((0.8 + 1 + 1 + 0.5 + 1 + 0) / 6)
+
+
+def test_comparisons_are_of_the_same_people():
+    some = [
+        record(Kind.CROSS_INIT, views=[view(psnr=20.0)]),
+        record(Kind.CROSS_INIT, person=1, views=[view(psnr=40.0)]),
+    ]
+    some += [record(Kind.FEWER_PICTURES, pictures=number, views=[view(psnr=10.0)]) for number in (1, 2)]
+    some += [record(Kind.NO_HEAD), record(Kind.NO_IDENTITY), record(Kind.NO_IDENTITY, person=1)]
+    table = summary.pictures_table(some)
+    assert {name: row["psnr"] for name, row in table.items()} == {"1": 10, "2": 10, "8": 20}
+    ablations = summary.ablations_table(some)
+    assert {name: row["avatars"] for name, row in ablations.items()} == {
+        "the whole method": 1, "without identity": 1, "without head framing": 1
+    }  # fmt: skip
+
+
+def test_an_identity_that_two_avatars_share_is_paid_once():
+    shared = Cost(5, 3.0, 800.0)
+    some = [record(Kind.CROSS_INIT, embedding=shared), record(Kind.NEW_OUTFIT, embedding=shared)]
+    some += [record(Kind.FAST, embedding=Cost(2, 1.0, 850.0)), record(Kind.OTHER_PERSON)]
+    figures = summary.costs(some)
+    assert figures["wall_seconds"] == 34.0 and figures["avatars"] == 3 and figures["person_seconds"] == 34.0
+    assert summary.embedding_table(some)["fast"] == {
+        "identities": 1, "steps": 2, "seconds": 1.0, "most_seconds": 1.0, "peak_memory_mib": 850.0
+    }  # fmt: skip
+
+
+def test_janus_rate():
+    figures = summary.janus([record(Kind.CROSS_INIT), record(Kind.CROSS_INIT, back_faces=0, front_face=False)])
+    assert figures == {"views": 20, "faces": 1, "rate": 0.05, "front": 0.5}
+
+
+def test_records_survive_json():
+    one = record(Kind.CROSS_INIT, views=[view(face=0.7)], embedding=Cost(5, 3.0, 800.0))
+    assert Record.of_plain(json.loads(json.dumps(one.plain()))) == one
+    drawn = record(Kind.SAME_PERSON)
+    assert Record.of_plain(json.loads(json.dumps(drawn.plain()))) == drawn
+
+
+# ---- the suite
+
+
+def test_the_plan_makes_everyone_in_every_way():
+    jobs = list(runs.plan(EvaluateConfig(people=2, few_people=1, seeds=2), seed=5))
+    assert len(set(jobs)) == len(jobs)
+    for kind in (*METHODS, Kind.NEW_OUTFIT):
+        assert {(job.person, job.seed) for job in jobs if job.kind is kind} == {(0, 5), (1, 5), (0, 6), (1, 6)}
+    for kind in (*ABLATIONS, Kind.FEWER_PICTURES, Kind.BOUND, Kind.NEAR_FACES_REDRESSED):
+        assert {(job.person, job.seed) for job in jobs if job.kind is kind} == {(0, 5)}
+    assert {job.pictures for job in jobs if job.kind is Kind.FEWER_PICTURES} == {1, 2, 4}
+    assert len(list(runs.plan(EvaluateConfig(people=20, few_people=0), 0))) == 20 * 8
+    default = list(runs.plan(EvaluateConfig(), 0))
+    assert sum(job.cost for job in default) < 40 * 60, "the default stays below an hour on two cores"
+    assert sum(len(BACK_AZIMUTHS) for job in default if job.kind is Kind.CROSS_INIT) >= 100
+
+
+def test_ways_differ_in_their_settings_and_in_nothing_else(prior, judges, tmp_path):
+    maker = runs.Maker(small_settings(guidance=GuidanceConfig()), prior, judges, tmp_path)
+    of = {kind: maker.settings_of(runs.Job(kind, 0, 0)) for kind in Kind}
+    assert of[Kind.TEXTUAL_INVERSION].embed.method is IdentityMethod.textual_inversion
+    assert of[Kind.FAST].embed.fast and not of[Kind.CROSS_INIT].embed.fast
+    sds = of[Kind.NO_Y_CON].guidance
+    assert sds.method is Method.sds and sds.cfg_scale == maker.settings.guidance.cfg_scale + 1
+    assert of[Kind.NO_CONTROL].prior.control_scale == 0 < of[Kind.CROSS_INIT].prior.control_scale
+    assert of[Kind.NO_HEAD].cameras.head.probability == 0 < maker.settings.cameras.head.probability
+    assert of[Kind.BOUND_REDRESSED].embed.clothes is Clothes.bound
+    assert of[Kind.NEAR_FACES].prior.prompts.identity_framings == ["head", "upper"]
+    assert of[Kind.NEAR_FACES_REDRESSED].prompt == of[Kind.NEW_OUTFIT].prompt == of[Kind.BOUND_REDRESSED].prompt
+    assert of[Kind.CROSS_INIT].cameras == of[Kind.NO_IDENTITY].cameras == maker.settings.cameras.for_identity()
+    assert of[Kind.NO_IDENTITY].prompt == "a person" and of[Kind.CROSS_INIT].prompt == "<id>"
+    keys = {maker.key(runs.Job(kind, person, seed)) for kind in Kind for person in (0, 1) for seed in (0, 1)}
+    assert len(keys) == 4 * len(Kind)
+    other = runs.Maker(
+        small_settings(embed=EmbedConfig(steps=2, batch=2, clothes=Clothes.bound)), prior, judges, tmp_path
+    )
+    assert other.key(runs.Job(Kind.CROSS_INIT, 0, 0)) not in keys
+
+
+def test_people_are_made_measured_reported_and_never_made_twice(prior, judges, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "avatar_gs")
+    monkeypatch.setattr(suites, "load_judges", lambda: judges)
+    settings, arguments = small_settings(), ["stage=evaluate", "suite=identity", "evaluate.people=1"]
+    text = suites.run_suite(settings, prior, tmp_path, arguments).read_text()
+    results = json.loads((tmp_path / "results.json").read_text())
+    figures = results["figures"]
+    assert len(figures["avatars"]) == 4 + 1 + 3 + 3 + 4 + 3
+    assert set(figures["likeness"]) == {kind.value for kind in (*METHODS, Kind.SAME_PERSON, Kind.OTHER_PERSON)}
+    groups = {f"{framing}/{side}" for framing in ("body", "head") for side in ("front", "side", "back")}
+    assert set(figures["likeness"]["cross-init"]) == {"all", *groups}
+    assert set(figures["pictures"]) == {"1", "2", "4", "8"} and len(figures["ablations"]) == 5
+    assert list(figures["choices"]) == ["cross-init", "clothes bound", "<id> near faces only"]
+    assert figures["janus"]["cross-init"]["views"] == len(BACK_AZIMUTHS)
+    assert figures["embedding"]["cross-init"]["steps"] == 1 and "no identity" not in figures["embedding"]
+    same, other = (figures["likeness"][kind.value]["all"] for kind in (Kind.SAME_PERSON, Kind.OTHER_PERSON))
+    assert math.isfinite(same["psnr"]) and other["psnr"] < 25
+    redressed = figures["editability"]["another person in the new outfit"]
+    assert redressed["worn"] == 1 and redressed["own"] < 0.7, "it wears the outfit, and is somebody else"
+    assert any("left)" in entry.message for entry in caplog.records), "time left is told"
+    assert len(list((tmp_path / "identities").iterdir())) == 3 + 3, "methods; fewer pictures. Other jobs share them"
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 20 * 96
+    assert "people that training never saw" in text
+    assert "avatar-gs stage=evaluate suite=identity evaluate.people=20 evaluate.seeds=3" in text
+    for title in ("Retrieval", "Likeness", "Editability", "More pictures", "Ablations", "Faces behind", "Costs"):
+        assert f"## {title}\n" in text
+    kept = [path for name in ("avatars", "identities", "pictures") for path in (tmp_path / name).rglob("*.*")]
+    written = {path: path.stat().st_mtime_ns for path in kept}
+    suites.run_suite(settings, prior, tmp_path, arguments)
+    assert json.loads((tmp_path / "results.json").read_text())["figures"] == figures
+    assert {path: path.stat().st_mtime_ns for path in written} == written, "nothing is made twice"
+
+
+def test_an_identity_is_used_and_the_prior_left_as_it_was(prior, judges, tmp_path):
+    maker = runs.Maker(small_settings(), prior, judges, tmp_path)
+    with_identity, _ = maker.make(runs.Job(Kind.CROSS_INIT, 0, 0))
+    without, _ = maker.make(runs.Job(Kind.NO_IDENTITY, 0, 0))
+    assert prior.identity is None and prior.control_scale == 1
+    assert with_identity.embedding is not None and without.embedding is None
+    assert with_identity.views != without.views
+
+
+def test_pictures_that_are_too_small_are_refused_in_one_line(prior, judges, tmp_path):
+    maker = runs.Maker(small_settings(embed=EmbedConfig(steps=1, min_size=500)), prior, judges, tmp_path)
+    with pytest.raises(UserError, match="min_size"):
+        maker.make(runs.Job(Kind.CROSS_INIT, 0, 0))
+
+
+@pytest.mark.parametrize(("name", "value"), [("people", 0), ("people", 21), ("few_people", -1), ("few_people", 21)])
+def test_more_people_than_there_are_is_refused(name, value):
+    with pytest.raises(UserError, match=rf"evaluate\.{name}={value}"):
+        EvaluateConfig(**{name: value})

@@ -1,0 +1,231 @@
+"""suite=scores: measures against known answers, and the suite from end to end with a prior and a judge of random
+weights."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from avatar_gs.guidance.config import GuidanceConfig, Method
+from avatar_gs.lab.suites import suites
+from avatar_gs.lab.suites.avatar import Pictures
+from avatar_gs.lab.suites.clip import Clip, load_clip
+from avatar_gs.lab.suites.config import EvaluateConfig, Suite
+from avatar_gs.lab.suites.measures import chroma
+from avatar_gs.lab.suites.scores import clip_guidance, runs, shots
+from avatar_gs.lab.suites.scores.looks import Look, look, read_captions
+from avatar_gs.lab.suites.scores.records import Kind, Record
+from avatar_gs.lab.suites.scores.shots import Shots
+from avatar_gs.lab.suites.scores.summary import Scores
+from avatar_gs.lab.suites.scores.views import ORBITS, orbit, sights
+from avatar_gs.lab.suites.truth import BACKGROUND, cases, draw_truth, neutral_body
+from avatar_gs.prior.config import PromptConfig
+from avatar_gs.settings import Settings, Stage
+from avatar_gs.splats.config import DensityConfig, SplatsConfig
+from avatar_gs.training.config import OptimizeConfig
+from avatar_gs.training.prompts import run_prompts
+from tests.lab.suites.test_clip import save_clip
+
+PROMPTS = 2
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory) -> str:
+    return str(save_clip(tmp_path_factory.mktemp("clip")))
+
+
+@pytest.fixture(scope="module")
+def truths() -> list[Shots]:
+    return [shots.of_truth(case, sights()) for case in cases(PROMPTS)]
+
+
+@pytest.fixture(scope="module")
+def scorer() -> Clip:
+    return load_clip("")
+
+
+@pytest.fixture(scope="module")
+def seen_truths(truths, scorer) -> list[Look]:
+    return [look(record(Kind.TRUTH, case), drawn, scorer) for case, drawn in enumerate(truths)]
+
+
+def small_settings(clip: str, **options) -> Settings:
+    """Avatars of two steps."""
+    config = EvaluateConfig(scored_prompts=1, scored_seeds=1, pool=4, clip=clip)
+    settings = Settings(
+        stage=Stage.evaluate,
+        suite=Suite.scores,
+        guidance=GuidanceConfig(method=Method.sds),
+        splats=SplatsConfig(count=300),
+        density=DensityConfig(enabled=False),
+        optimize=OptimizeConfig(steps=2, batch=1),
+        evaluate=config,
+    )
+    for name, value in options.items():
+        setattr(settings, name, value)
+    return settings
+
+
+# ---- views and pictures
+
+
+def test_views_are_closed_orbits_and_poses_that_no_run_sees():
+    seen, config = sights(), PromptConfig()
+    standing, *others = seen.stages
+    groups = seen.groups(config)
+    assert len(groups) == len(seen.buckets(config)) == len(seen) == sum(len(stage.views) for stage in seen.stages)
+    for framing in ORBITS:
+        azimuths = np.rad2deg(standing.views.azimuth[orbit(framing)].numpy())
+        steps = np.diff([*azimuths, azimuths[0] + 360])
+        assert set(standing.views.framings[orbit(framing)]) == {framing} and np.allclose(steps, steps[0], atol=1e-3)
+    assert all(not torch.allclose(stage.posed.joints, standing.posed.joints, atol=0.02) for stage in others)
+    assert {group.split("/")[0] for group in groups[len(standing.views) :]} == {"new pose"}
+    assert not (seen.inside & ~seen.bare).any() and not (seen.outside & seen.bare).any()
+
+
+def test_pictures_come_back_from_their_file(truths):
+    cells = np.split(truths[0].strip(), 3 * len(sights()), axis=1)
+    back = Shots.of_cells(cells, len(sights()))
+    assert back.white is not None and truths[0].white is not None
+    np.testing.assert_allclose(back.colour.on_grey(), truths[0].colour.on_grey(), atol=1 / 255)
+    np.testing.assert_allclose(back.colour.alpha, truths[0].colour.alpha, atol=1 / 255)
+    np.testing.assert_allclose(back.white, truths[0].white, atol=1 / 255)
+    black = np.zeros((len(sights()), 3), np.float32)
+    np.testing.assert_allclose(back.on(black), truths[0].colour.rgb.clip(0, 1), atol=2 / 255)
+
+
+def test_white_people_have_shape_and_no_colour(truths):
+    white, alpha = truths[0].white, truths[0].colour.alpha
+    assert white is not None and float(chroma(white).max()) < 0.1 < 20 < float(chroma(truths[0].colour.rgb).max())
+    assert white[alpha == 1].std() > 0.01 and np.allclose(white[alpha == 0], BACKGROUND, atol=1 / 255)
+
+
+# ---- scores of what is known
+
+
+def scores_of(looks: list[Look], clip: Clip, pool: int = 12) -> Scores:
+    seen, config = sights(), PromptConfig()
+    prompts = [case.prompt for case in cases(pool)]
+    drawn = [draw_truth(case, seen.stages[0]) for case in cases(PROMPTS)]
+    captions = read_captions(prompts, seen.buckets(config), config, clip)
+    return Scores(looks, captions, seen.groups(config), seen, drawn, clip, None)
+
+
+def as_samples(one: Look, case: int, seed: int = 0) -> Look:
+    """The same pictures as if the prior had drawn them."""
+    drawn = Shots(Pictures(one.shots.colour.on_grey(), np.ones_like(one.shots.colour.alpha)), None)
+    return replace(one, record=record(Kind.SAMPLES, case, seed), shots=drawn, white=None)
+
+
+def record(kind: Kind, case: int, seed: int = 0) -> Record:
+    metrics = {"prior_calls": 0, "steps": 1}
+    return Record(kind, case, cases(PROMPTS)[case].prompt, seed, metrics, 1.0)
+
+
+def test_the_truth_is_found_and_another_person_is_not(truths, scorer, seen_truths):
+    alpha = truths[0].colour.alpha
+    grey = look(record(Kind.START, 0), Shots(Pictures(0.5 * alpha[..., None].repeat(3, -1), alpha), None), scorer)
+    looks = []
+    for case, one in enumerate(seen_truths):
+        looks += [replace(one, record=record(kind, case)) for kind in (Kind.TRUTH, Kind.CLIP)]
+        looks += [replace(seen_truths[1 - case], record=record(Kind.AVATAR, case))]
+        looks += [as_samples(one, case), replace(grey, record=record(Kind.START, case))]
+    figures = scores_of(looks, scorer).figures()
+    precision, right = figures["r_precision"], figures["right_parts"]
+    assert precision[Kind.TRUTH]["all"]["mean"] > 0.8 and precision[Kind.AVATAR]["all"]["mean"] < 0.2
+    assert right[Kind.TRUTH]["mean"] == 1 and right[Kind.AVATAR]["mean"] < 0.5 and right[Kind.START]["mean"] < 0.5
+    assert figures["clip_score"][Kind.TRUTH]["all"]["mean"] > figures["clip_score"][Kind.AVATAR]["all"]["mean"] + 0.2
+    for row in ("saturation", "saturation_distance"):
+        assert figures[row][Kind.TRUTH]["mean"] == pytest.approx(0, abs=0.5)
+    assert figures["saturation"][Kind.START]["mean"] < -10
+    assert figures["frechet"][Kind.TRUTH]["mean"] < 0.1 * figures["frechet"][Kind.START]["mean"]
+    assert figures["kernel"][Kind.TRUTH]["mean"] < 0.1 * figures["kernel"][Kind.START]["mean"]
+    assert figures["consistency"]["body"][Kind.TRUTH]["n"] == PROMPTS
+    assert figures["diversity"] == {} and Kind.SAMPLES not in figures["r_precision_textureless"]
+    assert precision[Kind.TRUTH]["all"]["spread"] is None, "one seed has no spread"
+
+
+def test_seeds_give_spread_diversity_and_a_floor(scorer, seen_truths):
+    looks = []
+    for seed, one in enumerate(seen_truths):
+        looks += [replace(one, record=record(Kind.AVATAR, 0, seed)), as_samples(one, 0, seed)]
+        looks += [replace(seen_truths[0], record=record(Kind.CLIP, 0, seed))]
+    figures = scores_of(looks, scorer).figures()
+    assert figures["diversity"][Kind.CLIP]["mean"] == pytest.approx(0, abs=1e-6)
+    assert figures["diversity"][Kind.AVATAR]["mean"] > 0.1
+    assert figures["r_precision"][Kind.AVATAR]["all"]["spread"] > 0.3
+    assert figures["r_precision"][Kind.CLIP]["all"]["spread"] == 0
+    assert figures["frechet"][Kind.SAMPLES]["n"] == 1 and figures["frechet"][Kind.SAMPLES]["mean"] > 0
+
+
+# ---- CLIP guidance
+
+
+def test_splats_climb_the_similarity(prior, clip_folder):
+    clip = load_clip(clip_folder)
+    settings = small_settings(clip_folder, prompt="a man in a red shirt", optimize=OptimizeConfig(steps=8, batch=1))
+    seen: list[float] = []
+    climb = clip_guidance.climb
+
+    def remembered(state, scene, *rest):
+        first = remembered.scene = getattr(remembered, "scene", scene)
+        seen.append(climb(state, first, *rest))
+        return seen[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clip_guidance, "climb", remembered)
+        calls = prior.calls
+        result = clip_guidance.optimize_by_similarity(
+            settings, neutral_body("cpu"), prior, clip, run_prompts(settings, prior)
+        )
+    assert seen[-1] > seen[0] + 0.01 and len(seen) == 8
+    assert prior.calls == calls and result.metrics["prior_calls"] == 0
+
+
+# ---- the suite
+
+
+def test_the_suite_reports_and_makes_nothing_twice(prior, clip_folder, tmp_path, monkeypatch, scorer):
+    settings = small_settings(clip_folder)
+    report = suites.run_suite(settings, prior, tmp_path, ["stage=evaluate", "suite=scores"])
+    results, text = json.loads((tmp_path / "results.json").read_text()), report.read_text()
+    figures = results["figures"]
+    assert figures["pool"] == 4 and len(figures["wrong_prompts"]) == 3 and len(figures["avatars"]) == len(Kind)
+    assert set(figures["r_precision"]) == {kind.value for kind in Kind}
+    assert all(0 <= row["all"]["mean"] <= 1 for row in figures["r_precision"].values())
+    assert figures["right_parts"][Kind.TRUTH]["mean"] == 1
+    assert figures["lpips"] is None and "not given" in text and clip_folder in text
+    assert (
+        figures["costs"]["kinds"][Kind.AVATAR]["prior_calls"] > 0 == figures["costs"]["kinds"][Kind.CLIP]["prior_calls"]
+    )
+    assert "evaluate.scored_prompts=12 evaluate.scored_seeds=5" in results["full_grid"]["command"]
+    assert (tmp_path / "sheet.png").stat().st_size > 10_000
+
+    def never(*_, **__):
+        raise AssertionError("made twice")
+
+    monkeypatch.setattr(runs, "optimize", never)
+    monkeypatch.setattr(shots, "of_truth", never)
+    monkeypatch.setattr(runs, "optimize_by_similarity", never)
+    suites.run_suite(settings, prior, tmp_path, [])
+    assert json.loads((tmp_path / "results.json").read_text())["figures"] == figures
+    other = small_settings("")
+    with pytest.raises(AssertionError, match="made twice"):  # another judge is climbed anew, and only that
+        suites.run_suite(other, prior, tmp_path, [])
+
+
+def test_keys_depend_on_what_pictures_depend_on(prior, clip_folder, scorer):
+    case = cases(1)[0]
+
+    def key(kind, clip=None, seed=0, **options):
+        maker = runs.Maker(small_settings("", **options), prior, clip or scorer)
+        return maker.key(runs.Job(kind, 0, case, seed))
+
+    longer = OptimizeConfig(steps=3, batch=1)
+    some = [key(kind) for kind in Kind] + [key(Kind.AVATAR, seed=1), key(Kind.AVATAR, optimize=longer)]
+    assert len(set(some)) == len(some)
+    assert key(Kind.AVATAR) == key(Kind.AVATAR, clip=load_clip(clip_folder), name="other")
+    assert key(Kind.CLIP) != key(Kind.CLIP, clip=load_clip(clip_folder))
+    assert key(Kind.TRUTH) == key(Kind.TRUTH, seed=1, optimize=longer)

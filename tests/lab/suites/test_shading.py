@@ -1,0 +1,137 @@
+"""suite=shading: what each row switches on, how looks are drawn and found, and that it is resumed."""
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from avatar_gs.core.errors import UserError
+from avatar_gs.core.seeding import generator
+from avatar_gs.guidance.config import GuidanceConfig, Method
+from avatar_gs.lab.scorer.model import load_scorer
+from avatar_gs.lab.suites import suites
+from avatar_gs.lab.suites.avatar import Measurement
+from avatar_gs.lab.suites.config import EvaluateConfig, Suite
+from avatar_gs.lab.suites.metrics import PartView
+from avatar_gs.lab.suites.shading import ablation
+from avatar_gs.lab.suites.shading.ablation import FRONT_ONLY, Job, plan, settings_of
+from avatar_gs.lab.suites.shading.looks import Retrieval, draw_looks, true_pictures
+from avatar_gs.lab.suites.shading.records import Row
+from avatar_gs.lab.suites.shading.report import right_views
+from avatar_gs.lab.suites.truth import cases, neutral_body
+from avatar_gs.render.config import ShadingConfig
+from avatar_gs.render.shading import Shade
+from avatar_gs.settings import Settings, Stage
+from avatar_gs.splats.config import DensityConfig, SplatsConfig
+from avatar_gs.splats.init import surface_splats
+from avatar_gs.training.config import OptimizeConfig
+
+
+def small_settings() -> Settings:
+    return Settings(
+        stage=Stage.evaluate,
+        suite=Suite.shading,
+        guidance=GuidanceConfig(method=Method.sds),
+        splats=SplatsConfig(count=300),
+        density=DensityConfig(enabled=False),
+        optimize=OptimizeConfig(steps=2, batch=1),
+        evaluate=EvaluateConfig(ablated=1),
+    )
+
+
+def test_each_row_adds_one_thing():
+    made = {row: settings_of(Settings(), Job(row, cases(1)[0], 3)) for row in Row}
+    switches = {
+        row: (
+            made[row].cameras.azimuth_max == 180,
+            made[row].prior.prompts.view_words,
+            made[row].optimize.shading.probability > 0,
+            made[row].optimize.shading.textureless > 0,
+        )
+        for row in Row
+    }
+    assert [sum(switched) for switched in switches.values()] == [0, 1, 2, 3, 4]
+    assert all(later >= earlier for earlier, later in pairwise(switches.values()))
+    assert (made[Row.NOTHING].cameras.azimuth_min, made[Row.NOTHING].cameras.azimuth_max) == (-FRONT_ONLY, FRONT_ONLY)
+    assert {(s.prompt, s.seed) for s in made.values()} == {(cases(1)[0].prompt, 3)}
+    plain = Settings(prompt=cases(1)[0].prompt, seed=3)
+    view_dep = made[Row.VIEW_DEP]
+    view_dep.optimize.shading = plain.optimize.shading
+    assert view_dep.plain() == plain.plain(), "the default job is the row ViewDep"
+
+
+def test_every_prompt_has_every_row_and_keys_tell_them_apart(prior):
+    config = EvaluateConfig(ablated=2, seeds=2)
+    jobs = list(plan(config, 5))
+    assert len(jobs) == len({(job.row, job.case.prompt, job.seed) for job in jobs}) == 2 * 2 * len(Row)
+    maker = ablation.Maker(small_settings(), prior, load_scorer())
+    assert len({maker.key(job) for job in jobs}) == len(jobs)
+    longer = replace(small_settings(), optimize=OptimizeConfig(steps=3, batch=1))
+    assert ablation.Maker(longer, prior, load_scorer()).key(jobs[0]) != maker.key(jobs[0])
+
+
+def test_looks_differ_in_what_they_show(stage):
+    body = neutral_body("cpu")
+    model = surface_splats(SplatsConfig(count=1500), body.rest(), body.weights, generator(0, 0, "splats"))
+    with torch.no_grad():
+        model.params["sh0"][..., 0] = 1.5  # reddish
+    looks = draw_looks(model, stage, ShadingConfig(ambient=0.1, diffuse=0.9))
+    albedo, lit, white = (looks[shade] for shade in Shade)
+    assert np.array_equal(albedo.alpha, lit.alpha) and np.array_equal(albedo.alpha, white.alpha)
+    solid = albedo.alpha > 0.99
+    colour = albedo.rgb[solid][0]
+    np.testing.assert_allclose(albedo.rgb[solid], np.broadcast_to(colour, albedo.rgb[solid].shape), atol=0.02)
+    np.testing.assert_allclose(lit.rgb[solid], white.rgb[solid] * colour, atol=0.02)
+    np.testing.assert_allclose(np.ptp(white.rgb[solid], axis=-1), 0, atol=1e-5)
+    assert white.rgb[solid].min() > 0.05 and white.rgb[solid].max() > 0.9 and white.rgb[solid].std() > 0.1
+
+
+def test_drawn_truth_is_found_and_a_wrong_person_is_not(truths):
+    retrieval = Retrieval(load_scorer(), truths[0].stage)
+    right = [hit for t in truths for hit in retrieval.found(t.case, true_pictures(t)).values()]
+    wrong = [hit for t in truths[1:] for hit in retrieval.found(truths[0].case, true_pictures(t)).values()]
+    assert len(right) == 12 and sum(right) > 6 and not any(wrong)
+    assert len(set(retrieval.prompts)) == len(retrieval.prompts) == 64
+    with pytest.raises(ValueError, match="not in list"):
+        retrieval.found(cases(70)[69], true_pictures(truths[0]))
+
+
+def test_shares_of_right_views():
+    def view(direction, right):
+        names = {"red": 90, "blue": 10} if right else {"blue": 100}
+        return PartView("body", direction, 100, names, [0.5, 0.5, 0.5])
+
+    views = [view("front", True), view("front", True), view("back", False), view("left", True)]
+    shares = right_views(Measurement({"shirt": views}, {}, 0.0), {"shirt": "red", "hat": "green"})
+    assert shares == {"all": 0.75, "front": 1.0, "back": 0.0, "left": 1.0, "right": None}
+
+
+def test_the_ablation_is_measured_reported_and_resumed(prior, tmp_path, monkeypatch):
+    settings, arguments = small_settings(), ["stage=evaluate", "suite=shading"]
+    report = suites.run_suite(settings, prior, tmp_path, arguments)
+    results = json.loads((tmp_path / "results.json").read_text())
+    figures, text = results["figures"], report.read_text()
+    assert list(figures["rows"]) == [row.value for row in Row]
+    for name, row in figures["rows"].items():
+        assert row["avatars"] == 1 and f"| {name} |" in text
+        assert set(row["found"]) == {"albedo", "shaded", "textureless"}
+    assert figures["controls"]["truth"]["mean"] >= 0.5 and (tmp_path / "sheet.png").stat().st_size > 10_000
+
+    def never(*_, **__):
+        raise AssertionError("made twice")
+
+    monkeypatch.setattr(ablation, "optimize", never)
+    suites.run_suite(settings, prior, tmp_path, arguments)
+    assert json.loads((tmp_path / "results.json").read_text())["figures"] == figures
+    (tmp_path / "avatars" / f"{figures['avatars'][2]}.json").unlink()
+    with pytest.raises(AssertionError, match="made twice"):
+        suites.run_suite(settings, prior, tmp_path, arguments)
+
+
+@pytest.mark.parametrize("count", [0, 65])
+def test_more_prompts_than_the_pool_holds_are_refused(count):
+    with pytest.raises(UserError, match=rf"^evaluate\.ablated={count}: [^\n]*$"):
+        EvaluateConfig(ablated=count)

@@ -1,0 +1,188 @@
+"""The suites from end to end with a prior of random weights: reports, resuming, and the controls' spoilt priors."""
+
+import json
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from avatar_gs.cli import overrides
+from avatar_gs.core.errors import UserError
+from avatar_gs.guidance.config import GuidanceConfig, Method
+from avatar_gs.lab.stages import evaluate
+from avatar_gs.lab.suites import colours, suites
+from avatar_gs.lab.suites.config import EvaluateConfig, Suite
+from avatar_gs.lab.suites.controls import fingerprint, with_random_weights, with_words_exchanged
+from avatar_gs.lab.suites.folder import RecordFolder
+from avatar_gs.lab.suites.records import Kind, Record
+from avatar_gs.lab.world import measure
+from avatar_gs.settings import Settings, Stage
+from avatar_gs.splats.config import DensityConfig, SplatsConfig
+from avatar_gs.training.config import OptimizeConfig
+
+
+def small_settings(**options) -> Settings:
+    """Six avatars of two steps."""
+    settings = Settings(
+        stage=Stage.evaluate,
+        guidance=GuidanceConfig(method=Method.sds),
+        splats=SplatsConfig(count=300),
+        density=DensityConfig(enabled=False),
+        optimize=OptimizeConfig(steps=2, batch=1),
+        evaluate=EvaluateConfig(prompts=2, seeds=1, controls=1, red_blue=1, samples=3),
+    )
+    for name, value in options.items():
+        setattr(settings, name, value)
+    return settings
+
+
+def test_colours_are_measured_reported_and_never_made_twice(prior, tmp_path, monkeypatch, caplog):
+    settings, arguments = small_settings(), ["stage=evaluate", "evaluate.prompts=2", "negative_prompt=it's"]
+    caplog.set_level(logging.INFO, "avatar_gs")
+    report = suites.run_suite(settings, prior, tmp_path, arguments)
+    results = json.loads((tmp_path / "results.json").read_text())
+    text = report.read_text()
+    assert results["label"] == "logic, not photo quality" and "Logic, not photo quality" in text
+    assert results["command"] == """avatar-gs stage=evaluate evaluate.prompts=2 'negative_prompt=it'"'"'s'"""
+    assert "evaluate.prompts=24 evaluate.seeds=3" in results["full_grid"]["command"]
+    assert results["full_grid"]["command"] in text and results["machine"]["cpu"] in text
+    figures = results["figures"]
+    assert figures["parts"]["shirt"]["end"]["avatars"] == 2 and len(figures["avatars"]) == 6
+    assert figures["controls"]["no guidance"]["right"] == 0 and len(figures["controls"]) == 9
+    assert {"render", "encode", "prior", "backward"} <= set(figures["costs"]["seconds_per_step"])
+    assert set(figures["volumes"]) == {name for case in colours.cases(2) for name in case.volumes} != set()
+    assert (tmp_path / "sheet.png").stat().st_size > 10_000
+    assert any("left)" in record.message for record in caplog.records), "time left is told"
+
+    def never(*_, **__):
+        raise AssertionError("made twice")
+
+    monkeypatch.setattr(colours, "optimize", never)
+    suites.run_suite(settings, prior, tmp_path, arguments)
+    again = json.loads((tmp_path / "results.json").read_text())
+    assert again["figures"] == figures
+    damaged = tmp_path / "avatars" / f"{figures['avatars'][0]}.json"
+    damaged.write_text("{")
+    with pytest.raises(AssertionError, match="made twice"):
+        suites.run_suite(settings, prior, tmp_path, arguments)
+
+
+def test_an_interrupted_suite_keeps_what_is_made(prior, tmp_path, monkeypatch):
+    made, optimize = [], colours.optimize
+
+    def interrupted(*arguments):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(optimize(*arguments))
+        return made[-1]
+
+    settings = small_settings(evaluate=EvaluateConfig(prompts=3, controls=0))
+    monkeypatch.setattr(colours, "optimize", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        colours.make_records(settings, prior, RecordFolder(tmp_path, Record.of_plain))
+    made.pop()
+    records = colours.make_records(settings, prior, RecordFolder(tmp_path, Record.of_plain))
+    assert len(records) == 3 and len(made) == 2
+
+
+def test_the_grey_avatar_of_step_0_is_the_one_that_optimisation_starts_from(prior):
+    maker = colours.Maker(small_settings(), prior)
+    job = colours.Job(Kind.NO_GUIDANCE, colours.cases(1)[0], 0)
+    record, _ = maker.make(job)
+    names = {name for views in record.start.parts.values() for view in views for name in view.names}
+    assert names <= {"grey", "nothing"} and record.start.parts["shirt"][0].share("grey") > 0.9
+    assert record.end.parts == record.start.parts, "without guidance and regularisers at rest nothing moves"
+
+
+def test_keys_depend_on_what_results_depend_on(prior):
+    case = colours.cases(1)[0]
+
+    def key(kind=Kind.AVATAR, seed=0, **options):
+        return colours.Maker(small_settings(**options), prior).key(colours.Job(kind, case, seed))
+
+    longer = OptimizeConfig(steps=3, batch=1)
+    different = [key(), key(Kind.NO_GUIDANCE), key(seed=1), key(optimize=longer), key(negative_prompt="grey")]
+    assert len(set(different)) == 5
+    assert key() == key(evaluate=EvaluateConfig(prompts=9), name="other", threads=7)
+    other = colours.Maker(small_settings(), with_random_weights(prior, 0)).key(colours.Job(Kind.AVATAR, case, 0))
+    assert other != key(), "results of other weights"
+
+
+def test_exchanged_words_exchange_their_meaning(prior):
+    exchanged = with_words_exchanged(prior, "red", "blue")
+    for asked, meant in (("a red shirt", "a blue shirt"), ("blue in red", "red in blue"), ("green", "green")):
+        torch.testing.assert_close(exchanged.encode_prompts([asked]), prior.encode_prompts([meant]))
+    assert not torch.equal(exchanged.encode_prompts(["red"]), prior.encode_prompts(["red"]))
+    assert exchanged.unet is prior.unet
+    with pytest.raises(UserError, match=r"evaluate\.red_blue=0"):
+        with_words_exchanged(prior, "red", "crimson")
+
+
+def test_random_weights_keep_the_architecture_and_nothing_else(prior):
+    state = torch.random.get_rng_state()
+    spoilt = with_random_weights(prior, seed=1)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    for name in ("text_encoder", "vae", "unet", "controlnet"):
+        old, new = getattr(prior, name).state_dict(), getattr(spoilt, name).state_dict()
+        assert {key: value.shape for key, value in old.items()} == {key: value.shape for key, value in new.items()}
+        matrices = [key for key, value in old.items() if value.ndim > 1]
+        assert not any(torch.equal(old[key], new[key]) for key in matrices)
+    assert fingerprint(spoilt) != fingerprint(prior) == fingerprint(prior)
+    assert fingerprint(with_random_weights(prior, 1)) == fingerprint(spoilt)
+
+
+def test_the_prior_suite_reports_what_measure_scores(prior, tmp_path, monkeypatch):
+    asked = {}
+
+    def truths(prior, trials, *, on_batch, **settings):
+        asked.update(settings)
+        on_batch(len(trials))
+        return np.stack([trial.truth for trial in trials])
+
+    monkeypatch.setattr(measure, "draw", truths)
+    monkeypatch.setattr(suites, "SIZE", prior.image_size)
+    settings = small_settings(suite=Suite.prior, seed=3)
+    settings.evaluate.pose_scale = 1.5
+    report = suites.run_suite(settings, prior, tmp_path, ["stage=evaluate", "suite=prior"])
+    figures = json.loads((tmp_path / "results.json").read_text())["figures"]
+    assert asked == {"seed": 3} | {name: figures[name] for name in ("steps", "cfg_scale", "pose_scale")}
+    assert asked["pose_scale"] == 1.5
+    scores = figures["scores"]
+    assert scores["silhouette IoU"]["mean"] > 0.9 and scores["silhouette IoU"]["wilson"] is None
+    shares = [row for name, row in scores.items() if name.startswith(("shirt/", "hair/", "bottoms/", "shoes/"))]
+    assert shares and all(row["mean"] == 1 and 0 < row["wilson"] < 1 for row in shares)
+    assert "silhouette IoU" in report.read_text() and (tmp_path / "sheet.png").exists()
+
+
+def test_the_prior_suite_wants_pictures_of_its_own_size(prior, tmp_path):
+    with pytest.raises(UserError, match="expected 128"):
+        suites.run_suite(small_settings(suite=Suite.prior), prior, tmp_path, [])
+
+
+def test_the_stage_writes_below_the_runs_folder(prior, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(evaluate, "load_prior", lambda config, device: prior)
+    evaluate.run(small_settings(evaluate=EvaluateConfig(prompts=1, controls=0), name="mine"))
+    assert (tmp_path / "outputs/mine/evaluate/colours/results.json").exists()
+    assert "Avatars follow their prompts" in capsys.readouterr().out
+    settings = small_settings()
+    settings.body.betas = [1.0]
+    with pytest.raises(UserError, match=r"body\.betas"):
+        evaluate.run(settings)
+
+
+def test_evaluations_are_quick_unless_a_preset_is_named():
+    assert overrides.rewrite(["stage=evaluate", "suite=prior"])[-1] == "experiment=quick"
+    assert overrides.rewrite(["stage=evaluate", "experiment=null"]) == ["stage=evaluate", "experiment=null"]
+    assert overrides.rewrite(["stage=optimize"]) == ["stage=optimize"]
+
+
+@pytest.mark.parametrize("name", ["prompts", "seeds", "controls", "red_blue", "samples"])
+def test_absurd_counts_are_refused(name):
+    counts: dict[str, Any] = {}
+    for value in (-1, 501):
+        counts[name] = value
+        with pytest.raises(UserError, match=rf"evaluate\.{name}={value}"):
+            EvaluateConfig(**counts)

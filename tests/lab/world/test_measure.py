@@ -1,0 +1,43 @@
+"""The judges of the prior's pictures, on pictures whose truth is known."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from avatar_gs.lab.world.measure import LEAST_STRIPE, draw, lesser_stripe, score
+from avatar_gs.lab.world.trials import trials
+
+
+def test_stripes_are_seen_where_they_are_and_not_on_a_plain_shirt():
+    striped = [trial for trial in trials(40, seed=3) if trial.person.outfit.stripe]
+    shares = [share for trial in striped if (share := lesser_stripe(trial, trial.truth)) is not None]
+    assert len(shares) >= 4 and np.mean([share >= LEAST_STRIPE for share in shares]) > 0.7
+    flat = [np.full_like(trial.truth, 0.5) for trial in striped]
+    assert not any(lesser_stripe(trial, image) for trial, image in zip(striped, flat, strict=True))
+
+
+class Noise:
+    """A sampler whose pictures are its noise."""
+
+    def sample(self, prompts: list[str], negatives: list[str], control: torch.Tensor, *, generator, **_: Any):
+        return torch.rand(control.shape, generator=generator)
+
+
+def test_every_picture_and_every_seed_has_noise_of_its_own():
+    some = trials(5, seed=0)
+    drawn = {(seed, i): image for seed in (0, 1) for i, image in enumerate(draw(Noise(), some, seed=seed, batch=2))}
+    assert len({image.tobytes() for image in drawn.values()}) == 10
+    assert np.array_equal(draw(Noise(), some, seed=1, batch=2)[3], drawn[1, 3])
+
+
+@pytest.mark.slow
+def test_drawn_truth_is_found_right_and_another_persons_wrong():
+    some = trials(60, seed=4)
+    truth = np.stack([trial.truth for trial in some])
+    right, wrong = score(some, truth), score(some, np.roll(truth, 1, axis=0))
+    parts = [key for key in right if key.split("/")[0] in ("hair", "shirt", "bottoms", "shoes")]
+    assert parts and all(right[key]["mean"] >= 0.95 for key in parts)
+    assert np.mean([wrong[key]["mean"] for key in parts]) < 0.5
+    assert right["silhouette IoU"]["mean"] > 0.9  # grey clothes before the grey background are missed
