@@ -13,11 +13,13 @@ from avatar_gs.core.errors import UserError
 from avatar_gs.export.config import ExportConfig
 from avatar_gs.guidance.config import GuidanceConfig
 from avatar_gs.identity.config import EmbedConfig
+from avatar_gs.lab.benchmarks.config import BenchmarkConfig
 from avatar_gs.lab.playground.config import PlaygroundConfig
+from avatar_gs.lab.scorer.config import ScorerConfig
 from avatar_gs.lab.suites.config import EvaluateConfig, Suite
-from avatar_gs.lab.train_prior.config import ScorerConfig, TrainMiniConfig
+from avatar_gs.lab.train_prior.config import TrainMiniConfig
 from avatar_gs.prior.config import PLACEHOLDER, PriorConfig
-from avatar_gs.render.config import BenchmarkConfig, CamerasConfig
+from avatar_gs.render.config import CamerasConfig
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.training.config import OptimizeConfig
 

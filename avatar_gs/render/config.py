@@ -1,4 +1,4 @@
-"""Settings of the cameras, of the light, and of timing the renderers."""
+"""Settings of the cameras and of the light."""
 
 from dataclasses import dataclass, field, replace
 
@@ -108,36 +108,3 @@ class ShadingConfig:
                 f"optimize.shading.distance_min/distance_max={self.distance_min}/{self.distance_max}: "
                 "expected 0 < min <= max <= 100 camera distances"
             )
-
-
-@dataclass
-class BenchmarkConfig:
-    """What ``stage=benchmark`` times: one row of the table for each pair of ``splats`` and ``pixels``."""
-
-    splats: list[int] = field(default_factory=lambda: [1_000, 10_000, 20_000, 50_000, 100_000])
-    pixels: list[int] = field(default_factory=lambda: [64, 128, 256, 512, 512])
-    """Sides of the square pictures."""
-    step: bool = False
-    """Time whole steps of the optimisation with random weights of ``prior`` instead, beside what the prior alone costs;
-    views, sizes, splats and guidance are the run's."""
-    repeats: int = 9
-    dense_limit: int = 8_000_000
-    """The dense reference is timed where splats times pixels of the picture do not exceed this: it needs some
-    200 bytes for each."""
-
-    def __post_init__(self) -> None:
-        if not self.splats or len(self.splats) != len(self.pixels):
-            raise UserError(
-                f"benchmark.splats={self.splats} benchmark.pixels={self.pixels}: expected two lists of one length, "
-                "such as benchmark.splats=[10000,20000] benchmark.pixels=[128,256]"
-            )
-        require(
-            all(1 <= count <= 10_000_000 for count in self.splats),
-            "benchmark.splats",
-            self.splats,
-            "numbers from 1 to 10000000",
-        )
-        require(
-            all(1 <= side <= 8192 for side in self.pixels), "benchmark.pixels", self.pixels, "numbers from 1 to 8192"
-        )
-        require(1 <= self.repeats <= 10_000, "benchmark.repeats", self.repeats, "1 to 10000")

@@ -38,8 +38,8 @@ from torch.utils.cpp_extension import load
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout need not be installed
 
 from avatar_gs.core.errors import UserError
+from avatar_gs.lab.benchmarks.config import BenchmarkConfig
 from avatar_gs.lab.benchmarks.renderers import Scene, person_scene, time_renderers
-from avatar_gs.render.config import BenchmarkConfig
 from avatar_gs.render.rasterize import rasterize
 from avatar_gs.types import Cameras, Gaussians, Render
 

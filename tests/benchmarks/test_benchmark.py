@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from avatar_gs.core.errors import UserError
+from avatar_gs.lab.benchmarks.config import BenchmarkConfig
 from avatar_gs.lab.benchmarks.renderers import person_scene, time_renderers
 from avatar_gs.lab.stages import benchmark
-from avatar_gs.render.config import BenchmarkConfig
 from avatar_gs.render.rasterize import rasterize
 from avatar_gs.settings import Device, Settings
 from avatar_gs.types import Cameras, Gaussians, Render

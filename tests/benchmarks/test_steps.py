@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from avatar_gs.guidance.config import GuidanceConfig, Method
+from avatar_gs.lab.benchmarks.config import BenchmarkConfig
 from avatar_gs.lab.stages import benchmark
 from avatar_gs.prior.config import PriorConfig
-from avatar_gs.render.config import BenchmarkConfig
 from avatar_gs.settings import Device
 from tests import tiny
 from tests.benchmarks import steps

@@ -12,12 +12,12 @@ import torch
 from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.lab.benchmarks import random_weights
+from avatar_gs.lab.benchmarks.config import BenchmarkConfig
 from avatar_gs.lab.benchmarks.random_weights import random_prior
 from avatar_gs.lab.benchmarks.steps import FLOOR, NETWORKS, RASTERISER, _mean, time_steps
 from avatar_gs.lab.stages import benchmark
 from avatar_gs.prior.config import EncoderKeeps, PriorConfig, VaePrecision
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
-from avatar_gs.render.config import BenchmarkConfig
 from avatar_gs.settings import Device
 from avatar_gs.stages import forecast
 from avatar_gs.stages.forecast import PREDICTIONS, span

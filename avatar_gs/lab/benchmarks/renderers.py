@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from avatar_gs.lab.benchmarks.config import BenchmarkConfig
 from avatar_gs.lab.benchmarks.dense import render_dense
-from avatar_gs.render.config import BenchmarkConfig
 from avatar_gs.render.rasterize import rasterize
 from avatar_gs.types import Cameras, Gaussians, Render
 

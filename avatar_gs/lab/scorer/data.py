@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from avatar_gs.body.pose import random_pose
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.io import atomic_write
+from avatar_gs.lab.scorer.config import ScorerConfig
 from avatar_gs.lab.scorer.lighting import paint_lit
-from avatar_gs.lab.train_prior.config import ScorerConfig
 from avatar_gs.lab.world import dataset
 from avatar_gs.lab.world.captions import brief_caption, caption, view_suffix
 from avatar_gs.lab.world.dataset import OVERSAMPLING, SIZE, recoloured, view_of

@@ -6,6 +6,7 @@ from pathlib import Path
 from transformers import CLIPTokenizer
 
 from avatar_gs.core.io import write_json, write_text
+from avatar_gs.lab.scorer.config import ScorerConfig
 from avatar_gs.lab.scorer.data import generate_pairs, read_pairs
 from avatar_gs.lab.scorer.faces import load_detector
 from avatar_gs.lab.scorer.measure import measure_faces, measure_scorer, measure_views, table
@@ -15,7 +16,6 @@ from avatar_gs.lab.scorer.train_faces import draw_heads, train_faces
 from avatar_gs.lab.scorer.train_views import draw_turned, through_the_autoencoder, train_views
 from avatar_gs.lab.scorer.view_judge import ViewNet, load_view_judge
 from avatar_gs.lab.train_prior.checkpoint import package_small
-from avatar_gs.lab.train_prior.config import ScorerConfig
 
 Report = Callable[[str, int, int, float], None]
 """Called with (what, done, total, loss)."""

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from avatar_gs.lab.scorer.config import ScorerConfig
 from avatar_gs.lab.scorer.train import OnStep, rate
 from avatar_gs.lab.train_prior.checkpoint import restore, save
-from avatar_gs.lab.train_prior.config import ScorerConfig
 
 LR = 2e-3
 

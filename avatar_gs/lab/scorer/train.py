@@ -13,10 +13,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPModel, CLIPTokenizer
 
 from avatar_gs.core.io import interruptible
+from avatar_gs.lab.scorer.config import ScorerConfig
 from avatar_gs.lab.scorer.data import PairSet, float_pictures
 from avatar_gs.lab.scorer.model import build_model, embed_images, embed_tokens, load_model, person_part
 from avatar_gs.lab.train_prior.checkpoint import restore, save
-from avatar_gs.lab.train_prior.config import ScorerConfig
 from avatar_gs.render.shading import Shade
 from avatar_gs.types import Framing
 

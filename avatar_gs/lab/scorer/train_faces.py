@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from avatar_gs.lab.scorer.config import ScorerConfig
 from avatar_gs.lab.scorer.data import float_pictures, see
 from avatar_gs.lab.scorer.faces import SIZE, FaceNet
 from avatar_gs.lab.scorer.small import train_small
 from avatar_gs.lab.scorer.train import OnStep, augmented
-from avatar_gs.lab.train_prior.config import ScorerConfig
 from avatar_gs.lab.world import picture as pic
 from avatar_gs.lab.world.dataset import from_the_front, paint, recoloured
 from avatar_gs.lab.world.people import held_out, random_person

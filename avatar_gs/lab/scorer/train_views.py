@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from avatar_gs.lab.scorer.config import ScorerConfig
 from avatar_gs.lab.scorer.data import float_pictures, see
 from avatar_gs.lab.scorer.small import train_small
 from avatar_gs.lab.scorer.train import OnStep, augmented
 from avatar_gs.lab.scorer.view_judge import LEAST_SHOWN, VIEWS, ViewNet
-from avatar_gs.lab.train_prior.config import ScorerConfig
 from avatar_gs.lab.world.dataset import CAMERAS, paint, recoloured, view_of
 from avatar_gs.lab.world.heads import Head, cut_out
 from avatar_gs.lab.world.people import held_out, random_person

@@ -10,6 +10,7 @@ import torch
 from transformers import CLIPModel, CLIPTokenizer
 
 from avatar_gs.core.errors import UserError
+from avatar_gs.lab.scorer.config import ScorerConfig
 from avatar_gs.lab.scorer.data import CAMERAS, PairSet, generate_pairs, other_colours, random_look, read_pairs, see
 from avatar_gs.lab.scorer.lighting import lambert_of_depth, paint_lit, points_of_depth, random_light
 from avatar_gs.lab.scorer.measure import CAPTION_POOL, PERSON_POOL, measure_scorer, table
@@ -32,7 +33,6 @@ from avatar_gs.lab.scorer.train import (
     tokenized,
     train_model,
 )
-from avatar_gs.lab.train_prior.config import ScorerConfig
 from avatar_gs.lab.world.captions import brief_caption
 from avatar_gs.lab.world.measure import asked_colours
 from avatar_gs.lab.world.people import held_out, random_person, training_person

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from avatar_gs.body.pose import pose_of
 from avatar_gs.core.errors import UserError
+from avatar_gs.lab.scorer.config import ScorerConfig
 from avatar_gs.lab.scorer.data import float_pictures, see
 from avatar_gs.lab.scorer.train_faces import FEATURES
 from avatar_gs.lab.scorer.train_views import (
@@ -21,7 +22,6 @@ from avatar_gs.lab.scorer.train_views import (
 )
 from avatar_gs.lab.scorer.view_judge import VIEWS, ViewNet, load_view_judge, seen_view
 from avatar_gs.lab.train_prior.checkpoint import package_small
-from avatar_gs.lab.train_prior.config import ScorerConfig
 from avatar_gs.lab.world import picture as pic
 from avatar_gs.lab.world.dataset import beyond_doubt, paint
 from avatar_gs.lab.world.heads import CUT, MARGIN, Head, cut_out, find_heads
