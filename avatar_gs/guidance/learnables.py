@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from avatar_gs.core.finite import all_finite
+from avatar_gs.core.optim_state import load_optimizer_tensors, optimizer_tensors
 from avatar_gs.types import Adapter
 
 WATCH = 0.98
@@ -128,33 +129,11 @@ class TrainedAdapter:
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that a resumed run needs, by name."""
         values = {f"adapter.{name}": value.detach().clone() for name, value in self.adapter.parameters.items()}
-        return values | adam_state(self.optimizer, self.adapter.parameters)
+        return values | optimizer_tensors(self.optimizer, self.adapter.parameters)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continue exactly where ``state_dict`` stood."""
         with torch.no_grad():
             for name, value in self.adapter.parameters.items():
                 value.copy_(state[f"adapter.{name}"])
-        load_adam_state(self.optimizer, self.adapter.parameters, state)
-
-
-def adam_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The moments of Adam as ``adam.<moment>.<parameter>``."""
-    return {
-        f"adam.{key}.{name}": value.detach().clone()
-        for name, parameter in parameters.items()
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
-
-
-def load_adam_state(
-    optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], state: Mapping[str, Tensor]
-) -> None:
-    """What ``adam_state`` gave; parameters that it does not name begin anew."""
-    optimizer.state.clear()
-    for name, parameter in parameters.items():
-        if f"adam.step.{name}" in state:  # Adam keeps its step count on the CPU
-            optimizer.state[parameter] = {
-                key: state[f"adam.{key}.{name}"].clone().to("cpu" if key == "step" else parameter.device)
-                for key in ("step", "exp_avg", "exp_avg_sq")
-            }
+        load_optimizer_tensors(self.optimizer, self.adapter.parameters, state)

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.finite import all_finite
+from avatar_gs.core.optim_state import load_optimizer_tensors, optimizer_tensors
 from avatar_gs.core.seeding import derive_seed
-from avatar_gs.guidance.learnables import adam_state, load_adam_state
 from avatar_gs.training.config import EnvironmentConfig
 from avatar_gs.types import Cameras
 
@@ -55,7 +55,9 @@ class LearnedBackground:
     def state_dict(self) -> dict[str, Tensor]:
         """The parameters, and Adam's moments after the first step."""
         parameters = dict(self.network.named_parameters())
-        return {name: value.detach() for name, value in parameters.items()} | adam_state(self.optimizer, parameters)
+        return {name: value.detach() for name, value in parameters.items()} | optimizer_tensors(
+            self.optimizer, parameters
+        )
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Continue exactly from a ``state_dict`` of the same settings.
@@ -72,7 +74,7 @@ class LearnedBackground:
                 )
             with torch.no_grad():
                 parameter.copy_(tensors[name])
-        load_adam_state(self.optimizer, parameters, tensors)
+        load_optimizer_tensors(self.optimizer, parameters, tensors)
 
 
 def view_directions(cameras: Cameras) -> Float[Tensor, "B H W 3"]:
