@@ -26,9 +26,9 @@ from avatar_gs.identity.cross_init import LESSONS, EmbedState, train_identity
 from avatar_gs.identity.curve import loss_curve, smoothed
 from avatar_gs.identity.embedding import IdentityEmbedding, check_fits, read_identity, write_identity
 from avatar_gs.identity.photos import PhotoSet, load_photos
-from avatar_gs.lab.suites.controls import fingerprint
 from avatar_gs.prior import lora
 from avatar_gs.prior.config import FRAMINGS, PLACEHOLDER, VIEWS
+from avatar_gs.prior.fingerprint import prior_fingerprint
 from avatar_gs.prior.prompts import bucket_prompts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.settings import OUTPUTS, Settings
@@ -175,7 +175,15 @@ def key_of(settings: Settings, prior: StableDiffusionPrior, photos: PhotoSet) ->
         for name, value in asdict(settings.embed.resolved(style)).items()
         if name not in ("preview_every", "checkpoint_every", "fast", "min_size")
     }
-    facts = [LESSONS, list(photos.hashes), config, style.name, settings.seed, prior.image_size, fingerprint(prior)]
+    facts = [
+        LESSONS,
+        list(photos.hashes),
+        config,
+        style.name,
+        settings.seed,
+        prior.image_size,
+        prior_fingerprint(prior),
+    ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
 
 

@@ -15,11 +15,12 @@ from avatar_gs.core.seeding import generator
 from avatar_gs.guidance.config import Method
 from avatar_gs.lab.suites.avatar import Strip, measure, strip
 from avatar_gs.lab.suites.config import EvaluateConfig
-from avatar_gs.lab.suites.controls import fingerprint, with_random_weights, with_words_exchanged
+from avatar_gs.lab.suites.controls import with_random_weights, with_words_exchanged
 from avatar_gs.lab.suites.folder import RecordFolder, complete
 from avatar_gs.lab.suites.records import Kind, Record
 from avatar_gs.lab.suites.theatre import Theatre
 from avatar_gs.lab.suites.truth import CLOSE_UP, Case, cases, red_blue_cases
+from avatar_gs.prior.fingerprint import prior_fingerprint
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Settings
 from avatar_gs.splats.init import surface_splats
@@ -62,7 +63,7 @@ class Maker:
     def __init__(self, settings: Settings, prior: StableDiffusionPrior) -> None:
         self.settings, self.prior = settings, prior
         self.theatre = Theatre(prior.device)
-        self.fingerprint = fingerprint(prior)
+        self.fingerprint = prior_fingerprint(prior)
 
     @cached_property
     def _random(self) -> StableDiffusionPrior:

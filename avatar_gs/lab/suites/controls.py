@@ -1,44 +1,12 @@
 """Priors that must fail: with random weights, or with two words exchanged."""
 
 import copy
-import hashlib
-from collections.abc import Iterator, Mapping
 
 import torch
-from torch import nn
 
 from avatar_gs.core.errors import UserError
+from avatar_gs.prior.fingerprint import networks
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
-
-
-def networks(prior: StableDiffusionPrior) -> dict[str, nn.Module]:
-    """All that a prior has learned."""
-    return {
-        "text_encoder": prior.text_encoder,
-        "vae": prior.vae,
-        "unet": prior.unet,
-        "controlnet": prior.controlnet,
-    }
-
-
-def fingerprint(prior: StableDiffusionPrior) -> str:
-    """Eight hexadecimal digits that change with the prior's weights, so that no result outlives the prior it is of."""
-    return weights_fingerprint(networks(prior))
-
-
-def weights_fingerprint(parts: Mapping[str, nn.Module]) -> str:
-    """Eight hexadecimal digits that change with the weights of networks."""
-    digest = hashlib.sha256()
-    for name, value in _parameters(parts):
-        moments = torch.stack([value.double().sum(), value.double().square().sum()])
-        digest.update(name.encode() + moments.cpu().numpy().tobytes())
-    return digest.hexdigest()[:8]
-
-
-def _parameters(parts: Mapping[str, nn.Module]) -> Iterator[tuple[str, torch.Tensor]]:
-    for part, network in parts.items():
-        for name, value in network.named_parameters():
-            yield f"{part}.{name}", value.detach()
 
 
 def with_random_weights(prior: StableDiffusionPrior, seed: int) -> StableDiffusionPrior:

@@ -21,7 +21,6 @@ from avatar_gs.lab.suites.avatar import STRIP_LABELS
 from avatar_gs.lab.suites.claims.report import claims_markdown, measure_claims
 from avatar_gs.lab.suites.colours import make_records
 from avatar_gs.lab.suites.config import Suite
-from avatar_gs.lab.suites.controls import fingerprint
 from avatar_gs.lab.suites.editing import report as editing
 from avatar_gs.lab.suites.folder import RecordFolder
 from avatar_gs.lab.suites.identity.likeness import load_judges
@@ -46,6 +45,7 @@ from avatar_gs.lab.suites.summary import summarise
 from avatar_gs.lab.world import measure
 from avatar_gs.lab.world.dataset import SIZE
 from avatar_gs.lab.world.trials import Trial, trials
+from avatar_gs.prior.fingerprint import prior_fingerprint
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Settings
 
@@ -144,7 +144,7 @@ def _results(
         "command": shlex.join(["avatar-gs", *arguments]),
         "seed": settings.seed,
         "machine": machine(prior.device),
-        "prior": {"name": prior.name, "fingerprint": fingerprint(prior)},
+        "prior": {"name": prior.name, "fingerprint": prior_fingerprint(prior)},
         "settings": settings.plain(),
         "figures": figures,
     }

@@ -14,10 +14,11 @@ from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.lab.stages import evaluate
 from avatar_gs.lab.suites import colours, suites
 from avatar_gs.lab.suites.config import EvaluateConfig, Suite
-from avatar_gs.lab.suites.controls import fingerprint, with_random_weights, with_words_exchanged
+from avatar_gs.lab.suites.controls import with_random_weights, with_words_exchanged
 from avatar_gs.lab.suites.folder import RecordFolder
 from avatar_gs.lab.suites.records import Kind, Record
 from avatar_gs.lab.world import measure
+from avatar_gs.prior.fingerprint import prior_fingerprint
 from avatar_gs.settings import Settings, Stage
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.training.config import OptimizeConfig
@@ -129,8 +130,8 @@ def test_random_weights_keep_the_architecture_and_nothing_else(prior):
         assert {key: value.shape for key, value in old.items()} == {key: value.shape for key, value in new.items()}
         matrices = [key for key, value in old.items() if value.ndim > 1]
         assert not any(torch.equal(old[key], new[key]) for key in matrices)
-    assert fingerprint(spoilt) != fingerprint(prior) == fingerprint(prior)
-    assert fingerprint(with_random_weights(prior, 1)) == fingerprint(spoilt)
+    assert prior_fingerprint(spoilt) != prior_fingerprint(prior) == prior_fingerprint(prior)
+    assert prior_fingerprint(with_random_weights(prior, 1)) == prior_fingerprint(spoilt)
 
 
 def test_the_prior_suite_reports_what_measure_scores(prior, tmp_path, monkeypatch):

@@ -29,9 +29,9 @@ from avatar_gs.lab.suites.claims.claims import Claim
 from avatar_gs.lab.suites.claims.figures import picture_figures
 from avatar_gs.lab.suites.claims.recipes import AMBIGUOUS, TOY, recipes
 from avatar_gs.lab.suites.claims.records import Record
-from avatar_gs.lab.suites.controls import fingerprint, weights_fingerprint
 from avatar_gs.lab.suites.folder import RecordFolder, complete
 from avatar_gs.lab.suites.truth import cases, neutral_body
+from avatar_gs.prior.fingerprint import prior_fingerprint, weights_fingerprint
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.render.cameras import fixed_views
 from avatar_gs.render.pose_map import body_depth
@@ -70,7 +70,7 @@ class Maker:
         self.settings, self.prior, self.scorer = settings, prior, scorer
         self.body = neutral_body(prior.device)
         self.recipes = recipes()
-        self._fingerprints = [fingerprint(prior), weights_fingerprint({"scorer": scorer.model})]
+        self._fingerprints = [prior_fingerprint(prior), weights_fingerprint({"scorer": scorer.model})]
         self._prompts = [case.prompt for case in cases(settings.evaluate.claim_seeds)]
 
     def prompt(self, job: Job) -> str:

@@ -9,13 +9,13 @@ from avatar_gs.guidance.presets import fitted, named_preset
 from avatar_gs.lab.suites.avatar import Pictures, Strip, in_a_row, measure
 from avatar_gs.lab.suites.colours import RESULT_SETTINGS
 from avatar_gs.lab.suites.config import EvaluateConfig
-from avatar_gs.lab.suites.controls import fingerprint
 from avatar_gs.lab.suites.editing.edits import Edit, edits
 from avatar_gs.lab.suites.editing.kept import differences, silhouette_overlap
 from avatar_gs.lab.suites.editing.records import BEFORE, EditRecord
 from avatar_gs.lab.suites.folder import RecordFolder, complete
 from avatar_gs.lab.suites.theatre import Theatre
 from avatar_gs.lab.suites.truth import CLOSE_UP, Truth
+from avatar_gs.prior.fingerprint import prior_fingerprint
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Settings, short_hash
 from avatar_gs.training.initial import load_initial
@@ -68,7 +68,7 @@ class Maker:
     def __init__(self, settings: Settings, prior: StableDiffusionPrior, folder: Path) -> None:
         self.settings, self.prior, self.folder = settings, prior, folder
         self.theatre = Theatre(prior.device)
-        self.fingerprint = fingerprint(prior)
+        self.fingerprint = prior_fingerprint(prior)
 
     def settings_of(self, job: Job) -> Settings:
         """The command's settings; for an edit with the method, the number of steps and the avatar to begin with."""

@@ -11,7 +11,6 @@ from skimage.color import deltaE_ciede2000
 from avatar_gs.lab.scorer.faces import THRESHOLD, FaceNet, face_score, load_detector
 from avatar_gs.lab.scorer.model import Scorer, load_scorer
 from avatar_gs.lab.suites.avatar import Pictures
-from avatar_gs.lab.suites.controls import weights_fingerprint
 from avatar_gs.lab.suites.identity.views import SHOWN_IN, Portrait, sides
 from avatar_gs.lab.suites.metrics import SOLID
 from avatar_gs.lab.world import picture as pic
@@ -19,6 +18,7 @@ from avatar_gs.lab.world.colours import albedo, table, to_lab
 from avatar_gs.lab.world.dataset import part_masks
 from avatar_gs.lab.world.measure import LEAST_PIXELS
 from avatar_gs.lab.world.vocabulary import SKIN
+from avatar_gs.prior.fingerprint import weights_fingerprint
 from avatar_gs.types import Framing, ViewDirection
 
 FACE = (pic.EYE, pic.EYE_WHITE, pic.BROW, pic.MOUTH)

@@ -14,7 +14,6 @@ from avatar_gs.guidance.config import Method
 from avatar_gs.identity.config import Clothes, IdentityMethod
 from avatar_gs.lab.suites.avatar import Pictures, Strip, draw_from, in_a_row
 from avatar_gs.lab.suites.config import EvaluateConfig
-from avatar_gs.lab.suites.controls import fingerprint
 from avatar_gs.lab.suites.folder import RecordFolder, complete
 from avatar_gs.lab.suites.identity import people
 from avatar_gs.lab.suites.identity.embeddings import Identities
@@ -43,6 +42,7 @@ from avatar_gs.lab.suites.identity.views import (
 )
 from avatar_gs.lab.suites.truth import neutral_body
 from avatar_gs.lab.world.people import Person
+from avatar_gs.prior.fingerprint import prior_fingerprint
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Settings
 from avatar_gs.training.loop import optimize
@@ -118,9 +118,9 @@ class Maker:
     def __init__(self, settings: Settings, prior: StableDiffusionPrior, judges: Judges, folder: Path) -> None:
         self.settings, self.prior, self.judges = settings, prior, judges
         self.body = neutral_body(prior.device)
-        prior_fingerprint = fingerprint(prior)
-        self._fingerprints = [prior_fingerprint, judges.fingerprint]
-        self._identities = Identities(folder, prior, prior_fingerprint)
+        digest = prior_fingerprint(prior)
+        self._fingerprints = [digest, judges.fingerprint]
+        self._identities = Identities(folder, prior, digest)
         self._truths: dict[tuple[int, bool], Portrait] = {}
 
     def key(self, job: Job) -> str:

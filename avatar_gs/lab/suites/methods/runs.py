@@ -17,12 +17,12 @@ from avatar_gs.guidance.presets import fitted, named_preset, preset_names
 from avatar_gs.lab.scorer.model import Scorer
 from avatar_gs.lab.suites.avatar import Pictures, Strip, draw, draw_from, in_a_row, measure
 from avatar_gs.lab.suites.config import EvaluateConfig
-from avatar_gs.lab.suites.controls import fingerprint, weights_fingerprint
 from avatar_gs.lab.suites.folder import RecordFolder, complete
 from avatar_gs.lab.suites.methods.records import Record
 from avatar_gs.lab.suites.methods.reference import around, sample_colours, saturation
 from avatar_gs.lab.suites.theatre import Theatre
 from avatar_gs.lab.suites.truth import DIRECTIONS, Case, cases
+from avatar_gs.prior.fingerprint import prior_fingerprint, weights_fingerprint
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Settings
 from avatar_gs.training.loop import optimize
@@ -97,7 +97,7 @@ class Maker:
     def __init__(self, settings: Settings, prior: StableDiffusionPrior, scorer: Scorer) -> None:
         self.settings, self.prior, self.scorer = settings, prior, scorer
         self.theatre = Theatre(prior.device)
-        self._fingerprints = [fingerprint(prior), weights_fingerprint({"scorer": scorer.model})]
+        self._fingerprints = [prior_fingerprint(prior), weights_fingerprint({"scorer": scorer.model})]
         self._colours: dict[str, Float[np.ndarray, "N 3"]] = {}
 
     def settings_of(self, job: Job) -> Settings:

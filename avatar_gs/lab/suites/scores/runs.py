@@ -13,13 +13,13 @@ from avatar_gs.lab.suites.avatar import Strip
 from avatar_gs.lab.suites.clip import Clip
 from avatar_gs.lab.suites.colours import RESULT_SETTINGS
 from avatar_gs.lab.suites.config import EvaluateConfig
-from avatar_gs.lab.suites.controls import fingerprint
 from avatar_gs.lab.suites.folder import RecordFolder, complete
 from avatar_gs.lab.suites.scores import shots
 from avatar_gs.lab.suites.scores.clip_guidance import WEIGHT, optimize_by_similarity
 from avatar_gs.lab.suites.scores.records import AVATARS, Kind, Record
 from avatar_gs.lab.suites.scores.views import sights
 from avatar_gs.lab.suites.truth import Case, cases, neutral_body
+from avatar_gs.prior.fingerprint import prior_fingerprint
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Settings
 from avatar_gs.splats.init import surface_splats
@@ -58,7 +58,7 @@ class Maker:
     def __init__(self, settings: Settings, prior: StableDiffusionPrior, clip: Clip) -> None:
         self.settings, self.prior, self.clip = settings, prior, clip
         self.body = neutral_body(prior.device)
-        self.fingerprint = fingerprint(prior)
+        self.fingerprint = prior_fingerprint(prior)
 
     def key(self, job: Job) -> str:
         """Sixteen hexadecimal digits that stand for all that the job's pictures depend on."""

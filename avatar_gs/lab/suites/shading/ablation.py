@@ -15,12 +15,12 @@ from avatar_gs.lab.scorer.model import Scorer
 from avatar_gs.lab.suites.avatar import Pictures, Strip, in_a_row, measure
 from avatar_gs.lab.suites.colours import RESULT_SETTINGS
 from avatar_gs.lab.suites.config import EvaluateConfig
-from avatar_gs.lab.suites.controls import fingerprint, weights_fingerprint
 from avatar_gs.lab.suites.folder import RecordFolder, complete
 from avatar_gs.lab.suites.shading.looks import Retrieval, blank, draw_looks, true_pictures
 from avatar_gs.lab.suites.shading.records import Row, ShadingRecord
 from avatar_gs.lab.suites.theatre import Theatre
 from avatar_gs.lab.suites.truth import CLOSE_UP, Case, Truth, cases
+from avatar_gs.prior.fingerprint import prior_fingerprint, weights_fingerprint
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.render.shading import Shade
 from avatar_gs.settings import Settings, short_hash
@@ -83,7 +83,7 @@ class Maker:
         self.settings, self.prior = settings, prior
         self.theatre = Theatre(prior.device)
         self.retrieval = Retrieval(scorer, self.theatre.stage)
-        self.fingerprint = fingerprint(prior) + weights_fingerprint({"scorer": scorer.model})
+        self.fingerprint = prior_fingerprint(prior) + weights_fingerprint({"scorer": scorer.model})
 
     def key(self, job: Job) -> str:
         """Hexadecimal digits that stand for all that the job's result depends on."""
