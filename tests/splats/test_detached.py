@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from avatar_gs.lab.suites.truth import neutral_body
+from avatar_gs.lab.metrics.truth import neutral_body
 from avatar_gs.splats.config import SplatsConfig
 from avatar_gs.splats.detached import detached
 from avatar_gs.splats.init import surface_splats

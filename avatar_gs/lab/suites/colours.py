@@ -13,13 +13,13 @@ from functools import cached_property
 
 from avatar_gs.core.seeding import generator
 from avatar_gs.guidance.config import Method
-from avatar_gs.lab.suites.avatar import Strip, measure, strip
+from avatar_gs.lab.metrics.avatar import Strip, measure, strip
+from avatar_gs.lab.metrics.truth import CLOSE_UP, Case, cases, red_blue_cases
 from avatar_gs.lab.suites.config import EvaluateConfig
 from avatar_gs.lab.suites.controls import with_random_weights, with_words_exchanged
 from avatar_gs.lab.suites.folder import RecordFolder, complete
 from avatar_gs.lab.suites.records import Kind, Record
 from avatar_gs.lab.suites.theatre import Theatre
-from avatar_gs.lab.suites.truth import CLOSE_UP, Case, cases, red_blue_cases
 from avatar_gs.prior.fingerprint import prior_fingerprint
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Settings

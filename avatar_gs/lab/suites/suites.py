@@ -15,15 +15,16 @@ from avatar_gs.core.console import format_duration, progress
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.io import write_json, write_text
 from avatar_gs.export.sheets import Picture, sheet, write_png
+from avatar_gs.lab.metrics.avatar import STRIP_LABELS
+from avatar_gs.lab.metrics.colours import wilson_lower_bound
+from avatar_gs.lab.metrics.likeness import load_judges
 from avatar_gs.lab.scorer.model import load_scorer
 from avatar_gs.lab.suites import tables
-from avatar_gs.lab.suites.avatar import STRIP_LABELS
 from avatar_gs.lab.suites.claims.report import claims_markdown, measure_claims
 from avatar_gs.lab.suites.colours import make_records
 from avatar_gs.lab.suites.config import Suite
 from avatar_gs.lab.suites.editing import report as editing
 from avatar_gs.lab.suites.folder import RecordFolder
-from avatar_gs.lab.suites.identity.likeness import load_judges
 from avatar_gs.lab.suites.identity.report import measure_identity
 from avatar_gs.lab.suites.identity.tables import identity_markdown
 from avatar_gs.lab.suites.machine import machine
@@ -35,7 +36,6 @@ from avatar_gs.lab.suites.methods.report import (
     measure_methods,
     methods_markdown,
 )
-from avatar_gs.lab.suites.metrics import wilson_lower_bound
 from avatar_gs.lab.suites.photos.report import likeness_markdown, measure_likeness
 from avatar_gs.lab.suites.records import Kind, Record
 from avatar_gs.lab.suites.scores.report import measure_scores

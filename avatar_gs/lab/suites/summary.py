@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
-from avatar_gs.lab.suites.avatar import Measurement
-from avatar_gs.lab.suites.metrics import PartView, chroma_ratio, colour_difference, wilson_lower_bound
+from avatar_gs.lab.metrics.avatar import Measurement
+from avatar_gs.lab.metrics.colours import PartView, chroma_ratio, colour_difference, wilson_lower_bound
 from avatar_gs.lab.suites.records import Kind, Record
 from avatar_gs.lab.world.colours import table
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from avatar_gs.core.console import format_duration
+from avatar_gs.lab.metrics.truth import NEAR
 from avatar_gs.lab.suites.machine import in_words
-from avatar_gs.lab.suites.truth import NEAR
 from avatar_gs.lab.world.measure import LEAST_PIXELS
 
 LABEL = "logic, not photo quality"

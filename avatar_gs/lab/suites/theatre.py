@@ -5,8 +5,8 @@ from functools import cached_property
 import torch
 
 from avatar_gs.body.model import Body
-from avatar_gs.lab.suites.avatar import Pictures, draw
-from avatar_gs.lab.suites.truth import Case, Stage, Truth, draw_truth, neutral_body, set_stage
+from avatar_gs.lab.metrics.avatar import Pictures, draw
+from avatar_gs.lab.metrics.truth import Case, Stage, Truth, draw_truth, neutral_body, set_stage
 from avatar_gs.splats.model import GaussianModel
 
 

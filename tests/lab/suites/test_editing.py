@@ -10,22 +10,22 @@ from PIL import Image
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.presets import named_preset
+from avatar_gs.lab.metrics.avatar import Pictures, measure
+from avatar_gs.lab.metrics.truth import Truth, draw_truth
 from avatar_gs.lab.suites import suites
-from avatar_gs.lab.suites.avatar import Pictures, measure
 from avatar_gs.lab.suites.config import EvaluateConfig, Suite
 from avatar_gs.lab.suites.editing import runs, summary
 from avatar_gs.lab.suites.editing.edits import CHANGED, Edit, edits
 from avatar_gs.lab.suites.editing.kept import differences, silhouette_overlap
 from avatar_gs.lab.suites.editing.records import BEFORE, EditRecord
 from avatar_gs.lab.suites.editing.report import editing_markdown
-from avatar_gs.lab.suites.truth import Truth, draw_truth
 from avatar_gs.lab.world.measure import asked_colours
 from avatar_gs.lab.world.people import held_out
 from avatar_gs.lab.world.vocabulary import words
 from avatar_gs.settings import Settings, Stage
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.training.config import OptimizeConfig
-from tests.lab.suites.conftest import true_pictures
+from tests.lab.conftest import true_pictures
 
 KEPT = {"hair", "bottoms", "shoes", "face", "skin"}
 

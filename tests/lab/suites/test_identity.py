@@ -15,15 +15,10 @@ from transformers import CLIPTokenizer
 from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.identity.config import Clothes, EmbedConfig, IdentityMethod
-from avatar_gs.lab.scorer.faces import FaceNet
-from avatar_gs.lab.scorer.model import TOKENIZER, build_model, frozen
-from avatar_gs.lab.suites import suites
-from avatar_gs.lab.suites.avatar import Pictures
-from avatar_gs.lab.suites.config import EvaluateConfig, Suite
-from avatar_gs.lab.suites.identity import likeness, people, runs, summary
-from avatar_gs.lab.suites.identity.likeness import Gallery, Judges, ViewFigures, compare
-from avatar_gs.lab.suites.identity.records import ABLATIONS, DRAWN, METHODS, Cost, Kind, Record
-from avatar_gs.lab.suites.identity.views import (
+from avatar_gs.lab.metrics import likeness, people
+from avatar_gs.lab.metrics.avatar import Pictures
+from avatar_gs.lab.metrics.likeness import Gallery, Judges, ViewFigures, compare
+from avatar_gs.lab.metrics.portraits import (
     AZIMUTHS,
     BACK_AZIMUTHS,
     FRONTS,
@@ -35,6 +30,12 @@ from avatar_gs.lab.suites.identity.views import (
     some_views,
     through_prior,
 )
+from avatar_gs.lab.scorer.faces import FaceNet
+from avatar_gs.lab.scorer.model import TOKENIZER, build_model, frozen
+from avatar_gs.lab.suites import suites
+from avatar_gs.lab.suites.config import EvaluateConfig, Suite
+from avatar_gs.lab.suites.identity import runs, summary
+from avatar_gs.lab.suites.identity.records import ABLATIONS, DRAWN, METHODS, Cost, Kind, Record
 from avatar_gs.lab.world.people import held_out, individuals
 from avatar_gs.settings import Settings, Stage
 from avatar_gs.splats.config import DensityConfig, SplatsConfig

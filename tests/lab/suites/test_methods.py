@@ -12,14 +12,14 @@ from PIL import Image
 from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.config import EDITING, Method
 from avatar_gs.guidance.presets import named_preset, preset_names
+from avatar_gs.lab.metrics.avatar import Measurement, Pictures
+from avatar_gs.lab.metrics.colours import PartView
 from avatar_gs.lab.scorer.model import EMBEDDING
 from avatar_gs.lab.suites import suites
-from avatar_gs.lab.suites.avatar import Measurement, Pictures
 from avatar_gs.lab.suites.config import EvaluateConfig, Suite
 from avatar_gs.lab.suites.methods import report, runs, summary
 from avatar_gs.lab.suites.methods.records import Record
 from avatar_gs.lab.suites.methods.reference import around, saturation
-from avatar_gs.lab.suites.metrics import PartView
 from avatar_gs.settings import Settings, Stage
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.training.config import OptimizeConfig

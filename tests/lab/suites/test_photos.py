@@ -7,23 +7,23 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from tests.lab.suites.test_clip import save_clip
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.io import RunFolder
 from avatar_gs.guidance.config import GuidanceConfig, Method
+from avatar_gs.lab.metrics.clip import load_clip
+from avatar_gs.lab.metrics.faces import Faces, load_faces
+from avatar_gs.lab.metrics.photos import Judges, by_view, in_bytes
+from avatar_gs.lab.metrics.truth import neutral_body
 from avatar_gs.lab.suites import suites
-from avatar_gs.lab.suites.clip import load_clip
 from avatar_gs.lab.suites.config import EvaluateConfig, Suite
-from avatar_gs.lab.suites.face_similarity import Faces, load_faces
 from avatar_gs.lab.suites.photos import report
-from avatar_gs.lab.suites.photos.compare import Judges, by_view, in_bytes
-from avatar_gs.lab.suites.truth import neutral_body
 from avatar_gs.settings import Settings
 from avatar_gs.splats.config import SplatsConfig
 from avatar_gs.training.config import OptimizeConfig
 from avatar_gs.training.loop import optimize
 from avatar_gs.training.prompts import run_prompts
-from tests.lab.suites.test_clip import save_clip
 
 
 class Found:

@@ -7,26 +7,27 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests.lab.suites.test_clip import save_clip
 
 from avatar_gs.guidance.config import GuidanceConfig, Method
+from avatar_gs.lab.metrics import shots
+from avatar_gs.lab.metrics.avatar import Pictures
+from avatar_gs.lab.metrics.clip import Clip, load_clip
+from avatar_gs.lab.metrics.features import chroma
+from avatar_gs.lab.metrics.shots import Shots
+from avatar_gs.lab.metrics.truth import BACKGROUND, cases, draw_truth, neutral_body
+from avatar_gs.lab.metrics.views import ORBITS, orbit, sights
 from avatar_gs.lab.suites import suites
-from avatar_gs.lab.suites.avatar import Pictures
-from avatar_gs.lab.suites.clip import Clip, load_clip
 from avatar_gs.lab.suites.config import EvaluateConfig, Suite
-from avatar_gs.lab.suites.measures import chroma
-from avatar_gs.lab.suites.scores import clip_guidance, runs, shots
+from avatar_gs.lab.suites.scores import clip_guidance, runs
 from avatar_gs.lab.suites.scores.looks import Look, look, read_captions
 from avatar_gs.lab.suites.scores.records import Kind, Record
-from avatar_gs.lab.suites.scores.shots import Shots
 from avatar_gs.lab.suites.scores.summary import Scores
-from avatar_gs.lab.suites.scores.views import ORBITS, orbit, sights
-from avatar_gs.lab.suites.truth import BACKGROUND, cases, draw_truth, neutral_body
 from avatar_gs.prior.config import PromptConfig
 from avatar_gs.settings import Settings, Stage
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.training.config import OptimizeConfig
 from avatar_gs.training.prompts import run_prompts
-from tests.lab.suites.test_clip import save_clip
 
 PROMPTS = 2
 

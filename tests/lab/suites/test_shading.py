@@ -11,17 +11,17 @@ import torch
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.seeding import generator
 from avatar_gs.guidance.config import GuidanceConfig, Method
+from avatar_gs.lab.metrics.avatar import Measurement
+from avatar_gs.lab.metrics.colours import PartView
+from avatar_gs.lab.metrics.shading import Retrieval, draw_looks, true_pictures
+from avatar_gs.lab.metrics.truth import cases, neutral_body
 from avatar_gs.lab.scorer.model import load_scorer
 from avatar_gs.lab.suites import suites
-from avatar_gs.lab.suites.avatar import Measurement
 from avatar_gs.lab.suites.config import EvaluateConfig, Suite
-from avatar_gs.lab.suites.metrics import PartView
 from avatar_gs.lab.suites.shading import ablation
 from avatar_gs.lab.suites.shading.ablation import FRONT_ONLY, Job, plan, settings_of
-from avatar_gs.lab.suites.shading.looks import Retrieval, draw_looks, true_pictures
 from avatar_gs.lab.suites.shading.records import Row
 from avatar_gs.lab.suites.shading.report import right_views
-from avatar_gs.lab.suites.truth import cases, neutral_body
 from avatar_gs.render.config import ShadingConfig
 from avatar_gs.render.shading import Shade
 from avatar_gs.settings import Settings, Stage

@@ -2,8 +2,8 @@
 
 import pytest
 
-from avatar_gs.lab.suites.avatar import Measurement
-from avatar_gs.lab.suites.metrics import PartView, wilson_lower_bound
+from avatar_gs.lab.metrics.avatar import Measurement
+from avatar_gs.lab.metrics.colours import PartView, wilson_lower_bound
 from avatar_gs.lab.suites.records import Kind, Record
 from avatar_gs.lab.suites.summary import controls_table, judged, part_figures, summarise
 from avatar_gs.lab.world.colours import SHADING

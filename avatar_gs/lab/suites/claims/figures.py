@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool, Float
 from scipy.ndimage import laplace
 
+from avatar_gs.lab.metrics.features import chroma, unit
 from avatar_gs.lab.scorer.model import Scorer
 from avatar_gs.lab.suites.claims.recipes import TOY, Recipe
 from avatar_gs.lab.suites.claims.records import Record
-from avatar_gs.lab.suites.measures import chroma, unit
 
 LUMA = np.array([0.299, 0.587, 0.114])
 GREY = 0.5

@@ -17,20 +17,20 @@ from avatar_gs.core.seeding import generator
 from avatar_gs.guidance.config import GuidanceConfig
 from avatar_gs.guidance.distill import build_guidance
 from avatar_gs.guidance.presets import fitted
+from avatar_gs.lab.metrics.avatar import Strip, in_a_row
+from avatar_gs.lab.metrics.truth import cases, neutral_body
 from avatar_gs.lab.playground.config import FieldKind
 from avatar_gs.lab.playground.fields import build_canvas
 from avatar_gs.lab.playground.run import play
 from avatar_gs.lab.playground.session import encode_texts
 from avatar_gs.lab.playground.view import View, chosen_view
 from avatar_gs.lab.scorer.model import Scorer
-from avatar_gs.lab.suites.avatar import Strip, in_a_row
 from avatar_gs.lab.suites.claims import toy
 from avatar_gs.lab.suites.claims.claims import Claim
 from avatar_gs.lab.suites.claims.figures import picture_figures
 from avatar_gs.lab.suites.claims.recipes import AMBIGUOUS, TOY, recipes
 from avatar_gs.lab.suites.claims.records import Record
 from avatar_gs.lab.suites.folder import RecordFolder, complete
-from avatar_gs.lab.suites.truth import cases, neutral_body
 from avatar_gs.prior.fingerprint import prior_fingerprint, weights_fingerprint
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.render.cameras import fixed_views

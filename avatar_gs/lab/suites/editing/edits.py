@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from avatar_gs.lab.suites.truth import Case
+from avatar_gs.lab.metrics.truth import Case
 from avatar_gs.lab.world.captions import with_article
 from avatar_gs.lab.world.people import Outfit, Person, held_out, pick, random_person
 from avatar_gs.lab.world.vocabulary import CLOTHES

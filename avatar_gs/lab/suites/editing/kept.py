@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Bool
 from skimage.color import deltaE_ciede2000
 
-from avatar_gs.lab.suites.avatar import Pictures
-from avatar_gs.lab.suites.metrics import SOLID
-from avatar_gs.lab.suites.truth import CLOSE_UP, DIRECTIONS, Truth
+from avatar_gs.lab.metrics.avatar import Pictures
+from avatar_gs.lab.metrics.colours import SOLID
+from avatar_gs.lab.metrics.truth import CLOSE_UP, DIRECTIONS, Truth
 from avatar_gs.lab.world import picture as pic
 from avatar_gs.lab.world.colours import to_lab
 from avatar_gs.lab.world.measure import LEAST_PIXELS

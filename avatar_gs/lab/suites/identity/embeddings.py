@@ -12,7 +12,7 @@ from avatar_gs.core.io import write_json
 from avatar_gs.identity.cross_init import LESSONS, train_identity
 from avatar_gs.identity.embedding import IdentityEmbedding, read_identity, write_identity
 from avatar_gs.identity.photos import PhotoSet, load_photos
-from avatar_gs.lab.suites.identity.people import PICTURES, write_pictures
+from avatar_gs.lab.metrics.people import PICTURES, write_pictures
 from avatar_gs.lab.suites.identity.records import Cost
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Settings

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
-from avatar_gs.lab.suites.identity.likeness import ViewFigures
+from avatar_gs.lab.metrics.likeness import ViewFigures
 
 
 class Kind(str, Enum):

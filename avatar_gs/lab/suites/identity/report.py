@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from avatar_gs.export.sheets import Picture, sheet
+from avatar_gs.lab.metrics.likeness import Judges
 from avatar_gs.lab.suites.folder import RecordFolder
-from avatar_gs.lab.suites.identity.likeness import Judges
 from avatar_gs.lab.suites.identity.records import METHODS, Kind, Record
 from avatar_gs.lab.suites.identity.runs import STRIP_VIEWS, make_records
 from avatar_gs.lab.suites.identity.summary import summarise

@@ -12,23 +12,10 @@ from typing import Any
 
 from avatar_gs.guidance.config import Method
 from avatar_gs.identity.config import Clothes, IdentityMethod
-from avatar_gs.lab.suites.avatar import Pictures, Strip, draw_from, in_a_row
-from avatar_gs.lab.suites.config import EvaluateConfig
-from avatar_gs.lab.suites.folder import RecordFolder, complete
-from avatar_gs.lab.suites.identity import people
-from avatar_gs.lab.suites.identity.embeddings import Identities
-from avatar_gs.lab.suites.identity.likeness import Gallery, Judges, compare
-from avatar_gs.lab.suites.identity.records import (
-    ABLATIONS,
-    CHOICES,
-    DRAWN,
-    METHODS,
-    REDRESSED,
-    Cost,
-    Kind,
-    Record,
-)
-from avatar_gs.lab.suites.identity.views import (
+from avatar_gs.lab.metrics import people
+from avatar_gs.lab.metrics.avatar import Pictures, Strip, draw_from, in_a_row
+from avatar_gs.lab.metrics.likeness import Gallery, Judges, compare
+from avatar_gs.lab.metrics.portraits import (
     AZIMUTHS,
     FRONTS,
     Portrait,
@@ -40,7 +27,20 @@ from avatar_gs.lab.suites.identity.views import (
     standing,
     through_prior,
 )
-from avatar_gs.lab.suites.truth import neutral_body
+from avatar_gs.lab.metrics.truth import neutral_body
+from avatar_gs.lab.suites.config import EvaluateConfig
+from avatar_gs.lab.suites.folder import RecordFolder, complete
+from avatar_gs.lab.suites.identity.embeddings import Identities
+from avatar_gs.lab.suites.identity.records import (
+    ABLATIONS,
+    CHOICES,
+    DRAWN,
+    METHODS,
+    REDRESSED,
+    Cost,
+    Kind,
+    Record,
+)
 from avatar_gs.lab.world.people import Person
 from avatar_gs.prior.fingerprint import prior_fingerprint
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior

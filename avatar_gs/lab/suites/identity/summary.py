@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean, median
 from typing import Any
 
-from avatar_gs.lab.suites.identity.likeness import ViewFigures, combined
-from avatar_gs.lab.suites.identity.people import PICTURES
+from avatar_gs.lab.metrics.colours import RIGHT_SHARE, wilson_lower_bound
+from avatar_gs.lab.metrics.likeness import ViewFigures, combined
+from avatar_gs.lab.metrics.people import PICTURES
+from avatar_gs.lab.metrics.portraits import PARTS
 from avatar_gs.lab.suites.identity.records import ABLATIONS, CHOICES, METHODS, Kind, Record
-from avatar_gs.lab.suites.identity.views import PARTS
-from avatar_gs.lab.suites.metrics import RIGHT_SHARE, wilson_lower_bound
 
 COMBINED = "combined"
 FACE = "face"

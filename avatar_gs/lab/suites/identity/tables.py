@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from avatar_gs.core.console import format_duration
-from avatar_gs.lab.suites.identity.likeness import KEPT_WITHIN, LEAST_CONTRAST
-from avatar_gs.lab.suites.identity.people import DISTRACTORS, FRAMINGS, PICTURES, SUBJECTS
+from avatar_gs.lab.metrics.colours import RIGHT_SHARE
+from avatar_gs.lab.metrics.likeness import KEPT_WITHIN, LEAST_CONTRAST
+from avatar_gs.lab.metrics.people import DISTRACTORS, FRAMINGS, PICTURES, SUBJECTS
+from avatar_gs.lab.metrics.portraits import AZIMUTHS, BACK_AZIMUTHS, PARTS
 from avatar_gs.lab.suites.identity.records import Kind
 from avatar_gs.lab.suites.identity.summary import COMBINED, FACE
-from avatar_gs.lab.suites.identity.views import AZIMUTHS, BACK_AZIMUTHS, PARTS
-from avatar_gs.lab.suites.metrics import RIGHT_SHARE
 from avatar_gs.lab.suites.tables import head, markdown_table, number
 from avatar_gs.types import Framing
 

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from avatar_gs.lab.suites.avatar import Measurement
+from avatar_gs.lab.metrics.avatar import Measurement
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from jaxtyping import Float
 
 from avatar_gs.body.pose import a_pose
 from avatar_gs.core.seeding import generator
-from avatar_gs.lab.suites.avatar import Pictures
-from avatar_gs.lab.suites.measures import saturation_error
-from avatar_gs.lab.suites.metrics import SOLID
-from avatar_gs.lab.suites.scores.shots import of_samples
-from avatar_gs.lab.suites.scores.views import ORBIT, Sights
-from avatar_gs.lab.suites.truth import stage_of
+from avatar_gs.lab.metrics.avatar import Pictures
+from avatar_gs.lab.metrics.colours import SOLID
+from avatar_gs.lab.metrics.features import saturation_error
+from avatar_gs.lab.metrics.shots import of_samples
+from avatar_gs.lab.metrics.truth import stage_of
+from avatar_gs.lab.metrics.views import ORBIT, Sights
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Settings
 from avatar_gs.training.config import PoseMap

@@ -11,12 +11,12 @@ from typing import Any
 from avatar_gs.core.console import format_duration
 from avatar_gs.export.sheets import Picture, sheet
 from avatar_gs.guidance.presets import WARMUP_SHARE, named_preset
+from avatar_gs.lab.metrics.views import ORBIT
 from avatar_gs.lab.scorer.model import Scorer
 from avatar_gs.lab.suites.folder import RecordFolder
 from avatar_gs.lab.suites.methods.records import Record
 from avatar_gs.lab.suites.methods.runs import CALLS, DEFAULT, make_records
 from avatar_gs.lab.suites.methods.summary import BEST, MODES, best, summarise
-from avatar_gs.lab.suites.scores.views import ORBIT
 from avatar_gs.lab.suites.tables import LABEL, head, markdown_table, number
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Settings

@@ -14,14 +14,14 @@ from jaxtyping import Float
 from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.config import EDITING, GuidanceConfig, Method
 from avatar_gs.guidance.presets import fitted, named_preset, preset_names
+from avatar_gs.lab.metrics.avatar import Pictures, Strip, draw, draw_from, in_a_row, measure
+from avatar_gs.lab.metrics.truth import DIRECTIONS, Case, cases
 from avatar_gs.lab.scorer.model import Scorer
-from avatar_gs.lab.suites.avatar import Pictures, Strip, draw, draw_from, in_a_row, measure
 from avatar_gs.lab.suites.config import EvaluateConfig
 from avatar_gs.lab.suites.folder import RecordFolder, complete
 from avatar_gs.lab.suites.methods.records import Record
 from avatar_gs.lab.suites.methods.reference import around, sample_colours, saturation
 from avatar_gs.lab.suites.theatre import Theatre
-from avatar_gs.lab.suites.truth import DIRECTIONS, Case, cases
 from avatar_gs.prior.fingerprint import prior_fingerprint, weights_fingerprint
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Settings

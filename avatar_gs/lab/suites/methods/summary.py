@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from avatar_gs.lab.metrics.features import diversity, view_consistency
 from avatar_gs.lab.scorer.model import PERSON_WIDTH
-from avatar_gs.lab.suites.measures import diversity, view_consistency
 from avatar_gs.lab.suites.methods.records import Record
 from avatar_gs.lab.suites.methods.runs import DEFAULT
 from avatar_gs.lab.suites.summary import judged

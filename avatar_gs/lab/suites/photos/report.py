@@ -13,12 +13,12 @@ from avatar_gs.core.console import progress
 from avatar_gs.core.errors import UserError
 from avatar_gs.export.sheets import Picture, sheet
 from avatar_gs.identity.photos import load_photos
-from avatar_gs.lab.suites.avatar import draw_from
-from avatar_gs.lab.suites.clip import PACKAGED, load_clip
-from avatar_gs.lab.suites.face_similarity import SAME_PERSON, load_faces
+from avatar_gs.lab.metrics.avatar import draw_from
+from avatar_gs.lab.metrics.clip import PACKAGED, load_clip
+from avatar_gs.lab.metrics.faces import SAME_PERSON, load_faces
+from avatar_gs.lab.metrics.perceptual import load_lpips
+from avatar_gs.lab.metrics.photos import Judges, by_view, in_bytes
 from avatar_gs.lab.suites.machine import in_words
-from avatar_gs.lab.suites.perceptual import load_lpips
-from avatar_gs.lab.suites.photos.compare import Judges, by_view, in_bytes
 from avatar_gs.lab.suites.tables import markdown_table, number
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.render.cameras import fixed_views

@@ -16,7 +16,7 @@ from avatar_gs.core.console import progress
 from avatar_gs.core.io import interruptible
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import Method
-from avatar_gs.lab.suites.clip import Clip
+from avatar_gs.lab.metrics.clip import Clip
 from avatar_gs.prior.prompts import BucketPrompt, texts
 from avatar_gs.settings import Settings
 from avatar_gs.splats.optim import gradients_are_finite

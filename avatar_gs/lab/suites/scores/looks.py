@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from avatar_gs.lab.suites.clip import Clip, features_of
-from avatar_gs.lab.suites.identity.likeness import colour_name
-from avatar_gs.lab.suites.metrics import SOLID, name_pixels
+from avatar_gs.lab.metrics.clip import Clip, features_of
+from avatar_gs.lab.metrics.colours import SOLID, name_pixels
+from avatar_gs.lab.metrics.likeness import colour_name
+from avatar_gs.lab.metrics.shots import Shots
+from avatar_gs.lab.metrics.truth import BACKGROUND, CLOSE_UP, Truth
 from avatar_gs.lab.suites.scores.records import Kind, Record
-from avatar_gs.lab.suites.scores.shots import Shots
-from avatar_gs.lab.suites.truth import BACKGROUND, CLOSE_UP, Truth
 from avatar_gs.prior.config import PromptConfig
 from avatar_gs.prior.prompts import bucket_prompts
 

@@ -5,17 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from avatar_gs.export.sheets import Picture, sheet
-from avatar_gs.lab.suites.clip import load_clip
+from avatar_gs.lab.metrics.clip import load_clip
+from avatar_gs.lab.metrics.perceptual import load_lpips
+from avatar_gs.lab.metrics.shots import Shots
+from avatar_gs.lab.metrics.truth import cases, draw_truth
+from avatar_gs.lab.metrics.views import ORBIT, ORBITS, sights
 from avatar_gs.lab.suites.folder import RecordFolder
-from avatar_gs.lab.suites.perceptual import load_lpips
 from avatar_gs.lab.suites.scores.looks import look, read_captions
 from avatar_gs.lab.suites.scores.records import Kind, Record
 from avatar_gs.lab.suites.scores.runs import make_records
-from avatar_gs.lab.suites.scores.shots import Shots
 from avatar_gs.lab.suites.scores.summary import Scores
-from avatar_gs.lab.suites.scores.views import ORBIT, ORBITS, sights
 from avatar_gs.lab.suites.tables import LABEL
-from avatar_gs.lab.suites.truth import cases, draw_truth
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Settings
 

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from avatar_gs.lab.suites import measures
-from avatar_gs.lab.suites.clip import Clip, features_of
-from avatar_gs.lab.suites.perceptual import Perceptual
+from avatar_gs.lab.metrics import features as measures
+from avatar_gs.lab.metrics.clip import Clip, features_of
+from avatar_gs.lab.metrics.perceptual import Perceptual
+from avatar_gs.lab.metrics.shots import Shots
+from avatar_gs.lab.metrics.truth import Truth
+from avatar_gs.lab.metrics.views import ORBITS, Sights, orbit
 from avatar_gs.lab.suites.scores.looks import Captions, Look, backgrounds, of_kind, person_pixels, right_parts
 from avatar_gs.lab.suites.scores.records import AVATARS, Kind
-from avatar_gs.lab.suites.scores.shots import Shots
-from avatar_gs.lab.suites.scores.views import ORBITS, Sights, orbit
-from avatar_gs.lab.suites.truth import Truth
 from avatar_gs.types import Framing
 
 Score = Callable[[Float[np.ndarray, "N d"], Float[np.ndarray, "P d"], Int[np.ndarray, " N"]], float]

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
-from avatar_gs.lab.suites.avatar import Measurement
+from avatar_gs.lab.metrics.avatar import Measurement
 
 
 class Row(str, Enum):

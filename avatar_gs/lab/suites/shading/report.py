@@ -7,15 +7,15 @@ from typing import Any
 
 from avatar_gs.core.console import format_duration
 from avatar_gs.export.sheets import Picture, sheet
+from avatar_gs.lab.metrics.avatar import Measurement
+from avatar_gs.lab.metrics.shading import POOL
+from avatar_gs.lab.metrics.truth import DIRECTIONS
 from avatar_gs.lab.scorer.model import load_scorer
 from avatar_gs.lab.suites import tables
-from avatar_gs.lab.suites.avatar import Measurement
 from avatar_gs.lab.suites.folder import RecordFolder
 from avatar_gs.lab.suites.shading.ablation import FRONT_ONLY, LIT, STRIP_LABELS, WHITE, make_records
-from avatar_gs.lab.suites.shading.looks import POOL
 from avatar_gs.lab.suites.shading.records import Row, ShadingRecord
 from avatar_gs.lab.suites.summary import judged
-from avatar_gs.lab.suites.truth import DIRECTIONS
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Settings
 

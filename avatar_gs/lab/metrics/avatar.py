@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-from avatar_gs.lab.suites.metrics import SOLID, PartView, name_pixels, overlap, stray_alpha
-from avatar_gs.lab.suites.truth import BACKGROUND, CLOSE_UP, DIRECTIONS, VOLUME_FRAMING, Stage, Truth
+from avatar_gs.lab.metrics.colours import SOLID, PartView, name_pixels, overlap, stray_alpha
+from avatar_gs.lab.metrics.truth import BACKGROUND, CLOSE_UP, DIRECTIONS, VOLUME_FRAMING, Stage, Truth
 from avatar_gs.render.rasterize import rasterize
 from avatar_gs.types import Cameras, Framing, Gaussians
 

@@ -10,7 +10,7 @@ import torchvision
 from safetensors.torch import save_file
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.lab.suites.perceptual import load_lpips
+from avatar_gs.lab.metrics.perceptual import load_lpips
 
 
 @pytest.fixture(scope="module")

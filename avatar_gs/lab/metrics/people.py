@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from avatar_gs.export.sheets import write_png
-from avatar_gs.lab.suites.identity.views import AZIMUTHS
+from avatar_gs.lab.metrics.portraits import AZIMUTHS
 from avatar_gs.lab.world.dataset import CAMERAS, draw_sample, paint
 from avatar_gs.lab.world.people import Outfit, Person, held_out, random_person
 from avatar_gs.lab.world.vocabulary import CLOTHES

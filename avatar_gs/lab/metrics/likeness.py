@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Bool, Float
 from skimage.color import deltaE_ciede2000
 
+from avatar_gs.lab.metrics.avatar import Pictures
+from avatar_gs.lab.metrics.colours import SOLID
+from avatar_gs.lab.metrics.portraits import SHOWN_IN, Portrait, sides
 from avatar_gs.lab.scorer.faces import THRESHOLD, FaceNet, face_score, load_detector
 from avatar_gs.lab.scorer.model import Scorer, load_scorer
-from avatar_gs.lab.suites.avatar import Pictures
-from avatar_gs.lab.suites.identity.views import SHOWN_IN, Portrait, sides
-from avatar_gs.lab.suites.metrics import SOLID
 from avatar_gs.lab.world import picture as pic
 from avatar_gs.lab.world.colours import albedo, table, to_lab
 from avatar_gs.lab.world.dataset import part_masks

@@ -9,7 +9,7 @@ import torch
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.lab.suites.clip import PACKAGED, features_of, load_clip
+from avatar_gs.lab.metrics.clip import PACKAGED, features_of, load_clip
 from tests.tiny import save_tokenizer
 
 SIZE = 24

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from avatar_gs.lab.suites import metrics
+from avatar_gs.lab.metrics import colours as metrics
 from avatar_gs.lab.world.colours import SHADING
 from avatar_gs.lab.world.vocabulary import CLOTHES, HAIR
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from avatar_gs.body.keypoints import openpose_keypoints
 from avatar_gs.body.pose import Pose, a_pose, random_pose
 from avatar_gs.core.seeding import generator
-from avatar_gs.lab.suites.truth import Stage, neutral_body, stage_of
+from avatar_gs.lab.metrics.truth import Stage, neutral_body, stage_of
 from avatar_gs.prior.config import PromptConfig
 from avatar_gs.prior.prompts import view_buckets
 from avatar_gs.render.pose_map import body_depth, draw_pose_map

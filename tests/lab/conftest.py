@@ -5,9 +5,9 @@ import pytest
 import torch
 from transformers import CLIPTokenizer
 
+from avatar_gs.lab.metrics.avatar import Pictures
+from avatar_gs.lab.metrics.truth import Stage, Truth, cases, draw_truth, set_stage
 from avatar_gs.lab.scorer.model import TOKENIZER, Scorer, build_model, frozen
-from avatar_gs.lab.suites.avatar import Pictures
-from avatar_gs.lab.suites.truth import Stage, Truth, cases, draw_truth, set_stage
 from avatar_gs.lab.world.dataset import part_masks
 from avatar_gs.lab.world.picture import BACKGROUND
 from avatar_gs.prior.config import PriorConfig

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from avatar_gs.lab.suites.avatar import Measurement, Pictures, draw, measure, strip
-from avatar_gs.lab.suites.metrics import NOTHING
+from avatar_gs.lab.metrics.avatar import Measurement, Pictures, draw, measure, strip
+from avatar_gs.lab.metrics.colours import NOTHING
+from avatar_gs.lab.metrics.truth import DIRECTIONS, VOLUME_FRAMING, cases, full_caption, red_blue_cases, volumes
 from avatar_gs.lab.suites.summary import judged
-from avatar_gs.lab.suites.truth import DIRECTIONS, VOLUME_FRAMING, cases, full_caption, red_blue_cases, volumes
 from avatar_gs.lab.world.people import held_out
 from avatar_gs.types import Framing, Gaussians
-from tests.lab.suites.conftest import true_pictures, true_splats
+from tests.lab.conftest import true_pictures, true_splats
 
 
 def test_prompts_are_held_out_distinct_and_say_all_that_is_judged():
@@ -112,7 +112,7 @@ def test_a_floater_is_found(truths, stage):
 
 def test_what_no_prompt_says_does_not_move_the_truth(truths):
     """Two people that differ only in lengths that no prompt speaks of are judged on the same pixels."""
-    from avatar_gs.lab.suites.truth import draw_truth
+    from avatar_gs.lab.metrics.truth import draw_truth
 
     truth = truths[0]
     person = replace(truth.case.person, cut=(0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0), hairline=1.0, betas=(0.0,) * 10)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from avatar_gs.lab.suites.measures import (
+from avatar_gs.lab.metrics.features import (
     chroma,
     diversity,
     frechet_distance,

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-from avatar_gs.lab.suites.clip import Clip, features_of
-from avatar_gs.lab.suites.face_similarity import Faces
-from avatar_gs.lab.suites.measures import unit
-from avatar_gs.lab.suites.perceptual import Perceptual
+from avatar_gs.lab.metrics.clip import Clip, features_of
+from avatar_gs.lab.metrics.faces import Faces
+from avatar_gs.lab.metrics.features import unit
+from avatar_gs.lab.metrics.perceptual import Perceptual
 
 Pixels = Float[np.ndarray, "_ S S 3"]
 Distances = Float[np.ndarray, "_ _"]

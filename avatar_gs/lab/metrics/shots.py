@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch.nn import functional as F
 
-from avatar_gs.lab.suites.avatar import Pictures, Strip, draw_from, in_a_row
-from avatar_gs.lab.suites.scores.views import Sights
-from avatar_gs.lab.suites.truth import BACKGROUND, Case, Stage, draw_truth, middling
+from avatar_gs.lab.metrics.avatar import Pictures, Strip, draw_from, in_a_row
+from avatar_gs.lab.metrics.truth import BACKGROUND, Case, Stage, draw_truth, middling
+from avatar_gs.lab.metrics.views import Sights
 from avatar_gs.lab.world import picture as pic
 from avatar_gs.lab.world.dataset import OVERSAMPLING, SIZE, part_masks
 from avatar_gs.lab.world.wardrobe import dress, load_wardrobe

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from avatar_gs.lab.metrics.avatar import Pictures, draw_from
+from avatar_gs.lab.metrics.features import r_precision
+from avatar_gs.lab.metrics.truth import BACKGROUND, DIRECTIONS, Case, Stage, Truth, cases
 from avatar_gs.lab.scorer.model import Scorer
-from avatar_gs.lab.suites.avatar import Pictures, draw_from
 from avatar_gs.lab.suites.config import MAX_ABLATED
-from avatar_gs.lab.suites.measures import r_precision
-from avatar_gs.lab.suites.truth import BACKGROUND, DIRECTIONS, Case, Stage, Truth, cases
 from avatar_gs.lab.world.captions import view_suffix
 from avatar_gs.prior.config import PromptConfig
 from avatar_gs.prior.prompts import view_direction

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float
 
 from avatar_gs.body.pose import a_pose
-from avatar_gs.lab.suites.avatar import Pictures
-from avatar_gs.lab.suites.truth import LIGHT
+from avatar_gs.lab.metrics.avatar import Pictures
+from avatar_gs.lab.metrics.truth import LIGHT
 from avatar_gs.lab.world import picture as pic
 from avatar_gs.lab.world.dataset import OVERSAMPLING, SIZE, paint, part_masks, view_of
 from avatar_gs.lab.world.people import Person
