@@ -14,7 +14,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from avatar_gs.core import run_files as runs
+from avatar_gs.core import runs
 from avatar_gs.core.device import physical_cores
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.paths import CONF

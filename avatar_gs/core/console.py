@@ -1,12 +1,17 @@
-"""What the user sees while the program works: log lines, and a progress bar with stage, time left and current figures.
+"""The terminal: log lines, progress bars with current values and time left, and Ctrl-C.
 
 On a terminal the bar stays below the log lines; elsewhere (pipes, files) progress is a plain line every few seconds.
 """
 
 import logging
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -38,7 +43,7 @@ def start_logging() -> None:
         LOGGER.addHandler(_ConsoleHandler())
 
 
-def be_silent() -> None:
+def silence() -> None:
     """Shows nothing from here on but errors: of several processes, one speaks."""
     LOGGER.setLevel(logging.ERROR)
     _console.quiet = True
@@ -125,7 +130,7 @@ def progress(stage: str, total: int | None = None, start: int = 0) -> Iterator[P
 
 
 @contextmanager
-def progress_of_parts() -> Iterator[Callable[[str, int, int, float], None]]:
+def progress_bars() -> Iterator[Callable[[str, int, int, float], None]]:
     """One bar after another, for a job of several parts: gives a function of (what, done, total, loss). Its first call
     with another ``what`` ends the bar before; a loss of 0 is not shown."""
     with ExitStack() as stack:
@@ -139,3 +144,37 @@ def progress_of_parts() -> Iterator[Callable[[str, int, int, float], None]]:
             bars[what].update(done, **figures)
 
         yield report
+
+
+@dataclass
+class Interrupt:
+    """Whether the user has requested a stop. Made by ``interruptible``."""
+
+    requested: bool = False
+
+
+@contextmanager
+def interruptible(message: str = "stopping after this step (Ctrl-C again stops at once)") -> Iterator[Interrupt]:
+    """Let the first Ctrl-C (or SIGTERM) only set ``requested``; the second raises KeyboardInterrupt.
+
+    A loop can thus write its checkpoint before it raises KeyboardInterrupt itself. No effect outside the main thread.
+    """
+    interrupt = Interrupt()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupt
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if interrupt.requested:
+            raise KeyboardInterrupt
+        interrupt.requested = True
+        LOGGER.info(message)
+
+    earlier: dict[int, Callable[..., Any] | int | None] = {
+        number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield interrupt
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

@@ -7,10 +7,13 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from avatar_gs.core import gsplat_toolchain as kernels
+import psutil
+
+from avatar_gs.core import gsplat_kernels
 from avatar_gs.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,22 +24,11 @@ LOGGER = logging.getLogger(__name__)
 
 
 def physical_cores() -> int:
-    """Physical cores that this process may use (its CPU affinity and, on Linux, its cgroup's quota counted)."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return max(1, min(usable, _cores_in_cpuinfo() or usable, _cgroup_quota() or usable))
-
-
-def _cores_in_cpuinfo() -> int | None:
-    try:
-        blocks = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n")
-    except OSError:
-        return None
-    cores = set()
-    for block in blocks:
-        entries = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in block.splitlines())}
-        if "core id" in entries:
-            cores.add((entries.get("physical id"), entries["core id"]))
-    return len(cores) or None
+    """Physical cores that this process may use, limited by its CPU affinity and, on Linux, its cgroup's quota."""
+    process = psutil.Process()
+    usable = len(process.cpu_affinity() or ()) if hasattr(process, "cpu_affinity") else os.cpu_count()
+    usable = usable or 1
+    return max(1, min(usable, psutil.cpu_count(logical=False) or usable, _cgroup_quota() or usable))
 
 
 def _cgroup_quota() -> int | None:
@@ -47,24 +39,28 @@ def _cgroup_quota() -> int | None:
         return None
 
 
-def told_by_proc(file: str, name: str) -> int | None:
-    """Bytes that a file such as ``/proc/meminfo`` tells under a name, in its lines of kB; None where it does not."""
-    try:
-        lines = Path(file).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), None)
+def available_memory() -> int:
+    """Bytes of host memory that programs can still get."""
+    return psutil.virtual_memory().available
 
 
-def peak_resident() -> int:
-    """The most bytes of host memory that this program has held so far.
+def resident_memory() -> int:
+    """Bytes of host memory that this process holds now."""
+    return psutil.Process().memory_info().rss
 
-    What ``getrusage`` says lasts across execve (man 2 getrusage), so that it may be the peak of what started the
-    program, a notebook's, say. It is asked only where there is no ``/proc``.
+
+def peak_resident_memory() -> int:
+    """Largest number of bytes of host memory that this process has held so far.
+
+    ``getrusage`` is the fallback where there is no ``/proc``: its value survives execve (man 2 getrusage), so it may be
+    the peak of the process that started this one. psutil has no peak on Linux.
     """
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
-    told = told_by_proc("/proc/self/status", "VmHWM")
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if told is None else told
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
+    except (OSError, IndexError):
+        unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
+        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 ALLOCATOR_SETTINGS = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
@@ -144,15 +140,30 @@ def _automatic() -> str:
 
     if not torch.cuda.is_available():
         return "cpu"
-    wrong = kernels.look(physical_cores()).wrong
-    if wrong:
-        LOGGER.warning("device=auto takes the CPU, though torch finds a CUDA device: %s", wrong)
-    return "cpu" if wrong else "cuda"
+    problem = gsplat_kernels.find_kernels(physical_cores()).problem
+    if problem:
+        LOGGER.warning("device=auto takes the CPU, though torch finds a CUDA device: %s", problem)
+    return "cpu" if problem else "cuda"
 
 
-def send(tensor: "Tensor", device: "torch.device") -> "Tensor":
-    """A CPU tensor on ``device``. The host does not wait until a GPU has done what it still has to do before that."""
+def to_device(tensor: "Tensor", device: "torch.device") -> "Tensor":
+    """Copy a CPU tensor to ``device`` without waiting for the work already queued on a GPU."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def all_finite(tensors: Sequence["Tensor"]) -> bool:
+    """Whether no entry of the tensors is infinite or NaN, with one host synchronisation.
+
+    Args:
+        tensors: on one device, any shapes; may be empty.
+    """
+    import torch
+
+    filled = [tensor for tensor in tensors if tensor.numel()]
+    if not filled:
+        return True
+    with torch.no_grad():  # the maximum norm is finite only where all entries are
+        return bool(torch.stack(list(torch._foreach_norm(filled, float("inf")))).isfinite().all())
 
 
 def allow_tf32(allowed: bool) -> None:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from avatar_gs.guidance.config import GuidanceConfig
-from avatar_gs.types import Prior
+from avatar_gs.protocols import Prior
 
 
 @dataclass(frozen=True)

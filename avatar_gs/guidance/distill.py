@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from avatar_gs.core.device import send
+from avatar_gs.core.device import to_device
 from avatar_gs.guidance import noise, weights
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import GuidanceConfig, Method, ScheduleKind
@@ -49,7 +49,7 @@ from avatar_gs.guidance.residuals import (
 from avatar_gs.guidance.residuals.bridge import Bridge
 from avatar_gs.guidance.schedule import draw_times
 from avatar_gs.guidance.weights import Cfg
-from avatar_gs.types import Prior
+from avatar_gs.protocols import Prior
 
 BUILDERS = {
     Method.de_sds: de_sds.build,
@@ -151,7 +151,7 @@ class Guidance:
         calls = self.prior.calls
         with torch.no_grad():
             predict = base.Predictor(self.prior, control)
-            noised = self.method.noise(latents.detach(), send(t, latents.device), predict, context)
+            noised = self.method.noise(latents.detach(), to_device(t, latents.device), predict, context)
             residual = self._thresholded(noised, self.method(noised, predict, context))
             asked = self._asked(noised, residual)
             gradient = weights.clean(asked, self.config.clip)

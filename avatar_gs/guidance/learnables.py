@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from avatar_gs.core.finite import all_finite
+from avatar_gs.core.device import all_finite
 from avatar_gs.core.optim_state import load_optimizer_tensors, optimizer_tensors
-from avatar_gs.types import Adapter
+from avatar_gs.protocols import Adapter
 
 WATCH = 0.98
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8

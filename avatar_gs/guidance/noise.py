@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from avatar_gs.core.device import send
-from avatar_gs.types import Prior
+from avatar_gs.core.device import to_device
+from avatar_gs.protocols import Prior
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def independent(
 ) -> Noised:
     """z_t = alpha z + sigma eps with fresh noise for every picture; the reference is eps."""
     noise = torch.stack([torch.randn(z.shape[1:], generator=generator) for generator in generators])
-    return with_noise(prior, z, t, send(noise.to(z.dtype), z.device))
+    return with_noise(prior, z, t, to_device(noise.to(z.dtype), z.device))
 
 
 def arrived(prior: Prior, z: Float[Tensor, "B c h w"], z_t: Float[Tensor, "B c h w"], t: Int[Tensor, " B"]) -> Noised:

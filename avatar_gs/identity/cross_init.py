@@ -14,10 +14,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from avatar_gs.core import run_files as runs
-from avatar_gs.core.console import progress
+from avatar_gs.core import runs
+from avatar_gs.core.console import interruptible, progress
 from avatar_gs.core.errors import UserError
-from avatar_gs.core.io import RunFolder, interruptible, load_state, save_state
+from avatar_gs.core.io import load_state, save_state
+from avatar_gs.core.runs import RunFolder
 from avatar_gs.core.seeding import generator
 from avatar_gs.identity.config import Clothes, EmbedConfig, IdentityMethod, Weighting
 from avatar_gs.identity.denoising import prediction_error, stratified_times, time_shares
@@ -29,7 +30,7 @@ from avatar_gs.identity.templates import templates
 from avatar_gs.prior.config import PromptStyle
 from avatar_gs.prior.placeholder import PLACEHOLDER, with_accessories
 from avatar_gs.prior.sparing import MemoryGuard
-from avatar_gs.types import IdentityPrior
+from avatar_gs.protocols import IdentityPrior
 
 LOGGER = logging.getLogger(__name__)
 LESSONS = 2

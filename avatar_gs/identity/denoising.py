@@ -6,7 +6,7 @@ from torch import Tensor
 
 from avatar_gs.guidance.noise import with_noise
 from avatar_gs.identity.config import Weighting
-from avatar_gs.types import IdentityPrior
+from avatar_gs.protocols import IdentityPrior
 
 SAMPLE_BATCH = 8
 

@@ -15,7 +15,7 @@ from avatar_gs.core.seeding import generator
 from avatar_gs.identity.denoising import prediction_error
 from avatar_gs.prior.config import WEARING
 from avatar_gs.prior.placeholder import SOMEBODY
-from avatar_gs.types import Describable, IdentityPrior
+from avatar_gs.protocols import Describable, IdentityPrior
 
 SORTING_TIMES = (0.25, 0.4, 0.55, 0.7, 0.85)
 """Shares of the prior's time steps at which it is asked which framing a photo has."""

@@ -25,7 +25,7 @@ from avatar_gs.core.io import atomic_write
 from avatar_gs.prior import lora
 from avatar_gs.prior.prompts import PLACEHOLDER
 from avatar_gs.prior.weights import POINTER, read_pickle
-from avatar_gs.types import IdentityPrior
+from avatar_gs.protocols import IdentityPrior
 
 FORMAT = "avatar_gs.identity"
 ACCESSORIES = "accessories"

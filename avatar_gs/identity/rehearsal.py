@@ -22,7 +22,7 @@ from avatar_gs.identity.description import Description
 from avatar_gs.identity.templates import templates
 from avatar_gs.prior.config import MINI_NEGATIVE, PromptStyle
 from avatar_gs.prior.placeholder import PLACEHOLDER, with_accessories
-from avatar_gs.types import Describable, IdentityPrior
+from avatar_gs.protocols import Describable, IdentityPrior
 
 OWN, OTHERS = 24, 24
 """Paintings in the clothes of the photos, where ``<id>`` is said (and a hat, if there is one), and in others, which are

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.types import Describable
+from avatar_gs.protocols import Describable
 
 FILE = "descriptions.json"
 _COLOURS = ("black", "white", "grey", "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "beige")

@@ -19,9 +19,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from avatar_gs.core.device import allow_tf32
+from avatar_gs.core.device import all_finite, allow_tf32
 from avatar_gs.core.errors import UserError
-from avatar_gs.core.finite import all_finite
 from avatar_gs.prior import accelerate, descriptions, lora, text
 from avatar_gs.prior import identity as people
 from avatar_gs.prior.config import PLACEHOLDER, Compile, Encoder, EncoderKeeps, PriorConfig
@@ -42,7 +41,7 @@ from avatar_gs.prior.loading import (
 from avatar_gs.prior.memory import DECODE_BATCH
 from avatar_gs.prior.names import WELL_KNOWN
 from avatar_gs.prior.prediction import to_eps
-from avatar_gs.types import Adapter, Describable
+from avatar_gs.protocols import Adapter, Describable
 
 CONDITIONS = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
 """What UNets of other models are told beside time and text."""

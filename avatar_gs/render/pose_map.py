@@ -3,7 +3,7 @@
 The drawing is controlnet-aux's own (imported at the first use: it takes seconds). Its strokes are a fixed 4 pixels wide
 on any canvas. Maps of up to 512 pixels are drawn at 512 and averaged down, so that small priors see strokes as wide as
 512-pixel ones do, relative to the body. Larger maps are drawn at their own size: what controlnet-aux draws for a
-picture of that size, with no pixel enlarged. Everything below ``draw_pose_map`` is numpy, for programs that draw maps
+picture of that size, with no pixel enlarged. Everything below ``render_pose_map`` is numpy, for programs that draw maps
 by the thousand.
 """
 
@@ -47,7 +47,7 @@ SURFEL_SCALE = 1.3
 """A depth splat's deviation in units of its triangle's: less lets the far side shine through, more swells the body."""
 
 
-def draw_pose_map(
+def render_pose_map(
     keypoints: Keypoints,
     cameras: Cameras,
     depth: Float[Tensor, "B H W"],

@@ -7,9 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from avatar_gs.core import gsplat_toolchain as kernels
+from avatar_gs.core import gsplat_kernels
 from avatar_gs.core.errors import UserError
-from avatar_gs.render.gsplat_build import load_kernels
 from avatar_gs.types import Cameras, Gaussians, Render
 
 
@@ -25,9 +24,19 @@ def require_renderer(device: torch.device | str) -> None:
 
         simd.check()
         return
-    wrong = kernels.look().wrong
-    if wrong:
-        raise UserError(f"device={device}: {wrong}, or use device=cpu")
+    problem = gsplat_kernels.find_kernels().problem
+    if problem:
+        raise UserError(f"device={device}: {problem}, or use device=cpu")
+
+
+def prepare_renderer(device: torch.device | str) -> None:
+    """Compile or load what rendering on ``device`` needs; without it, the first render does so.
+
+    Raises:
+        UserError: if gsplat's kernels cannot be compiled.
+    """
+    if torch.device(device).type == "cuda":
+        gsplat_kernels.load_kernels()
 
 
 def rasterize(
@@ -81,7 +90,7 @@ def _render_with_gsplat(
 ) -> Render:
     from gsplat import rasterization
 
-    load_kernels()
+    gsplat_kernels.load_kernels()
     picture, alpha, info = rasterization(
         gaussians.means,
         gaussians.quats,

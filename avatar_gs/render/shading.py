@@ -39,7 +39,7 @@ class Lighting:
     diffuse: float
 
 
-def draw_lighting(
+def sample_lighting(
     config: ShadingConfig,
     progress: float,
     cameras: Cameras,
@@ -57,10 +57,10 @@ def draw_lighting(
     if progress < config.warmup or lit >= config.probability:
         return None
     shade = Shade.TEXTURELESS if white < config.textureless else Shade.LAMBERTIAN
-    return Lighting(shade, draw_lights(config, cameras, centres, generator), config.ambient, config.diffuse)
+    return Lighting(shade, sample_light_positions(config, cameras, centres, generator), config.ambient, config.diffuse)
 
 
-def draw_lights(
+def sample_light_positions(
     config: ShadingConfig, cameras: Cameras, centres: Float[Tensor, "B 3"], generator: torch.Generator
 ) -> Float[Tensor, "B 3"]:
     """A light's position for each view: its direction is normally distributed around the camera's position, its
@@ -100,7 +100,7 @@ def lambert(
     return albedo * (diffuse * cosine + ambient)
 
 
-def shaded(gaussians: Gaussians, normals: Float[Tensor, "N 3"], lighting: Lighting, view: int) -> Gaussians:
+def shade_splats(gaussians: Gaussians, normals: Float[Tensor, "N 3"], lighting: Lighting, view: int) -> Gaussians:
     """The splats in the colours that they have in one view."""
     if lighting.shade is Shade.ALBEDO:
         return gaussians
@@ -123,14 +123,18 @@ def rasterize_shaded(
     """``rasterize`` of lit splats. ``normals`` are unit vectors that point outwards."""
     renders = [
         rasterize(
-            shaded(gaussians, normals, lighting, v), cameras[v], None if background is None else background[v][None]
+            shade_splats(gaussians, normals, lighting, v),
+            cameras[v],
+            None if background is None else background[v][None],
         )
         for v in range(len(cameras))
     ]
     return join(renders)
 
 
-def facing_away(gaussians: Gaussians, normals: Float[Tensor, "N 3"], cameras: Cameras) -> Float[Tensor, "B H W"]:
+def orientation_penalty(
+    gaussians: Gaussians, normals: Float[Tensor, "N 3"], cameras: Cameras
+) -> Float[Tensor, "B H W"]:
     """Ref-NeRF's orientation penalty sum_i w_i max(0, n_i . d_i)^2 of every pixel (Verbin et al. 2022), with d the unit
     direction from the camera to the splat and w its weight in the pixel, which gets no gradient: as in DreamFusion, the
     normals turn, and nothing fades."""

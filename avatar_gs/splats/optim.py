@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
+from avatar_gs.core.device import all_finite
 from avatar_gs.core.errors import UserError
-from avatar_gs.core.finite import all_finite
 from avatar_gs.splats.config import LearningRates
 from avatar_gs.splats.model import TRAINABLE, GaussianModel
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from avatar_gs.core import run_files as runs
+from avatar_gs.core import runs
 from avatar_gs.core.console import progress
 from avatar_gs.core.device import choose_device
 from avatar_gs.core.errors import UserError
-from avatar_gs.core.io import RunFolder
+from avatar_gs.core.images import contact_sheet, to_uint8, write_png
+from avatar_gs.core.runs import RunFolder
 from avatar_gs.core.seeding import generator
-from avatar_gs.export.sheets import sheet, to_uint8, write_png
 from avatar_gs.identity.cross_init import LESSONS, EmbedState, train_identity
 from avatar_gs.identity.curve import loss_curve, smoothed
 from avatar_gs.identity.embedding import IdentityEmbedding, check_fits, read_identity, write_identity
@@ -57,7 +57,7 @@ def run(settings: Settings) -> None:
             photos.
     """
     device = choose_device(settings.device.name)
-    with RunFolder.open(settings.folder, settings.plain(), anew=settings.overwrite) as folder:
+    with RunFolder.open(settings.folder, settings.plain(), overwrite=settings.overwrite) as folder:
         preflight(settings, Task.embed)
         with progress("load the prior"):
             prior = load_prior(settings.prior, device)
@@ -207,7 +207,9 @@ class Sheets:
         self.losses = list(state.losses)
         photos = to_uint8(self.photos.images[:SHEET_PHOTOS])
         pictures = to_uint8(self._samples(state))
-        picture = sheet([list(photos), list(pictures)], row_labels=["photos", f"{PLACEHOLDER}, {state.step} steps"])
+        picture = contact_sheet(
+            [list(photos), list(pictures)], row_labels=["photos", f"{PLACEHOLDER}, {state.step} steps"]
+        )
         write_png(self.folder.previews / f"identity_{state.step:06d}.png", picture)
         write_png(self.folder.previews / "identity_loss.png", loss_curve(self.losses))
 

@@ -11,7 +11,7 @@ from avatar_gs.body.pose import a_pose
 from avatar_gs.core.console import progress
 from avatar_gs.core.device import choose_device
 from avatar_gs.core.errors import UserError
-from avatar_gs.core.io import RunFolder
+from avatar_gs.core.runs import RunFolder
 from avatar_gs.export.config import ExportConfig
 from avatar_gs.export.writer import export_avatar
 from avatar_gs.render.cameras import fixed_views

@@ -5,7 +5,7 @@ from dataclasses import replace
 from enum import Enum
 from typing import Any
 
-from avatar_gs.core.device import convolution_rate, told_by_proc
+from avatar_gs.core.device import available_memory, convolution_rate, resident_memory
 from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.config import GuidanceConfig, Method, Variant
 from avatar_gs.identity.cross_init import ENCODE_BATCH
@@ -13,7 +13,7 @@ from avatar_gs.lab.playground.config import FieldKind
 from avatar_gs.prior.config import Encoder, Precision, PriorConfig
 from avatar_gs.prior.fetch import readable
 from avatar_gs.prior.loading import choose_dtype, choose_encoder_keeps, choose_vae_dtype
-from avatar_gs.prior.memory import OVERHEAD, Architecture, Load, expected_flops, expected_peak
+from avatar_gs.prior.memory import Architecture, Load, expected_flops, expected_peak
 from avatar_gs.settings import Settings
 
 THROUGH_NETWORKS = frozenset({Method.de_sds, Method.l_diff, Method.vsd})
@@ -54,7 +54,7 @@ def load_of(settings: Settings, device: str, task: Task) -> Load:
     )
     load = replace(load, **encoder_of(prior, device))
     if device == "cpu":
-        load = replace(load, overhead=resident() + ENGINE)
+        load = replace(load, overhead=resident_memory() + ENGINE)
     if task is Task.preview:
         return replace(load, batch=PREVIEW_BATCH, predicted=2, decoded=PREVIEW_BATCH)
     if task is Task.embed:
@@ -226,12 +226,4 @@ def free_memory(device: str) -> int | None:
 
         unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
         return int(torch.cuda.mem_get_info()[0]) + unused
-    free = told_by_proc("/proc/meminfo", "MemAvailable")
-    return None if free is None else free + resident()
-
-
-def resident() -> int:
-    """Bytes of host memory that this program, its libraries above all, holds now; where the system does not say, an
-    allowance."""
-    told = told_by_proc("/proc/self/status", "VmRSS")
-    return round(OVERHEAD) if told is None else told
+    return available_memory() + resident_memory()

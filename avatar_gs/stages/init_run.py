@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from avatar_gs.core import run_files as runs
+from avatar_gs.core import runs
 from avatar_gs.core.errors import UserError
 from avatar_gs.prior.config import PLACEHOLDER
 from avatar_gs.prior.placeholder import SOMEBODY, with_placeholder

@@ -11,12 +11,11 @@ from avatar_gs.body.model import load_body
 from avatar_gs.core.console import progress
 from avatar_gs.core.device import choose_device
 from avatar_gs.core.errors import UserError
-from avatar_gs.core.io import RunFolder
+from avatar_gs.core.runs import RunFolder
 from avatar_gs.guidance.config import Method
 from avatar_gs.prior.config import Compile
 from avatar_gs.prior.stable_diffusion import load_prior
-from avatar_gs.render.gsplat_build import prepare_renderer
-from avatar_gs.render.rasterize import require_renderer
+from avatar_gs.render.rasterize import prepare_renderer, require_renderer
 from avatar_gs.settings import Settings
 from avatar_gs.stages.embed import give_identity
 from avatar_gs.stages.preflight import preflight
@@ -72,7 +71,7 @@ def run(settings: Settings) -> None:
 def open_folder(settings: Settings) -> Iterator[RunFolder]:
     """The run's folder; of several processes the first makes it, and only reading is left to the others."""
     if parallel.is_first():
-        with RunFolder.open(settings.folder, settings.plain(), anew=settings.overwrite) as folder:
+        with RunFolder.open(settings.folder, settings.plain(), overwrite=settings.overwrite) as folder:
             parallel.wait()
             yield folder
     else:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from avatar_gs.body.files import FREE_BODY, find_body
-from avatar_gs.core import gsplat_toolchain as kernels
+from avatar_gs.core import gsplat_kernels
 from avatar_gs.core.device import choose_device, physical_cores
 from avatar_gs.core.errors import UserError
 from avatar_gs.identity.embedding import read_identity
@@ -110,7 +110,11 @@ def _renderer(device: str, draws: bool) -> list[Line]:
         return [Line("device", device), Line("renderer", "not usable", str(error))]
     if device == "cpu":
         return [Line("device", "cpu"), Line("renderer", "our own, for CPUs")]
-    return [Line("device", device), Line("renderer", "gsplat"), Line("kernels", kernels.look(physical_cores()).found)]
+    return [
+        Line("device", device),
+        Line("renderer", "gsplat"),
+        Line("kernels", gsplat_kernels.find_kernels(physical_cores()).status),
+    ]
 
 
 def _prior(part: str, source: Source, absent: list[str]) -> Line:

@@ -13,9 +13,9 @@ from torch import Tensor
 from avatar_gs.body.model import load_body
 from avatar_gs.core.console import progress
 from avatar_gs.core.device import choose_device
-from avatar_gs.core.io import RunFolder
+from avatar_gs.core.images import contact_sheet, to_uint8, write_png
+from avatar_gs.core.runs import RunFolder
 from avatar_gs.core.seeding import generator
-from avatar_gs.export.sheets import sheet, to_uint8, write_png
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.render.rasterize import require_renderer
 from avatar_gs.settings import Settings
@@ -60,7 +60,7 @@ def run(settings: Settings) -> None:
         LOGGER.info("%s: “%s”, not “%s”", bucket, prompt, against)
     pictures = samples(prior, positive, negative, scene, settings.seed)
     rows = [[*row] for row in zip(to_uint8(scene.pose_maps), *map(to_uint8, pictures), strict=True)]
-    picture = sheet(
+    picture = contact_sheet(
         rows,
         row_labels=list(scene.buckets),
         column_labels=["pose map", *(f"sample {index + 1}" for index in range(SAMPLES))],

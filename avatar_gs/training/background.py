@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from avatar_gs.core.device import all_finite
 from avatar_gs.core.errors import UserError
-from avatar_gs.core.finite import all_finite
 from avatar_gs.core.optim_state import load_optimizer_tensors, optimizer_tensors
 from avatar_gs.core.seeding import derive_seed
 from avatar_gs.training.config import EnvironmentConfig

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from avatar_gs.types import Prior, StagedPrior
+from avatar_gs.protocols import Prior, StagedPrior
 
 
 def encoder_at(prior: Prior, progress: float) -> Callable[[Tensor], Tensor]:

@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from avatar_gs.render.shading import facing_away
+from avatar_gs.render.shading import orientation_penalty
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.training.config import GeometryConfig
 from avatar_gs.training.drawing import enlarged, outward_normals
@@ -42,7 +42,7 @@ def geometry_losses(
     if config.orientation:
         weight = config.orientation * orientation_ramp(progress)
         gaussians = model.pose(scene.posed)
-        away = facing_away(gaussians, outward_normals(model, gaussians), enlarged(scene, supersample))
+        away = orientation_penalty(gaussians, outward_normals(model, gaussians), enlarged(scene, supersample))
         losses["orientation"] = scale * weight * away.mean()
     return losses
 

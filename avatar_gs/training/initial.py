@@ -12,7 +12,8 @@ from torch import Tensor
 
 from avatar_gs.body.model import Body
 from avatar_gs.core.errors import UserError
-from avatar_gs.core.io import RunFolder, load_state
+from avatar_gs.core.io import load_state
+from avatar_gs.core.runs import RunFolder
 from avatar_gs.settings import Settings
 from avatar_gs.splats.config import SplatsConfig
 from avatar_gs.splats.model import GaussianModel

@@ -9,15 +9,16 @@ from typing import Any
 import torch
 
 from avatar_gs.body.model import Body
-from avatar_gs.core.console import progress
-from avatar_gs.core.device import peak_resident
+from avatar_gs.core.console import interruptible, progress
+from avatar_gs.core.device import peak_resident_memory
 from avatar_gs.core.errors import UserError
-from avatar_gs.core.io import RunFolder, interruptible
+from avatar_gs.core.runs import RunFolder
 from avatar_gs.core.seeding import generator
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.distill import Distilled, build_guidance
 from avatar_gs.prior.prompts import BucketPrompt, texts
 from avatar_gs.prior.sparing import MemoryGuard
+from avatar_gs.protocols import Prior
 from avatar_gs.settings import Settings
 from avatar_gs.splats.init import surface_splats
 from avatar_gs.splats.model import GaussianModel
@@ -33,7 +34,6 @@ from avatar_gs.training.state import CHECKPOINT, TrainingState
 from avatar_gs.training.step import ADVICE, Report, not_finite, train_step
 from avatar_gs.training.stopwatch import Stopwatch
 from avatar_gs.training.tensorboard import scalar_writer
-from avatar_gs.types import Prior
 
 LOGGER = logging.getLogger(__name__)
 OnStep = Callable[[TrainingState, Report], None]
@@ -208,7 +208,7 @@ def metrics(state: TrainingState, prior: Prior) -> dict[str, Any]:
 
 def peak_memory_mib(device: torch.device) -> dict[str, float]:
     """The largest resident size of this process so far, and of its tensors on the GPU."""
-    peak = {"host": round(peak_resident() / 2**20, 1)}
+    peak = {"host": round(peak_resident_memory() / 2**20, 1)}
     if device.type == "cuda":
         peak["gpu"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     return peak

@@ -3,9 +3,9 @@
 from jaxtyping import Float
 from torch import Tensor
 
+from avatar_gs.protocols import Prior
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.training.config import LossesConfig
-from avatar_gs.types import Prior
 
 SCALE_SLACK = 2.0
 """Splats may grow to this multiple of the median size at the start before they are penalised."""

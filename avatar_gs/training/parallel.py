@@ -19,10 +19,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch import distributed as dist
 
-from avatar_gs.core.console import be_silent
+from avatar_gs.core.console import silence
 from avatar_gs.core.errors import UserError
+from avatar_gs.protocols import Prior
 from avatar_gs.training.encoder import encoder_at
-from avatar_gs.types import Prior
 
 PATIENCE = datetime.timedelta(hours=24)
 """How long processes wait for each other: loading may take long, and an end is never silent under torchrun."""
@@ -36,7 +36,7 @@ def joined(device: str) -> Iterator[None]:
         return
     dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
     if not is_first():
-        be_silent()
+        silence()
     try:
         yield
     finally:

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 
 from avatar_gs.body.model import Body
-from avatar_gs.core.device import peak_resident, release_cached_memory
+from avatar_gs.core.device import peak_resident_memory, release_cached_memory
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.prior.prompts import bucket_prompts, texts
+from avatar_gs.protocols import Prior
 from avatar_gs.settings import Settings
 from avatar_gs.splats.surface import RestSurface
 from avatar_gs.training.loop import first_state
@@ -18,7 +19,6 @@ from avatar_gs.training.preview import preview_sheet
 from avatar_gs.training.prompts import extra_prompts
 from avatar_gs.training.scene import Scenes
 from avatar_gs.training.step import train_step
-from avatar_gs.types import Prior
 
 PROMPT = "a person"
 REFINE_EVERY = 3
@@ -50,7 +50,7 @@ class PeakMeter:
 
     def _peak(self) -> dict[str, float]:
         if self.device.type != "cuda":
-            return {"host": round(peak_resident() / 2**20, 1)}
+            return {"host": round(peak_resident_memory() / 2**20, 1)}
         torch.cuda.synchronize(self.device)
         sizes = {
             "gpu": torch.cuda.max_memory_allocated(self.device),

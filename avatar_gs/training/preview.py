@@ -8,11 +8,12 @@ from PIL import Image
 from torch import Tensor
 
 from avatar_gs.core.io import atomic_write
+from avatar_gs.protocols import Prior
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.training.drawing import draw
 from avatar_gs.training.scene import Scene
 from avatar_gs.training.step import Report
-from avatar_gs.types import Prior, Render
+from avatar_gs.types import Render
 
 GAP = 8
 

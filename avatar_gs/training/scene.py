@@ -17,8 +17,8 @@ from avatar_gs.prior.config import PromptConfig
 from avatar_gs.prior.prompts import view_buckets
 from avatar_gs.render.cameras import fixed_views, sample_views, subject
 from avatar_gs.render.config import CamerasConfig
-from avatar_gs.render.pose_map import body_depth, body_surfels, draw_pose_map
-from avatar_gs.render.shading import Lighting, draw_lighting
+from avatar_gs.render.pose_map import body_depth, body_surfels, render_pose_map
+from avatar_gs.render.shading import Lighting, sample_lighting
 from avatar_gs.training.config import Background, OptimizeConfig, PoseMap, PoseMode
 from avatar_gs.types import Framing, PosedBody, Views
 
@@ -95,7 +95,7 @@ class Scenes:
             return None
         random = generator(self.seed, step, "lighting")
         centres = torch.stack([subject(scene.posed, framing)[0] for framing in scene.views.framings])
-        return draw_lighting(
+        return sample_lighting(
             self.config.shading, step / self.config.steps, scene.views.cameras, centres.to(self.device), random
         )
 
@@ -110,7 +110,7 @@ class Scenes:
         depth = body_depth(posed, views.cameras, surfels=surfels)
         full = self.config.pose_map is PoseMap.full
         keypoints = openpose_keypoints(self.body, posed)
-        pose_maps = draw_pose_map(keypoints, views.cameras, depth, size=self.size, hands=full, face=full)
+        pose_maps = render_pose_map(keypoints, views.cameras, depth, size=self.size, hands=full, face=full)
         return Scene(posed, views, pose_maps, backgrounds, view_buckets(views, self.prompts))
 
 

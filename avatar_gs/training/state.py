@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from avatar_gs.core import run_files as runs
+from avatar_gs.core import runs
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.io import load_state, save_state
 from avatar_gs.guidance.distill import Guidance

@@ -8,11 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from avatar_gs.core.finite import all_finite
+from avatar_gs.core.device import all_finite
 from avatar_gs.core.seeding import derive_seed, generator
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.distill import Distilled
 from avatar_gs.prior.sparing import MemoryGuard
+from avatar_gs.protocols import Prior
 from avatar_gs.settings import Settings
 from avatar_gs.splats.density import Refinement
 from avatar_gs.splats.model import GaussianModel
@@ -27,7 +28,7 @@ from avatar_gs.training.losses import regulariser_scale, regularisers
 from avatar_gs.training.scene import Scene
 from avatar_gs.training.state import TrainingState
 from avatar_gs.training.stopwatch import Stopwatch
-from avatar_gs.types import Prior, Render
+from avatar_gs.types import Render
 
 LOGGER = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.core.io import RunFolder
+from avatar_gs.core.runs import RunFolder
 
 WriteScalars = Callable[[int, Mapping[str, float]], None]
 

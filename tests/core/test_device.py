@@ -8,31 +8,31 @@ import sys
 import pytest
 import torch
 
-from avatar_gs.core import device
-from avatar_gs.core import gsplat_toolchain as kernels
+from avatar_gs.core import device, gsplat_kernels
 from avatar_gs.core.errors import UserError
-from avatar_gs.core.gsplat_toolchain import Kernels
+from avatar_gs.core.gsplat_kernels import Kernels
 
 
 def test_physical_cores_are_those_we_may_use():
     assert 1 <= device.physical_cores() <= (os.cpu_count() or 1)
 
 
-def test_hyperthreads_count_once(monkeypatch, tmp_path):
-    processors = [("0", "0"), ("0", "1"), ("0", "0"), ("0", "1")]
-    blocks = [f"processor\t: {i}\nphysical id\t: {p}\ncore id\t\t: {c}\n" for i, (p, c) in enumerate(processors)]
-    (tmp_path / "cpuinfo").write_text("\n".join(blocks))
-    monkeypatch.setattr(
-        device, "Path", lambda path: tmp_path / "cpuinfo" if path == "/proc/cpuinfo" else tmp_path / "none"
-    )
-    monkeypatch.setattr(device.os, "sched_getaffinity", lambda pid: set(range(4)), raising=False)
+def allow_processors(monkeypatch, count):
+    monkeypatch.setattr(device.psutil.Process, "cpu_affinity", lambda self: list(range(count)))
+
+
+def test_hyperthreads_count_once(monkeypatch):
+    allow_processors(monkeypatch, 4)
+    monkeypatch.setattr(device.psutil, "cpu_count", lambda logical: 4 if logical else 2)
+    monkeypatch.setattr(device, "_cgroup_quota", lambda: None)
     assert device.physical_cores() == 2
 
 
-def test_a_containers_share_counts(monkeypatch, tmp_path):
+def test_a_cgroup_quota_limits_the_cores(monkeypatch, tmp_path):
     (tmp_path / "cpu.max").write_text("150000 100000\n")
     monkeypatch.setattr(device, "Path", lambda path: tmp_path / path.rsplit("/", 1)[1])
-    monkeypatch.setattr(device.os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
+    allow_processors(monkeypatch, 16)
+    monkeypatch.setattr(device.psutil, "cpu_count", lambda logical: 16)
     assert device.physical_cores() == 2
 
 
@@ -65,7 +65,7 @@ def test_what_says_that_memory_ran_out():
 
 
 def test_a_programs_peak_of_memory_is_not_that_of_what_started_it():
-    said = "from avatar_gs.core import device; print(device.peak_resident())"
+    said = "from avatar_gs.core import device; print(device.peak_resident_memory())"
     with mmap.mmap(-1, 2**29) as held:
         held.write(bytes(2**29))
         least, more = (
@@ -73,18 +73,18 @@ def test_a_programs_peak_of_memory_is_not_that_of_what_started_it():
             for code in (said, f"held = b'1' * 2**28; del held; {said}")
         )
     assert 2**22 < least < 2**27 and 2**28 < more < 2**28 + 2**27
-    assert device.peak_resident() > 2**29
+    assert device.peak_resident_memory() > 2**29
 
 
 def test_where_there_is_no_proc_the_systems_own_figure_is_taken(monkeypatch, tmp_path):
-    known = device.peak_resident()
+    known = device.peak_resident_memory()
     monkeypatch.setattr(device, "Path", lambda path: tmp_path / "none")
-    assert device.peak_resident() >= 0.9 * known
+    assert device.peak_resident_memory() >= 0.9 * known
 
 
 def test_devices():
     assert device.choose_device("cpu") == "cpu"
-    able = torch.cuda.is_available() and not kernels.look().wrong
+    able = torch.cuda.is_available() and not gsplat_kernels.find_kernels().problem
     assert device.choose_device("auto") == ("cuda" if able else "cpu")
 
 
@@ -105,14 +105,16 @@ def gpu(monkeypatch):
 
 @pytest.mark.usefixtures("gpu")
 def test_auto_takes_a_gpu_only_where_splats_can_be_drawn(monkeypatch, caplog):
-    monkeypatch.setattr(device.kernels, "look", lambda cores: Kernels("no nvcc", "found no nvcc; install it"))
+    monkeypatch.setattr(
+        device.gsplat_kernels, "find_kernels", lambda cores: Kernels("no nvcc", "found no nvcc; install it")
+    )
     assert [device.choose_device("auto") for _ in range(3)] == ["cpu"] * 3
     assert [record.getMessage() for record in caplog.records] == [
         "device=auto takes the CPU, though torch finds a CUDA device: found no nvcc; install it"
     ]
     assert device.choose_device("cuda") == "cuda", "what is asked for is given, or refused where it draws"
     device._automatic.cache_clear()
-    monkeypatch.setattr(device.kernels, "look", lambda cores: Kernels("compiled"))
+    monkeypatch.setattr(device.gsplat_kernels, "find_kernels", lambda cores: Kernels("compiled"))
     assert device.choose_device("auto") == "cuda" and len(caplog.records) == 1
 
 

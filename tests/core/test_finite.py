@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from avatar_gs.core.finite import all_finite
+from avatar_gs.core.device import all_finite
 from tests.accelerator import Accelerator
 
 LARGEST = torch.finfo(torch.float32).max

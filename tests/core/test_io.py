@@ -8,8 +8,10 @@ import signal
 import pytest
 import torch
 
+from avatar_gs.core.console import interruptible
 from avatar_gs.core.errors import UserError
-from avatar_gs.core.io import RunFolder, atomic_write, interruptible, load_state, save_state, write_text
+from avatar_gs.core.io import atomic_write, load_state, save_state, write_text
+from avatar_gs.core.runs import RunFolder
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -103,7 +105,7 @@ def test_starting_anew_removes_the_run_and_nothing_of_the_users(tmp_path):
         run.record("optimize")
         save_state(run.checkpoints / "last.safetensors", {"x": torch.ones(1)})
     (tmp_path / "run" / "my notes.txt").write_text("mine")
-    with RunFolder.open(tmp_path / "run", {"seed": 2}, anew=True) as run:
+    with RunFolder.open(tmp_path / "run", {"seed": 2}, overwrite=True) as run:
         assert not run.finished("optimize")
         assert not run.checkpoints.exists()
         assert (run / "config.yaml").read_text() == "seed: 2\n"

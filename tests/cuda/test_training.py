@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from avatar_gs.body.model import Body
-from avatar_gs.core.io import RunFolder, load_state
+from avatar_gs.core.io import load_state
+from avatar_gs.core.runs import RunFolder
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import EDITING, GuidanceConfig, Method
 from avatar_gs.guidance.presets import preset

@@ -2,7 +2,7 @@
 
 import pytest
 
-from avatar_gs.types import Describable
+from avatar_gs.protocols import Describable
 
 KINDS = ("sd15", "sd21")
 NAMES = ("red man", "a tall", "blue shirt xylophone", "body")

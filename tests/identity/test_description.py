@@ -14,7 +14,7 @@ from avatar_gs.lab.world.trials import trials
 from avatar_gs.prior.config import PriorConfig, PromptStyle
 from avatar_gs.prior.prompts import FRAMING_WORDS
 from avatar_gs.prior.stable_diffusion import load_prior
-from avatar_gs.types import Describable
+from avatar_gs.protocols import Describable
 from tests.identity.conftest import WORDS
 
 

@@ -5,7 +5,7 @@ import torch
 
 from avatar_gs.prior.adapter import CAMERA
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
-from avatar_gs.types import AdaptablePrior, Adapter
+from avatar_gs.protocols import AdaptablePrior, Adapter
 from tests import tiny
 
 

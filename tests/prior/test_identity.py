@@ -18,7 +18,7 @@ from avatar_gs.prior.placeholder import with_accessories, with_placeholder
 from avatar_gs.prior.prompts import PLACEHOLDER, bucket_prompts, fit_prompt
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.prior.text import truncate
-from avatar_gs.types import IdentityPrior
+from avatar_gs.protocols import IdentityPrior
 from tests import tiny
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from avatar_gs.render.gsplat_build import prepare_renderer
+from avatar_gs.render.rasterize import prepare_renderer
 
 REPOSITORY = Path(__file__).parents[2]
 PROCESSES = 2
@@ -35,12 +35,12 @@ def compile_slowly(name, sources, *arguments, **options):
 
 cpp_extension._jit_compile = compile_slowly
 import gsplat
-from avatar_gs.render import gsplat_build as kernels
+from avatar_gs.render.rasterize import prepare_renderer
 
 (here / f"ready_{sys.argv[1]}").touch()
 while len(list(here.glob("ready_*"))) < int(sys.argv[2]):
     time.sleep(0.01)
-kernels.prepare_renderer("cuda")
+prepare_renderer("cuda")
 print(Path(__import__("gsplat.cuda._backend", fromlist=["_C"])._C.path).exists())
 """
 

@@ -21,7 +21,7 @@ from avatar_gs.render.pose_map import (
     body_depth,
     body_surfels,
     draw_points,
-    draw_pose_map,
+    render_pose_map,
     stack_points,
     triangle_axes,
     visible_points,
@@ -62,7 +62,7 @@ def test_limbs_have_their_openpose_colours_and_sides(scene: tuple[PosedBody, Key
     posed, keypoints = scene
     for azimuth, left_is_right_in_picture in ((0, True), (180, False)):
         cameras = views(posed, azimuth).resized(512, 512)
-        picture = draw_pose_map(keypoints, cameras, body_depth(posed, cameras), size=512, hands=False, face=False)[0]
+        picture = render_pose_map(keypoints, cameras, body_depth(posed, cameras), size=512, hands=False, face=False)[0]
         pixels = project(keypoints.body, cameras)[0][0]
         limbs = {(2, 3): (255, 170, 0), (3, 4): (255, 255, 0), (5, 6): (170, 255, 0), (6, 7): (85, 255, 0),
                  (8, 9): (0, 255, 85), (11, 12): (0, 170, 255), (1, 8): (0, 255, 0)}  # fmt: skip
@@ -81,7 +81,7 @@ def test_no_face_from_behind(scene: tuple[PosedBody, Keypoints]) -> None:
         assert visible[0, 60:].mean() > 0.95
         assert not visible[1:, EYES_NOSE].any()
         assert visible[1, 16:18].all()  # both ears stick out
-        maps = draw_pose_map(keypoints, cameras, body_depth(posed, cameras), size=SIZE)
+        maps = render_pose_map(keypoints, cameras, body_depth(posed, cameras), size=SIZE)
         white = (maps > 0.9).all(-1).flatten(1).sum(1)
         assert white[0] > 20
         assert (white[1:] == 0).all(), framing
@@ -129,12 +129,12 @@ def test_points_outside_the_picture_are_left_out(scene: tuple[PosedBody, Keypoin
     visible = seen(scene, cameras)
     assert not visible[0, EYES_NOSE].any()
     assert visible[0, [9, 10, 12, 13]].all()  # knees and ankles
-    lower = draw_pose_map(keypoints, cameras, body_depth(posed, cameras), size=SIZE)
+    lower = render_pose_map(keypoints, cameras, body_depth(posed, cameras), size=SIZE)
     assert lower[0, -SIZE // 3 :].sum() > 0
     behind = Cameras(cameras.T_camera_world.clone(), cameras.K, SIZE, SIZE)
     behind.T_camera_world[:, :3] *= -1  # all of the body lies behind this camera
     empty = torch.zeros(1, SIZE, SIZE)
-    assert draw_pose_map(keypoints, behind, empty, size=SIZE).abs().max() == 0
+    assert render_pose_map(keypoints, behind, empty, size=SIZE).abs().max() == 0
 
 
 def test_hidden_and_empty_depth() -> None:
@@ -203,7 +203,7 @@ DISCS = (
 def test_maps_above_512_pixels_are_drawn_at_their_own_size(scene: tuple[PosedBody, Keypoints], size: int) -> None:
     posed, keypoints = scene
     cameras = views(posed, 0).resized(size, size)
-    picture = draw_pose_map(keypoints, cameras, body_depth(posed, cameras), size=size, hands=False, face=False)[0]
+    picture = render_pose_map(keypoints, cameras, body_depth(posed, cameras), size=size, hands=False, face=False)[0]
     drawn = (picture * 255).round().int()
     pixels = project(keypoints.body, cameras)[0][0]
     for pixel, colour in zip(pixels, DISCS, strict=True):
@@ -228,7 +228,7 @@ def test_maps_up_to_512_pixels_are_drawn_at_512(scene: tuple[PosedBody, Keypoint
     )
     for size in (128, 384, 512):
         expected = draw_points(pixels * (512 / SIZE), visible, 512, size)
-        found = draw_pose_map(keypoints, cameras, depth, size=size)[0]
+        found = render_pose_map(keypoints, cameras, depth, size=size)[0]
         assert torch.equal(found, torch.from_numpy(expected).float() / 255)
 
 
@@ -241,8 +241,8 @@ def test_hands_and_face_can_be_left_out(scene: tuple[PosedBody, Keypoints]) -> N
     posed, keypoints = scene
     cameras = views(posed, 0)
     depth = body_depth(posed, cameras)
-    both = draw_pose_map(keypoints, cameras, depth, size=SIZE)
-    bare = draw_pose_map(keypoints, cameras, depth, size=SIZE, hands=False, face=False)
+    both = render_pose_map(keypoints, cameras, depth, size=SIZE)
+    bare = render_pose_map(keypoints, cameras, depth, size=SIZE, hands=False, face=False)
     assert both.shape == (1, SIZE, SIZE, 3)
     assert 0 <= float(both.min()) <= float(both.max()) <= 1
     assert (bare[0] > 0.9).all(-1).sum() == 0

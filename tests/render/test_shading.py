@@ -14,12 +14,12 @@ from avatar_gs.render.shading import (
     Lighting,
     Shade,
     camera_positions,
-    draw_lighting,
-    draw_lights,
-    facing_away,
     lambert,
+    orientation_penalty,
     rasterize_shaded,
-    shaded,
+    sample_light_positions,
+    sample_lighting,
+    shade_splats,
     shortest_axes,
 )
 from avatar_gs.types import Cameras, Gaussians
@@ -69,12 +69,12 @@ def test_distance_dims_nothing_and_the_light_is_a_point():
 def test_textureless_is_lit_white_and_the_albedo_is_left_alone():
     splats, normals = some_splats(), shortest_axes(some_splats().quats, some_splats().scales)
     light = (1.0, 2.0, 3.0)
-    white = shaded(splats, normals, lit(Shade.TEXTURELESS, light), 0).colors
+    white = shade_splats(splats, normals, lit(Shade.TEXTURELESS, light), 0).colors
     expected = lambert(torch.ones(40, 3), normals, splats.means, torch.tensor(light), AMBIENT, DIFFUSE)
     torch.testing.assert_close(white, expected)
-    colored = shaded(splats, normals, lit(Shade.LAMBERTIAN, light), 0).colors
+    colored = shade_splats(splats, normals, lit(Shade.LAMBERTIAN, light), 0).colors
     torch.testing.assert_close(colored, white * splats.colors)
-    assert shaded(splats, normals, lit(Shade.ALBEDO, light), 0) is splats
+    assert shade_splats(splats, normals, lit(Shade.ALBEDO, light), 0) is splats
 
 
 def test_shading_has_the_gradient_of_its_finite_differences():
@@ -147,15 +147,17 @@ def test_only_what_is_seen_and_faces_away_is_penalised():
         colors=torch.zeros(1, 3),
     )
     axis = shortest_axes(splat.quats, splat.scales)
-    assert facing_away(splat, axis, view).abs().max() == 0
-    centre = facing_away(splat, -axis, view)[0, 16, 16]
+    assert orientation_penalty(splat, axis, view).abs().max() == 0
+    centre = orientation_penalty(splat, -axis, view)[0, 16, 16]
     torch.testing.assert_close(centre, torch.tensor(0.8), atol=1e-3, rtol=0)
     turned = normalize(torch.tensor([[0.0, 1.0, -1.0]]), dim=-1)
-    torch.testing.assert_close(facing_away(splat, turned, view)[0, 16, 16], torch.tensor(0.4), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        orientation_penalty(splat, turned, view)[0, 16, 16], torch.tensor(0.4), atol=1e-3, rtol=0
+    )
     hidden = Gaussians(*(torch.cat([value, value]).detach() for value in vars(splat).values()))
     hidden.means[1, 2] = -1.0
     opaque = replace(hidden, opacities=torch.tensor([0.999, 0.8]))
-    behind = facing_away(opaque, torch.tensor([[0.0, 0, 1], [0, 0, -1]]), view)
+    behind = orientation_penalty(opaque, torch.tensor([[0.0, 0, 1], [0, 0, -1]]), view)
     assert behind[0, 16, 16] < 0.002, "what stands behind is not seen"
 
 
@@ -164,7 +166,9 @@ def test_the_orientation_penalty_turns_normals_and_fades_nothing():
     leaves = [splats.quats, splats.means, splats.scales, splats.opacities]
     for leaf in leaves:
         leaf.requires_grad_(True)
-    facing_away(splats, shortest_axes(splats.quats, splats.scales), cameras((0, 0, 2), (0, 2, 0.1))).sum().backward()
+    orientation_penalty(
+        splats, shortest_axes(splats.quats, splats.scales), cameras((0, 0, 2), (0, 2, 0.1))
+    ).sum().backward()
     assert splats.quats.grad is not None and splats.quats.grad.abs().max() > 0
     assert all(leaf.grad is None for leaf in leaves[1:])
 
@@ -173,13 +177,15 @@ def test_lights_stand_near_their_cameras():
     """Distances in the configured band; directions as the normal distribution around the camera has them."""
     config, centre = ShadingConfig(spread=0.5, distance_min=0.5, distance_max=1.0), torch.tensor([0.0, 1.0, 0.0])
     views = cameras(*[(0.0, 0.0, 2.0)] * 4000)
-    lights = draw_lights(config, views, torch.zeros(4000, 3), torch.Generator().manual_seed(0))
+    lights = sample_light_positions(config, views, torch.zeros(4000, 3), torch.Generator().manual_seed(0))
     distance = lights.norm(dim=-1)
     assert distance.min() >= 1.0 and distance.max() <= 2.0
     torch.testing.assert_close(distance.mean(), torch.tensor(1.5), atol=0.02, rtol=0)
     assert (lights[:, 2] > 0).float().mean() > 0.95, "on the camera's side of the avatar"
     torch.testing.assert_close((lights / distance[:, None])[:, :2].mean(0), torch.zeros(2), atol=0.03, rtol=0)
-    exact = draw_lights(replace(config, spread=0.0, distance_min=1.0), views, centre.expand(4000, 3), torch.Generator())
+    exact = sample_light_positions(
+        replace(config, spread=0.0, distance_min=1.0), views, centre.expand(4000, 3), torch.Generator()
+    )
     torch.testing.assert_close(exact[0], torch.tensor([0.0, 0.0, 2.0]), atol=1e-5, rtol=0)
 
 
@@ -196,7 +202,7 @@ def test_the_shares_of_lit_and_of_white_steps():
     )
 
     def shades(progress):
-        drawn = [draw_lighting(config, progress, view, centre, torch.Generator().manual_seed(s)) for s in range(600)]
+        drawn = [sample_lighting(config, progress, view, centre, torch.Generator().manual_seed(s)) for s in range(600)]
         return [None if lighting is None else lighting.shade for lighting in drawn]
 
     after = shades(0.5)
@@ -204,7 +210,7 @@ def test_the_shares_of_lit_and_of_white_steps():
     assert abs(after.count(Shade.TEXTURELESS) / 600 - 0.375) < 0.06
     assert set(shades(0.05)) == {None}, "the warm-up is not lit"
     assert set(shades(0.1)) != {None}
-    off = [draw_lighting(ShadingConfig(), 1.0, view, centre, torch.Generator().manual_seed(s)) for s in range(20)]
+    off = [sample_lighting(ShadingConfig(), 1.0, view, centre, torch.Generator().manual_seed(s)) for s in range(20)]
     assert set(off) == {None}
 
 

@@ -9,7 +9,7 @@ from avatar_gs.body.config import BodyConfig
 from avatar_gs.body.files import FREE_BODY
 from avatar_gs.body.model import load_body
 from avatar_gs.body.pose import a_pose, random_pose, zero_pose
-from avatar_gs.core.io import RunFolder
+from avatar_gs.core.runs import RunFolder
 from avatar_gs.splats.config import DensityConfig, LearningRates
 from avatar_gs.splats.correctives import Triangles, closest_barycentric
 from avatar_gs.splats.density import DistillationStrategy

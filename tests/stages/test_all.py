@@ -9,7 +9,7 @@ import torch
 from avatar_gs import cli
 from avatar_gs.body.config import BodyConfig
 from avatar_gs.body.model import load_body
-from avatar_gs.core.io import RunFolder
+from avatar_gs.core.runs import RunFolder
 from avatar_gs.export.config import ExportConfig, Frame
 from avatar_gs.export.ply import read_ply
 from avatar_gs.splats.config import SplatsConfig

@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from avatar_gs.cli import compose as config
-from avatar_gs.core import gsplat_toolchain as kernels
+from avatar_gs.core import gsplat_kernels
 from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.guidance.presets import CONF
@@ -422,9 +422,13 @@ def test_gsplats_kernels(settings, monkeypatch):
     monkeypatch.setattr(preflight, "choose_device", lambda device: "cuda")
     monkeypatch.setattr(forecast, "free_memory", lambda device: None)
     monkeypatch.setattr(forecast, "convolution_rate", lambda *arguments, **options: 1e12)
-    monkeypatch.setattr(kernels, "look", lambda cores=0: kernels.Kernels("not compiled yet: 88 s with nvcc"))
+    monkeypatch.setattr(
+        gsplat_kernels, "find_kernels", lambda cores=0: gsplat_kernels.Kernels("not compiled yet: 88 s with nvcc")
+    )
     assert lines(settings)["kernels"].found == "not compiled yet: 88 s with nvcc"
-    monkeypatch.setattr(kernels, "look", lambda cores=0: kernels.Kernels("no nvcc", "found no nvcc"))
+    monkeypatch.setattr(
+        gsplat_kernels, "find_kernels", lambda cores=0: gsplat_kernels.Kernels("no nvcc", "found no nvcc")
+    )
     assert lines(settings)["renderer"].wrong == "device=cuda: found no nvcc, or use device=cpu"
     with pytest.raises(UserError, match="found no nvcc"):
         preflight.preflight(replace(settings, prior=PriorConfig()))

@@ -9,7 +9,8 @@ from avatar_gs.body.config import BodyConfig
 from avatar_gs.body.model import load_body
 from avatar_gs.body.pose import a_pose
 from avatar_gs.core.errors import UserError
-from avatar_gs.core.io import RunFolder, load_state, save_state
+from avatar_gs.core.io import load_state, save_state
+from avatar_gs.core.runs import RunFolder
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import GuidanceConfig, Method, Unconditional, Weight
 from avatar_gs.prior.config import PriorConfig

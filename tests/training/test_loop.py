@@ -10,7 +10,7 @@ from diffusers import AutoencoderTiny
 
 from avatar_gs.body.pose import a_pose
 from avatar_gs.core.errors import UserError
-from avatar_gs.core.io import RunFolder
+from avatar_gs.core.runs import RunFolder
 from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.prior.config import Encoder, PriorConfig
 from avatar_gs.prior.prompts import bucket_prompts

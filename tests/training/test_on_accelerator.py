@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from avatar_gs.core.io import RunFolder
+from avatar_gs.core.runs import RunFolder
 from avatar_gs.export.config import ExportConfig
 from avatar_gs.export.ply import read_ply
 from avatar_gs.export.writer import export_avatar
@@ -26,6 +26,7 @@ from avatar_gs.identity.cross_init import train_identity
 from avatar_gs.identity.photos import PhotoSet
 from avatar_gs.prior.prompts import bucket_prompts, texts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
+from avatar_gs.protocols import Describable
 from avatar_gs.render.config import ShadingConfig
 from avatar_gs.splats import density, optim
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
@@ -35,7 +36,6 @@ from avatar_gs.training import drawing, state
 from avatar_gs.training.config import Background, EnvironmentConfig, GeometryConfig, LossesConfig, PoseMode
 from avatar_gs.training.initial import Initial
 from avatar_gs.training.loop import first_state, optimize
-from avatar_gs.types import Describable
 from tests import tiny
 from tests.accelerator import Accelerator, on_device
 from tests.training.conftest import small_settings

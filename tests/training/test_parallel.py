@@ -15,7 +15,7 @@ from torch import distributed as dist
 from avatar_gs import cli
 from avatar_gs.core import device
 from avatar_gs.core.errors import UserError
-from avatar_gs.core.io import RunFolder
+from avatar_gs.core.runs import RunFolder
 from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.render import shading
 from avatar_gs.render.config import ShadingConfig

@@ -7,7 +7,7 @@ import torch
 
 from avatar_gs.body.pose import a_pose
 from avatar_gs.core.errors import UserError
-from avatar_gs.core.io import RunFolder
+from avatar_gs.core.runs import RunFolder
 from avatar_gs.core.seeding import generator
 from avatar_gs.prior.config import PromptConfig
 from avatar_gs.render.config import CamerasConfig, ShadingConfig

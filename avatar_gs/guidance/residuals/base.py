@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from avatar_gs.core.device import send
+from avatar_gs.core.device import to_device
 from avatar_gs.guidance.noise import Noised, independent
-from avatar_gs.types import Prior
+from avatar_gs.protocols import Prior
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def picked(mask: Bool[Tensor, " B"] | None, device: torch.device) -> Int[Tensor,
     if mask is None:
         return None
     places = mask.cpu().nonzero().flatten()
-    return None if len(places) == len(mask) else send(places, device)
+    return None if len(places) == len(mask) else to_device(places, device)
 
 
 def _scatter(part: Tensor, pick: Tensor, batch: int) -> Tensor:

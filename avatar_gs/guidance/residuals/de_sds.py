@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from avatar_gs.core.device import send
+from avatar_gs.core.device import to_device
 from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import DeSdsConfig, GuidanceConfig, SmallNoise, Variant
@@ -26,7 +26,7 @@ from avatar_gs.guidance.learnables import ConsistentText, denoising_loss
 from avatar_gs.guidance.noise import Noised, noise_ratios
 from avatar_gs.guidance.residuals.base import Context, Plain, Predictor, Residual
 from avatar_gs.guidance.weights import Cfg
-from avatar_gs.types import Prior
+from avatar_gs.protocols import Prior
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class Used:
     @classmethod
     def of(cls, chosen: Bool[Tensor, " B"], device: torch.device) -> "Used":
         """``chosen`` is on the host."""
-        return cls(send(chosen[:, None, None, None], device), int(chosen.sum()))
+        return cls(to_device(chosen[:, None, None, None], device), int(chosen.sum()))
 
     def of_all(self, values: Float[Tensor, "B c h w"]) -> Float[Tensor, "B c h w"]:
         """The values of these images, and zeros for the others."""

@@ -8,7 +8,7 @@ from avatar_gs.guidance.config import GuidanceConfig, HifaConfig
 from avatar_gs.guidance.noise import Noised, arrived, ddim
 from avatar_gs.guidance.residuals.base import Context, Plain, Predictor, Residual
 from avatar_gs.guidance.weights import Cfg
-from avatar_gs.types import Prior
+from avatar_gs.protocols import Prior
 
 
 class Hifa(Plain):

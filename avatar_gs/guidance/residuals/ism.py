@@ -6,14 +6,14 @@ from itertools import pairwise
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from avatar_gs.core.device import send
+from avatar_gs.core.device import to_device
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import GuidanceConfig, IsmConfig
 from avatar_gs.guidance.noise import Noised, arrived, ddim
 from avatar_gs.guidance.residuals.base import Context, Predictor
 from avatar_gs.guidance.residuals.sds import Sds
 from avatar_gs.guidance.weights import Cfg
-from avatar_gs.types import Prior
+from avatar_gs.protocols import Prior
 
 
 class Ism(Sds):
@@ -28,7 +28,7 @@ class Ism(Sds):
         prior, empty = predict.prior, context.asked("null")
         z_t, eps = z, z
         levels = self.path(context.t, context.progress, prior.num_timesteps)  # on the host: no GPU is asked
-        there = [send(level, t.device) for level in levels]
+        there = [to_device(level, t.device) for level in levels]
         for (low, high), (now, later) in zip(pairwise(levels), pairwise(there), strict=True):
             here = arrived(prior, z, z_t, now)
             eps = predict(here, empty, where={"null": high > low})["null"]

@@ -3,13 +3,13 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from avatar_gs.core.device import send
+from avatar_gs.core.device import to_device
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import GuidanceConfig, NfsdConfig
 from avatar_gs.guidance.noise import Noised, noise_ratios
 from avatar_gs.guidance.residuals.base import Context, Plain, Predictor, Residual
 from avatar_gs.guidance.weights import Cfg
-from avatar_gs.types import Prior
+from avatar_gs.protocols import Prior
 
 
 class Nfsd(Plain):
@@ -33,7 +33,7 @@ class Nfsd(Plain):
         eps_hat = self.cfg(eps)
         correction = eps["null"]
         if subtracts.any():
-            mask = send(subtracts[:, None, None, None], noised.z.device)
+            mask = to_device(subtracts[:, None, None, None], noised.z.device)
             correction = correction - eps["negative"].where(mask, 0.0)
         return Residual(eps_hat - eps["null"] + self.config.correction_weight * correction, eps_hat)
 

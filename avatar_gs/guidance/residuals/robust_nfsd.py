@@ -1,6 +1,6 @@
 """Robust NFSD: NFSD whose noise correction is taken at a small noise level of its own, at a length that is given."""
 
-from avatar_gs.core.device import send
+from avatar_gs.core.device import to_device
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import GuidanceConfig, RobustNfsdConfig, ScheduleConfig, ScheduleKind
 from avatar_gs.guidance.noise import Noised, independent, uniforms
@@ -8,7 +8,7 @@ from avatar_gs.guidance.residuals import nfsd
 from avatar_gs.guidance.residuals.base import Context, Plain, Predictor, Residual
 from avatar_gs.guidance.schedule import draw_times
 from avatar_gs.guidance.weights import Cfg
-from avatar_gs.types import Prior
+from avatar_gs.protocols import Prior
 
 
 class RobustNfsd(Plain):
@@ -26,7 +26,7 @@ class RobustNfsd(Plain):
             return self.first(noised, predict, context)
         prior = predict.prior
         t = draw_times(self.small, context.progress, uniforms(context.generators), prior.num_timesteps)
-        t = send(t, noised.t.device)
+        t = to_device(t, noised.t.device)
         little = independent(prior, noised.z, t, context.generators)
         asked = {name: (noised, cond) for name, cond in context.asked(*self.cfg.names).items()}
         eps = predict.together({**asked, "correction": (little, context.conditions["null"])})

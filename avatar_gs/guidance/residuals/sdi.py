@@ -11,7 +11,7 @@ from avatar_gs.guidance.noise import Noised, arrived, ddim
 from avatar_gs.guidance.residuals.base import Context, Predictor
 from avatar_gs.guidance.residuals.sds import Sds
 from avatar_gs.guidance.weights import Cfg
-from avatar_gs.types import Prior
+from avatar_gs.protocols import Prior
 
 
 class Sdi(Sds):

@@ -5,7 +5,7 @@ from avatar_gs.guidance.config import GuidanceConfig
 from avatar_gs.guidance.noise import Noised
 from avatar_gs.guidance.residuals.base import Context, Plain, Predictor, Residual
 from avatar_gs.guidance.weights import Cfg
-from avatar_gs.types import Prior
+from avatar_gs.protocols import Prior
 
 
 class Sds(Plain):

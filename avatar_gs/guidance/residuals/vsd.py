@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from avatar_gs.core.device import send
+from avatar_gs.core.device import to_device
 from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import GuidanceConfig, ScheduleConfig, ScheduleKind, VsdConfig
@@ -13,7 +13,7 @@ from avatar_gs.guidance.noise import Noised, independent, uniforms
 from avatar_gs.guidance.residuals.base import Context, Plain, Predictor, Residual
 from avatar_gs.guidance.schedule import draw_times
 from avatar_gs.guidance.weights import Cfg
-from avatar_gs.types import AdaptablePrior, Prior
+from avatar_gs.protocols import AdaptablePrior, Prior
 
 ALL_LEVELS = ScheduleConfig(kind=ScheduleKind.uniform, t_min=0.0, t_max=1.0)
 
@@ -33,7 +33,7 @@ class Vsd(Plain):
         eps_lora = adapter.eps(noised.z_t, noised.t, text, control, context.cameras).to(noised.z)
         generators = context.generators
         t = draw_times(ALL_LEVELS, context.progress, uniforms(generators), predict.prior.num_timesteps)
-        t = send(t, noised.t.device)
+        t = to_device(t, noised.t.device)
         other = independent(predict.prior, noised.z, t, generators)
         with torch.enable_grad():
             guess = adapter.eps(other.z_t, t, text, control, self._some(context)).to(noised.z)
@@ -45,7 +45,7 @@ class Vsd(Plain):
         if context.cameras is None:
             return None
         said = uniforms(context.generators) >= self.config.camera_dropout
-        return context.cameras * send(said[:, None].to(context.cameras.dtype), context.cameras.device)
+        return context.cameras * to_device(said[:, None].to(context.cameras.dtype), context.cameras.device)
 
 
 def build(config: GuidanceConfig, prior: Prior, conditions: TextConditions) -> Vsd:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from avatar_gs.export.sheets import write_png
+from avatar_gs.core.images import write_png
 from avatar_gs.lab.metrics.portraits import AZIMUTHS
 from avatar_gs.lab.world.dataset import CAMERAS, draw_sample, paint
 from avatar_gs.lab.world.people import Outfit, Person, held_out, random_person

@@ -16,7 +16,7 @@ from avatar_gs.prior.config import PromptConfig
 from avatar_gs.prior.prompts import view_direction
 from avatar_gs.render.cameras import subject
 from avatar_gs.render.config import ShadingConfig
-from avatar_gs.render.shading import Lighting, Shade, camera_positions, shaded
+from avatar_gs.render.shading import Lighting, Shade, camera_positions, shade_splats
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.training.drawing import outward_normals
 from avatar_gs.types import Framing
@@ -35,7 +35,7 @@ def draw_looks(model: GaussianModel, stage: Stage, config: ShadingConfig) -> dic
     for shade in Shade:
         lighting = Lighting(shade, lamps(stage), config.ambient, config.diffuse)
         views = range(len(stage.views))
-        pictures = [draw_from(shaded(gaussians, normals, lighting, v), stage.views.cameras[v]) for v in views]
+        pictures = [draw_from(shade_splats(gaussians, normals, lighting, v), stage.views.cameras[v]) for v in views]
         looks[shade] = Pictures(*(np.concatenate([getattr(p, name) for p in pictures]) for name in ("rgb", "alpha")))
     return looks
 

@@ -16,7 +16,7 @@ from avatar_gs.core.seeding import generator
 from avatar_gs.lab.metrics.truth import Stage, neutral_body, stage_of
 from avatar_gs.prior.config import PromptConfig
 from avatar_gs.prior.prompts import view_buckets
-from avatar_gs.render.pose_map import body_depth, draw_pose_map
+from avatar_gs.render.pose_map import body_depth, render_pose_map
 from avatar_gs.types import Framing
 
 ORBIT = tuple(45.0 * turn for turn in range(8))
@@ -74,7 +74,7 @@ class Sights:
         for stage in self.stages:
             cameras = stage.views.cameras
             depth, keypoints = body_depth(stage.posed, cameras), openpose_keypoints(body, stage.posed)
-            maps.append(draw_pose_map(keypoints, cameras, depth, size=size, hands=full, face=full))
+            maps.append(render_pose_map(keypoints, cameras, depth, size=size, hands=full, face=full))
         return torch.cat(maps).to(device)
 
 

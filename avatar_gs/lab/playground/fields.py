@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from avatar_gs.core.seeding import generator
 from avatar_gs.lab.playground.config import FieldKind, GridConfig, Init, PlaygroundConfig
 from avatar_gs.lab.playground.grid import HashGrid
-from avatar_gs.types import Prior
+from avatar_gs.protocols import Prior
 
 GREY = 0.5
 NOISE = 0.25

@@ -6,10 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from avatar_gs.core.console import progress
+from avatar_gs.core.console import interruptible, progress
+from avatar_gs.core.device import all_finite
 from avatar_gs.core.errors import UserError
-from avatar_gs.core.finite import all_finite
-from avatar_gs.core.io import interruptible
 from avatar_gs.core.seeding import generator
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.distill import Distilled, Guidance

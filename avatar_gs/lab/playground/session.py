@@ -10,8 +10,8 @@ import torch
 
 from avatar_gs.body.model import Body
 from avatar_gs.core.errors import UserError
+from avatar_gs.core.images import write_png
 from avatar_gs.core.io import write_json
-from avatar_gs.export.sheets import write_png
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import EDITING, GuidanceConfig, Method
 from avatar_gs.guidance.distill import build_guidance

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from avatar_gs.export.sheets import Picture, sheet, to_uint8, write_png
+from avatar_gs.core.images import RGBImage, contact_sheet, to_uint8, write_png
 from avatar_gs.export.video import write_turntable
 from avatar_gs.guidance.distill import Distilled
 from avatar_gs.lab.playground.fields import Canvas
@@ -32,9 +32,9 @@ class Frame:
     """The picture before the update of a step, and what the guidance made of it (nothing, for the very last one)."""
 
     step: int
-    image: Picture
-    gradient: Picture | None = None
-    clean: Picture | None = None
+    image: RGBImage
+    gradient: RGBImage | None = None
+    clean: RGBImage | None = None
     t: int | None = None
 
     @classmethod
@@ -65,14 +65,14 @@ def evenly(frames: Sequence[Frame], count: int) -> list[Frame]:
     return [frames[pick] for pick in picks]
 
 
-def strip(frames: Sequence[Frame], title: str, size: int) -> Picture:
+def strip(frames: Sequence[Frame], title: str, size: int) -> RGBImage:
     """Three rows (image, gradient, ẑ0) over time."""
     chosen = evenly(frames, COLUMNS)
     rows = [[f.image for f in chosen], [f.gradient for f in chosen], [f.clean for f in chosen]]
-    return sheet(rows, row_labels=ROWS, column_labels=[f.label for f in chosen], title=title, size=size)
+    return contact_sheet(rows, row_labels=ROWS, column_labels=[f.label for f in chosen], title=title, size=size)
 
 
-def comparison(plays: Mapping[str, Sequence[Frame]], title: str, size: int) -> Picture:
+def comparison(plays: Mapping[str, Sequence[Frame]], title: str, size: int) -> RGBImage:
     """A row of pictures over time for each method, all at the same steps as far as they went."""
     longest = max(plays.values(), key=len)
     steps = [frame.step for frame in evenly(longest, COMPARED)]
@@ -81,7 +81,7 @@ def comparison(plays: Mapping[str, Sequence[Frame]], title: str, size: int) -> P
         at = {frame.step: frame.image for frame in frames}
         rows.append([at.get(step) for step in steps])
     labels = [f"step {step}" for step in steps]
-    return sheet(rows, row_labels=list(plays), column_labels=labels, title=title, size=size)
+    return contact_sheet(rows, row_labels=list(plays), column_labels=labels, title=title, size=size)
 
 
 def write_video(path: Path, frames: Sequence[Frame]) -> None:
@@ -111,7 +111,7 @@ def write_sweep_sheet(folder: Path, final: str) -> Path | None:
     names = [file.relative_to(folder).parts[0] for file in files]
     pictures = [np.asarray(Image.open(file).convert("RGB")) for file in files]
     path = folder / "comparison.png"
-    write_png(path, sheet([pictures], column_labels=names, size=cell_size(pictures[0].shape[0])))
+    write_png(path, contact_sheet([pictures], column_labels=names, size=cell_size(pictures[0].shape[0])))
     return path
 
 
@@ -120,5 +120,5 @@ def cell_size(image_size: int) -> int:
     return max(128, min(image_size, 256))
 
 
-def _enlarged(picture: Picture, side: int) -> np.ndarray:
+def _enlarged(picture: RGBImage, side: int) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.NEAREST))

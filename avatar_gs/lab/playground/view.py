@@ -13,7 +13,7 @@ from avatar_gs.lab.playground.config import PlaygroundConfig
 from avatar_gs.prior.config import PromptConfig
 from avatar_gs.prior.prompts import view_buckets
 from avatar_gs.render.cameras import fixed_views
-from avatar_gs.render.pose_map import body_depth, draw_pose_map
+from avatar_gs.render.pose_map import body_depth, render_pose_map
 from avatar_gs.types import Framing
 
 
@@ -34,5 +34,5 @@ def chosen_view(config: PlaygroundConfig, prompts: PromptConfig, body: Body, siz
     control = None
     if config.control:
         depth = body_depth(posed, views.cameras)
-        control = draw_pose_map(openpose_keypoints(body, posed), views.cameras, depth, size=size)
+        control = render_pose_map(openpose_keypoints(body, posed), views.cameras, depth, size=size)
     return View(view_buckets(views, prompts)[0], control, views.cameras.T_camera_world.flatten(1))

@@ -48,8 +48,8 @@ def paint_lit(
 def random_light(
     depth: Float[np.ndarray, "S S"], focal: float, rng: np.random.Generator, *, gentle: bool
 ) -> UInt8[np.ndarray, "S S"]:
-    """The light on every pixel (255 = full albedo) of a lamp drawn as ``render.shading.draw_lights`` draws it; with
-    ``gentle`` in some cases (``GENTLE_SHARE``) that of drawn people, from the camera."""
+    """The light on every pixel (255 = full albedo) of a lamp placed as in ``render.shading``;
+    with ``gentle`` in some cases (``GENTLE_SHARE``) that of drawn people, from the camera."""
     if gentle and rng.random() < GENTLE_SHARE:
         return lambert_of_depth(depth, focal, np.zeros(3), pic.AMBIENT)
     away = _distance(depth)

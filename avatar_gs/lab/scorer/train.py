@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPModel, CLIPTokenizer
 
-from avatar_gs.core.io import interruptible
+from avatar_gs.core.console import interruptible
 from avatar_gs.lab.scorer.config import ScorerConfig
 from avatar_gs.lab.scorer.data import PairSet, float_pictures
 from avatar_gs.lab.scorer.model import build_model, embed_images, embed_tokens, load_model, person_part

@@ -9,7 +9,7 @@ import logging
 from avatar_gs.body.model import load_body
 from avatar_gs.core.console import progress
 from avatar_gs.core.device import choose_device
-from avatar_gs.core.io import RunFolder
+from avatar_gs.core.runs import RunFolder
 from avatar_gs.lab.playground.picture import load_picture
 from avatar_gs.lab.playground.session import FINAL, chosen_methods, play_all
 from avatar_gs.lab.playground.strip import write_sweep_sheet

@@ -2,7 +2,7 @@
 
 import logging
 
-from avatar_gs.core.console import progress_of_parts
+from avatar_gs.core.console import progress_bars
 from avatar_gs.lab.train_prior.train import train
 from avatar_gs.settings import Settings
 
@@ -11,6 +11,6 @@ log = logging.getLogger(__name__)
 
 def run(settings: Settings) -> None:
     """Trains into ``mini.folder`` and says where the finished prior is."""
-    with progress_of_parts() as report:
+    with progress_bars() as report:
         folder = train(settings.mini, report)
     log.info("the prior is in %s; use it: prior=%s; package it: copy it to avatar_gs/assets/mini", folder, folder)

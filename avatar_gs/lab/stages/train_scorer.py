@@ -2,7 +2,7 @@
 
 import logging
 
-from avatar_gs.core.console import progress_of_parts
+from avatar_gs.core.console import progress_bars
 from avatar_gs.lab.scorer.run import train_and_measure
 from avatar_gs.settings import Settings
 
@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 def run(settings: Settings) -> None:
     """Trains into ``scorer.folder``, prints how good the result is, and says where it is."""
-    with progress_of_parts() as report:
+    with progress_bars() as report:
         folder, figures = train_and_measure(settings.scorer, report)
     print((folder / "measured.md").read_text(encoding="utf-8"))
     log.info(

@@ -14,8 +14,8 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from avatar_gs.core.console import format_duration
+from avatar_gs.core.images import write_png
 from avatar_gs.core.io import write_json
-from avatar_gs.export.sheets import write_png
 from avatar_gs.lab.metrics.avatar import Strip
 
 LOGGER = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ import numpy as np
 
 from avatar_gs.core.console import format_duration, progress
 from avatar_gs.core.errors import UserError
+from avatar_gs.core.images import RGBImage, contact_sheet, write_png
 from avatar_gs.core.io import write_json, write_text
-from avatar_gs.export.sheets import Picture, sheet, write_png
 from avatar_gs.lab.metrics.avatar import STRIP_LABELS
 from avatar_gs.lab.metrics.colours import wilson_lower_bound
 from avatar_gs.lab.metrics.likeness import load_judges
@@ -153,25 +153,25 @@ def _results(
     return results
 
 
-def _identity(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], Picture]:
+def _identity(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], RGBImage]:
     return measure_identity(settings, prior, load_judges(), folder)
 
 
-def _methods(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], Picture]:
+def _methods(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], RGBImage]:
     return measure_methods(settings, prior, load_scorer(), folder)
 
 
-def _claims(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], Picture]:
+def _claims(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], RGBImage]:
     return measure_claims(settings, prior, load_scorer(), folder)
 
 
-def _colours(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], Picture]:
+def _colours(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], RGBImage]:
     kept = RecordFolder(folder / "avatars", Record.of_plain)
     records = make_records(settings, prior, kept)
     rows = [kept.strip(key) for key in records]
     labels = [_label(record) for record in records.values()]
     title = f"suite=colours, seed {settings.seed}: {tables.LABEL}"
-    picture = sheet(rows, row_labels=labels, column_labels=STRIP_LABELS, title=title, size=128)
+    picture = contact_sheet(rows, row_labels=labels, column_labels=STRIP_LABELS, title=title, size=128)
     return {**summarise(list(records.values())), "avatars": list(records)}, picture
 
 
@@ -180,7 +180,7 @@ def _label(record: Record) -> str:
     return asked if record.kind is Kind.AVATAR else f"{record.kind.value}: {asked}"
 
 
-def _prior(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], Picture]:
+def _prior(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], RGBImage]:
     """2D samples for held-out prompts, scored by ``mini.measure``.
 
     Raises:
@@ -222,14 +222,14 @@ def _wilson(name: str, row: dict[str, float]) -> float | None:
     return None if "IoU" in name else wilson_lower_bound(round(row["mean"] * row["n"]), int(row["n"]))
 
 
-def _samples_sheet(some: list[Trial], pictures: np.ndarray, seed: int) -> Picture:
+def _samples_sheet(some: list[Trial], pictures: np.ndarray, seed: int) -> RGBImage:
     """Pose map, truth and sample of each prompt."""
 
-    def cell(picture: np.ndarray) -> Picture:
+    def cell(picture: np.ndarray) -> RGBImage:
         return (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
 
     rows = [[cell(trial.control), cell(trial.truth), cell(pictures[i])] for i, trial in enumerate(some)]
     half = -(-len(rows) // 2)
     paired = [row + (rows[half + i] if half + i < len(rows) else []) for i, row in enumerate(rows[:half])]
     labels = ["pose map", "truth", "sample"] * (2 if len(rows) > half else 1)
-    return sheet(paired, column_labels=labels, title=f"suite=prior, seed {seed}: {tables.LABEL}", size=128)
+    return contact_sheet(paired, column_labels=labels, title=f"suite=prior, seed {seed}: {tables.LABEL}", size=128)

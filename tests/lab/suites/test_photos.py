@@ -10,7 +10,7 @@ from PIL import Image
 from tests.lab.suites.test_clip import save_clip
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.core.io import RunFolder
+from avatar_gs.core.runs import RunFolder
 from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.lab.metrics.clip import load_clip
 from avatar_gs.lab.metrics.faces import Faces, load_faces

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from avatar_gs.core.console import format_duration
-from avatar_gs.export.sheets import Picture, sheet
+from avatar_gs.core.images import RGBImage, contact_sheet
 from avatar_gs.lab.scorer.model import Scorer
 from avatar_gs.lab.suites.claims.claims import Claim, chosen_claims
 from avatar_gs.lab.suites.claims.figures import Plays
@@ -27,7 +27,7 @@ CELL_SIZE = 128
 
 def measure_claims(
     settings: Settings, prior: StableDiffusionPrior, scorer: Scorer, folder: Path
-) -> tuple[dict[str, Any], Picture]:
+) -> tuple[dict[str, Any], RGBImage]:
     """The suite's figures and its sheet of pictures; makes the records that ``folder`` does not hold yet."""
     claims = chosen_claims(settings.evaluate.claims)
     kept = RecordFolder(folder / "runs", Record.of_plain)
@@ -73,7 +73,7 @@ def _checked(claim: Claim, conditions: list[Condition]) -> dict[str, Any]:
     return {"statement": claim.statement, "verdict": verdict(conditions).value, "conditions": rows}
 
 
-def _sheet(records: Mapping[str, Record], kept: RecordFolder[Record]) -> Picture:
+def _sheet(records: Mapping[str, Record], kept: RecordFolder[Record]) -> RGBImage:
     """A row for each recipe, a column for each seed; of the plane of points the first seed's three methods."""
     known, rows = recipes(), {}
     for key, record in records.items():
@@ -85,7 +85,7 @@ def _sheet(records: Mapping[str, Record], kept: RecordFolder[Record]) -> Picture
     seeds = list(dict.fromkeys(record.seed for record in records.values()))
     labels = [f"seed {seed}" for seed in seeds]
     title = f"suite=claims: {LABEL}"
-    return sheet(list(rows.values()), row_labels=list(rows), column_labels=labels, title=title, size=CELL_SIZE)
+    return contact_sheet(list(rows.values()), row_labels=list(rows), column_labels=labels, title=title, size=CELL_SIZE)
 
 
 def claims_markdown(results: dict[str, Any]) -> str:

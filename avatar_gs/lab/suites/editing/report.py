@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from avatar_gs.core.console import format_duration
-from avatar_gs.export.sheets import Picture, sheet
+from avatar_gs.core.images import RGBImage, contact_sheet
 from avatar_gs.guidance.config import EDITING
 from avatar_gs.guidance.presets import named_preset
 from avatar_gs.lab.suites.editing.records import BEFORE, EditRecord
@@ -38,7 +38,7 @@ COLUMNS = {
 FULL_PROMPTS, FULL_SEEDS = 12, 3
 
 
-def measure_editing(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], Picture]:
+def measure_editing(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], RGBImage]:
     """The suite's figures and its sheet of pictures; makes the avatars and edits that ``folder`` does not hold yet."""
     kept = RecordFolder(folder / "edits", EditRecord.of_plain)
     records = make_records(settings, prior, kept, folder / "avatars")
@@ -60,9 +60,9 @@ def _settings_in_words(name: str) -> str:
     return f"{method} {told}, s = {config.cfg_scale:g}, t {schedule.t_min:g} to {schedule.t_max:g}"
 
 
-def _sheet(records: Mapping[str, EditRecord], kept: RecordFolder[EditRecord], seed: int) -> Picture:
+def _sheet(records: Mapping[str, EditRecord], kept: RecordFolder[EditRecord], seed: int) -> RGBImage:
     """A row for each method, the first seed's edits side by side; above them the drawn truth of the new prompts."""
-    rows: dict[str, list[Picture]] = {TRUTH: []}
+    rows: dict[str, list[RGBImage]] = {TRUTH: []}
     columns: list[str] = []
     width = len(STRIP_LABELS)
     for key, record in records.items():
@@ -73,7 +73,7 @@ def _sheet(records: Mapping[str, EditRecord], kept: RecordFolder[EditRecord], se
                 columns += [f"{record.new} {record.changed}: {label}" for label in STRIP_LABELS]
             rows.setdefault(record.preset, []).extend(strip[width:])
     title = f"suite=editing, seed {seed}: {LABEL}"
-    return sheet(list(rows.values()), row_labels=list(rows), column_labels=columns, title=title, size=CELL_SIZE)
+    return contact_sheet(list(rows.values()), row_labels=list(rows), column_labels=columns, title=title, size=CELL_SIZE)
 
 
 def editing_markdown(results: dict[str, Any]) -> str:

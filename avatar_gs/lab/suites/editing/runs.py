@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from avatar_gs.core.io import RunFolder
+from avatar_gs.core.runs import RunFolder
 from avatar_gs.guidance.presets import fitted, named_preset
 from avatar_gs.lab.metrics.avatar import Pictures, Strip, in_a_row, measure
 from avatar_gs.lab.metrics.truth import CLOSE_UP, Truth

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from avatar_gs.export.sheets import Picture, sheet
+from avatar_gs.core.images import RGBImage, contact_sheet
 from avatar_gs.lab.metrics.likeness import Judges
 from avatar_gs.lab.suites.folder import RecordFolder
 from avatar_gs.lab.suites.identity.records import METHODS, Kind, Record
@@ -24,7 +24,7 @@ CELL_SIZE = 96
 
 def measure_identity(
     settings: Settings, prior: StableDiffusionPrior, judges: Judges, folder: Path
-) -> tuple[dict[str, Any], Picture]:
+) -> tuple[dict[str, Any], RGBImage]:
     """The suite's figures and its sheet of pictures; makes the records that ``folder`` does not hold yet."""
     kept = RecordFolder(folder / "avatars", Record.of_plain)
     records = make_records(settings, prior, judges, folder, kept)
@@ -32,7 +32,7 @@ def measure_identity(
     return figures, _sheet(records, kept, settings.seed)
 
 
-def _sheet(records: Mapping[str, Record], kept: RecordFolder[Record], seed: int) -> Picture:
+def _sheet(records: Mapping[str, Record], kept: RecordFolder[Record], seed: int) -> RGBImage:
     """A row for each person in their own clothes, truth beside the avatars of every method, then one for each in the
     new outfit."""
     rows, labels = [], []
@@ -52,4 +52,4 @@ def _sheet(records: Mapping[str, Record], kept: RecordFolder[Record], seed: int)
         labels.append(f"person {person}: {records[key].prompt}")
     columns = [name for group in ("truth", *(kind.value for kind in METHODS)) for name in (group, *[""] * (CELLS - 1))]
     title = f"suite=identity, seed {seed}: {LABEL}"
-    return sheet(rows, row_labels=labels, column_labels=columns, title=title, size=CELL_SIZE)
+    return contact_sheet(rows, row_labels=labels, column_labels=columns, title=title, size=CELL_SIZE)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from avatar_gs.core.console import format_duration
-from avatar_gs.export.sheets import Picture, sheet
+from avatar_gs.core.images import RGBImage, contact_sheet
 from avatar_gs.guidance.presets import WARMUP_SHARE, named_preset
 from avatar_gs.lab.metrics.views import ORBIT
 from avatar_gs.lab.scorer.model import Scorer
@@ -38,7 +38,7 @@ FULL_PROMPTS, FULL_SEEDS, FULL_STEPS = 12, 5, 250
 
 def measure_methods(
     settings: Settings, prior: StableDiffusionPrior, scorer: Scorer, folder: Path
-) -> tuple[dict[str, Any], Picture]:
+) -> tuple[dict[str, Any], RGBImage]:
     """The suite's figures and its sheet of pictures; makes the avatars that ``folder`` does not hold yet."""
     kept = RecordFolder(folder / "avatars", Record.of_plain)
     steps, compute = make_records(settings, prior, scorer, kept)
@@ -69,11 +69,11 @@ def _settings_in_words(name: str) -> str:
     )
 
 
-def _sheet(modes: Mapping[str, Mapping[str, Record]], kept: RecordFolder[Record], seed: int) -> Picture:
+def _sheet(modes: Mapping[str, Mapping[str, Record]], kept: RecordFolder[Record], seed: int) -> RGBImage:
     """A row for each method, with and without ControlNet, in both modes: each prompt's first avatar, front and back.
     Above them the drawn truth."""
-    rows: dict[str, list[Picture]] = {}
-    truths: dict[str, Picture] = {}
+    rows: dict[str, list[RGBImage]] = {}
+    truths: dict[str, RGBImage] = {}
     for mode, records in modes.items():
         for key, record in records.items():
             if record.seed == seed:
@@ -86,7 +86,7 @@ def _sheet(modes: Mapping[str, Mapping[str, Record]], kept: RecordFolder[Record]
     columns = ["front", "back"] * len(truths)
     title = f"suite=methods, seed {seed}: {LABEL}"
     names = ["drawn truth (front)", *rows]
-    return sheet([shown, *rows.values()], row_labels=names, column_labels=columns, title=title, size=CELL_SIZE)
+    return contact_sheet([shown, *rows.values()], row_labels=names, column_labels=columns, title=title, size=CELL_SIZE)
 
 
 def methods_markdown(results: dict[str, Any]) -> str:

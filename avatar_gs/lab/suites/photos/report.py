@@ -8,10 +8,10 @@ import numpy as np
 
 from avatar_gs.body.model import load_body
 from avatar_gs.body.pose import a_pose
-from avatar_gs.core import run_files as runs
+from avatar_gs.core import runs
 from avatar_gs.core.console import progress
 from avatar_gs.core.errors import UserError
-from avatar_gs.export.sheets import Picture, sheet
+from avatar_gs.core.images import RGBImage, contact_sheet
 from avatar_gs.identity.photos import load_photos
 from avatar_gs.lab.metrics.avatar import draw_from
 from avatar_gs.lab.metrics.clip import PACKAGED, load_clip
@@ -36,7 +36,7 @@ SHEET_PHOTOS = 8
 CELL_SIZE = 128
 
 
-def measure_likeness(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], Picture]:
+def measure_likeness(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], RGBImage]:
     """The figures of the run ``settings.name`` beside ``settings.photos``, and a sheet of both.
 
     Raises:
@@ -79,10 +79,10 @@ def _renders(settings: Settings) -> np.ndarray:
     return draw_from(gaussians, fixed_views(posed, [framing for framing, _ in VIEWS], azimuths, SIZE).cameras).on_grey()
 
 
-def _sheet(renders: np.ndarray, photos: np.ndarray) -> Picture:
+def _sheet(renders: np.ndarray, photos: np.ndarray) -> RGBImage:
     columns = len(AZIMUTHS)
     rows = [[*in_bytes(renders[start : start + columns])] for start in range(0, len(renders), columns)]
-    return sheet(
+    return contact_sheet(
         [*rows, [*in_bytes(photos[:SHEET_PHOTOS])]],
         row_labels=[*(framing.value for framing in FRAMINGS), "photos"],
         column_labels=list(AZIMUTHS),

@@ -12,12 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from avatar_gs.body.model import Body
-from avatar_gs.core.console import progress
-from avatar_gs.core.io import interruptible
+from avatar_gs.core.console import interruptible, progress
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import Method
 from avatar_gs.lab.metrics.clip import Clip
 from avatar_gs.prior.prompts import BucketPrompt, texts
+from avatar_gs.protocols import Prior
 from avatar_gs.settings import Settings
 from avatar_gs.splats.optim import gradients_are_finite
 from avatar_gs.splats.surface import RestSurface
@@ -28,7 +28,6 @@ from avatar_gs.training.scene import Scene, prepared_scenes
 from avatar_gs.training.state import TrainingState
 from avatar_gs.training.step import all_losses, learn_background, update
 from avatar_gs.training.stopwatch import Stopwatch
-from avatar_gs.types import Prior
 
 WEIGHT = 0.05
 """Of 1 - cosine, in the unit of the regularisers (``training.config.LossesConfig``). With the packaged scorer,

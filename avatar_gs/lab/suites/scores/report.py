@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from avatar_gs.export.sheets import Picture, sheet
+from avatar_gs.core.images import RGBImage, contact_sheet
 from avatar_gs.lab.metrics.clip import load_clip
 from avatar_gs.lab.metrics.perceptual import load_lpips
 from avatar_gs.lab.metrics.shots import Shots
@@ -30,7 +30,7 @@ SHOWN_WHITE = {"textureless": 0, "its head": len(ORBIT)}
 CELL_SIZE = 96
 
 
-def measure_scores(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], Picture]:
+def measure_scores(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], RGBImage]:
     """The suite's figures and its sheet of pictures; makes the records that ``folder`` does not hold yet.
 
     Raises:
@@ -61,7 +61,7 @@ def measure_scores(settings: Settings, prior: StableDiffusionPrior, folder: Path
     return figures, _sheet(records, kept, len(seen), settings)
 
 
-def _sheet(records: Mapping[str, Record], kept: RecordFolder[Record], views: int, settings: Settings) -> Picture:
+def _sheet(records: Mapping[str, Record], kept: RecordFolder[Record], views: int, settings: Settings) -> RGBImage:
     """A row for each kind of each prompt, with the first seed."""
     rows, labels = [], []
     for case in range(settings.evaluate.scored_prompts):
@@ -73,4 +73,4 @@ def _sheet(records: Mapping[str, Record], kept: RecordFolder[Record], views: int
             rows.append([*(cells[view] for view in SHOWN.values()), *(white[view] for view in SHOWN_WHITE.values())])
             labels.append(f"{case}: {kind.value}")
     title = f"suite=scores, seed {settings.seed}: {LABEL}"
-    return sheet(rows, row_labels=labels, column_labels=[*SHOWN, *SHOWN_WHITE], title=title, size=CELL_SIZE)
+    return contact_sheet(rows, row_labels=labels, column_labels=[*SHOWN, *SHOWN_WHITE], title=title, size=CELL_SIZE)

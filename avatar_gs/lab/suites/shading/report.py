@@ -6,7 +6,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from avatar_gs.core.console import format_duration
-from avatar_gs.export.sheets import Picture, sheet
+from avatar_gs.core.images import RGBImage, contact_sheet
 from avatar_gs.lab.metrics.avatar import Measurement
 from avatar_gs.lab.metrics.shading import POOL
 from avatar_gs.lab.metrics.truth import DIRECTIONS
@@ -22,7 +22,7 @@ from avatar_gs.settings import Settings
 LOOKS = ("albedo", "shaded", "textureless")
 
 
-def measure_shading(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], Picture]:
+def measure_shading(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], RGBImage]:
     """The figures and the sheet of suite=shading."""
     kept = RecordFolder(folder / "avatars", ShadingRecord.of_plain)
     records = make_records(settings, prior, load_scorer(), kept)
@@ -31,7 +31,7 @@ def measure_shading(settings: Settings, prior: StableDiffusionPrior, folder: Pat
     ]
     title = f"suite=shading, seed {settings.seed}: {tables.LABEL}"
     rows = [kept.strip(key) for key in records]
-    picture = sheet(rows, row_labels=labels, column_labels=STRIP_LABELS, title=title, size=128)
+    picture = contact_sheet(rows, row_labels=labels, column_labels=STRIP_LABELS, title=title, size=128)
     return {**summarise(list(records.values())), "avatars": list(records)}, picture
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils import cpp_extension
 
-from avatar_gs.core import gsplat_toolchain as kernels
+from avatar_gs.core import gsplat_kernels
 from avatar_gs.core.errors import UserError
 from avatar_gs.render.rasterize import require_renderer
 
@@ -32,15 +32,20 @@ def machine(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "built"))
     for name in ("CXX", "MAX_JOBS"):
         monkeypatch.delenv(name, raising=False)
-    find = kernels.importlib.util.find_spec
-    monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: None if name == "gsplat.csrc" else find(name))
+    find = gsplat_kernels.importlib.util.find_spec
+    monkeypatch.setattr(
+        gsplat_kernels.importlib.util, "find_spec", lambda name: None if name == "gsplat.csrc" else find(name)
+    )
     for name in ("c++", "ninja"):
         program(tmp_path / "bin" / name)
     return tmp_path / "bin"
 
 
 def test_without_nvcc(machine):
-    assert "found no nvcc" in kernels.look().wrong and "install the CUDA toolkit" in kernels.look().wrong
+    assert (
+        "found no nvcc" in gsplat_kernels.find_kernels().problem
+        and "install the CUDA toolkit" in gsplat_kernels.find_kernels().problem
+    )
     with pytest.raises(UserError, match=r"device=cuda: found no nvcc.*device=cpu") as error:
         require_renderer("cuda")
     assert "\n" not in str(error.value)
@@ -48,27 +53,27 @@ def test_without_nvcc(machine):
 
 def test_what_a_build_will_need_and_take(machine, monkeypatch):
     nvcc = nvcc_of(machine, "13.2")
-    found = kernels.look(16)
-    assert not found.wrong
-    assert f"not compiled yet: the first use builds them with {nvcc} (CUDA 13.2), c++ and ninja" in found.found
-    assert "an estimated 114 s with 10 jobs" in found.found
-    assert "an estimated 10 min with 2 jobs" in kernels.look(2).found
+    found = gsplat_kernels.find_kernels(16)
+    assert not found.problem
+    assert f"not compiled yet: the first use builds them with {nvcc} (CUDA 13.2), c++ and ninja" in found.status
+    assert "an estimated 114 s with 10 jobs" in found.status
+    assert "an estimated 10 min with 2 jobs" in gsplat_kernels.find_kernels(2).status
     monkeypatch.setenv("MAX_JOBS", "13")
-    assert "an estimated 88 s with 13 jobs" in kernels.look(16).found
+    assert "an estimated 88 s with 13 jobs" in gsplat_kernels.find_kernels(16).status
     require_renderer("cuda")
 
 
 def test_cuda_home_goes_before_the_path(machine, monkeypatch, tmp_path):
     nvcc_of(machine, "12.8")
     monkeypatch.setattr(cpp_extension, "CUDA_HOME", str(tmp_path / "cuda"))
-    assert "12.8" in kernels.look().wrong
+    assert "12.8" in gsplat_kernels.find_kernels().problem
     nvcc_of(tmp_path / "cuda" / "bin", "13.0")
-    assert not kernels.look().wrong
+    assert not gsplat_kernels.find_kernels().problem
 
 
 def test_an_nvcc_of_another_cuda_than_torchs(machine):
     nvcc_of(machine, "12.8")
-    wrong = kernels.look().wrong
+    wrong = gsplat_kernels.find_kernels().problem
     assert "CUDA 12.8" in wrong and "torch was built with CUDA 13.0" in wrong and "install CUDA toolkit 13.0" in wrong
     with pytest.raises(UserError, match=r"device=cuda: .*CUDA 12\.8.*device=cpu"):
         require_renderer("cuda")
@@ -76,18 +81,18 @@ def test_an_nvcc_of_another_cuda_than_torchs(machine):
 
 def test_an_nvcc_that_does_not_answer(machine):
     program(machine / "nvcc", "no version")
-    assert "names no CUDA release" in kernels.look().wrong
+    assert "names no CUDA release" in gsplat_kernels.find_kernels().problem
 
 
 @pytest.mark.parametrize("name", ["c++", "ninja"])
 def test_without_a_compiler_or_ninja(machine, name, monkeypatch):
     nvcc_of(machine, "13.0")
     (machine / name).unlink()
-    assert f"found no {name}" in kernels.look().wrong
+    assert f"found no {name}" in gsplat_kernels.find_kernels().problem
     if name == "c++":
         program(machine / "g++-14")
         monkeypatch.setenv("CXX", "g++-14")
-        assert not kernels.look().wrong
+        assert not gsplat_kernels.find_kernels().problem
 
 
 def test_what_was_built_before_is_found_but_needs_nvcc_too(machine, tmp_path):
@@ -95,16 +100,16 @@ def test_what_was_built_before_is_found_but_needs_nvcc_too(machine, tmp_path):
     library = tmp_path / "built" / "py311" / "gsplat_cuda" / "gsplat_cuda.so"
     library.parent.mkdir(parents=True)
     library.touch()
-    assert "found no nvcc" in kernels.look().wrong
+    assert "found no nvcc" in gsplat_kernels.find_kernels().problem
     nvcc_of(machine, "13.0")
-    assert kernels.look() == kernels.Kernels(f"compiled before, {library}")
+    assert gsplat_kernels.find_kernels() == gsplat_kernels.Kernels(f"compiled before, {library}")
 
 
 def test_kernels_that_came_with_gsplat_need_nothing(machine, monkeypatch):
-    monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: name)
-    assert kernels.look() == kernels.Kernels("compiled, they came with gsplat")
+    monkeypatch.setattr(gsplat_kernels.importlib.util, "find_spec", lambda name: name)
+    assert gsplat_kernels.find_kernels() == gsplat_kernels.Kernels("compiled, they came with gsplat")
 
 
 def test_without_gsplat(machine, monkeypatch):
-    monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: None)
-    assert "pip install gsplat" in kernels.look().wrong
+    monkeypatch.setattr(gsplat_kernels.importlib.util, "find_spec", lambda name: None)
+    assert "pip install gsplat" in gsplat_kernels.find_kernels().problem

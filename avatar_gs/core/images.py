@@ -11,29 +11,29 @@ from torch import Tensor
 
 from avatar_gs.core.io import atomic_write
 
-Picture = UInt8[np.ndarray, "_ _ 3"]
+RGBImage = UInt8[np.ndarray, "_ _ 3"]
 
 _PAPER, _INK, _EMPTY = (255, 255, 255), (40, 40, 44), (236, 236, 238)
 _GAP = 6
 
 
 def to_uint8(images: Float[Tensor, "*B H W C"]) -> UInt8[np.ndarray, "*B H W 3"]:
-    """Pictures in [0, 1] with one channel (grey) or three as bytes, rounded; what lies outside is clamped."""
+    """RGBImages in [0, 1] with one channel (grey) or three as bytes, rounded; what lies outside is clamped."""
     rounded = images.detach().clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
     return rounded.expand(*rounded.shape[:-1], 3).numpy().copy()
 
 
-def sheet(
-    rows: Sequence[Sequence[Picture | None]],
+def contact_sheet(
+    rows: Sequence[Sequence[RGBImage | None]],
     *,
     row_labels: Sequence[str] = (),
     column_labels: Sequence[str] = (),
     title: str = "",
     size: int = 192,
-) -> Picture:
+) -> RGBImage:
     """One picture of many: a row of cells for each of ``rows``, ``size`` pixels high and as wide as the widest picture.
 
-    Rows may differ in length, and None leaves a cell empty. Pictures are resized with their shape kept. Labels that are
+    Rows may differ in length, and None leaves a cell empty. Images keep their aspect ratio. Labels that are
     too long for their place are cut with an ellipsis.
     """
     if not any(len(row) for row in rows):
@@ -70,13 +70,13 @@ def sheet(
     return np.asarray(canvas).copy()
 
 
-def write_png(path: str | Path, picture: Picture) -> None:
+def write_png(path: str | Path, picture: RGBImage) -> None:
     """Writes a picture. Raises OSError if the file cannot be written."""
     with atomic_write(path) as temporary:
         Image.fromarray(np.ascontiguousarray(picture)).save(temporary, format="PNG")
 
 
-def _fit(picture: Picture, width: int, height: int) -> Image.Image:
+def _fit(picture: RGBImage, width: int, height: int) -> Image.Image:
     scale = min(width / picture.shape[1], height / picture.shape[0])
     shape = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
     # Small maps (latents, pose maps) keep their pixels when they are enlarged.

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from avatar_gs.export.sheets import sheet, to_uint8, write_png
+from avatar_gs.core.images import contact_sheet, to_uint8, write_png
 
 RED, GREEN, BLUE = ([200, 0, 0], [0, 200, 0], [0, 0, 200])
 
@@ -17,7 +17,7 @@ def plain(color: list[int], height: int = 10, width: int = 10) -> np.ndarray:
 
 
 def test_every_picture_lies_in_its_cell() -> None:
-    grid = sheet([[plain(RED), plain(GREEN)], [plain(BLUE), None]], size=64)
+    grid = contact_sheet([[plain(RED), plain(GREEN)], [plain(BLUE), None]], size=64)
     gap = 6
     for (row, column), color in {(0, 0): RED, (0, 1): GREEN, (1, 0): BLUE, (1, 1): [236, 236, 238]}.items():
         y, x = gap + row * (64 + gap), gap + column * (64 + gap)
@@ -27,15 +27,15 @@ def test_every_picture_lies_in_its_cell() -> None:
 
 
 def test_pictures_keep_their_shape() -> None:
-    grid = sheet([[plain(RED, 32, 64), plain(GREEN, 64, 32)]], size=64)
+    grid = contact_sheet([[plain(RED, 32, 64), plain(GREEN, 64, 32)]], size=64)
     red, green = (grid == RED).all(-1), (grid == GREEN).all(-1)
     assert [np.ptp(axis) + 1 for axis in np.nonzero(red)] == [64, 128]
     assert [np.ptp(axis) + 1 for axis in np.nonzero(green)] == [64, 32]
 
 
 def test_labels_are_drawn_outside_the_pictures() -> None:
-    bare = sheet([[plain(RED)], [plain(BLUE)]], size=64)
-    labelled = sheet(
+    bare = contact_sheet([[plain(RED)], [plain(BLUE)]], size=64)
+    labelled = contact_sheet(
         [[plain(RED)], [plain(BLUE)]], size=64, row_labels=["front", "b" * 500], column_labels=["rgb"], title="ein Mann"
     )
     assert labelled.shape[0] > bare.shape[0]
@@ -47,7 +47,7 @@ def test_labels_are_drawn_outside_the_pictures() -> None:
 
 def test_an_empty_sheet_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one cell"):
-        sheet([[]])
+        contact_sheet([[]])
 
 
 def test_bytes_of_pictures_round_and_clamp() -> None:
