@@ -13,6 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 NUM_JOINTS = 55
+"""Joints of SMPL-X."""
+SH_C0 = 0.28209479177387814
+"""The constant spherical harmonic, 1 / (2 sqrt(pi)): a colour is ``SH_C0 * sh0 + 0.5``."""
 
 
 class Framing(str, Enum):

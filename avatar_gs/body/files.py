@@ -16,10 +16,10 @@ import numpy as np
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.io import atomic_write
 from avatar_gs.core.paths import BODY_MODELS
+from avatar_gs.types import NUM_JOINTS
 
 FREE_BODY = BODY_MODELS / "free" / "SMPLX_NEUTRAL.npz"
 LICENSED_BODY = Path("body_models") / "smplx" / "SMPLX_NEUTRAL.npz"
-NUM_JOINTS = 55
 
 # The arrays that smplx needs, with their shapes: V vertices, F faces, S shape and expression directions, H hand
 # components.

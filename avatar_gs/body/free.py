@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Float, Int
 from scipy.optimize import nnls
 
-from avatar_gs.body.files import NUM_JOINTS
 from avatar_gs.body.landmarks import face_landmarks
 from avatar_gs.body.pose import JOINT, JOINTS, PARENTS
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.io import atomic_write
+from avatar_gs.types import NUM_JOINTS
 
 PHENOTYPES = ("gender", "age", "muscle", "weight", "height", "proportions")
 """What betas 0..5 are, in order; betas 6..9 do nothing."""

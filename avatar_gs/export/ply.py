@@ -17,10 +17,8 @@ from avatar_gs.core.errors import UserError
 from avatar_gs.core.io import atomic_write
 from avatar_gs.export.config import Frame
 from avatar_gs.geometry import quat_multiply, quat_to_matrix
-from avatar_gs.types import Gaussians
+from avatar_gs.types import SH_C0, Gaussians
 
-SH_C0 = 0.28209479177387814
-"""The constant spherical harmonic, 1 / (2 sqrt(pi))."""
 OPACITY_LIMIT = 1 - 1e-6
 """Opacities are clamped to this, so that the logit of an opaque splat is finite."""
 

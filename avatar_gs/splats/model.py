@@ -12,10 +12,7 @@ from avatar_gs.core.errors import UserError
 from avatar_gs.splats.config import SplatsConfig
 from avatar_gs.splats.correctives import Attachment, Triangles
 from avatar_gs.splats.skinning import skin
-from avatar_gs.types import NUM_JOINTS, Gaussians, PosedBody
-
-SH_C0 = 0.28209479177387814
-"""The constant spherical harmonic: a colour is ``SH_C0 * sh0 + 0.5``."""
+from avatar_gs.types import NUM_JOINTS, SH_C0, Gaussians, PosedBody
 
 TRAINABLE: dict[str, tuple[int, ...]] = {"means": (3,), "quats": (4,), "scales": (3,), "opacities": (), "sh0": (1, 3)}
 BOUND: dict[str, tuple[int, ...]] = {"skinning": (NUM_JOINTS,), "anchors": (3,), "normals": (3,)}

@@ -14,9 +14,9 @@ from plyfile import PlyData, PlyElement
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.export.config import Frame
-from avatar_gs.export.ply import PROPERTIES, SH_C0, change_frame, read_ply, write_ply
+from avatar_gs.export.ply import PROPERTIES, change_frame, read_ply, write_ply
 from avatar_gs.geometry import quat_to_matrix
-from avatar_gs.types import Gaussians
+from avatar_gs.types import SH_C0, Gaussians
 
 
 def splats(count: int = 50, seed: int = 0) -> Gaussians:

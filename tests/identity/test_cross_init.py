@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from avatar_gs.core.run_files import IDENTITY_CHECKPOINT
 
 from avatar_gs.core.errors import UserError
+from avatar_gs.core.runs import IDENTITY_CHECKPOINT
 from avatar_gs.identity import cross_init, denoising, description
 from avatar_gs.identity.config import RECIPES, Clothes, EmbedConfig, IdentityMethod
 from avatar_gs.identity.photos import PhotoSet
