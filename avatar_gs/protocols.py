@@ -88,7 +88,7 @@ class IdentityPrior(Prior, Protocol):
     accessories: str
     """What that person wears in photos beside what everybody does: a prompt without clothes should name it."""
 
-    def token_rows(self, text: str) -> Float[Tensor, "n d"]:
+    def token_embeddings(self, text: str) -> Float[Tensor, "n d"]:
         """The input embeddings of the tokens of ``text``."""
         ...
 

@@ -53,9 +53,9 @@ def initial_rows(prior: IdentityPrior, config: EmbedConfig) -> Float[Tensor, "n 
     they all stay at the centre of known people, which means of fewer names each would not.
     """
     if config.method is IdentityMethod.textual_inversion:
-        word = prior.token_rows(WORD)
+        word = prior.token_embeddings(WORD)
         return torch.stack([word[row % len(word)] for row in range(config.tokens)])
-    columns = mean_columns([prior.token_rows(name) for name in prior.known_names])
+    columns = mean_columns([prior.token_embeddings(name) for name in prior.known_names])
     mean_name = torch.stack([columns[row % len(columns)] for row in range(config.tokens)])
     with torch.no_grad():
         return prior.encode_prompts([PLACEHOLDER], mean_name)[0, 1 : 1 + config.tokens].float()

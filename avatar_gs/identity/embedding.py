@@ -112,7 +112,7 @@ def fingerprint(prior: IdentityPrior) -> str:
     """Sixteen hexadecimal digits that tell text encoders apart, and stay (nearly) the same when one is fine-tuned or
     rounded to another precision: the signs of 64 fixed random projections of the alphabet's token embeddings
     (locality-sensitive hashing, Charikar 2002)."""
-    rows = prior.token_rows(_LETTERS).detach().double().cpu().flatten().numpy()
+    rows = prior.token_embeddings(_LETTERS).detach().double().cpu().flatten().numpy()
     # Bit generators, unlike distributions, are promised to stay the same in every version of NumPy.
     words = np.random.PCG64(0).random_raw(len(rows))
     signs = [rows @ (1.0 - 2.0 * ((words >> np.uint64(bit)) & np.uint64(1))) > 0 for bit in range(_BITS)]
@@ -152,7 +152,7 @@ def check_fits(embedding: IdentityEmbedding, prior: IdentityPrior, file: str = "
         raise UserError(
             f"{file} has {n} vectors; prior={prior.name} reads {prior.token_length - 2} tokens: give one with fewer"
         )
-    usual = float(prior.token_rows(_LETTERS).float().norm(dim=1).median())
+    usual = float(prior.token_embeddings(_LETTERS).float().norm(dim=1).median())
     ratios = embedding.vectors.norm(dim=1) / max(usual, torch.finfo(torch.float32).tiny)
     if not (float(ratios.min()) >= 1 / MAX_RATIO and float(ratios.max()) <= MAX_RATIO):
         worst = max(float(ratios.max()), 1 / float(ratios.min()))

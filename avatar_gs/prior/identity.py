@@ -54,7 +54,7 @@ def placed_tokens(
     return torch.tensor(ids + [pad] * missing), torch.tensor(places + [-1] * missing)
 
 
-def token_rows(text_encoder: Any, tokenizer: CLIPTokenizer, text: str) -> Float[Tensor, "n d"]:
+def token_embeddings(text_encoder: Any, tokenizer: CLIPTokenizer, text: str) -> Float[Tensor, "n d"]:
     """The input embeddings of the tokens of ``text``, without those that mark its beginning and end."""
     ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
     return text_encoder.get_input_embeddings().weight.detach()[ids].float()

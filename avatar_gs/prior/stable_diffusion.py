@@ -175,9 +175,9 @@ class StableDiffusionPrior:
         if self.offload_text and not keep:
             self.text_encoder.to("cpu")
 
-    def token_rows(self, text: str) -> Float[Tensor, "n d"]:
+    def token_embeddings(self, text: str) -> Float[Tensor, "n d"]:
         """The input embeddings of the tokens of ``text``, without those that mark its beginning and end."""
-        return people.token_rows(self.text_encoder, self.tokenizer, text).to(self.device)
+        return people.token_embeddings(self.text_encoder, self.tokenizer, text).to(self.device)
 
     def truncate(self, prompt: str, reserve: str = "") -> tuple[str, str]:
         """``(kept, cut)``: what is read of a prompt that leaves room for ``reserve`` after it, and what is not.

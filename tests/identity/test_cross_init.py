@@ -67,7 +67,7 @@ def test_rows_begin_at_the_outputs_for_the_names_mean(priors, kind):
 
 def test_textual_inversion_begins_at_a_word_and_is_not_held(priors):
     prior = priors["sd15"]
-    word = prior.token_rows("person")
+    word = prior.token_embeddings("person")
     plain = small(method=IdentityMethod.textual_inversion, regularisation=1e6)
     rows = cross_init.initial_rows(prior, plain)
     torch.testing.assert_close(rows, word[:2])

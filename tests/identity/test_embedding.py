@@ -313,7 +313,7 @@ def test_more_vectors_than_the_prior_reads_are_refused(prior: StableDiffusionPri
 
 
 def test_rows_of_another_magnitude_are_refused(prior: StableDiffusionPrior) -> None:
-    usual = prior.token_rows("a man in red").norm(dim=1).median() / 4
+    usual = prior.token_embeddings("a man in red").norm(dim=1).median() / 4
     check_fits(IdentityEmbedding(torch.ones(2, 16) * usual * 100), prior)
     refuses_prior(IdentityEmbedding(torch.ones(2, 16) * usual * 10_000), prior, "times larger than those of")
     refuses_prior(IdentityEmbedding(torch.ones(2, 16) * usual / 10_000), prior, "times smaller than those of")

@@ -61,13 +61,13 @@ def test_rows_that_say_what_is_meant_have_no_error_and_others_learn_it(priors, k
     prior = priors[kind]
     z = torch.randn(4, prior.latent_channels, 8, 8, generator=torch.Generator().manual_seed(1))
     rehearsals = Rehearsals(z, ("a <id>, tall",) * 4, ("a red man, tall",) * 4)
-    true = prior.token_rows("red man")
+    true = prior.token_embeddings("red man")
 
     def error(rows):
         return rehearsal_error(prior, rehearsals, rows, 4, torch.Generator().manual_seed(2))
 
     assert error(true).shape == (4,) and float(error(true).max()) < 1e-8
-    rows = prior.token_rows("blue shirt").requires_grad_(True)
+    rows = prior.token_embeddings("blue shirt").requires_grad_(True)
     before = error(rows).mean()
     (gradient,) = torch.autograd.grad(before, rows)
     step = rows.detach() - 1e-3 * gradient / gradient.norm()
@@ -106,7 +106,7 @@ def test_what_not_everybody_wears_is_said_of_every_photo_and_written_into_the_fi
     asked, really = [], prior.encode_prompts
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prior, "encode_prompts", lambda said, rows=None: asked.extend(said) or really(said, rows))
-        rows = prior.token_rows("red man")
+        rows = prior.token_embeddings("red man")
         cross_init.photo_error(prior, lessons, rows, 4, config.weighting, torch.Generator().manual_seed(0))
     assert len(asked) == 4 and all(("<id> wearing red trousers" in prompt) == bool(worn) for prompt in asked)
     write_identity(tmp_path / "a.safetensors", cross_init.train_identity(prior, photos(), config))

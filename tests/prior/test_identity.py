@@ -44,7 +44,7 @@ def test_the_placeholder_takes_the_places_of_its_rows(prior):
 
 def test_the_rows_of_a_word_read_as_the_word(prior):
     """With "tall man"'s own rows in its place, ``<id>`` means the same, wherever it stands and however often."""
-    same = prior.token_rows("tall man")
+    same = prior.token_embeddings("tall man")
     assert same.shape == (2, prior.text_width) == (2, 16)
     prompts = ["a <id> in red", "<id>", "<id>, <id>", "no <id>: " + "red " * 20, "a red shirt", ""]
     expected = prior.encode_prompts([prompt.replace("<id>", "tall man") for prompt in prompts])
