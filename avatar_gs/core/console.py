@@ -19,14 +19,14 @@ from rich.progress import Progress as RichProgress
 
 LOGGER = logging.getLogger("avatar_gs")
 SECONDS_BETWEEN_LINES = 10.0
-SECONDS_BETWEEN_FIGURES = 0.25
-Figure = float | int | str | Callable[[], float]
+SECONDS_BETWEEN_VALUES = 0.25
+Value = float | int | str | Callable[[], float]
 
 _console = Console(stderr=True, highlight=False)
 
 
 class _ConsoleHandler(logging.Handler):
-    """Prints through the console that draws the bar, so that neither overwrites the other."""
+    """Prints through the console of the bar, so that neither overwrites the other."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if getattr(record, "only_file", False):
@@ -36,7 +36,7 @@ class _ConsoleHandler(logging.Handler):
 
 
 def start_logging() -> None:
-    """Shows the program's own log on the terminal. Calling it again changes nothing."""
+    """Show the program's log on the terminal. Idempotent."""
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
     if not any(isinstance(handler, _ConsoleHandler) for handler in LOGGER.handlers):
@@ -44,7 +44,7 @@ def start_logging() -> None:
 
 
 def silence() -> None:
-    """Shows nothing from here on but errors: of several processes, one speaks."""
+    """Show only errors from now on (for all but one of several processes)."""
     LOGGER.setLevel(logging.ERROR)
     _console.quiet = True
 
@@ -56,58 +56,61 @@ def format_duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _format_figures(figures: dict[str, Figure]) -> str:
-    figures = {name: value() if callable(value) else value for name, value in figures.items()}
-    return "  ".join(
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items()
-    )
+def _format_values(values: dict[str, Value]) -> str:
+    numbers = {name: value() if callable(value) else value for name, value in values.items()}
+    return "  ".join(f"{name} {v:.4g}" if isinstance(v, float) else f"{name} {v}" for name, v in numbers.items())
 
 
 class Progress:
-    """How far a stage is. Made by ``progress``."""
+    """Progress of a stage. Made by ``progress``."""
 
     def __init__(self, stage: str, total: int | None, start: int, bar: RichProgress | None) -> None:
         self.stage, self.total, self.done = stage, total, start
         self._bar = bar
         self._first: tuple[int, float] | None = None
-        # A pipe hears of a stage's first step at once.
+        # In a pipe, the first step is reported at once.
         self._last_line = float("-inf") if bar is None else time.monotonic()
         self._last_shown = float("-inf")
-        self._task = bar.add_task(stage, total=total, completed=start, figures="") if bar else None
+        self._task = bar.add_task(stage, total=total, completed=start, values="") if bar else None
 
-    def update(self, done: int, **figures: Figure) -> None:
-        """Says that ``done`` of ``total`` steps are behind us, and shows the current figures beside the bar. Functions
-        are called only for what is shown: a few times a second on a terminal, and once a line elsewhere."""
+    def update(self, done: int, **values: Value) -> None:
+        """Report progress.
+
+        Args:
+            done: number of finished steps.
+            values: current values to show. Functions are called only when shown (a few times a second on a terminal,
+                once per line elsewhere), so that a GPU is rarely synchronised.
+        """
         self.done = done
         if self._bar is not None and self._task is not None:
-            if done == self.total or time.monotonic() - self._last_shown >= SECONDS_BETWEEN_FIGURES:
+            if done == self.total or time.monotonic() - self._last_shown >= SECONDS_BETWEEN_VALUES:
                 self._last_shown = time.monotonic()
-                self._bar.update(self._task, figures=_format_figures(figures))
+                self._bar.update(self._task, values=_format_values(values))
             self._bar.update(self._task, completed=done)
         now = time.monotonic()
-        # The first step compiles and warms up: it says nothing about the others' time.
+        # The first step compiles and warms up: it does not count for the time left.
         self._first = self._first or (done, now)
         if done == self.total or now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
-            LOGGER.info(self._line(figures), extra={"only_file": self._bar is not None})
+            LOGGER.info(self._line(values), extra={"only_file": self._bar is not None})
 
-    def _line(self, figures: dict[str, Figure]) -> str:
+    def _line(self, values: dict[str, Value]) -> str:
         parts = [self.stage, f"{self.done}/{self.total}" if self.total else str(self.done)]
         if self.total and self._first and self.done > self._first[0]:
             first, began = self._first
             seconds_per_step = (time.monotonic() - began) / (self.done - first)
             parts.append(f"{format_duration(seconds_per_step * (self.total - self.done))} left")
-        return "  ".join([*parts, _format_figures(figures)]).rstrip()
+        return "  ".join([*parts, _format_values(values)]).rstrip()
 
 
 @contextmanager
 def progress(stage: str, total: int | None = None, start: int = 0) -> Iterator[Progress]:
-    """Shows a stage's progress until the block ends.
+    """Show a stage's progress until the block ends.
 
     Args:
-        stage: its name, shown before the bar.
-        total: the number of steps; None shows a spinner instead of a bar and a time.
-        start: steps that an earlier run has done.
+        stage: name shown before the bar.
+        total: number of steps; None shows a spinner instead of a bar and a time.
+        start: number of steps done by an earlier run.
     """
     if not _console.is_terminal:
         if total is None:
@@ -122,7 +125,7 @@ def progress(stage: str, total: int | None = None, start: int = 0) -> Iterator[P
     with RichProgress(
         TextColumn("{task.description}", markup=False),
         *columns,
-        TextColumn("{task.fields[figures]}", markup=False),
+        TextColumn("{task.fields[values]}", markup=False),
         console=_console,
         refresh_per_second=4,
     ) as bar:
@@ -131,17 +134,21 @@ def progress(stage: str, total: int | None = None, start: int = 0) -> Iterator[P
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int, float], None]]:
-    """One bar after another, for a job of several parts: gives a function of (what, done, total, loss). Its first call
-    with another ``what`` ends the bar before; a loss of 0 is not shown."""
+    """Show one bar after another for a job of several parts.
+
+    Yields:
+        A function of (part, done, total, loss). A call with a new ``part`` ends the previous bar; a loss of 0 is not
+        shown.
+    """
     with ExitStack() as stack:
         bars: dict[str, Progress] = {}
 
-        def report(what: str, done: int, total: int, loss: float) -> None:
-            if what not in bars:
+        def report(part: str, done: int, total: int, loss: float) -> None:
+            if part not in bars:
                 stack.close()
-                bars[what] = stack.enter_context(progress(what, total, start=done))
-            figures = {"loss": loss} if loss else {}
-            bars[what].update(done, **figures)
+                bars[part] = stack.enter_context(progress(part, total, start=done))
+            values = {"loss": loss} if loss else {}
+            bars[part].update(done, **values)
 
         yield report
 

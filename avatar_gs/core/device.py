@@ -1,4 +1,4 @@
-"""Which processor computes, with how many threads, and what memory that has taken. Loads torch only when called."""
+"""Device, threads, memory, and transfers. Imports torch only inside functions."""
 
 import functools
 import logging
@@ -64,7 +64,7 @@ def peak_resident_memory() -> int:
 
 
 ALLOCATOR_SETTINGS = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
-"""Variables by which torch's allocator of GPU memory is set up."""
+"""Environment variables that configure torch's allocator of GPU memory."""
 _OUT_OF_MEMORY = (
     "can't allocate memory",
     "not enough memory",
@@ -76,14 +76,14 @@ _OUT_OF_MEMORY = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, of a GPU or of the host; torch and the CUDA libraries have several."""
+    """Whether an error means that GPU or host memory ran out; torch and the CUDA libraries raise several types."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
 
 
 def release_cached_memory() -> None:
-    """Gives back what torch's allocator holds of a GPU and does not use, so that its free parts are not in pieces."""
+    """Return unused GPU memory of torch's allocator to the driver, against fragmentation."""
     import torch
 
     if torch.cuda.is_available() and torch.cuda.is_initialized():
@@ -91,17 +91,18 @@ def release_cached_memory() -> None:
 
 
 def prepare_environment() -> None:
-    """Sets what the numeric libraries read when they load: idle threads sleep (on shared cores, spinning ones starve
-    the rest), which GPU is this process's own, and that torch's allocator there grows its blocks, so that less of the
-    memory lies between them. Values that the user has set stay.
+    """Set the environment variables that numeric libraries read when they load; values set by the user stay.
 
-    Programs of the Python environment are found last: gsplat's build calls ninja, which pip puts there."""
+    Idle threads sleep (spinning ones starve others on shared cores), each process of ``torchrun`` gets one GPU, and
+    torch's GPU allocator grows its blocks (less fragmentation). The environment's programs are appended to PATH:
+    gsplat's build calls ninja, which pip installs there.
+    """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     programs, path = str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)
     if programs not in path.split(os.pathsep):
         os.environ["PATH"] = os.pathsep.join([path, programs])
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if "LOCAL_RANK" in os.environ and visible != "":  # torchrun: a GPU for each process; "" hides them all
+    if "LOCAL_RANK" in os.environ and visible != "":  # torchrun; "" hides all GPUs
         rank = int(os.environ["LOCAL_RANK"])
         gpus = [str(index) for index in range(rank + 1)] if visible is None else visible.split(",")
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[rank % len(gpus)]
@@ -112,20 +113,24 @@ def prepare_environment() -> None:
 
 
 def pin_threads(threads: int) -> None:
-    """Makes torch compute with ``threads`` threads; the renderer's own pool follows it."""
+    """Set torch's number of threads; the CPU renderer's pool follows it."""
     import torch
 
     torch.set_num_threads(threads)
 
 
 def choose_device(device: str) -> str:
-    """``"cuda"`` or ``"cpu"`` for a setting ``auto``, ``cpu`` or ``cuda``.
+    """Resolve the setting ``device``.
 
-    ``auto`` takes CUDA where splats can be drawn there. Where torch finds a CUDA device and they cannot, the log says
-    once why, and what would help.
+    Args:
+        device: ``auto``, ``cpu`` or ``cuda``. ``auto`` is CUDA if splats can be rendered there; if torch finds a CUDA
+            device on which they cannot, a warning names the reason and the remedy once.
+
+    Returns:
+        ``"cuda"`` or ``"cpu"``.
 
     Raises:
-        UserError: if CUDA is asked for and not there.
+        UserError: if ``cuda`` is requested and torch finds no CUDA device.
     """
     import torch
 
@@ -167,9 +172,9 @@ def all_finite(tensors: Sequence["Tensor"]) -> bool:
 
 
 def allow_tf32(allowed: bool) -> None:
-    """Whether convolutions of float32 may round their factors to TF32's 10 bits on an NVIDIA GPU, many times faster.
+    """Allow float32 convolutions to round their factors to TF32 (10 bits) on NVIDIA GPUs, which is many times faster.
 
-    Matrix products stay exact: skinning and cameras are such products, and 10 bits of a body's height are a millimetre.
+    Matrix products stay exact: skinning and cameras use them, and 10 bits of a body's height are a millimetre.
     """
     import torch
 
@@ -178,15 +183,23 @@ def allow_tf32(allowed: bool) -> None:
 
 
 def convolution_rate(device: str, dtype: str, *, tf32: bool = False) -> float:
-    """Floating-point operations a second of a 3 x 3 convolution such as the priors' are full of, in 32 or 16 bits: the
-    best of several tries, timed now."""
+    """Measure the floating-point operations per second of a 3 x 3 convolution as in the priors' networks.
+
+    Args:
+        device: ``cuda`` or ``cpu``.
+        dtype: ``float32``, ``float16`` or ``bfloat16``.
+        tf32: allow TF32.
+
+    Returns:
+        The best of several runs, in FLOP/s.
+    """
     import torch
 
-    number = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[dtype]
+    torch_dtype = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[dtype]
     gpu = device == "cuda"
     channels, side, batch = (320, 64, 8) if gpu else (128, 32, 1)
-    picture = torch.randn(batch, channels, side, side, device=device).to(number, memory_format=torch.channels_last)
-    weight = torch.randn(channels, channels, 3, 3, device=device).to(number, memory_format=torch.channels_last)
+    image = torch.randn(batch, channels, side, side, device=device).to(torch_dtype, memory_format=torch.channels_last)
+    weight = torch.randn(channels, channels, 3, 3, device=device).to(torch_dtype, memory_format=torch.channels_last)
     flops = 2 * 9 * batch * (channels * side) ** 2
     before, best = torch.backends.cudnn.allow_tf32, math.inf
     torch.backends.cudnn.allow_tf32 = tf32
@@ -194,7 +207,7 @@ def convolution_rate(device: str, dtype: str, *, tf32: bool = False) -> float:
         with torch.no_grad():
             for _ in range(20 if gpu else 5):
                 began = time.perf_counter()
-                torch.nn.functional.conv2d(picture, weight, padding=1)
+                torch.nn.functional.conv2d(image, weight, padding=1)
                 if gpu:
                     torch.cuda.synchronize()
                 best = min(best, time.perf_counter() - began)

@@ -1,4 +1,4 @@
-"""Labelled grids of pictures as PNG files: preview strips, prompt sheets, evaluation grids."""
+"""Images as bytes and PNG files, and contact sheets: labelled grids of images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ _GAP = 6
 
 
 def to_uint8(images: Float[Tensor, "*B H W C"]) -> UInt8[np.ndarray, "*B H W 3"]:
-    """RGBImages in [0, 1] with one channel (grey) or three as bytes, rounded; what lies outside is clamped."""
+    """Convert images in [0, 1] with one channel (grey) or three to RGB bytes; values are clamped and rounded."""
     rounded = images.detach().clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
     return rounded.expand(*rounded.shape[:-1], 3).numpy().copy()
 
@@ -31,10 +31,18 @@ def contact_sheet(
     title: str = "",
     size: int = 192,
 ) -> RGBImage:
-    """One picture of many: a row of cells for each of ``rows``, ``size`` pixels high and as wide as the widest picture.
+    """Arrange images in a labelled grid.
 
-    Rows may differ in length, and None leaves a cell empty. Images keep their aspect ratio. Labels that are
-    too long for their place are cut with an ellipsis.
+    Args:
+        rows: images of each row; None leaves a cell empty, and rows may differ in length. Images keep their aspect
+            ratio; small ones (latents, pose maps) are enlarged without smoothing.
+        row_labels: left of the rows; too long ones are cut with an ellipsis, as all labels.
+        column_labels: above the columns.
+        title: above the grid.
+        size: height of a cell in pixels; it is as wide as the widest image.
+
+    Raises:
+        ValueError: if there is no cell.
     """
     if not any(len(row) for row in rows):
         raise ValueError("a sheet needs at least one cell")
@@ -61,27 +69,26 @@ def contact_sheet(
         y = top + r * (size + _GAP)
         if r < len(row_labels):
             write(_GAP, y + size // 2, label_width, row_labels[r])
-        for c, picture in enumerate(row):
+        for c, image in enumerate(row):
             x = left + c * (cell_width + _GAP)
             canvas.paste(_EMPTY, (x, y, x + cell_width, y + size))
-            if picture is not None:
-                scaled = _fit(picture, cell_width, size)
+            if image is not None:
+                scaled = _fit(image, cell_width, size)
                 canvas.paste(scaled, (x + (cell_width - scaled.width) // 2, y + (size - scaled.height) // 2))
     return np.asarray(canvas).copy()
 
 
-def write_png(path: str | Path, picture: RGBImage) -> None:
-    """Writes a picture. Raises OSError if the file cannot be written."""
+def write_png(path: str | Path, image: RGBImage) -> None:
+    """Write an image. Raises OSError if the file cannot be written."""
     with atomic_write(path) as temporary:
-        Image.fromarray(np.ascontiguousarray(picture)).save(temporary, format="PNG")
+        Image.fromarray(np.ascontiguousarray(image)).save(temporary, format="PNG")
 
 
-def _fit(picture: RGBImage, width: int, height: int) -> Image.Image:
-    scale = min(width / picture.shape[1], height / picture.shape[0])
-    shape = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
-    # Small maps (latents, pose maps) keep their pixels when they are enlarged.
+def _fit(image: RGBImage, width: int, height: int) -> Image.Image:
+    scale = min(width / image.shape[1], height / image.shape[0])
+    shape = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX
-    return Image.fromarray(np.ascontiguousarray(picture)).resize(shape, method)
+    return Image.fromarray(np.ascontiguousarray(image)).resize(shape, method)
 
 
 def _shortened(text: str, room: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:

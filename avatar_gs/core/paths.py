@@ -1,4 +1,4 @@
-"""Where the files that come with the program lie: beside the package in a checkout, inside it when it is installed."""
+"""Paths of the files shipped with the program: next to the package in a checkout, inside it in a wheel."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def _shipped(name: str) -> Path:
-    """A top-level folder of the repository, which a wheel carries inside the package."""
+    """A top-level folder of the repository, which a wheel contains inside the package."""
     return PACKAGE / name if (PACKAGE / name).is_dir() else PACKAGE.parent / name
 
 

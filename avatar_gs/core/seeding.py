@@ -1,4 +1,4 @@
-"""Randomness that is a function of (seed, step, purpose), so that a resumed run draws what an unbroken one does."""
+"""Randomness as a function of (seed, step, purpose): a resumed run samples the same numbers as an uninterrupted one."""
 
 import hashlib
 
@@ -6,11 +6,11 @@ import torch
 
 
 def derive_seed(seed: int, step: int, purpose: str) -> int:
-    """A seed of 63 bits for one purpose in one step of one run."""
+    """A 63-bit seed for one purpose in one step of a run."""
     digest = hashlib.sha256(f"{seed}/{step}/{purpose}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
 def generator(seed: int, step: int, purpose: str) -> torch.Generator:
-    """A generator on the CPU that depends on (seed, step, purpose) only, so that a resumed run draws the same."""
+    """A CPU generator seeded by ``derive_seed``."""
     return torch.Generator().manual_seed(derive_seed(seed, step, purpose))

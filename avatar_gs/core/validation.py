@@ -1,6 +1,6 @@
-"""Ranges of settings, declared where the setting is: ``steps: int = bounded(600, low=1, high=10**6)``.
+"""Ranges of settings, declared with the setting: ``steps: int = bounded(600, low=1, high=10**6)``.
 
-The bounds are part of the field's metadata, so that one check serves every section and the documentation can show them.
+The range is stored in the field's metadata: one check serves every section, and the documentation can show it.
 """
 
 import math
@@ -12,7 +12,7 @@ from avatar_gs.core.errors import UserError
 
 @dataclass(frozen=True)
 class Range:
-    """Values from ``low`` to ``high``; None leaves a side open, ``above``/``below`` exclude the bound itself."""
+    """Values from ``low`` to ``high``; None: unbounded; ``above``/``below`` exclude the bound itself."""
 
     low: int | float | None = None
     high: int | float | None = None
@@ -57,7 +57,7 @@ def bounded(
         high: the largest value; None for no upper bound.
         above: exclude ``low`` itself.
         below: exclude ``high`` itself.
-        expected: what errors say is expected; by default made from the bounds.
+        expected: description of the range in errors; default: generated from the bounds.
     """
     return field(default=default, metadata={"range": Range(low, high, above, below, expected)})
 
@@ -79,11 +79,33 @@ def check_ranges(config: Any, section: str) -> None:
             raise UserError(f"{name}={value}: expected {allowed}")
 
 
+def check_interval(
+    config: Any, section: str, name: str, low: float, high: float | None = None, unit: str = "", *, above: bool = False
+) -> None:
+    """Check a pair of fields ``<name>_min`` and ``<name>_max``: low <= min <= max <= high.
+
+    Args:
+        config: the dataclass instance.
+        section: the dotted name of the section on the command line.
+        name: of the interval.
+        low: the smallest value; ``above`` excludes it.
+        high: the largest value; None for no upper bound.
+        unit: shown in the error.
+
+    Raises:
+        UserError: names both overrides, their values and what is expected.
+    """
+    smallest, largest = getattr(config, f"{name}_min"), getattr(config, f"{name}_max")
+    if not (smallest in Range(low, above=above) and smallest <= largest and largest in Range(high=high)):
+        limits = f"{low} {'<' if above else '<='} min <= max" + ("" if high is None else f" <= {high}")
+        raise UserError(f"{section}.{name}_min/{name}_max={smallest}/{largest}: expected {f'{limits} {unit}'.strip()}")
+
+
 class Section:
-    """Base of a settings dataclass whose fields are checked when it is made."""
+    """Base of a settings dataclass whose fields are checked in ``__post_init__``."""
 
     section: ClassVar[str] = ""
-    """The dotted name on the command line."""
+    """Dotted name on the command line, such as ``guidance.schedule``."""
 
     def __post_init__(self) -> None:
         check_ranges(self, self.section)

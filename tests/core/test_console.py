@@ -1,4 +1,4 @@
-"""Progress where nobody watches, and on a terminal."""
+"""Log lines and progress in a pipe and on a terminal."""
 
 import logging
 
@@ -69,14 +69,14 @@ def test_durations(seconds, text):
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_figures_are_computed_only_where_they_are_shown(lines, monkeypatch, terminal):
-    """What a GPU has to be waited for is asked a few times a second on a terminal, and once a line elsewhere."""
+def test_values_are_computed_only_when_shown(lines, monkeypatch, terminal):
+    """Values that synchronise a GPU are read a few times a second on a terminal, and once per line elsewhere."""
     now, asked = [1000.0], []
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(console, "_console", Console(force_terminal=terminal, width=120))
     with console.progress("optimise", 1000) as bar:
         for step in range(100):
-            now[0] += console.SECONDS_BETWEEN_FIGURES / 4
+            now[0] += console.SECONDS_BETWEEN_VALUES / 4
             bar.update(step + 1, loss=lambda step=step: float(asked.append(step) or step))
     if terminal:
         assert asked == list(range(0, 100, 4))

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.core.validation import Range, Section, bounded
+from avatar_gs.core.validation import Range, Section, bounded, check_interval
+
+
+@dataclass
+class Angles:
+    fov_min: float = 40.0
+    fov_max: float = 70.0
 
 
 @dataclass
@@ -65,3 +71,16 @@ def test_a_range_describes_itself(bounds, text):
 def test_it_is_a_structured_config():
     config = OmegaConf.merge(OmegaConf.structured(Example), {"steps": 7})
     assert OmegaConf.to_object(config) == Example(steps=7)
+
+
+def test_an_interval_lies_in_its_bounds_and_is_not_empty():
+    check_interval(Angles(), "cameras", "fov", 5, 120, "degrees")
+    check_interval(Angles(5, 120), "cameras", "fov", 5, 120)
+    check_interval(Angles(0.1, 1e9), "cameras", "fov", 0, above=True)
+    for values in ((4, 70), (40, 121), (70, 40), (float("nan"), 70), (40, float("nan"))):
+        with pytest.raises(UserError) as error:
+            check_interval(Angles(*values), "cameras", "fov", 5, 120, "degrees")
+        found = f"cameras.fov_min/fov_max={values[0]}/{values[1]}"
+        assert str(error.value) == f"{found}: expected 5 <= min <= max <= 120 degrees"
+    with pytest.raises(UserError, match="expected 0 < min <= max$"):
+        check_interval(Angles(0, 1), "cameras", "fov", 0, above=True)
