@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """An error that the user can fix: one line with the file or override, what was found, what is expected and the remedy.
+    """An error that the user can fix: one line with file or override, what was found, what is expected and the remedy.
 
     The command prints it without a traceback and exits with 1.
     """

@@ -80,7 +80,14 @@ def check_ranges(config: Any, section: str) -> None:
 
 
 def check_interval(
-    config: Any, section: str, name: str, low: float, high: float | None = None, unit: str = "", *, above: bool = False
+    config: Any,
+    section: str,
+    name: str,
+    low: int | float,
+    high: int | float | None = None,
+    unit: str = "",
+    *,
+    above: bool = False,
 ) -> None:
     """Check a pair of fields ``<name>_min`` and ``<name>_max``: low <= min <= max <= high.
 

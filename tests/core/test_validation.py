@@ -82,5 +82,5 @@ def test_an_interval_lies_in_its_bounds_and_is_not_empty():
             check_interval(Angles(*values), "cameras", "fov", 5, 120, "degrees")
         found = f"cameras.fov_min/fov_max={values[0]}/{values[1]}"
         assert str(error.value) == f"{found}: expected 5 <= min <= max <= 120 degrees"
-    with pytest.raises(UserError, match="expected 0 < min <= max$"):
+    with pytest.raises(UserError, match=r"expected 0 < min <= max$"):
         check_interval(Angles(0, 1), "cameras", "fov", 0, above=True)
