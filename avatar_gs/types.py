@@ -4,9 +4,10 @@ Units are metres and radians; quaternions are wxyz; cameras are OpenCV (x right,
 world is SMPL-X's (+y up, the avatar faces +z, its left hand at +x). Images are ``[B, H, W, 3]`` in [0, 1].
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -34,6 +35,30 @@ class ViewDirection(str, Enum):
     SIDE = "side"
     BACK = "back"
     OVERHEAD = "overhead"
+
+
+class Bucket(NamedTuple):
+    """Framing and direction of a view. All views of one bucket share their prompts, and what is learned per view.
+
+    As text: ``head/back``.
+    """
+
+    framing: Framing
+    direction: ViewDirection
+
+    def __str__(self) -> str:
+        return f"{self.framing.value}/{self.direction.value}"
+
+
+@dataclass(frozen=True)
+class BucketPrompt:
+    """The prompts of one bucket of views."""
+
+    positive: str
+    negative: str
+    extra: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Prompts that only some guidance methods use, by name: ``source`` (the avatar before an edit), ``identity`` (the
+    person without clothes or view), ``corrupt`` (the prompt with words for degraded images)."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The prompts of a run as embeddings: every bucket's, encoded once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -9,53 +10,49 @@ from torch import Tensor
 
 from avatar_gs.guidance.config import GuidanceConfig
 from avatar_gs.protocols import Prior
+from avatar_gs.types import BucketPrompt
 
 
 @dataclass(frozen=True)
 class TextConditions:
-    """Conditions by name, one row a bucket of views; ``null`` (the empty prompt) is the same everywhere.
+    """Embeddings of the prompts by name and bucket of views; ``null`` (the empty prompt) is the same for all.
 
-    ``extra`` holds what only some methods ask for: ``source`` (the prompt of what is edited), ``identity`` (the person
-    without clothes or view), ``corrupt`` (the text with the words of bad pictures).
+    Any hashable serves as a bucket here; runs use ``types.Bucket``.
     """
 
-    text: Mapping[str, Float[Tensor, "L d"]]
-    negative: Mapping[str, Float[Tensor, "L d"]]
+    text: Mapping[Any, Float[Tensor, "L d"]]
+    negative: Mapping[Any, Float[Tensor, "L d"]]
     null: Float[Tensor, "L d"]
-    extra: Mapping[str, Mapping[str, Float[Tensor, "L d"]]] = field(default_factory=dict)
+    extra: Mapping[str, Mapping[Any, Float[Tensor, "L d"]]] = field(default_factory=dict)
+    """By the names of ``BucketPrompt.extra``."""
 
     @classmethod
-    def encode(
-        cls,
-        prior: Prior,
-        positive: Mapping[str, str],
-        negative: Mapping[str, str],
-        extra: Mapping[str, Mapping[str, str]] | None = None,
-    ) -> "TextConditions":
-        """Encode every distinct prompt once; the arguments map buckets to prompts (``extra``: names to such maps)."""
-        named = extra or {}
-        more = [prompt for prompts in named.values() for prompt in prompts.values()]
-        prompts = list(dict.fromkeys(["", *positive.values(), *negative.values(), *more]))
-        with torch.no_grad():
-            rows = dict(zip(prompts, prior.encode_prompts(prompts).float(), strict=True))
-        return cls(
-            text={bucket: rows[prompt] for bucket, prompt in positive.items()},
-            negative={bucket: rows[prompt] for bucket, prompt in negative.items()},
-            null=rows[""],
-            extra={name: {bucket: rows[prompt] for bucket, prompt in of.items()} for name, of in named.items()},
-        )
+    def encode(cls, prior: Prior, prompts: Mapping[Any, BucketPrompt]) -> "TextConditions":
+        """Encode every distinct prompt once.
 
-    def batch(self, buckets: Sequence[str]) -> dict[str, Float[Tensor, "B L d"]]:
+        Args:
+            prompts: by bucket; all buckets have the same ``extra`` names.
+        """
+        texts = {
+            bucket: {"text": prompt.positive, "negative": prompt.negative, **prompt.extra}
+            for bucket, prompt in prompts.items()
+        }
+        names = list(dict.fromkeys(name for named in texts.values() for name in named))
+        distinct = list(dict.fromkeys(["", *(named[name] for name in names for named in texts.values())]))
+        with torch.no_grad():
+            rows = dict(zip(distinct, prior.encode_prompts(distinct).float(), strict=True))
+        encoded = {name: {bucket: rows[named[name]] for bucket, named in texts.items()} for name in names}
+        return cls(encoded.pop("text"), encoded.pop("negative"), rows[""], encoded)
+
+    def batch(self, buckets: Sequence[Hashable]) -> dict[str, Float[Tensor, "B L d"]]:
         """The conditions of a batch of views, as ``Guidance.step`` takes them."""
         named = {"text": self.text, "negative": self.negative, **self.extra}
         rows = {name: torch.stack([of[bucket] for bucket in buckets]) for name, of in named.items()}
         return rows | {"null": self.null.expand(len(buckets), *self.null.shape)}
 
 
-def corrupt_prompts(
-    config: GuidanceConfig, positive: Mapping[str, str], negative: Mapping[str, str]
-) -> dict[str, dict[str, str]]:
-    """The extra prompts of a Bridge schedule (none where it is off), for ``TextConditions.encode``."""
+def corrupt_prompt(config: GuidanceConfig, prompt: BucketPrompt) -> dict[str, str]:
+    """The extra prompt of a Bridge schedule (none where it is off), for ``BucketPrompt.extra``."""
     if config.bridge.start >= 1:
         return {}
-    return {"corrupt": {b: f"{text}, {config.bridge.words or negative[b]}" for b, text in positive.items()}}
+    return {"corrupt": f"{prompt.positive}, {config.bridge.words or prompt.negative}"}

@@ -5,9 +5,8 @@ noise (``noise``, or the method's own), the residual (``residuals/<method>.py``,
 method), classifier-free guidance and w(t) (``weights``), and what a method learns on the side (``learnables``).
 How a run uses it:
 
-    prompts = prior.prompts.bucket_prompts(...)                        # bucket -> what to ask for, and against
-    positive, negative = prior.prompts.texts(prompts)
-    conditions = TextConditions.encode(prior, positive, negative, corrupt_prompts(config, positive, negative))
+    prompts = prior.prompts.bucket_prompts(...)                        # bucket -> positive and negative prompt
+    conditions = TextConditions.encode(prior, prompts)
     guidance = build_guidance(config, prior, conditions)
     for step in range(total):
         buckets = prior.prompts.view_buckets(views, ...)
@@ -19,7 +18,7 @@ How a run uses it:
 continues exactly.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -118,7 +117,7 @@ class Guidance:
         latents: Float[Tensor, "B c h w"],
         conditions: Mapping[str, Float[Tensor, "B L d"]],
         control: Float[Tensor, "B H W 3"] | None,
-        buckets: Sequence[str],
+        buckets: Sequence[Hashable],
         step: int,
         total: int,
         generator: torch.Generator,

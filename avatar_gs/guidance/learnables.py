@@ -1,6 +1,7 @@
 """What guidance itself learns during a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -29,7 +30,7 @@ class ConsistentText:
     apart: a row that a loss does not depend on keeps its values, its Adam moments and its step count.
     """
 
-    def __init__(self, start: Mapping[str, Float[Tensor, "L d"]], learning_rate: float, norm_band: float) -> None:
+    def __init__(self, start: Mapping[Any, Float[Tensor, "L d"]], learning_rate: float, norm_band: float) -> None:
         self.buckets = tuple(start)
         self.values = torch.stack([row.detach().float() for row in start.values()]).requires_grad_(True)
         self.norms = self.values.detach().norm(dim=-1, keepdim=True)
@@ -41,11 +42,11 @@ class ConsistentText:
         self.watches = 0
 
     @property
-    def parameters(self) -> dict[str, Float[Tensor, "L d"]]:
+    def parameters(self) -> dict[Any, Float[Tensor, "L d"]]:
         """The rows by bucket; views of the values."""
         return dict(zip(self.buckets, self.values.detach().unbind(), strict=True))
 
-    def rows(self, buckets: Sequence[str]) -> Float[Tensor, "B L d"]:
+    def rows(self, buckets: Sequence[Hashable]) -> Float[Tensor, "B L d"]:
         """The rows of a batch of views, with their gradients."""
         with torch.enable_grad():
             row_of = dict(zip(self.buckets, self.values.unbind(), strict=True))

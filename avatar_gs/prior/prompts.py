@@ -1,19 +1,16 @@
 """The words that tell a prior from where, and how close, a camera looks at the avatar.
 
-A *bucket* is a framing and a direction, such as ``"head/back"``. All views of one bucket share their prompts, so a run
-has at most ``len(BUCKETS)`` different prompts, and whatever is learned per view is learned per bucket.
+All views of one ``Bucket`` share their prompts, so a run has at most ``len(BUCKETS)`` different prompts.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from avatar_gs.prior.config import PLACEHOLDER, PromptConfig, PromptStyle
 from avatar_gs.prior.placeholder import SOMEBODY
-from avatar_gs.types import Framing, ViewDirection, Views
+from avatar_gs.types import Bucket, BucketPrompt, Framing, ViewDirection, Views
 
-BUCKETS = tuple(f"{framing.value}/{direction.value}" for framing in Framing for direction in ViewDirection)
+BUCKETS = tuple(Bucket(framing, direction) for framing in Framing for direction in ViewDirection)
 
 FRAMING_WORDS = {
     Framing.BODY: "full body",
@@ -38,14 +35,6 @@ SD_BACK_OF_HEAD = "back of the head"
 SD_BACK_NEGATIVE = "face, eyes"
 
 
-@dataclass(frozen=True)
-class BucketPrompt:
-    """What the prior is asked for (and against) in one bucket."""
-
-    positive: str
-    negative: str
-
-
 @runtime_checkable
 class Tokenized(Protocol):
     """The part of a prior that knows how much text it reads."""
@@ -64,18 +53,18 @@ def view_direction(azimuth: float, elevation: float, config: PromptConfig) -> Vi
     return ViewDirection.BACK if turn > config.back_degrees else ViewDirection.SIDE
 
 
-def view_buckets(views: Views, config: PromptConfig) -> list[str]:
+def view_buckets(views: Views, config: PromptConfig) -> list[Bucket]:
     """The bucket of each view."""
     angles = zip(views.framings, views.azimuth.tolist(), views.elevation.tolist(), strict=True)
-    return [f"{framing.value}/{view_direction(az, el, config).value}" for framing, az, el in angles]
+    return [Bucket(framing, view_direction(az, el, config)) for framing, az, el in angles]
 
 
-def shows_identity(framing: Framing, direction: ViewDirection, config: PromptConfig) -> bool:
+def shows_identity(bucket: Bucket, config: PromptConfig) -> bool:
     """Whether ``<id>`` stays in the prompts of this bucket."""
-    return framing.value in config.identity_framings and direction.value in config.identity_views
+    return bucket.framing.value in config.identity_framings and bucket.direction.value in config.identity_views
 
 
-def bucket_prompts(prompt: str, negative_prompt: str, config: PromptConfig) -> dict[str, BucketPrompt]:
+def bucket_prompts(prompt: str, negative_prompt: str, config: PromptConfig) -> dict[Bucket, BucketPrompt]:
     """The prompts of every bucket that the style tells apart (an empty ``negative_prompt``: the config's own).
 
     ``<id>`` stays where ``config`` lets the identity in; elsewhere it becomes ``a person``.
@@ -83,8 +72,8 @@ def bucket_prompts(prompt: str, negative_prompt: str, config: PromptConfig) -> d
     negative = negative_prompt or config.negative
     prompts = {}
     for bucket in BUCKETS:
-        framing, direction = Framing(bucket.split("/")[0]), ViewDirection(bucket.split("/")[1])
-        who = PLACEHOLDER if shows_identity(framing, direction, config) else SOMEBODY
+        framing, direction = bucket
+        who = PLACEHOLDER if shows_identity(bucket, config) else SOMEBODY
         sentence = _sentence(prompt.replace(PLACEHOLDER, who))
         if config.style is PromptStyle.mini:
             if direction in MINI_DIRECTION_WORDS:
@@ -116,11 +105,6 @@ def fit_prompt(prior: Tokenized, prompt: str, config: PromptConfig) -> tuple[str
         if len(rest) > len(cut):
             kept, cut = shorter, rest
     return kept, cut
-
-
-def texts(prompts: Mapping[str, BucketPrompt]) -> tuple[dict[str, str], dict[str, str]]:
-    """The positive and the negative prompt of each bucket, as two mappings."""
-    return {b: p.positive for b, p in prompts.items()}, {b: p.negative for b, p in prompts.items()}
 
 
 def _sd_view_words(framing: Framing, direction: ViewDirection) -> list[str]:

@@ -35,6 +35,7 @@ from avatar_gs.settings import OUTPUTS, Settings
 from avatar_gs.stages.forecast import Task
 from avatar_gs.stages.preflight import preflight
 from avatar_gs.training.loop import peak_memory_mib
+from avatar_gs.types import Bucket, Framing, ViewDirection
 
 LOGGER = logging.getLogger(__name__)
 
@@ -42,7 +43,10 @@ CACHE = OUTPUTS / ".identities"
 LORA = "lora"
 """Where an identity file says which LoRA files the prior had that it was learned with. Another choice is warned of and
 not refused: the token embeddings, which the rows are added to, are the same."""
-SHEET_VIEWS = ("body/front", "upper/front", "head/front", "body/back")
+SHEET_VIEWS = (
+    *(Bucket(framing, ViewDirection.FRONT) for framing in (Framing.BODY, Framing.UPPER, Framing.HEAD)),
+    Bucket(Framing.BODY, ViewDirection.BACK),
+)
 SHEET_PHOTOS = 8
 SAMPLE_STEPS, SAMPLE_CFG = 20, 4.0
 POINTS = 100

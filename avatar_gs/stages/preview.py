@@ -62,7 +62,7 @@ def run(settings: Settings) -> None:
     rows = [[*row] for row in zip(to_uint8(scene.pose_maps), *map(to_uint8, pictures), strict=True)]
     picture = contact_sheet(
         rows,
-        row_labels=list(scene.buckets),
+        row_labels=list(map(str, scene.buckets)),
         column_labels=["pose map", *(f"sample {index + 1}" for index in range(SAMPLES))],
         title=settings.prompt,
         size=max(192, min(prior.image_size, 384)),

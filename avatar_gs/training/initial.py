@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -32,24 +32,20 @@ class Initial:
     """An avatar to begin with, frozen.
 
     ``unit`` (metres): the size by which its run judged the sizes of splats. ``digest``: hexadecimal digits that change
-    with the avatar. ``prompts``: what it shows, by bucket of views; an editing method asks for that.
+    with the avatar.
     """
 
     model: GaussianModel
     unit: Float[Tensor, ""]
     digest: str
-    prompts: Mapping[str, str] = field(default_factory=dict)
 
     def copy(self, config: SplatsConfig) -> GaussianModel:
         """The same avatar, to be trained."""
         return GaussianModel.from_config(config, self.model.tensors())
 
 
-def load_initial(settings: Settings, body: Body, prompts: Mapping[str, str] | None = None) -> Initial:
+def load_initial(settings: Settings, body: Body) -> Initial:
     """The avatar of the newest checkpoint of the run ``settings.init``.
-
-    Args:
-        prompts: what it shows, by bucket (``training.prompts.source_prompts``).
 
     Raises:
         UserError: if there is none, it is damaged, or it was made on another body.
@@ -69,7 +65,7 @@ def load_initial(settings: Settings, body: Body, prompts: Mapping[str, str] | No
     model = model.to(body.template.device)
     for parameter in model.params.values():
         parameter.requires_grad_(False)
-    return Initial(model, tensors["density/unit"].to(model.device), digest(splats), prompts or {})
+    return Initial(model, tensors["density/unit"].to(model.device), digest(splats))
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

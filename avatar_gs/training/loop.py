@@ -16,7 +16,6 @@ from avatar_gs.core.runs import RunFolder
 from avatar_gs.core.seeding import generator
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.distill import Distilled, build_guidance
-from avatar_gs.prior.prompts import BucketPrompt, texts
 from avatar_gs.prior.sparing import MemoryGuard
 from avatar_gs.protocols import Prior
 from avatar_gs.settings import Settings
@@ -28,12 +27,12 @@ from avatar_gs.training.background import LearnedBackground
 from avatar_gs.training.config import Background
 from avatar_gs.training.initial import Initial
 from avatar_gs.training.preview import preview_sheet, write_preview
-from avatar_gs.training.prompts import extra_prompts
 from avatar_gs.training.scene import prepared_scenes
 from avatar_gs.training.state import CHECKPOINT, TrainingState
 from avatar_gs.training.step import ADVICE, Report, not_finite, train_step
 from avatar_gs.training.stopwatch import Stopwatch
 from avatar_gs.training.tensorboard import scalar_writer
+from avatar_gs.types import Bucket, BucketPrompt
 
 LOGGER = logging.getLogger(__name__)
 OnStep = Callable[[TrainingState, Report], None]
@@ -51,7 +50,7 @@ def optimize(
     settings: Settings,
     body: Body,
     prior: Prior,
-    prompts: Mapping[str, BucketPrompt],
+    prompts: Mapping[Bucket, BucketPrompt],
     run: RunFolder | None = None,
     *,
     initial: Initial | None = None,
@@ -60,23 +59,19 @@ def optimize(
     """Make an avatar, or finish one: a run whose folder holds a checkpoint goes on from there.
 
     Args:
-        prompts: what to ask for, and against, in every bucket of views (``prior.prompts.bucket_prompts``).
+        prompts: of every bucket of views, with all that guidance needs (``training.prompts.run_prompts``).
         run: where checkpoints and previews go; without it nothing is written. Of several processes (``parallel``)
             the first writes.
         initial: the avatar to begin with (``training.initial.load_initial``); without it the body's surface. Editing
-            methods change it from what ``initial.prompts`` say to what ``prompts`` do.
+            methods change it by the difference between the ``source`` and the positive prompts.
         on_step: called after every step; for a viewer or a measurement.
 
     Raises:
         UserError: if the run diverges, or its checkpoint belongs to another run.
         KeyboardInterrupt: after Ctrl-C, once the checkpoint is written.
     """
-    positive, negative = texts(prompts)
-    extra = extra_prompts(settings, positive, negative)
     source = initial if settings.guidance.edits else None
-    if source is not None and source.prompts:
-        extra["source"] = dict(source.prompts)
-    conditions = TextConditions.encode(prior, positive, negative, extra)
+    conditions = TextConditions.encode(prior, prompts)
     rest = body.rest()
     surface = RestSurface(rest)
     state = first_state(settings, body, prior, conditions, initial)

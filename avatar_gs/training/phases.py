@@ -10,13 +10,13 @@ import torch
 from avatar_gs.body.model import Body
 from avatar_gs.core.device import peak_resident_memory, release_cached_memory
 from avatar_gs.guidance.conditions import TextConditions
-from avatar_gs.prior.prompts import bucket_prompts, texts
+from avatar_gs.prior.prompts import bucket_prompts
 from avatar_gs.protocols import Prior
 from avatar_gs.settings import Settings
 from avatar_gs.splats.surface import RestSurface
 from avatar_gs.training.loop import first_state
 from avatar_gs.training.preview import preview_sheet
-from avatar_gs.training.prompts import extra_prompts
+from avatar_gs.training.prompts import with_extra
 from avatar_gs.training.scene import Scenes
 from avatar_gs.training.step import train_step
 
@@ -66,9 +66,9 @@ def measure_phases(settings: Settings, body: Body, prior: Prior) -> dict[str, di
     density = replace(settings.density, start=0.0, stop=1.0, prune_stop=1.0, every=REFINE_EVERY)
     settings = replace(settings, density=density)
     meter = PeakMeter(prior.device)
-    positive, negative = texts(bucket_prompts(PROMPT, "", settings.prior.prompts))
+    prompts = with_extra(bucket_prompts(PROMPT, "", settings.prior.prompts), settings)
     with meter("prompts"):
-        conditions = TextConditions.encode(prior, positive, negative, extra_prompts(settings, positive, negative))
+        conditions = TextConditions.encode(prior, prompts)
     state = first_state(settings, body, prior, conditions)
     surface = RestSurface(body.rest())
     of = body, settings.optimize, settings.cameras, settings.prior.prompts

@@ -2,14 +2,16 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
-from avatar_gs.guidance.conditions import corrupt_prompts
+from avatar_gs.guidance.conditions import corrupt_prompt
 from avatar_gs.guidance.config import Variant
 from avatar_gs.prior.config import PLACEHOLDER
 from avatar_gs.prior.placeholder import with_accessories, with_placeholder
-from avatar_gs.prior.prompts import BucketPrompt, bucket_prompts, fit_prompt, texts
+from avatar_gs.prior.prompts import bucket_prompts, fit_prompt
 from avatar_gs.settings import Settings
+from avatar_gs.types import Bucket, BucketPrompt
 
 LOGGER = logging.getLogger(__name__)
 
@@ -26,24 +28,43 @@ class Reader(Protocol):
     def unknown_words(self, prompt: str) -> list[str]: ...
 
 
-def run_prompts(settings: Settings, prior: Reader) -> dict[str, BucketPrompt]:
-    """The prompts of every bucket of views; says in the log what of the sentence the prior cannot read.
+def run_prompts(settings: Settings, prior: Reader) -> dict[Bucket, BucketPrompt]:
+    """The prompts of every bucket of views, with all that the run's guidance needs (``with_extra``).
 
-    With an identity, ``<id>`` stands in front of a sentence that does not name it, and one that says nothing of clothes
-    gets the hat of the photos, if there is one.
-
-    The sentence is cut, not the view words that follow it: without those, a back would get a face.
+    Words that the prior cannot read are reported in the log. With an identity, ``<id>`` is put in front of a prompt
+    that does not name it, and a prompt without clothes gets the hat of the photos, if there is one. A prompt that is
+    too long is cut before the view words: without those, a back view would get a face.
     """
     prompt = with_placeholder(settings.prompt) if settings.has_identity else settings.prompt
-    prompt = with_accessories(prompt, prior.accessories)
-    return bucket_prompts(_readable(prompt, settings, prior), settings.negative_prompt, settings.prior.prompts)
+    prompts = _view_prompts(prompt, settings, prior)
+    edits = bool(settings.guidance.edits and settings.init)
+    return with_extra(prompts, settings, _view_prompts(settings.source_prompt, settings, prior) if edits else None)
 
 
-def source_prompts(settings: Settings, prior: Reader) -> dict[str, str]:
-    """What editing takes the avatar of ``init`` to be, in every bucket of views."""
-    kept = _readable(with_accessories(settings.source_prompt, prior.accessories), settings, prior)
-    positive, _ = texts(bucket_prompts(kept, settings.negative_prompt, settings.prior.prompts))
-    return positive
+def with_extra(
+    prompts: Mapping[Bucket, BucketPrompt], settings: Settings, source: Mapping[Bucket, BucketPrompt] | None = None
+) -> dict[Bucket, BucketPrompt]:
+    """The prompts, each with the extra ones that the run's guidance needs (``BucketPrompt.extra``).
+
+    Args:
+        source: what an editing method takes the avatar to show before the edit.
+    """
+    person = settings.has_identity and settings.guidance.de_sds.variant is Variant.composed
+    alone = bucket_prompts(PLACEHOLDER, "", settings.prior.prompts) if person else {}
+    complete = {}
+    for bucket, prompt in prompts.items():
+        extra = corrupt_prompt(settings.guidance, prompt)
+        if person:
+            extra["identity"] = alone[bucket].positive
+        if source is not None:
+            extra["source"] = source[bucket].positive
+        complete[bucket] = replace(prompt, extra=extra)
+    return complete
+
+
+def _view_prompts(prompt: str, settings: Settings, prior: Reader) -> dict[Bucket, BucketPrompt]:
+    readable = _readable(with_accessories(prompt, prior.accessories), settings, prior)
+    return bucket_prompts(readable, settings.negative_prompt, settings.prior.prompts)
 
 
 def _readable(prompt: str, settings: Settings, prior: Reader) -> str:
@@ -57,14 +78,3 @@ def _readable(prompt: str, settings: Settings, prior: Reader) -> str:
             "prior=%s never learned these words and will not follow them: %s", prior.name, ", ".join(unknown)
         )
     return kept
-
-
-def extra_prompts(
-    settings: Settings, positive: Mapping[str, str], negative: Mapping[str, str]
-) -> dict[str, dict[str, str]]:
-    """What the run's guidance asks for beside its prompts, by name and bucket (see ``TextConditions.extra``)."""
-    extra = corrupt_prompts(settings.guidance, positive, negative)
-    if settings.has_identity and settings.guidance.de_sds.variant is Variant.composed:
-        alone = bucket_prompts(PLACEHOLDER, "", settings.prior.prompts)
-        extra["identity"] = {bucket: alone[bucket].positive for bucket in positive}
-    return extra

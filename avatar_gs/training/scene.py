@@ -20,7 +20,7 @@ from avatar_gs.render.config import CamerasConfig
 from avatar_gs.render.pose_map import body_depth, body_surfels, render_pose_map
 from avatar_gs.render.shading import Lighting, sample_lighting
 from avatar_gs.training.config import Background, OptimizeConfig, PoseMap, PoseMode
-from avatar_gs.types import Framing, PosedBody, Views
+from avatar_gs.types import Bucket, Framing, PosedBody, Views
 
 PREVIEW_FRAMINGS = (Framing.BODY, Framing.BODY, Framing.BODY, Framing.HEAD)
 PREVIEW_AZIMUTHS = (0.0, 90.0, 180.0, 0.0)
@@ -34,7 +34,7 @@ class Scene:
     views: Views
     pose_maps: Float[Tensor, "B S S 3"]
     backgrounds: Float[Tensor, "B 3"]
-    buckets: Sequence[str]
+    buckets: Sequence[Bucket]
     """The bucket of prompts of each view."""
     lighting: Lighting | None = None
     """None: the albedo is drawn as it is."""

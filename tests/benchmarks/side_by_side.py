@@ -26,6 +26,7 @@ from avatar_gs.lab.benchmarks.random_weights import random_prior
 from avatar_gs.prior.config import Precision, PriorConfig
 from avatar_gs.prior.loading import Quiet
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
+from avatar_gs.types import BucketPrompt
 from tests import full
 from tests.benchmarks.threestudio_fork import find_guidance
 
@@ -144,7 +145,7 @@ def networks_of(owner: Any) -> dict[str, nn.Module]:
 
 def ours(prior: StableDiffusionPrior, batch: int, preset: str, *, control: bool = True) -> Side:
     """Encoding, guidance after its warm-up, and backward, as ``training.step`` does it."""
-    conditions = TextConditions.encode(prior, {BUCKET: PROMPT}, {BUCKET: NEGATIVE})
+    conditions = TextConditions.encode(prior, {BUCKET: BucketPrompt(PROMPT, NEGATIVE)})
     guidance = build_guidance(named_preset(preset), prior, conditions)
     pose_maps = torch.rand(batch, prior.image_size, prior.image_size, 3, device=prior.device) if control else None
     buckets, total = [BUCKET] * batch, 1000

@@ -15,7 +15,7 @@ from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import EDITING, GuidanceConfig, Method
 from avatar_gs.guidance.presets import preset
 from avatar_gs.prior.config import Precision, PriorConfig
-from avatar_gs.prior.prompts import bucket_prompts, texts
+from avatar_gs.prior.prompts import bucket_prompts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.render.config import ShadingConfig
 from avatar_gs.settings import Settings
@@ -23,7 +23,7 @@ from avatar_gs.splats.density import Refinement
 from avatar_gs.training.config import Background, EnvironmentConfig, GeometryConfig, PoseMode
 from avatar_gs.training.initial import load_initial
 from avatar_gs.training.loop import Result, first_state, optimize
-from avatar_gs.training.prompts import extra_prompts
+from avatar_gs.training.prompts import with_extra
 from avatar_gs.training.state import CHECKPOINT, TrainingState
 from avatar_gs.training.step import Report
 from tests.cuda.conftest import MakePrior
@@ -34,7 +34,9 @@ PROMPT = "a man in red"
 
 
 def train(settings: Settings, body: Body, prior: StableDiffusionPrior, **options: object) -> Result:
-    return optimize(settings, body, prior, bucket_prompts(PROMPT, "", settings.prior.prompts), **options)  # type: ignore
+    prompts = bucket_prompts(PROMPT, "", settings.prior.prompts)
+    source = bucket_prompts("a woman in blue", "", settings.prior.prompts) if settings.guidance.edits else None
+    return optimize(settings, body, prior, with_extra(prompts, settings, source), **options)  # type: ignore
 
 
 def check_avatar(result: Result, settings: Settings) -> None:
@@ -139,9 +141,8 @@ def test_a_checkpoint_comes_back_to_the_bit(body: Body, prior_of: MakePrior, tmp
     run, prior = RunFolder(tmp_path), prior_of("tiny")
     train(settings, body, prior, run=run)
     saved, again = run.checkpoints / CHECKPOINT, tmp_path / "again.safetensors"
-    texts_of = texts(bucket_prompts(PROMPT, "", settings.prior.prompts))
-    extra = extra_prompts(settings, *texts_of)
-    state = first_state(settings, body, prior, TextConditions.encode(prior, *texts_of, extra))
+    prompts = with_extra(bucket_prompts(PROMPT, "", settings.prior.prompts), settings)
+    state = first_state(settings, body, prior, TextConditions.encode(prior, prompts))
     state.restore(saved, settings.splats, seed=settings.seed, total_steps=4)
     assert {place(value) for value in state.model.params.values()} == {torch.device(DEVICE).type}
     state.save(again, seed=settings.seed, total_steps=4)
@@ -165,8 +166,7 @@ def test_every_editing_method_takes_two_steps(body: Body, prior_of: MakePrior, t
     train(settings, body, prior, run=run)
     run.record("optimize")
     settings.init, settings.guidance = str(run.path), preset(method)
-    shown = texts(bucket_prompts("a woman in blue", "", settings.prior.prompts))[0]
-    check_avatar(train(settings, body, prior, initial=load_initial(settings, body, shown)), settings)
+    check_avatar(train(settings, body, prior, initial=load_initial(settings, body)), settings)
 
 
 @pytest.mark.parametrize("name", ["tiny", pytest.param("mini", marks=on_request)])

@@ -23,6 +23,7 @@ from avatar_gs.guidance.distill import build_guidance
 from avatar_gs.guidance.learnables import ConsistentText
 from avatar_gs.guidance.weights import guided
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
+from avatar_gs.types import BucketPrompt
 from tests import tiny
 from tests.guidance.analytic import SIZE, AnalyticPrior, conditions, full, gaussian, make, rows, step
 
@@ -402,9 +403,9 @@ NETWORK_CALLS = {
 @pytest.mark.parametrize("kind", ["sd15", "sd21"])
 def test_with_real_networks(tmp_path, kind):
     prior = StableDiffusionPrior(**tiny.parts(tmp_path, kind))
-    prompts = {"body/front": "a red man, front view", "body/back": "a red man, back view"}
-    source = {"source": dict.fromkeys(prompts, "a green man")}
-    conds = TextConditions.encode(prior, prompts, dict.fromkeys(prompts, "blue"), source)
+    source = {"source": "a green man"}
+    prompts = {f"body/{side}": BucketPrompt(f"a red man, {side} view", "blue", source) for side in ("front", "back")}
+    conds = TextConditions.encode(prior, prompts)
     buckets = ["body/back", "body/front"]
     for method in METHODS:
         guidance = build_guidance(GuidanceConfig(method=method), prior, conds)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.guidance.conditions import TextConditions, corrupt_prompts
+from avatar_gs.guidance.conditions import TextConditions, corrupt_prompt
 from avatar_gs.guidance.config import (
     BridgeConfig,
     CsdConfig,
@@ -27,6 +27,7 @@ from avatar_gs.guidance.config import (
 )
 from avatar_gs.guidance.weights import Cfg, guided, perpendicular
 from avatar_gs.prior.prediction import KINDS, to_eps
+from avatar_gs.types import BucketPrompt
 from tests.guidance.analytic import AnalyticPrior, Level, conditions, full, make, step
 
 METHODS = [method for method in Method if method is not Method.none]
@@ -96,17 +97,17 @@ def test_bridge_is_a_second_stage_of_any_method(prior, method):
 
 
 def test_bridges_prompts():
-    positive, negative = {"front": "a man, front view", "back": "a man"}, {"front": "blurry", "back": "blurry, face"}
-    assert corrupt_prompts(GuidanceConfig(), positive, negative) == {}
+    front, back = BucketPrompt("a man, front view", "blurry"), BucketPrompt("a man", "blurry, face")
+    assert corrupt_prompt(GuidanceConfig(), front) == {}
     config = GuidanceConfig(bridge=BridgeConfig(start=0.5))
-    expected = {"front": "a man, front view, blurry", "back": "a man, blurry, face"}
-    assert corrupt_prompts(config, positive, negative) == {"corrupt": expected}
+    assert corrupt_prompt(config, front) == {"corrupt": "a man, front view, blurry"}
+    assert corrupt_prompt(config, back) == {"corrupt": "a man, blurry, face"}
     config.bridge.words = "foggy"
-    assert corrupt_prompts(config, positive, negative)["corrupt"]["back"] == "a man, foggy"
+    assert corrupt_prompt(config, back)["corrupt"] == "a man, foggy"
 
 
 def test_extra_prompts_become_conditions(prior):
-    conds = TextConditions.encode(prior, {"all": "0.5"}, {"all": "-0.25"}, {"source": {"all": "0.7"}})
+    conds = TextConditions.encode(prior, {"all": BucketPrompt("0.5", "-0.25", {"source": "0.7"})})
     batch = conds.batch(["all", "all"])
     assert batch["source"].shape == batch["text"].shape
     assert (batch["source"][:, 0] == 0.7).all() and (batch["text"][:, 0] == 0.5).all()

@@ -8,9 +8,10 @@ from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import GuidanceConfig, Method, ScheduleConfig, ScheduleKind, Weight
 from avatar_gs.guidance.distill import build_guidance
 from avatar_gs.guidance.weights import dynamic_threshold
+from avatar_gs.types import BucketPrompt
 from tests.training.conftest import ColorPrior
 
-TEXTS = {"body/front": "red"}, {"body/front": "grey"}
+PROMPTS = {"body/front": BucketPrompt("red", "grey")}
 
 
 def test_what_is_in_range_stays_as_it_is():
@@ -37,7 +38,7 @@ def distilled(method=Method.sds, **options):
     schedule = ScheduleConfig(kind=ScheduleKind.uniform, t_min=0.79, t_max=0.8)
     config = GuidanceConfig(method=method, cfg_scale=30.0, schedule=schedule, weight=Weight.sigma_over_alpha, **options)
     prior = ColorPrior()
-    guidance = build_guidance(config, prior, conditions := TextConditions.encode(prior, *TEXTS))
+    guidance = build_guidance(config, prior, conditions := TextConditions.encode(prior, PROMPTS))
     latents = torch.zeros(2, 3, 8, 8, requires_grad=True)
     buckets = ["body/front"] * 2
     random = torch.Generator().manual_seed(4)

@@ -19,6 +19,7 @@ from avatar_gs.prior.prompts import PLACEHOLDER, bucket_prompts, fit_prompt
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.prior.text import truncate
 from avatar_gs.protocols import IdentityPrior
+from avatar_gs.types import Bucket, Framing, ViewDirection
 from tests import tiny
 
 
@@ -133,9 +134,9 @@ def test_a_prompt_that_names_nobody_gets_the_person_in_front(prompt, expected):
 def test_stable_diffusion_is_told_the_person_only_where_a_face_is_large(preset):
     words = yaml.safe_load((config.CONF / "prior" / f"{preset}.yaml").read_text())["prompts"]
     prompts = bucket_prompts("<id> in a coat", "", PromptConfig(**words | {"style": PromptStyle.sd}))
-    told = {bucket for bucket, prompt in prompts.items() if PLACEHOLDER in prompt.positive}
+    told = {str(bucket) for bucket, prompt in prompts.items() if PLACEHOLDER in prompt.positive}
     assert told == {"head/front", "head/side", "upper/front", "upper/side"}
-    assert prompts["body/back"].positive.startswith(
+    assert prompts[Bucket(Framing.BODY, ViewDirection.BACK)].positive.startswith(
         "back view of a person from behind, back of the head, full body, a person in a coat"
     )
 

@@ -8,7 +8,7 @@ from avatar_gs.lab.world.captions import view_suffix
 from avatar_gs.lab.world.vocabulary import NEGATIVE_WORDS
 from avatar_gs.prior.config import PriorConfig, PromptConfig, PromptStyle
 from avatar_gs.prior.prompts import BUCKETS, bucket_prompts, view_buckets
-from avatar_gs.types import Cameras, Framing, ViewDirection, Views
+from avatar_gs.types import Bucket, Cameras, Framing, ViewDirection, Views
 
 SD = PromptConfig(style=PromptStyle.sd)
 
@@ -20,6 +20,11 @@ def views(azimuths, elevations=None, framing=Framing.BODY):
     return Views(cameras, (framing,) * n, *(torch.deg2rad(d) for d in degrees))
 
 
+def seen_as(shown, config=None):
+    """The views' buckets, as text."""
+    return list(map(str, view_buckets(shown, config or PromptConfig())))
+
+
 @pytest.mark.parametrize(
     ("azimuth", "direction"),
     [
@@ -29,27 +34,27 @@ def views(azimuths, elevations=None, framing=Framing.BODY):
     ],
 )
 def test_directions_follow_the_azimuth(azimuth, direction):
-    assert view_buckets(views([azimuth]), PromptConfig()) == [f"body/{direction}"]
+    assert seen_as(views([azimuth])) == [f"body/{direction}"]
 
 
 def test_thresholds_are_configurable():
     config = PromptConfig(front_degrees=30.0, back_degrees=150.0)
-    assert view_buckets(views([45, 130]), config) == ["body/side", "body/side"]
+    assert seen_as(views([45, 130]), config) == ["body/side", "body/side"]
     with pytest.raises(UserError, match="front_degrees"):
         PromptConfig(front_degrees=130.0)
 
 
 def test_only_stable_diffusion_is_told_of_views_from_overhead():
     above = views([0, 180], [61, 61])
-    assert view_buckets(above, SD) == ["body/overhead"] * 2
-    assert view_buckets(above, PromptConfig()) == ["body/front", "body/back"]
-    assert view_buckets(views([0], [59]), SD) == ["body/front"]
+    assert seen_as(above, SD) == ["body/overhead"] * 2
+    assert seen_as(above) == ["body/front", "body/back"]
+    assert seen_as(views([0], [59]), SD) == ["body/front"]
 
 
 def test_every_bucket_of_a_style_has_its_own_prompt():
     assert set(bucket_prompts("a man", "", SD)) == set(BUCKETS)
     mini = bucket_prompts("a man", "", PromptConfig())
-    assert set(mini) == {bucket for bucket in BUCKETS if not bucket.endswith("overhead")}
+    assert set(mini) == {bucket for bucket in BUCKETS if bucket.direction is not ViewDirection.OVERHEAD}
     for prompts in (bucket_prompts("a man", "", SD), mini):
         assert len({p.positive for p in prompts.values()}) == len(prompts)
 
@@ -57,7 +62,7 @@ def test_every_bucket_of_a_style_has_its_own_prompt():
 @pytest.mark.parametrize("framing", list(Framing))
 @pytest.mark.parametrize("direction", [ViewDirection.FRONT, ViewDirection.SIDE, ViewDirection.BACK])
 def test_the_packaged_priors_prompts_end_as_its_captions_do(framing, direction):
-    prompt = bucket_prompts("a man.", "", PromptConfig())[f"{framing.value}/{direction.value}"]
+    prompt = bucket_prompts("a man.", "", PromptConfig())[Bucket(framing, direction)]
     assert prompt.positive == "a man" + view_suffix(framing, direction)
 
 
@@ -66,9 +71,9 @@ def test_the_packaged_priors_negative_is_what_its_degraded_pictures_are_called()
 
 
 def test_stable_diffusion_reads_the_view_first_and_no_face_on_the_back():
-    assert view_buckets(views([0, 180]), SD) == ["body/front", "body/back"]
+    assert seen_as(views([0, 180]), SD) == ["body/front", "body/back"]
     prompts = bucket_prompts("an old man", "blurry", SD)
-    front, back = prompts["body/front"], prompts["body/back"]
+    front, back = (prompts[Bucket(Framing.BODY, side)] for side in (ViewDirection.FRONT, ViewDirection.BACK))
     assert front.positive == "front view, full body, an old man"
     assert back.positive == "back view of a person from behind, back of the head, full body, an old man"
     assert (front.negative, back.negative) == ("blurry", "face, eyes, blurry")
@@ -76,7 +81,7 @@ def test_stable_diffusion_reads_the_view_first_and_no_face_on_the_back():
 
 def test_suffix_and_default_negative():
     config = PromptConfig(style=PromptStyle.sd, suffix="plain studio background", negative="ugly")
-    prompt = bucket_prompts("a man", "", config)["head/front"]
+    prompt = bucket_prompts("a man", "", config)[Bucket(Framing.HEAD, ViewDirection.FRONT)]
     assert prompt.positive == "front view, close-up of the head, a man, plain studio background"
     assert prompt.negative == "ugly"
 
@@ -87,7 +92,7 @@ def test_without_view_words_all_sides_of_a_framing_share_one_prompt(style):
     prompts = bucket_prompts("a man", "blurry", config)
     assert prompts.keys() == bucket_prompts("a man", "blurry", PromptConfig(style=style)).keys()
     for framing, words in ((Framing.BODY, "full body"), (Framing.HEAD, "close-up of the head")):
-        sides = {prompt for bucket, prompt in prompts.items() if bucket.startswith(f"{framing.value}/")}
+        sides = {prompt for bucket, prompt in prompts.items() if bucket.framing is framing}
         assert len(sides) == 1
         said = sides.pop()
         assert words in said.positive and "a man" in said.positive and "view" not in said.positive

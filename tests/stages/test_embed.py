@@ -14,6 +14,7 @@ from avatar_gs.prior.config import PriorConfig
 from avatar_gs.prior.stable_diffusion import load_prior
 from avatar_gs.settings import Settings
 from avatar_gs.stages import embed, optimize, preview
+from avatar_gs.types import Bucket, Framing, ViewDirection
 from tests import tiny
 
 STEPS = [
@@ -100,7 +101,7 @@ def test_photos_become_an_identity_and_the_identity_an_avatar(prior, anna, tmp_p
     assert {"avatar.ply", "avatar.html"} <= {path.name for path in second.iterdir()}
     settings, prompts, rows = asked[0]
     assert torch.equal(rows, embedding.vectors)
-    assert prompts["head/front"].positive.startswith("<id>, red, close-up")
+    assert prompts[Bucket(Framing.HEAD, ViewDirection.FRONT)].positive.startswith("<id>, red, close-up")
     head = settings.cameras.head.probability
     others = settings.cameras.body.probability + settings.cameras.upper.probability + settings.cameras.lower.probability
     assert head / (head + others) == pytest.approx(0.35)

@@ -1,6 +1,7 @@
 """A run small enough for tests: the real body, loop, renderer and guidance, and a prior of known score."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,10 +11,11 @@ from torch import Tensor
 from avatar_gs.body.config import BodyConfig
 from avatar_gs.body.model import Body, load_body
 from avatar_gs.guidance.config import GuidanceConfig, Method
-from avatar_gs.prior.prompts import BUCKETS, BucketPrompt
+from avatar_gs.prior.prompts import BUCKETS
 from avatar_gs.settings import Settings
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.training.config import OptimizeConfig
+from avatar_gs.types import Bucket, BucketPrompt, ViewDirection
 
 COLORS = {"red": (0.9, 0.1, 0.1), "green": (0.1, 0.8, 0.2), "blue": (0.1, 0.2, 0.9), "grey": (0.5, 0.5, 0.5)}
 SPREAD = 0.1
@@ -72,10 +74,15 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def color_prompts() -> dict[str, BucketPrompt]:
+def color_prompts(**extra: str) -> dict[Bucket, BucketPrompt]:
     """Red from the front, blue from the back, green from the sides."""
-    by_direction = {"front": "red", "back": "blue", "side": "green", "overhead": "green"}
-    return {bucket: BucketPrompt(by_direction[bucket.split("/")[1]], "grey") for bucket in BUCKETS}
+    colors = {ViewDirection.FRONT: "red", ViewDirection.BACK: "blue"}
+    return {bucket: BucketPrompt(colors.get(bucket.direction, "green"), "grey", extra) for bucket in BUCKETS}
+
+
+def edit_prompts(source: dict[Bucket, BucketPrompt], prompts: dict[Bucket, BucketPrompt]) -> dict[Bucket, BucketPrompt]:
+    """Prompts of an edit of what ``source`` shows."""
+    return {bucket: replace(prompt, extra={"source": source[bucket].positive}) for bucket, prompt in prompts.items()}
 
 
 def small_settings(**optimize: Any) -> Settings:

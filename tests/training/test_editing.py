@@ -14,7 +14,7 @@ from avatar_gs.core.runs import RunFolder
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import GuidanceConfig, Method, Unconditional, Weight
 from avatar_gs.prior.config import PriorConfig
-from avatar_gs.prior.prompts import bucket_prompts, texts
+from avatar_gs.prior.prompts import bucket_prompts
 from avatar_gs.prior.stable_diffusion import load_prior
 from avatar_gs.render.cameras import fixed_views
 from avatar_gs.render.rasterize import rasterize
@@ -22,9 +22,9 @@ from avatar_gs.training.config import LossesConfig, PoseMode
 from avatar_gs.training.initial import load_initial
 from avatar_gs.training.loop import first_state, optimize
 from avatar_gs.training.state import CHECKPOINT
-from avatar_gs.types import Framing
+from avatar_gs.types import Framing, ViewDirection
 from tests.tiny import save_prior
-from tests.training.conftest import ColorPrior, color_prompts, small_settings
+from tests.training.conftest import ColorPrior, color_prompts, edit_prompts, small_settings
 
 EDITING = [Method.dds, Method.pds]
 
@@ -48,9 +48,9 @@ def editing(anna, method, **optimize):
     return settings
 
 
-def shown():
-    """What anna's avatar shows."""
-    return texts(color_prompts())[0]
+def unchanged():
+    """Prompts that ask for what anna's avatar shows."""
+    return edit_prompts(color_prompts(), color_prompts())
 
 
 def seen(model, body, azimuth):
@@ -65,12 +65,12 @@ def seen(model, body, azimuth):
 @pytest.mark.parametrize("method", EDITING)
 def test_what_both_prompts_say_stays_where_it_is(anna, body, method):
     settings, gradients = editing(anna, method, steps=1), []
-    initial = load_initial(settings, body, shown())
+    initial = load_initial(settings, body)
     result = optimize(
         settings,
         body,
         ColorPrior(),
-        color_prompts(),
+        unchanged(),
         initial=initial,
         on_step=lambda _, report: gradients.append(report.distilled.grad),
     )
@@ -84,8 +84,11 @@ def test_what_both_prompts_say_stays_where_it_is(anna, body, method):
 def test_only_what_the_prompts_differ_in_changes(anna, body, method):
     """Behind, blue becomes green; in front nothing is asked, and little of the back is seen."""
     settings = editing(anna, method, steps=80)
-    initial = load_initial(settings, body, shown())
-    asked = {b: replace(p, positive="green") if b.endswith("back") else p for b, p in color_prompts().items()}
+    initial = load_initial(settings, body)
+    asked = {
+        bucket: replace(prompt, positive="green") if bucket.direction is ViewDirection.BACK else prompt
+        for bucket, prompt in unchanged().items()
+    }
     result = optimize(settings, body, ColorPrior(), asked, initial=initial)
     front, back = (seen(result.model, body, angle) - seen(initial.model, body, angle) for angle in (0.0, 180.0))
     assert back[1] > 0.1 and back[2] < -0.1, back
@@ -99,11 +102,11 @@ def test_a_killed_and_resumed_edit_ends_with_the_same_bytes(anna, body, tmp_path
     prior = load_prior(PriorConfig(name="custom", path=str(save_prior(tmp_path / "prior"))))
     settings = small_settings(steps=8, checkpoint_every=3, poses=PoseMode.random)
     settings.init, settings.guidance.method = str(anna), method
-    prompts = bucket_prompts("a man in blue", "", settings.prior.prompts)
-    source, _ = texts(bucket_prompts("a man in red", "", settings.prior.prompts))
+    shown, wanted = (bucket_prompts(f"a man in {color}", "", settings.prior.prompts) for color in ("red", "blue"))
+    prompts = edit_prompts(shown, wanted)
 
     def run(name, on_step=None):
-        initial = load_initial(settings, body, source)
+        initial = load_initial(settings, body)
         return optimize(settings, body, prior, prompts, RunFolder(tmp_path / name), initial=initial, on_step=on_step)
 
     class Killed(Exception):
@@ -130,21 +133,21 @@ def test_an_edit_does_not_go_on_from_another_avatar(anna, body, tmp_path):
     tensors, facts = load_state(anna / "checkpoints" / CHECKPOINT)
     save_state(copy.checkpoints / CHECKPOINT, tensors, facts)
     settings, run = editing(copy.path, Method.pds, steps=2), RunFolder(tmp_path / "edit")
-    first = load_initial(settings, body, shown())
-    optimize(settings, body, ColorPrior(), color_prompts(), run, initial=first)
+    first = load_initial(settings, body)
+    optimize(settings, body, ColorPrior(), unchanged(), run, initial=first)
     tensors["splats/sh0"] += 0.01
     save_state(copy.checkpoints / CHECKPOINT, tensors, facts)
-    changed = load_initial(settings, body, shown())
+    changed = load_initial(settings, body)
     assert changed.digest != first.digest
     with pytest.raises(UserError, match=r"began with \(init=…\) has changed since.*overwrite=true"):
-        optimize(settings, body, ColorPrior(), color_prompts(), run, initial=changed)
+        optimize(settings, body, ColorPrior(), unchanged(), run, initial=changed)
 
 
 def test_any_method_may_begin_with_an_avatar(anna, body):
     """Its sizes are judged by those that its own run began with; only editing leaves the number of splats alone."""
     prior, settings = ColorPrior(), editing(anna, Method.sds)
     initial = load_initial(settings, body)
-    conditions = TextConditions.encode(prior, shown(), shown(), {"source": shown()})
+    conditions = TextConditions.encode(prior, unchanged())
     state = first_state(settings, body, prior, conditions, initial)
     assert torch.equal(state.model.params["means"], initial.model.params["means"])
     assert state.model.params["means"].requires_grad and not initial.model.params["means"].requires_grad

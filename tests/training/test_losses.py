@@ -13,7 +13,6 @@ from avatar_gs.core.errors import UserError
 from avatar_gs.core.seeding import generator
 from avatar_gs.guidance import weights
 from avatar_gs.guidance.conditions import TextConditions
-from avatar_gs.prior.prompts import texts
 from avatar_gs.render.cameras import fixed_views
 from avatar_gs.render.rasterize import rasterize
 from avatar_gs.splats.config import SplatsConfig
@@ -262,8 +261,7 @@ def test_every_update_of_a_step_scales_its_losses_by_the_latent_elements(body, m
         return losses
 
     monkeypatch.setattr(step, "all_losses", remembered)
-    positive, negative = texts(color_prompts())
-    conditions = TextConditions.encode(prior, positive, negative)
+    conditions = TextConditions.encode(prior, color_prompts())
     state = first_state(settings, body, prior, conditions)
     scenes = Scenes(body, settings.optimize, settings.cameras, settings.prior.prompts, size=prior.image_size, seed=3)
     step.train_step(state, scenes.make(0), settings, prior, conditions, RestSurface(body.rest()))

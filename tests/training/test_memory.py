@@ -15,14 +15,14 @@ from avatar_gs.core.runs import RunFolder
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import BridgeConfig, Method, Variant
 from avatar_gs.prior.config import PriorConfig
-from avatar_gs.prior.prompts import bucket_prompts, texts
+from avatar_gs.prior.prompts import bucket_prompts
 from avatar_gs.prior.sparing import MemoryGuard
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.render.config import ShadingConfig
 from avatar_gs.splats.surface import RestSurface
 from avatar_gs.training.config import Background
 from avatar_gs.training.loop import first_state, optimize
-from avatar_gs.training.prompts import extra_prompts
+from avatar_gs.training.prompts import with_extra
 from avatar_gs.training.scene import Scenes
 from avatar_gs.training.step import train_step
 from tests.tiny import save_prior
@@ -121,13 +121,9 @@ RUNS = {
 
 def steps_of(settings, body, prior, count):
     """Reports of the first steps, one by one; the same scene in each, so that they cost the same."""
-    prompts = bucket_prompts("a man in red", "", settings.prior.prompts)
-    positive, negative = texts(prompts)
-    extra = extra_prompts(settings, positive, negative)
-    source = None
-    if settings.guidance.edits:
-        extra["source"] = positive
-    conditions = TextConditions.encode(prior, positive, negative, extra)
+    prompts, source = bucket_prompts("a man in red", "", settings.prior.prompts), None
+    prompts = with_extra(prompts, settings, prompts if settings.guidance.edits else None)
+    conditions = TextConditions.encode(prior, prompts)
     state = first_state(settings, body, prior, conditions)
     if settings.guidance.edits:
         source = state.model

@@ -24,7 +24,7 @@ from avatar_gs.identity import rehearsal
 from avatar_gs.identity.config import Clothes, EmbedConfig
 from avatar_gs.identity.cross_init import train_identity
 from avatar_gs.identity.photos import PhotoSet
-from avatar_gs.prior.prompts import bucket_prompts, texts
+from avatar_gs.prior.prompts import bucket_prompts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.protocols import Describable
 from avatar_gs.render.config import ShadingConfig
@@ -38,7 +38,7 @@ from avatar_gs.training.initial import Initial
 from avatar_gs.training.loop import first_state, optimize
 from tests import tiny
 from tests.accelerator import Accelerator, on_device
-from tests.training.conftest import small_settings
+from tests.training.conftest import edit_prompts, small_settings
 
 SD_METHODS = [method for method in Method if method is not Method.none]
 
@@ -73,10 +73,10 @@ def run(settings, prior, body, folder=None, *, on_step=None, prompt="a man in re
     prompts = bucket_prompts(prompt, "", settings.prior.prompts)
     initial = None
     if settings.guidance.edits:
-        positive, negative = texts(prompts)
+        prompts = edit_prompts(prompts, prompts)
         plain = replace(settings, guidance=preset(Method.sds))
-        first = first_state(plain, body, prior, TextConditions.encode(prior, positive, negative))
-        initial = Initial(first.model, first.strategy.unit, "0" * 16, positive)
+        first = first_state(plain, body, prior, TextConditions.encode(prior, prompts))
+        initial = Initial(first.model, first.strategy.unit, "0" * 16)
     return optimize(settings, body, prior, prompts, folder, initial=initial, on_step=on_step)
 
 

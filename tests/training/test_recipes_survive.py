@@ -20,7 +20,6 @@ from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.distill import Guidance
 from avatar_gs.guidance.noise import Noised
 from avatar_gs.guidance.residuals.base import Context, Plain, Predictor, Residual
-from avatar_gs.prior.prompts import texts
 from avatar_gs.render.pose_map import body_depth
 from avatar_gs.render.rasterize import rasterize
 from avatar_gs.settings import Settings
@@ -130,8 +129,7 @@ def run(body, settings: Settings, steps: int = STEPS, size: int = SIZE) -> Outco
     smaller = (IMAGE_SIZE[prior.name] / prior.image_size) ** 2
     settings.splats.count = round(settings.splats.count / smaller)
     settings.density.max_splats = round(settings.density.max_splats / smaller)
-    positive, negative = texts(color_prompts())
-    conditions = TextConditions.encode(prior, positive, negative)
+    conditions = TextConditions.encode(prior, color_prompts())
     state = first_state(settings, body, prior, conditions)
     # in the warm-up guidance learns and the avatar rests
     state.step = round(state.guidance.method.warmup * settings.optimize.steps)

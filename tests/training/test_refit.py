@@ -6,7 +6,8 @@ import pytest
 from avatar_gs.guidance.config import BridgeConfig, Variant
 from avatar_gs.prior.prompts import BUCKETS
 from avatar_gs.training.loop import optimize
-from avatar_gs.training.prompts import extra_prompts
+from avatar_gs.training.prompts import with_extra
+from avatar_gs.types import BucketPrompt
 from tests.training.conftest import ColorPrior, color_prompts, small_settings
 
 
@@ -28,19 +29,19 @@ def test_several_updates_go_further_for_the_same_prior_calls(body):
 def test_a_run_encodes_what_bridge_asks_for(body):
     settings = small_settings(steps=2)
     settings.guidance.bridge = BridgeConfig(start=0.0)
-    result = optimize(settings, body, ColorPrior(), color_prompts())
+    result = optimize(settings, body, ColorPrior(), with_extra(color_prompts(), settings))
     assert result.metrics["prior_calls"] == 2 * 2 * 2
     assert result.model.params["sh0"].std() > 0
 
 
 def test_the_person_alone_is_asked_for_only_by_the_variant_that_wants_it():
     settings = small_settings()
-    prompts = dict.fromkeys(BUCKETS[:3], "<id>, in a red coat, full body, front view")
+    prompts = dict.fromkeys(BUCKETS[:3], BucketPrompt("<id>, in a red coat, full body, front view", ""))
     settings.guidance.de_sds.variant = Variant.composed
-    assert extra_prompts(settings, prompts, prompts) == {}
+    assert with_extra(prompts, settings) == prompts
     settings.identity = "anna.safetensors"
-    alone = extra_prompts(settings, prompts, prompts)["identity"]
+    alone = {bucket: prompt.extra["identity"] for bucket, prompt in with_extra(prompts, settings).items()}
     assert alone.keys() == prompts.keys()
     assert not any("coat" in prompt for prompt in alone.values())
     settings.guidance.de_sds.variant = Variant.standard
-    assert extra_prompts(settings, prompts, prompts) == {}
+    assert with_extra(prompts, settings) == prompts

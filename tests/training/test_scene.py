@@ -47,7 +47,7 @@ def test_fixed_poses_are_the_a_pose(body):
 
 def test_preview_sees_front_side_back_and_face(body):
     scene = Scenes(body, *ARGUMENTS, size=32, seed=1).preview()
-    assert list(scene.buckets) == ["body/front", "body/side", "body/back", "head/front"]
+    assert list(map(str, scene.buckets)) == ["body/front", "body/side", "body/back", "head/front"]
 
 
 def test_generators_differ_by_seed_step_and_purpose():

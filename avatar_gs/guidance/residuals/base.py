@@ -5,7 +5,7 @@ To add a method: write ``residuals/<method>.py`` with a class that follows ``Met
 in ``guidance/distill.py``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -28,7 +28,7 @@ class Context:
     """
 
     conditions: Mapping[str, Float[Tensor, "B L d"]]
-    buckets: Sequence[str]
+    buckets: Sequence[Hashable]
     step: int
     progress: float
     warming_up: bool

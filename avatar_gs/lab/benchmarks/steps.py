@@ -21,7 +21,7 @@ from avatar_gs.body.model import Body
 from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import Method
-from avatar_gs.prior.prompts import bucket_prompts, texts
+from avatar_gs.prior.prompts import bucket_prompts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.render.rasterize import rasterize
 from avatar_gs.settings import Settings
@@ -30,7 +30,7 @@ from avatar_gs.splats.surface import RestSurface
 from avatar_gs.training.drawing import enlarged
 from avatar_gs.training.encoder import encoder_at
 from avatar_gs.training.loop import first_state, peak_memory_mib
-from avatar_gs.training.prompts import extra_prompts
+from avatar_gs.training.prompts import with_extra
 from avatar_gs.training.scene import Scene, Scenes
 from avatar_gs.training.state import TrainingState
 from avatar_gs.training.step import train_step
@@ -132,9 +132,8 @@ def time_steps(
         )
     density = replace(settings.density, start=0.0, stop=1.0, prune_stop=1.0, every=REFINE_EVERY)
     settings = replace(settings, density=density)
-    prompts = bucket_prompts(PROMPT, "", settings.prior.prompts)
-    positive, negative = texts(prompts)
-    conditions = TextConditions.encode(prior, positive, negative, extra_prompts(settings, positive, negative))
+    prompts = with_extra(bucket_prompts(PROMPT, "", settings.prior.prompts), settings)
+    conditions = TextConditions.encode(prior, prompts)
     state = first_state(settings, body, prior, conditions)
     state.step = round(state.guidance.method.warmup * settings.optimize.steps) + 1
     surface = RestSurface(body.rest())

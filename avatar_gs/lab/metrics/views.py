@@ -17,7 +17,7 @@ from avatar_gs.lab.metrics.truth import Stage, neutral_body, stage_of
 from avatar_gs.prior.config import PromptConfig
 from avatar_gs.prior.prompts import view_buckets
 from avatar_gs.render.pose_map import body_depth, render_pose_map
-from avatar_gs.types import Framing
+from avatar_gs.types import Bucket, Framing
 
 ORBIT = tuple(45.0 * turn for turn in range(8))
 """Degrees; each framing's views are a closed orbit."""
@@ -54,7 +54,7 @@ class Sights:
         """Pixels of the background, whoever stands before it."""
         return np.stack([np.logical_not(binary_dilation(mask, iterations=AROUND)) for mask in self.bare])
 
-    def buckets(self, config: PromptConfig) -> list[str]:
+    def buckets(self, config: PromptConfig) -> list[Bucket]:
         """The bucket of prompts of each view."""
         return [bucket for stage in self.stages for bucket in view_buckets(stage.views, config)]
 
@@ -62,7 +62,7 @@ class Sights:
         """What figures are reported by: framing and side, or "new pose" and side."""
         standing = len(self.stages[0].views)
         return [
-            bucket if index < standing else f"{NEW_POSE}/{bucket.partition('/')[2]}"
+            str(bucket) if index < standing else f"{NEW_POSE}/{bucket.direction.value}"
             for index, bucket in enumerate(self.buckets(config))
         ]
 

@@ -23,10 +23,9 @@ from avatar_gs.lab.playground.fields import build_canvas
 from avatar_gs.lab.playground.picture import load_picture
 from avatar_gs.lab.playground.run import Play, play
 from avatar_gs.lab.playground.view import View, chosen_view
-from avatar_gs.prior.prompts import texts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Settings
-from avatar_gs.training.prompts import extra_prompts, run_prompts
+from avatar_gs.training.prompts import run_prompts
 
 LOGGER = logging.getLogger(__name__)
 
@@ -95,14 +94,13 @@ def play_all(settings: Settings, prior: StableDiffusionPrior, body: Body, folder
 
 def encode_texts(settings: Settings, prior: StableDiffusionPrior, view: View) -> TextConditions:
     """The prompts of the view, and what the method asks for beside them."""
-    prompts = run_prompts(settings, prior)
-    positive, negative = ({view.bucket: of[view.bucket]} for of in texts(prompts))
-    extra = extra_prompts(settings, positive, negative)
+    prompt = run_prompts(settings, prior)[view.bucket]
     if settings.guidance.edits:
         # the picture is of the run's person only if its own prompt says so
         shown = replace(settings, prompt=settings.playground.source_prompt, photos="", identity="")
-        extra["source"] = {view.bucket: run_prompts(shown, prior)[view.bucket].positive}
-    return TextConditions.encode(prior, positive, negative, extra)
+        source = run_prompts(shown, prior)[view.bucket].positive
+        prompt = replace(prompt, extra={**prompt.extra, "source": source})
+    return TextConditions.encode(prior, {view.bucket: prompt})
 
 
 def write_play(folder: Path, result: Play, settings: Settings, image_size: int) -> None:

@@ -14,14 +14,14 @@ from avatar_gs.prior.config import PromptConfig
 from avatar_gs.prior.prompts import view_buckets
 from avatar_gs.render.cameras import fixed_views
 from avatar_gs.render.pose_map import body_depth, render_pose_map
-from avatar_gs.types import Framing
+from avatar_gs.types import Bucket, Framing
 
 
 @dataclass(frozen=True)
 class View:
     """``control`` is the pose map in [0, 1] (None: the ControlNet stays out), ``camera`` a flat ``T_camera_world``."""
 
-    bucket: str
+    bucket: Bucket
     control: Float[Tensor, "1 S S 3"] | None
     camera: Float[Tensor, "1 16"]
 

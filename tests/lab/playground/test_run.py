@@ -17,14 +17,15 @@ from avatar_gs.lab.playground.fields import build_canvas
 from avatar_gs.lab.playground.run import Play, play
 from avatar_gs.lab.playground.strip import comparison, evenly, gradient_picture
 from avatar_gs.lab.playground.view import View
+from avatar_gs.types import Bucket, Framing, ViewDirection
 from tests.guidance import analytic
 
-VIEW = View("all", None, torch.zeros(1, 16))
+VIEW = View(Bucket(Framing.BODY, ViewDirection.FRONT), None, torch.zeros(1, 16))
 HIGH = ScheduleConfig(kind=ScheduleKind.uniform, t_min=0.6, t_max=0.98)  # where SDS's gradient hardly varies
 
 
 def run(method=Method.sds, seed=0, source=None, field=FieldKind.epl, init=Init.gaussian, start=None, **options):
-    prior, conditions = analytic.AnalyticPrior(), analytic.conditions()
+    prior, conditions = analytic.AnalyticPrior(), analytic.conditions(buckets=(VIEW.bucket,))
     settings = {"steps": 200, "every": 50, "lr": LearningRates(epl=0.05, ehl=0.02)} | options.pop("playground", {})
     config = PlaygroundConfig(field=field, init=init, **settings)
     guidance = analytic.make(prior, conditions, method, schedule=HIGH, **options)

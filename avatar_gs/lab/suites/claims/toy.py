@@ -19,6 +19,7 @@ from avatar_gs.core.seeding import generator
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import GuidanceConfig, Method, ScheduleConfig, ScheduleKind, Unconditional, Weight
 from avatar_gs.guidance.distill import build_guidance
+from avatar_gs.types import BucketPrompt
 
 TAU = 0.3
 """The standard deviation of every mode."""
@@ -110,8 +111,7 @@ def log_density(points: Points, prompt: str) -> Float[Tensor, " N"]:
 def edit(method: Method, start: Points, seed: int, steps: int = STEPS) -> Points:
     """Where the points end that a method pulls to the target (Adam, t uniform, the same scale for all)."""
     prior = PlanePrior()
-    editing = {"source": {BUCKET: "source"}}
-    conditions = TextConditions.encode(prior, {BUCKET: "target"}, {BUCKET: ""}, editing)
+    conditions = TextConditions.encode(prior, {BUCKET: BucketPrompt("target", "", {"source": "source"})})
     config = GuidanceConfig(
         method=method,
         cfg_scale=CFG_SCALE,

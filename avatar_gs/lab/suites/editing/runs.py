@@ -20,7 +20,7 @@ from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Settings, short_hash
 from avatar_gs.training.initial import load_initial
 from avatar_gs.training.loop import optimize
-from avatar_gs.training.prompts import run_prompts, source_prompts
+from avatar_gs.training.prompts import run_prompts
 from avatar_gs.types import Framing
 
 SCHEMA = 1
@@ -101,8 +101,7 @@ class Maker:
         """Makes or edits the job's avatar and measures it. The strip: ``STRIP_VIEWS`` of the person that the new prompt
         describes, and of the avatar."""
         settings, edit, run = self.settings_of(job), job.edit, self._avatar(job)
-        shown = source_prompts(settings, self.prior) if settings.guidance.edits else None
-        initial = load_initial(replace(settings, init=str(run.path)), self.theatre.body, shown)
+        initial = load_initial(replace(settings, init=str(run.path)), self.theatre.body)
         model, metrics = initial.model, run.metrics()["optimize"]
         if job.preset != BEFORE:
             prompts = run_prompts(settings, self.prior)

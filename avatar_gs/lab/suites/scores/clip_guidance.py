@@ -16,7 +16,6 @@ from avatar_gs.core.console import interruptible, progress
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import Method
 from avatar_gs.lab.metrics.clip import Clip
-from avatar_gs.prior.prompts import BucketPrompt, texts
 from avatar_gs.protocols import Prior
 from avatar_gs.settings import Settings
 from avatar_gs.splats.optim import gradients_are_finite
@@ -28,6 +27,7 @@ from avatar_gs.training.scene import Scene, prepared_scenes
 from avatar_gs.training.state import TrainingState
 from avatar_gs.training.step import all_losses, learn_background, update
 from avatar_gs.training.stopwatch import Stopwatch
+from avatar_gs.types import Bucket, BucketPrompt
 
 WEIGHT = 0.05
 """Of 1 - cosine, in the unit of the regularisers (``training.config.LossesConfig``). With the packaged scorer,
@@ -36,7 +36,7 @@ gradients on screen positions are then about those of score distillation with th
 
 
 def optimize_by_similarity(
-    settings: Settings, body: Body, prior: Prior, clip: Clip, prompts: Mapping[str, BucketPrompt]
+    settings: Settings, body: Body, prior: Prior, clip: Clip, prompts: Mapping[Bucket, BucketPrompt]
 ) -> Result:
     """An avatar whose pictures are as similar as can be to the prompt of their bucket of views, to ``clip``.
 
@@ -47,9 +47,9 @@ def optimize_by_similarity(
         KeyboardInterrupt: after Ctrl-C.
     """
     settings = replace(settings, guidance=replace(settings.guidance, method=Method.none))
-    positive, negative = texts(prompts)
-    wanted = dict(zip(positive, clip.text_features(list(positive.values())), strict=True))
-    state = first_state(settings, body, prior, TextConditions.encode(prior, positive, negative))
+    positive = [prompt.positive for prompt in prompts.values()]
+    wanted = dict(zip(prompts, clip.text_features(positive), strict=True))
+    state = first_state(settings, body, prior, TextConditions.encode(prior, prompts))
     surface, total, scale = RestSurface(body.rest()), settings.optimize.steps, regulariser_scale(prior)
     arguments = body, settings.optimize, settings.cameras, settings.prior.prompts
     with (
@@ -72,7 +72,7 @@ def climb(
     scene: Scene,
     settings: Settings,
     clip: Clip,
-    wanted: Mapping[str, Float[Tensor, " d"]],
+    wanted: Mapping[Bucket, Float[Tensor, " d"]],
     surface: RestSurface,
     scale: int,
 ) -> float:

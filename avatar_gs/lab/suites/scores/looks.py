@@ -14,6 +14,7 @@ from avatar_gs.lab.metrics.truth import BACKGROUND, CLOSE_UP, Truth
 from avatar_gs.lab.suites.scores.records import Kind, Record
 from avatar_gs.prior.config import PromptConfig
 from avatar_gs.prior.prompts import bucket_prompts
+from avatar_gs.types import Bucket
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,11 @@ class Captions:
     their places, then wrong ones. ``features``: by bucket, a row a caption."""
 
     size: int
-    buckets: Sequence[str]
-    features: Mapping[str, Float[np.ndarray, "P d"]]
+    buckets: Sequence[Bucket]
+    features: Mapping[Bucket, Float[np.ndarray, "P d"]]
 
 
-def read_captions(prompts: Sequence[str], buckets: Sequence[str], config: PromptConfig, clip: Clip) -> Captions:
+def read_captions(prompts: Sequence[str], buckets: Sequence[Bucket], config: PromptConfig, clip: Clip) -> Captions:
     """The prompts as a run would ask for them in each view's bucket; all of them end in (or begin with) the same view
     words, so that these decide nothing."""
     worded = [bucket_prompts(prompt, "", config) for prompt in prompts]
