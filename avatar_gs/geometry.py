@@ -1,4 +1,4 @@
-"""Rotations, frames and projection. Radians, metres, wxyz quaternions, OpenCV cameras (x right, y down, z forward)."""
+"""Rotations, camera frames and projection; for the conventions see ``avatar_gs.types``."""
 
 import torch
 from jaxtyping import Float
@@ -8,7 +8,7 @@ from avatar_gs.types import Cameras
 
 
 def axis_angle_to_matrix(axis_angle: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3 3"]:
-    """Rodrigues' formula, smooth through zero."""
+    """Rotation matrices of axis-angle vectors in radians (Rodrigues' formula, smooth at zero)."""
     angle = axis_angle.square().sum(-1).add(1e-24).sqrt()[..., None, None]
     x, y, z = axis_angle.unbind(-1)
     zero = torch.zeros_like(x)
@@ -20,7 +20,7 @@ def axis_angle_to_matrix(axis_angle: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b
 
 
 def quat_to_matrix(quats: Float[Tensor, "*b 4"]) -> Float[Tensor, "*b 3 3"]:
-    """Rotation matrices of quaternions of any non-zero length."""
+    """Rotation matrices of wxyz quaternions of any non-zero norm."""
     w, x, y, z = (quats / quats.norm(dim=-1, keepdim=True)).unbind(-1)
     rows = [
         1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
@@ -31,7 +31,10 @@ def quat_to_matrix(quats: Float[Tensor, "*b 4"]) -> Float[Tensor, "*b 3 3"]:
 
 
 def matrix_to_quat(matrices: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 4"]:
-    """Unit quaternions with the largest component positive (Shepperd's method: the best-conditioned of four forms)."""
+    """Unit quaternions (wxyz) of rotation matrices, with the largest component positive.
+
+    Shepperd's method: of four equivalent forms, the best-conditioned one is used.
+    """
     m = matrices
     m00, m11, m22 = m[..., 0, 0], m[..., 1, 1], m[..., 2, 2]
     squares = torch.stack([1 + m00 + m11 + m22, 1 + m00 - m11 - m22, 1 - m00 + m11 - m22, 1 - m00 - m11 + m22], -1)
@@ -51,7 +54,7 @@ def matrix_to_quat(matrices: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 4"]:
 
 
 def quat_multiply(a: Float[Tensor, "*b 4"], b: Float[Tensor, "*b 4"]) -> Float[Tensor, "*b 4"]:
-    """Hamilton product: the rotation ``b`` first, then ``a``."""
+    """Hamilton product of wxyz quaternions: the rotation ``b``, then ``a``."""
     aw, ax, ay, az = a.unbind(-1)
     bw, bx, by, bz = b.unbind(-1)
     return torch.stack(
@@ -66,7 +69,15 @@ def quat_multiply(a: Float[Tensor, "*b 4"], b: Float[Tensor, "*b 4"]) -> Float[T
 
 
 def look_at(eye: Float[Tensor, "*b 3"], target: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 4 4"]:
-    """``T_camera_world`` of upright cameras (world +y up) at ``eye`` that look at ``target``."""
+    """Poses of upright cameras (world +y up).
+
+    Args:
+        eye: camera positions in world metres.
+        target: look-at points in world metres, not straight above or below.
+
+    Returns:
+        ``T_camera_world``.
+    """
     forward = torch.nn.functional.normalize(target - eye, dim=-1)
     up = torch.tensor([0.0, 1.0, 0.0], dtype=eye.dtype, device=eye.device).expand_as(forward)
     right = torch.nn.functional.normalize(torch.linalg.cross(forward, up), dim=-1)
@@ -78,7 +89,7 @@ def look_at(eye: Float[Tensor, "*b 3"], target: Float[Tensor, "*b 3"]) -> Float[
 
 
 def project(points: Float[Tensor, "P 3"], cameras: Cameras) -> tuple[Float[Tensor, "B P 2"], Float[Tensor, "B P"]]:
-    """Pixel positions (half-pixel centres) and depths in metres of world points in each camera."""
+    """Project world points into each camera: positions in pixels (half-pixel centres) and depths in metres."""
     R, t = cameras.T_camera_world[:, :3, :3], cameras.T_camera_world[:, :3, 3]
     in_camera = points @ R.transpose(-1, -2) + t[:, None]
     homogeneous = in_camera @ cameras.K.transpose(-1, -2)

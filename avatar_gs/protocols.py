@@ -1,4 +1,7 @@
-"""Protocols of a diffusion prior, as guidance and identity use it (they do not know diffusers)."""
+"""Interfaces of a diffusion prior, which guidance and identity use instead of diffusers.
+
+Shapes: B images, L tokens of width d, latents of c channels and h x w pixels.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,24 +14,24 @@ from torch import Tensor
 
 @runtime_checkable
 class Prior(Protocol):
-    """A latent-diffusion prior with pose control, as guidance and identity know it (never diffusers)."""
+    """A latent-diffusion prior with pose control."""
 
     name: str
     image_size: int
-    """Side of the square pictures it was trained on, in pixels."""
+    """Side in pixels of the square images it was trained on."""
     latent_size: int
     latent_channels: int
     token_length: int
-    """L of the ``[B, L, d]`` conditions (77 for Stable Diffusion)."""
+    """L of the text conditions (77 for Stable Diffusion)."""
     num_timesteps: int
     device: torch.device
     calls: int
-    """Number of noise predictions made so far, counted per picture of the batch."""
+    """Number of noise predictions so far, counted per image of the batch."""
 
     def encode_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "B L d"]: ...
 
     def encode_images(self, images: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B c h w"]:
-        """Scaled latents (the posterior's mean) of pictures in [0, 1]; differentiable."""
+        """Scaled latents (the posterior's mean) of images in [0, 1]; differentiable."""
         ...
 
     def decode_latents(self, latents: Float[Tensor, "B c h w"]) -> Float[Tensor, "B H W 3"]: ...
@@ -48,23 +51,33 @@ class Prior(Protocol):
         cond: Float[Tensor, "B L d"],
         control: Float[Tensor, "B H W 3"] | None,
     ) -> Float[Tensor, "B c h w"]:
-        """The noise prediction, whatever the network itself predicts. ``control`` is the pose map in [0, 1]."""
+        """Predict the noise, also with a network that predicts v.
+
+        Args:
+            z_t: noised latents.
+            t: timesteps.
+            cond: text conditions of ``encode_prompts``.
+            control: pose maps in [0, 1]; None: no pose control.
+        """
         ...
 
 
 @runtime_checkable
 class StagedPrior(Prior, Protocol):
-    """A prior that may encode an early part of a run in a cheaper way."""
+    """A prior with a cheaper encoder for an early part of a run."""
 
     def encoder_at(self, progress: float) -> Callable[[Tensor], Tensor]:
-        """As ``encode_images``, by the fraction of the steps that lie before this one."""
+        """The encoder (as ``encode_images``) at ``progress``, the fraction of the run's steps that are done."""
         ...
 
 
 @dataclass(frozen=True)
 class Describable:
-    """Alternatives for what a photo of somebody shows: who it is, and by part how they look and what they wear. ""
-    among a part's alternatives: there may be none, and then nothing is said of it."""
+    """Words by which a photo's person can be described: alternatives of which one is chosen.
+
+    ``looks`` and ``clothes`` hold the alternatives by part; an empty string among them means that the part may be
+    absent and is then not mentioned.
+    """
 
     person: tuple[str, ...]
     looks: Mapping[str, tuple[str, ...]]
@@ -73,38 +86,38 @@ class Describable:
 
 @runtime_checkable
 class IdentityPrior(Prior, Protocol):
-    """A prior that can be told of one person: in its prompts ``<id>`` stands for n rows of token embeddings."""
+    """A prior whose prompts may contain ``<id>``: a person, given by n token embeddings."""
 
     text_width: int
-    """d of the token embeddings, which an identity must have."""
+    """d of the token embeddings."""
     prediction_type: str
-    """What the network predicts, and was trained on: ``epsilon`` or ``v_prediction``."""
+    """The network's target: ``epsilon`` or ``v_prediction``."""
     known_names: tuple[str, ...]
-    """Well-known people of this prior's world."""
+    """Names of people that the prior knows."""
     describable: Describable
-    """What this prior has words for."""
+    """The prior's words for people and clothes."""
     identity: Float[Tensor, "n d"] | None
-    """What ``<id>`` means where nothing else is said."""
+    """Default meaning of ``<id>``."""
     accessories: str
-    """What that person wears in photos beside what everybody does: a prompt without clothes should name it."""
+    """Accessories that the person wears in the photos; a prompt without clothes should name them."""
 
     def token_embeddings(self, text: str) -> Float[Tensor, "n d"]:
-        """The input embeddings of the tokens of ``text``."""
+        """Input embeddings of the tokens of ``text``."""
         ...
 
     def encode_prompts(
         self, prompts: Sequence[str], identity: Float[Tensor, "n d"] | None = None
     ) -> Float[Tensor, "B L d"]:
-        """As in ``Prior``; differentiable in ``identity``. UserError for a prompt with ``<id>`` and no identity."""
+        """As in ``Prior``; differentiable in ``identity``. Raises UserError for ``<id>`` without an identity."""
         ...
 
 
 @runtime_checkable
 class Adapter(Protocol):
-    """A trainable twin of a prior, told the camera; the prior itself stays as it is."""
+    """A trainable, camera-conditioned copy of a prior; the prior itself does not change."""
 
     parameters: dict[str, Tensor]
-    """All that it learns, by name, in float32; its predictions carry their gradients."""
+    """Trainable tensors by name, float32; predictions are differentiable in them."""
 
     def eps(
         self,
@@ -114,14 +127,14 @@ class Adapter(Protocol):
         control: Float[Tensor, "B H W 3"] | None,
         camera: Float[Tensor, "B 16"] | None,
     ) -> Float[Tensor, "B c h w"]:
-        """As ``Prior.eps``, and counted there. ``camera`` is ``T_camera_world``, flat; None or zeros: unsaid."""
+        """As ``Prior.eps``, and counted there. ``camera`` is a flat ``T_camera_world``; None or zeros: not given."""
         ...
 
 
 @runtime_checkable
 class AdaptablePrior(Prior, Protocol):
-    """A prior that can be fine-tuned on the side."""
+    """A prior with adapters."""
 
     def adapter(self, rank: int) -> Adapter:
-        """A new twin that predicts as the prior does, until it learns."""
+        """A new adapter of LoRA rank ``rank``, which at first predicts as the prior does."""
         ...

@@ -1,7 +1,8 @@
-"""The frozen values that flow between the parts, and the protocols that parts are known by.
+"""Values shared by the parts of the program.
 
-Units are metres and radians; quaternions are wxyz; cameras are OpenCV (x right, y down, z forward); the
-world is SMPL-X's (+y up, the avatar faces +z, its left hand at +x). Images are ``[B, H, W, 3]`` in [0, 1].
+Conventions: metres and radians; quaternions are wxyz; cameras are OpenCV (x right, y down, z forward); transforms are
+named ``T_target_source``. The world is SMPL-X's: +y up, the avatar faces +z, its left hand is at +x. Image coordinates
+are pixels with half-pixel centres. Images are ``[B, H, W, 3]``, float32 in [0, 1].
 """
 
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ SH_C0 = 0.28209479177387814
 
 
 class Framing(str, Enum):
-    """Which part of the body a camera looks at."""
+    """The part of the body that a camera frames."""
 
     BODY = "body"
     HEAD = "head"
@@ -29,7 +30,7 @@ class Framing(str, Enum):
 
 
 class ViewDirection(str, Enum):
-    """The side from which a camera sees the avatar, as prompts name it."""
+    """The side from which a camera sees the avatar, as named in prompts."""
 
     FRONT = "front"
     SIDE = "side"
@@ -63,13 +64,12 @@ class BucketPrompt:
 
 @dataclass(frozen=True)
 class Cameras:
-    """A batch of pinhole cameras that share one picture size.
-
-    ``T_camera_world`` maps world points to the OpenCV camera frame; ``K`` is in pixels (half-pixel centres).
-    """
+    """A batch of pinhole cameras of one image size."""
 
     T_camera_world: Float[Tensor, "B 4 4"]
+    """Maps world points to the OpenCV camera frame."""
     K: Float[Tensor, "B 3 3"]
+    """Intrinsics in pixels (half-pixel centres)."""
     width: int
     height: int
 
@@ -83,8 +83,8 @@ class Cameras:
         return replace(self, T_camera_world=self.T_camera_world.to(device), K=self.K.to(device))
 
     def resized(self, width: int, height: int) -> "Cameras":
-        """The same cameras with pictures of another size (intrinsics scaled)."""
-        K = self.K.clone()  # numbers: a tensor of the factors would have to wait for a GPU
+        """The same cameras with images of another size (scaled intrinsics)."""
+        K = self.K.clone()  # scaled by Python numbers: a tensor of factors would synchronise a GPU
         K[:, 0] *= width / self.width
         K[:, 1] *= height / self.height
         return replace(self, K=K, width=width, height=height)
@@ -92,15 +92,14 @@ class Cameras:
 
 @dataclass(frozen=True)
 class Views:
-    """Cameras with what was asked of them: framing, and where they stand around the avatar.
-
-    ``azimuth`` is 0 in front of the avatar, +pi/2 at its left hand (+x); ``elevation`` is positive above.
-    """
+    """Cameras with their framing and their position around the avatar."""
 
     cameras: Cameras
     framings: tuple[Framing, ...]
     azimuth: Float[Tensor, " B"]
+    """0 in front of the avatar, +pi/2 at its left hand (+x)."""
     elevation: Float[Tensor, " B"]
+    """Positive above."""
 
     def __len__(self) -> int:
         return len(self.framings)
@@ -108,33 +107,30 @@ class Views:
 
 @dataclass(frozen=True)
 class Correctives:
-    """What a pose adds to the body before it is skinned (SMPL-X's pose blend shapes), in metres."""
+    """SMPL-X's pose blend shapes in one pose, which are added before skinning."""
 
     rest: Float[Tensor, "V 3"]
-    """The vertices in the rest pose."""
+    """Vertices in the rest pose, in metres."""
     offsets: Float[Tensor, "V 3"]
-    """How far the pose moves each of them, in the rest pose's frame."""
+    """Their offsets in the rest pose's frame, in metres."""
 
 
 @dataclass(frozen=True)
 class PosedBody:
-    """A body in one pose. ``T_posed_rest`` are the linear-blend-skinning transforms of the 55 SMPL-X joints:
-    they take points of the rest (zero) pose to this pose (SMPL-X's ``A`` matrices)."""
+    """A body in one pose."""
 
     vertices: Float[Tensor, "V 3"]
     faces: Int[Tensor, "F 3"]
     joints: Float[Tensor, "55 3"]
     T_posed_rest: Float[Tensor, "55 4 4"]
+    """Linear-blend-skinning transforms from the rest (zero) pose to this pose (SMPL-X's ``A`` matrices)."""
     correctives: Correctives | None = None
-    """None for a body that has none (the free body)."""
+    """None for a body without them (the free body)."""
 
 
 @dataclass(frozen=True)
 class Keypoints:
-    """OpenPose keypoints: 18 body (COCO order with neck), 21 a hand, 70 face (68 + two pupils).
-
-    The positions are world metres ``[..., 3]``.
-    """
+    """OpenPose keypoints in world metres: 18 body (COCO order with neck), 21 per hand, 70 face (68 and two pupils)."""
 
     body: Float[Tensor, "18 3"]
     left_hand: Float[Tensor, "21 3"]
@@ -144,7 +140,7 @@ class Keypoints:
 
 @dataclass(frozen=True)
 class Gaussians:
-    """Activated splats in the frame that they are drawn in: scales in metres, opacities and colours in [0, 1]."""
+    """Activated splats in the frame in which they are rendered: scales in metres, opacities and colours in [0, 1]."""
 
     means: Float[Tensor, "N 3"]
     quats: Float[Tensor, "N 4"]
@@ -156,25 +152,20 @@ class Gaussians:
         return len(self.means)
 
     def detach(self) -> "Gaussians":
-        return Gaussians(
-            self.means.detach(),
-            self.quats.detach(),
-            self.scales.detach(),
-            self.opacities.detach(),
-            self.colors.detach(),
-        )
+        return Gaussians(*(values.detach() for values in vars(self).values()))
 
 
 @dataclass(frozen=True)
 class Render:
-    """What the rasteriser returns. ``depth`` is expected depth in metres (0 where nothing is);
-    ``info`` holds what gsplat's strategies need (``means2d, radii, depths, conics, width, height, n_cameras, …``)."""
+    """Output of the rasteriser."""
 
     rgb: Float[Tensor, "B H W 3"]
     alpha: Float[Tensor, "B H W 1"]
     depth: Float[Tensor, "B H W 1"]
+    """Expected depth in metres, 0 where alpha is 0."""
     info: dict[str, Any]
+    """What gsplat's strategies read: ``means2d, radii, depths, conics, width, height, n_cameras, …``"""
 
     def detached(self) -> "Render":
-        """The images alone, without a graph or what made them, to be kept."""
+        """The images without graph and ``info``, for keeping."""
         return Render(self.rgb.detach(), self.alpha.detach(), self.depth.detach(), {})

@@ -1,4 +1,4 @@
-"""Where the cameras stand: an orbit sampler over framings, and fixed views for pictures and measurements."""
+"""Cameras around a posed body: the random orbit sampler, and fixed views for previews and measurements."""
 
 import math
 from collections.abc import Sequence
@@ -16,15 +16,14 @@ ADULT_HEIGHT = 1.7
 
 
 def subject(target: PosedBody, framing: Framing) -> tuple[Float[Tensor, "3"], float]:
-    """The centre (world metres) and the size (metres, vertical) of what a framing shows of a posed body."""
+    """The framed part of a posed body: its centre in world metres and its height in metres."""
     low, high = target.vertices.amin(0), target.vertices.amax(0)
     height = float(high[1] - low[1])
     unit = height / ADULT_HEIGHT
     up = torch.tensor([0.0, 1.0, 0.0], dtype=low.dtype, device=low.device)
     pelvis = target.joints[PELVIS]
     if framing is Framing.BODY:
-        centre = torch.stack([pelvis[0], (low[1] + high[1]) / 2, pelvis[2]])
-        return centre, height
+        return torch.stack([pelvis[0], (low[1] + high[1]) / 2, pelvis[2]]), height
     if framing is Framing.HEAD:
         return target.joints[HEAD] + 0.06 * unit * up, 0.34 * unit
     if framing is Framing.UPPER:
@@ -41,7 +40,15 @@ def orbit(
     fov: Float[Tensor, " B"],
     size: int,
 ) -> Cameras:
-    """Square cameras around ``centre``; pictures span ``span`` metres at the centre's depth (angles in radians)."""
+    """Square cameras that look at ``centre``.
+
+    Args:
+        centre: look-at points in world metres.
+        span: height of the image in metres at the centre's depth.
+        azimuth, elevation: direction of the camera from the centre, radians.
+        fov: field of view, radians.
+        size: side of the images in pixels.
+    """
     direction = torch.stack([azimuth.sin() * elevation.cos(), elevation.sin(), azimuth.cos() * elevation.cos()], -1)
     focal = 0.5 / (fov / 2).tan()
     eye = centre + direction * (focal * span)[:, None]
@@ -53,9 +60,17 @@ def orbit(
 
 
 def sample_views(config: CamerasConfig, batch: int, generator: torch.Generator, target: PosedBody, size: int) -> Views:
-    """Random views of a posed body; azimuths are stratified over the batch (one in each of ``batch`` equal sectors)."""
-    chances = torch.tensor([_framing(config, framing).probability for framing in Framing])
-    picks = torch.multinomial(chances, batch, replacement=True, generator=generator).tolist()
+    """Sample views of a posed body.
+
+    Args:
+        config: ranges of angles and spans, and the framings' probabilities.
+        batch: number of views B. Azimuths are stratified: one in each of B equal sectors.
+        generator: on the CPU.
+        target: the body.
+        size: side of the images in pixels.
+    """
+    weights = torch.tensor([_framing(config, framing).probability for framing in Framing])
+    picks = torch.multinomial(weights, batch, replacement=True, generator=generator).tolist()
     framings = tuple(list(Framing)[pick] for pick in picks)
 
     def uniform() -> Tensor:
@@ -72,7 +87,7 @@ def sample_views(config: CamerasConfig, batch: int, generator: torch.Generator, 
     lows = torch.tensor([s.span_min for s in spans])
     span = lows + (torch.tensor([s.span_max for s in spans]) - lows) * uniform()
     shift = config.jitter * torch.randn(batch, 3, generator=generator)
-    return _around(target, framings, azimuth, elevation, fov, span, shift, size)
+    return _views(target, framings, azimuth, elevation, fov, span, shift, size)
 
 
 def fixed_views(
@@ -85,30 +100,26 @@ def fixed_views(
     fov_deg: float = 50.0,
     span: float = 1.15,
 ) -> Views:
-    """Views for previews and measurements: framing ``i`` seen from azimuth ``i`` (degrees)."""
+    """Views for previews and measurements: framing ``i`` from azimuth ``i``.
+
+    Args:
+        target: the body.
+        framings, azimuths_deg: one entry per view; 0 degrees is in front, 90 at the avatar's left hand.
+        size: side of the images in pixels.
+        elevation_deg, fov_deg: of all views.
+        span: height of the images, as a factor of the framed part's height.
+    """
     n = len(framings)
-    return _around(
-        target,
-        tuple(framings),
-        torch.deg2rad(torch.tensor(azimuths_deg, dtype=torch.float32)),
-        torch.full((n,), math.radians(elevation_deg)),
-        torch.full((n,), math.radians(fov_deg)),
-        torch.full((n,), span),
-        torch.zeros(n, 3),
-        size,
-    )
+    azimuths = torch.deg2rad(torch.tensor(azimuths_deg, dtype=torch.float32))
+    elevations, fovs = torch.full((n,), math.radians(elevation_deg)), torch.full((n,), math.radians(fov_deg))
+    return _views(target, tuple(framings), azimuths, elevations, fovs, torch.full((n,), span), torch.zeros(n, 3), size)
 
 
 def _framing(config: CamerasConfig, framing: Framing) -> FramingConfig:
-    return {
-        Framing.BODY: config.body,
-        Framing.HEAD: config.head,
-        Framing.UPPER: config.upper,
-        Framing.LOWER: config.lower,
-    }[framing]
+    return getattr(config, framing.value)
 
 
-def _around(
+def _views(
     target: PosedBody,
     framings: tuple[Framing, ...],
     azimuth: Tensor,
@@ -118,6 +129,7 @@ def _around(
     shift: Tensor,
     size: int,
 ) -> Views:
+    """``span`` is a factor of the framed part's height, ``shift [B, 3]`` moves the look-at point in units of spans."""
     subjects = [subject(target, framing) for framing in framings]
     metres = span * torch.tensor([height for _, height in subjects])
     centre = torch.stack([centre.cpu() for centre, _ in subjects]) + shift * metres[:, None]

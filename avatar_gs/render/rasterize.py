@@ -1,4 +1,4 @@
-"""The one way to draw splats: gsplat's CUDA rasteriser on a GPU, our own renderer with its semantics on a CPU.
+"""The rasteriser: gsplat on a GPU, our own renderer with the same semantics on a CPU.
 
 No other module calls ``gsplat.rasterization``.
 """
@@ -13,11 +13,11 @@ from avatar_gs.types import Cameras, Gaussians, Render
 
 
 def require_renderer(device: torch.device | str) -> None:
-    """Check that splats can be drawn on ``device``: call it before anything that takes long.
+    """Check that splats can be rendered on ``device``; call it before anything that takes long.
 
     Raises:
-        UserError: a CUDA device without gsplat, or without what builds its kernels (nvcc of torch's CUDA, a C++
-            compiler, ninja); a CPU that the SIMD code does not run on.
+        UserError: if gsplat or the tools that build its kernels (nvcc of torch's CUDA release, a C++ compiler, ninja)
+            are missing, or if the SIMD code does not run on this CPU.
     """
     if torch.device(device).type == "cpu":
         from avatar_gs.render.cpu import simd
@@ -48,29 +48,29 @@ def rasterize(
     far: float = 1e10,
     absgrad: bool = False,
 ) -> Render:
-    """Draw splats into each camera, front to back, after 3D Gaussian Splatting (Kerbl et al. 2023) as gsplat does it.
+    """Render splats in each camera, front to back (3D Gaussian Splatting, Kerbl et al. 2023, as in gsplat).
 
     Args:
         gaussians: activated splats in the world frame, all tensors float32 on one device. Quaternions (wxyz) need not
-            be normalised. Splats that are not finite are not drawn on a CPU.
+            be normalised. A CPU skips splats that are not finite.
         cameras: pinhole cameras on the same device, in world metres and pixels; they get no gradient.
-        background: colour behind the splats, a row a camera; black where it is None.
-        near, far: splats with a mean outside these depths (metres) are not drawn.
-        absgrad: whether a backward pass sets ``info["means2d"].absgrad`` (sums of absolute gradients over the pixels).
+        background: colour behind the splats, one per camera; None: black.
+        near, far: splats whose mean lies outside these depths (metres) are skipped.
+        absgrad: let a backward pass set ``info["means2d"].absgrad`` (absolute gradients, summed over the pixels).
 
     Returns:
         A `Render` with ``rgb`` (not clamped), ``alpha`` in [0, 1], ``depth`` (the alpha-weighted mean in metres, 0
-        where alpha is 0): all differentiable in the splats and the background. ``info`` is what gsplat's strategies
+        where alpha is 0), all differentiable in the splats and the background. ``info`` holds what gsplat's strategies
         read (``packed=False``): ``means2d [B, N, 2]`` in pixels, on which ``retain_grad`` works, ``radii [B, N, 2]``
-        in pixels (0: not drawn), ``depths``, ``conics``, ``opacities``, ``width``, ``height``, ``n_cameras``, …
+        in pixels (0: culled), ``depths``, ``conics``, ``opacities``, ``width``, ``height``, ``n_cameras``, …
 
     Raises:
-        ValueError: pictures without pixels, a background of another shape than ``[B, 3]``, or splats in another
+        ValueError: for images without pixels, a background of another shape than ``[B, 3]``, or splats of another
             precision.
-        UserError: this CPU cannot run the renderer's SIMD code.
+        UserError: if this CPU cannot run the renderer's SIMD code.
     """
     if cameras.width < 1 or cameras.height < 1:
-        raise ValueError(f"cannot draw pictures of {cameras.width} x {cameras.height} pixels")
+        raise ValueError(f"cannot render images of {cameras.width} x {cameras.height} pixels")
     if any(x.dtype != torch.float32 for x in vars(gaussians).values()):
         found = {name: str(x.dtype) for name, x in vars(gaussians).items()}
         raise ValueError(f"splats are {found}, expected torch.float32")
@@ -91,7 +91,7 @@ def _render_with_gsplat(
     from gsplat import rasterization
 
     gsplat_kernels.load_kernels()
-    picture, alpha, info = rasterization(
+    image, alpha, info = rasterization(
         gaussians.means,
         gaussians.quats,
         gaussians.scales,
@@ -108,4 +108,4 @@ def _render_with_gsplat(
         absgrad=absgrad,
         packed=False,
     )
-    return Render(picture[..., :3], alpha, picture[..., 3:], info)
+    return Render(image[..., :3], alpha, image[..., 3:], info)

@@ -20,9 +20,9 @@ from avatar_gs.render.pose_map import (
     NUM_POINTS,
     body_depth,
     body_surfels,
-    draw_points,
+    render_keypoints,
     render_pose_map,
-    stack_points,
+    stack_keypoints,
     triangle_axes,
     visible_points,
 )
@@ -47,7 +47,7 @@ def seen(scene: tuple[PosedBody, Keypoints], cameras: Cameras) -> np.ndarray:
     """Visibility ``[B, 130]`` by the body's own depth."""
     posed, keypoints = scene
     depth = body_depth(posed, cameras).double().numpy()
-    picture, points = (cameras.width, cameras.height), stack_points(keypoints)
+    picture, points = (cameras.width, cameras.height), stack_keypoints(keypoints)
     poses, Ks = cameras.T_camera_world.double().numpy(), cameras.K.double().numpy()
     cases = zip(poses, Ks, depth, strict=True)
     return np.stack([visible_points(points, pose, K, picture, surface)[1] for pose, K, surface in cases])
@@ -169,12 +169,12 @@ def test_drawing_is_averaged_down() -> None:
     random = np.random.default_rng(0)
     pixels = random.uniform(20, 492, (NUM_POINTS, 2))
     everything = np.ones(NUM_POINTS, dtype=bool)
-    large = draw_points(pixels, everything, 512, 512)
-    small = draw_points(pixels, everything, 512, 128)
+    large = render_keypoints(pixels, everything, 512, 512)
+    small = render_keypoints(pixels, everything, 512, 128)
     assert large.dtype == small.dtype == np.uint8
     mean = large.reshape(128, 4, 128, 4, 3).mean((1, 3))
     assert np.abs(small - mean).max() <= 0.51
-    assert draw_points(pixels, ~everything, 512, 128).max() == 0
+    assert render_keypoints(pixels, ~everything, 512, 128).max() == 0
     assert len(MARGINS) == NUM_POINTS
 
 
@@ -187,7 +187,7 @@ def test_drawing_is_controlnet_auxs_own(size: int) -> None:
     pixels = np.random.default_rng(1).uniform(20, size - 20, (NUM_POINTS, 2))
     found = [Keypoint(x / size, y / size) for x, y in pixels]
     pose = PoseResult(BodyResult([*found[:18]], 18.0, 18), found[18:39], found[39:60], found[60:])
-    ours = draw_points(pixels, np.ones(NUM_POINTS, dtype=bool), size, size)
+    ours = render_keypoints(pixels, np.ones(NUM_POINTS, dtype=bool), size, size)
     assert np.array_equal(ours, draw_poses([pose], size, size))
 
 
@@ -220,21 +220,21 @@ def test_maps_up_to_512_pixels_are_drawn_at_512(scene: tuple[PosedBody, Keypoint
     cameras = views(posed, 0)
     depth = body_depth(posed, cameras)
     pixels, visible = visible_points(
-        stack_points(keypoints),
+        stack_keypoints(keypoints),
         cameras.T_camera_world[0].double().numpy(),
         cameras.K[0].double().numpy(),
         (SIZE, SIZE),
         depth[0].double().numpy(),
     )
     for size in (128, 384, 512):
-        expected = draw_points(pixels * (512 / SIZE), visible, 512, size)
+        expected = render_keypoints(pixels * (512 / SIZE), visible, 512, size)
         found = render_pose_map(keypoints, cameras, depth, size=size)[0]
         assert torch.equal(found, torch.from_numpy(expected).float() / 255)
 
 
 def test_a_drawing_is_never_enlarged() -> None:
     with pytest.raises(ValueError, match="draw_size=512: expected at least size=768"):
-        draw_points(np.zeros((NUM_POINTS, 2)), np.ones(NUM_POINTS, dtype=bool), 512, 768)
+        render_keypoints(np.zeros((NUM_POINTS, 2)), np.ones(NUM_POINTS, dtype=bool), 512, 768)
 
 
 def test_hands_and_face_can_be_left_out(scene: tuple[PosedBody, Keypoints]) -> None:

@@ -18,7 +18,7 @@ from avatar_gs.lab.people.shape import free_body
 from avatar_gs.lab.people.wardrobe import Dressed, Wardrobe, dress
 from avatar_gs.render.cameras import orbit, sample_views
 from avatar_gs.render.config import CamerasConfig, FramingConfig
-from avatar_gs.render.pose_map import NUM_FACE, draw_points, stack_points, visible_points
+from avatar_gs.render.pose_map import NUM_FACE, render_keypoints, stack_keypoints, visible_points
 from avatar_gs.types import Cameras, PosedBody, Views
 
 FRAMINGS = ("body", "head", "upper", "lower", "hands")
@@ -175,14 +175,14 @@ def control_map(posed: PosedBody, cameras: Cameras, index: int) -> Pointed:
     kernels.draw_depth(screen, _free_faces(), inverse)
     depth = np.where(inverse > 0, 1 / np.maximum(inverse, 1e-9), np.inf)
     keypoints = openpose_keypoints(free_body(), posed)
-    pixels, visible = visible_points(stack_points(keypoints), T, K, (size, size), depth)
+    pixels, visible = visible_points(stack_keypoints(keypoints), T, K, (size, size), depth)
     face = pixels[-NUM_FACE:], visible[-NUM_FACE:]
     points = np.zeros((3, 3))
     for row, chosen in enumerate((RIGHT_EYE, LEFT_EYE, MOUTH)):
         points[row, :2], points[row, 2] = face[0][chosen].mean(0), face[1][chosen].mean() > 0.5
     eyes = (keypoints.face[RIGHT_EYE].mean(0) - keypoints.face[LEFT_EYE].mean(0)).norm()
     z = float(T[2, :3] @ keypoints.face.mean(0).numpy() + T[2, 3])
-    control = draw_points(pixels * (512 / size), visible, 512, size)
+    control = render_keypoints(pixels * (512 / size), visible, 512, size)
     return Pointed(control, points, float(eyes) * float(K[0, 0]) / max(z, 1e-3))
 
 

@@ -47,7 +47,7 @@ from avatar_gs.lab.world.vocabulary import CLOTHES
 from avatar_gs.lab.world.wardrobe import Wardrobe, dress, load_wardrobe
 from avatar_gs.render.cameras import sample_views
 from avatar_gs.render.config import CamerasConfig
-from avatar_gs.render.pose_map import draw_points, stack_points, visible_points
+from avatar_gs.render.pose_map import render_keypoints, stack_keypoints, visible_points
 from avatar_gs.types import Cameras, Framing, PosedBody, ViewDirection, Views
 
 SIZE, OVERSAMPLING, LATENT_SIZE = 128, 2, 16
@@ -124,12 +124,12 @@ def control_maps(wardrobe: Wardrobe, posed: PosedBody, views: Views) -> list[NDA
     """Pose maps of the body in each view, culled by the *undressed* body's depth, as in optimisation."""
     small = views.cameras.resized(SIZE, SIZE)
     depth = mesh_depth(posed.vertices.numpy(), wardrobe.faces, small)
-    points = stack_points(openpose_keypoints(wardrobe.body, posed))
+    points = stack_keypoints(openpose_keypoints(wardrobe.body, posed))
     controls = []
     for camera in range(len(small)):
         T, K = small.T_camera_world[camera].numpy(), small.K[camera].numpy()
         pixels, visible = visible_points(points, T, K, (SIZE, SIZE), depth[camera])
-        controls.append(draw_points(pixels * (512 / SIZE), visible, 512, SIZE))
+        controls.append(render_keypoints(pixels * (512 / SIZE), visible, 512, SIZE))
     return controls
 
 
