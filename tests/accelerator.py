@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from avatar_gs.render.cpu import api
+from avatar_gs.render.cpu import renderer
 from avatar_gs.types import Cameras, Gaussians, Render
 
 DEVICE = torch.device("cuda", 0)
@@ -152,7 +152,7 @@ class Accelerator:
         for name, function in replaced.items():
             self._stack.enter_context(mock.patch.object(torch.cuda, name, function))
         self._stack.enter_context(mock.patch("avatar_gs.render.rasterize._render_with_gsplat", _render))
-        self._stack.enter_context(mock.patch("avatar_gs.render.cpu.api._Draw", _DrawOnDevice))
+        self._stack.enter_context(mock.patch("avatar_gs.render.cpu.renderer._Blend", _BlendOnDevice))
         pool = partial(ThreadPoolExecutor, initializer=_enter_modes)
         self._stack.enter_context(mock.patch("avatar_gs.training.scene.ThreadPoolExecutor", pool))
         self._stack.enter_context(mock.patch("torch.autograd._engine_run_backward", _run_backward))
@@ -419,10 +419,10 @@ def _moved(value: Any) -> Any:
     return _Moved.apply(value) if isinstance(value, Tensor) else value
 
 
-class _DrawOnDevice:
-    """The CPU renderer's ``_Draw``; within ``_render`` the screen positions pass over the accelerator on their way."""
+class _BlendOnDevice:
+    """The CPU renderer's ``_Blend``; within ``_render`` the screen positions pass over the accelerator on their way."""
 
-    original = api._Draw
+    original = renderer._Blend
     here = threading.local()
 
     @classmethod
@@ -442,11 +442,11 @@ def _render(
         raise RuntimeError("Expected all tensors to be on the same device (gsplat's rasterization)")
     splats = Gaussians(*(_moved(value) for value in vars(gaussians).values()))
     views = replace(cameras, T_camera_world=_held(cameras.T_camera_world), K=_held(cameras.K))
-    screen = _DrawOnDevice.here.screen = []
+    screen = _BlendOnDevice.here.screen = []
     try:
-        render = api.render(splats, views, _moved(background), near, far, absgrad)
+        render = renderer.render(splats, views, _moved(background), near, far, absgrad)
     finally:
-        _DrawOnDevice.here.screen = None
+        _BlendOnDevice.here.screen = None
     _wait("gsplat")
     info = {name: _moved(value) for name, value in render.info.items()} | {"means2d": screen[0]}
     return Render(_moved(render.rgb), _moved(render.alpha), _moved(render.depth), info)

@@ -79,7 +79,7 @@ def rasterize(
     elif background.shape != (len(cameras), 3):
         raise ValueError(f"background has shape {tuple(background.shape)}, expected ({len(cameras)}, 3)")
     if gaussians.means.device.type == "cpu":
-        from avatar_gs.render.cpu.api import render
+        from avatar_gs.render.cpu.renderer import render
 
         return render(gaussians, cameras, background, near, far, absgrad)
     return _render_with_gsplat(gaussians, cameras, background, near, far, absgrad)

@@ -9,10 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from avatar_gs.geometry import quat_to_matrix
+from avatar_gs.render.cpu.blending import ALPHA_MAX, T_STOP
+from avatar_gs.render.cpu.projection import ALPHA_CUT, BLUR, MAX_EXTENT, WINDOW
 from avatar_gs.types import Cameras, Gaussians, Render
-
-BLUR, WINDOW, MAX_EXTENT = 0.3, 0.15, 3.33
-ALPHA_CUT, ALPHA_MAX, T_STOP = 1 / 255, 0.999, 1e-4
 
 
 def render_dense(

@@ -2,7 +2,7 @@
 
 Visible (camera, splat) pairs become packed *rows* of `ROW` floats, one cache line each, in order of camera, then depth
 (ties: by index). Then every row is entered in the list of each tile that its ellipse's bounding box touches: a counting
-sort in two passes over chunks of rows, so that chunks can run on different threads and still give one order.
+sort in two passes over chunks of rows, whose order does not depend on the threads that run them.
 """
 
 import math
@@ -10,23 +10,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from avatar_gs.render.cpu.jit import helper, kernel
-from avatar_gs.render.cpu.threads import run_chunks, thread_count
+from avatar_gs.render.cpu.runtime import helper, kernel, run_chunks, thread_count
 
 TILE = 32
 """Side of a tile in pixels."""
 
-# Fields of a row. The exponent is kept as sigma/8 = QA dx² + QB dx dy + QC dy² (see blending.exp_minus_8).
+# Fields of a row. The exponent is kept as sigma/8 = QA dx² + QB dx dy + QC dy² (see `blending.exp_minus_8`).
 ROW = 16
 X, Y, QA, QB, QC, OPACITY, RED, GREEN, BLUE, DEPTH = range(10)
-# The ellipse sigma/8 = q on which alpha is 1/255, for clipping it to strips of pixels (see strips.clip):
+# The ellipse sigma/8 = q on which alpha is 1/255, for clipping it to segments of blocks (see `tiles.clip`):
 TOP_X, DISCRIMINANT, FOUR_QC_Q, HALF_HEIGHT, HALF_WIDTH, HALF_OVER_QC = range(10, 16)
 
 
 class Bins(NamedTuple):
     """Rows, and the (row, tile) *pairs* sorted by tile and then by depth; kernels take it whole.
 
-    Tiles of all pictures are numbered through: ``camera * tiles + tile_y * columns + tile_x``.
+    Tiles of all images are numbered consecutively: ``camera * tiles + tile_y * columns + tile_x``.
     """
 
     rows: np.ndarray
@@ -40,19 +39,19 @@ class Bins(NamedTuple):
     """The pairs of row m are ``slots[first_slot[m]:first_slot[m + 1]]``."""
     first_slot: np.ndarray
     order: np.ndarray
-    """The tiles from the longest to the shortest."""
+    """The tiles, longest list first."""
     columns: int
-    """Tiles across one picture."""
+    """Tiles in a row of an image."""
     tiles: int
-    """Tiles in one picture."""
+    """Tiles in an image."""
     width: int
-    """Of the pictures in memory, a multiple of 8 pixels."""
+    """Of the images in memory, a multiple of 8 pixels."""
     height: int
 
 
 @kernel
 def _depth_keys(start, stop, radii, depths, keys, visible):
-    """Sort keys of pictures ``start <= c < stop``: the depth's bits (it is positive), then the splat's index."""
+    """Sort keys of images ``start <= c < stop``: the bits of the (positive) depth, then the splat's index."""
     for camera in range(start, stop):
         count = 0
         for splat in range(depths.shape[1]):
@@ -63,7 +62,7 @@ def _depth_keys(start, stop, radii, depths, keys, visible):
         visible[camera] = count
 
 
-def _sort_pictures(start: int, stop: int, keys: np.ndarray, visible: np.ndarray) -> None:
+def _sort_keys(start: int, stop: int, keys: np.ndarray, visible: np.ndarray) -> None:
     for camera in range(start, stop):
         keys[camera, : visible[camera]].sort()
 
@@ -72,7 +71,7 @@ def _sort_pictures(start: int, stop: int, keys: np.ndarray, visible: np.ndarray)
 def _pack_row(row, x, y, conic, depth, opacity, color):
     a, b, c = conic
     qa, qb, qc = np.float64(a) / 16.0, np.float64(b) / 8.0, np.float64(c) / 16.0
-    # A hair larger than the ellipse itself, so that rounding loses no pixel.
+    # Slightly larger than the ellipse, so that rounding loses no pixel.
     q = (math.log(min(max(opacity * 255.0, 1.0), 255.0)) + 1e-3) / 8.0
     discriminant = qb * qb - 4.0 * qa * qc
     half_height = math.sqrt(-4.0 * qa * q / discriminant)
@@ -97,7 +96,7 @@ def _pack(
     start, stop, bounds, sources, means2d, conics, depths, opacities, colors, columns, tiles,
     rows, boxes, pairs_of_chunk, pairs_of_row,
 ):  # fmt: skip
-    """Pack the rows of chunks ``start <= k < stop``; find each one's box of tiles; count pairs by row and by tile."""
+    """Pack the rows of chunks ``start <= k < stop``, find their boxes of tiles, count pairs by row and by tile."""
     splats = opacities.shape[0]
     for chunk in range(start, stop):
         for m in range(bounds[chunk], bounds[chunk + 1]):
@@ -120,7 +119,7 @@ def _pack(
 
 @kernel
 def _enter_pairs(start, stop, bounds, boxes, columns, cursors, first_slot, rows_of_pairs, slots):
-    """The second pass: ``cursors [chunks, tiles]`` holds where each chunk's pairs of each tile begin."""
+    """The second pass: ``cursors [chunks, tiles]`` is where each chunk's pairs of each tile begin."""
     for chunk in range(start, stop):
         for m in range(bounds[chunk], bounds[chunk + 1]):
             slot = first_slot[m]
@@ -136,11 +135,11 @@ def _enter_pairs(start, stop, bounds, boxes, columns, cursors, first_slot, rows_
 
 def _sorted_sources(radii: np.ndarray, depths: np.ndarray) -> np.ndarray:
     """Indices ``camera * N + splat`` of the visible splats, by camera and depth."""
-    pictures, splats = depths.shape
-    keys, visible = np.empty((pictures, splats), np.uint64), np.empty(pictures, np.int64)
-    run_chunks(_depth_keys, pictures, radii, depths, keys, visible)
-    run_chunks(_sort_pictures, pictures, keys, visible)
-    indices = [(keys[c, : visible[c]] & np.uint64(0xFFFFFFFF)).astype(np.int64) + c * splats for c in range(pictures)]
+    images, splats = depths.shape
+    keys, visible = np.empty((images, splats), np.uint64), np.empty(images, np.int64)
+    run_chunks(_depth_keys, images, radii, depths, keys, visible)
+    run_chunks(_sort_keys, images, keys, visible)
+    indices = [(keys[c, : visible[c]] & np.uint64(0xFFFFFFFF)).astype(np.int64) + c * splats for c in range(images)]
     return np.concatenate(indices)
 
 
@@ -154,11 +153,14 @@ def bin_splats(
     width: int,
     height: int,
 ) -> Bins:
-    """Sort and bin what `projection.project` left visible.
+    """Sort and bin the splats that `projection.project` left visible.
 
-    The first four arrays are ``[B, N, …]``; ``opacities [N]`` and ``colors [N, 3]`` are the splats' own.
+    Args:
+        radii, means2d, conics, depths: ``[B, N, …]``, of `projection.project`.
+        opacities, colors: ``[N]`` and ``[N, 3]``.
+        width, height: of the images in memory, pixels.
     """
-    pictures = len(depths)
+    images = len(depths)
     columns = -(-width // TILE)
     tiles = columns * -(-height // TILE)
     sources = _sorted_sources(radii, depths)
@@ -166,7 +168,7 @@ def bin_splats(
     chunks = thread_count()
     bounds = np.linspace(0, count, chunks + 1).astype(np.int64)
     rows, boxes = np.empty((count, ROW), np.float32), np.empty((count, 3), np.int32)
-    cursors, first_slot = np.zeros((chunks, pictures * tiles), np.int64), np.zeros(count + 1, np.int64)
+    cursors, first_slot = np.zeros((chunks, images * tiles), np.int64), np.zeros(count + 1, np.int64)
     run_chunks(
         _pack, chunks, bounds, sources, means2d.reshape(-1, 2), conics.reshape(-1, 3), depths.reshape(-1),
         opacities, colors, columns, tiles, rows, boxes, cursors, first_slot[1:],

@@ -8,29 +8,29 @@ For a splat with mean X, rotation R(q) and scales s, seen by a camera (W, t, fx,
     J = [[fx/p.z, 0, -fx ax/p.z], [0, fy/p.z, -fy ay/p.z]]
     S = (J K) (J K)^T + BLUR I                      the screen covariance (EWA splatting, Zwicker et al. 2001)
 
-ax and ay are p.x/p.z and p.y/p.z clamped to a window 15 % wider than the picture, as in gsplat. The *conic* is S^-1,
+ax and ay are p.x/p.z and p.y/p.z clamped to a window 15 % wider than the image, as in gsplat. The *conic* is S^-1,
 stored as (A, B, C) with sigma = (A dx² + 2 B dx dy + C dy²)/2. A splat's radius in x is ceil(r sqrt(S.xx)) with r =
 min(3.33, sqrt(2 ln(255 opacity))), where its alpha falls below 1/255; likewise in y. Radii of 0 mark culled splats.
 
-The kernels compute in float64: scalar code is as fast in it, and the determinant of a needle's covariance survives.
+The kernels compute in float64: scalar code is as fast, and the determinant of a needle's covariance stays accurate.
 """
 
 import math
 
 import numpy as np
 
-from avatar_gs.render.cpu.jit import helper, kernel
+from avatar_gs.render.cpu.runtime import helper, kernel
 
 BLUR = 0.3
 """Variance in px² added to every screen ellipse (gsplat's ``eps2d``)."""
 ALPHA_CUT = 1.0 / 255.0
-"""Contributions below this alpha are dropped."""
+"""Contributions below this alpha are skipped."""
 MAX_EXTENT = 3.33
-"""Radius in standard deviations beyond which nothing is drawn."""
+"""Largest radius of a splat in standard deviations."""
 WINDOW = 0.15
-"""How far beyond the picture, in widths, the Jacobian's point of linearisation may lie."""
+"""How far outside the image, in widths, the Jacobian's point of linearisation may lie."""
 
-# ----------------------------------------------------------------------------- 3-vectors and 3x3 matrices as tuples
+# ---- 3-vectors and 3x3 matrices as tuples
 
 
 @helper
@@ -44,19 +44,19 @@ def _scaled(k, a):
 
 
 @helper
-def _blend(j, a, k, b):
+def _combination(j, a, k, b):
     """j a + k b"""
     return (j * a[0] + k * b[0], j * a[1] + k * b[1], j * a[2] + k * b[2])
 
 
 @helper
-def _times(a, b):
+def _elementwise(a, b):
     return (a[0] * b[0], a[1] * b[1], a[2] * b[2])
 
 
 @helper
-def _combine(v, m):
-    """v^T M: the rows of M weighted with v"""
+def _row_times(v, m):
+    """v^T M"""
     return (
         v[0] * m[0][0] + v[1] * m[1][0] + v[2] * m[2][0],
         v[0] * m[0][1] + v[1] * m[1][1] + v[2] * m[2][1],
@@ -67,7 +67,7 @@ def _combine(v, m):
 @helper
 def _product(a, b):
     """A B"""
-    return (_combine(a[0], b), _combine(a[1], b), _combine(a[2], b))
+    return (_row_times(a[0], b), _row_times(a[1], b), _row_times(a[2], b))
 
 
 @helper
@@ -87,7 +87,7 @@ def _add3(array, i, v):
     array[i, 2] += v[2]
 
 
-# ------------------------------------------------------------------------------------------------ parts
+# ---- parts
 
 
 @helper
@@ -163,10 +163,10 @@ def _screen_axes(axes, p, lens, window):
     jx, jy = lens[0] * inverse_z, lens[1] * inverse_z
     ax = _clamp(p[0] * inverse_z, window[0], window[1])
     ay = _clamp(p[1] * inverse_z, window[2], window[3])
-    return _blend(jx, axes[0], -jx * ax, axes[2]), _blend(jy, axes[1], -jy * ay, axes[2])
+    return _combination(jx, axes[0], -jx * ax, axes[2]), _combination(jy, axes[1], -jy * ay, axes[2])
 
 
-# ------------------------------------------------------------------------------------------------ kernels
+# ---- kernels
 
 
 def pack_cameras(T_camera_world: np.ndarray, K: np.ndarray) -> np.ndarray:
@@ -182,7 +182,7 @@ def project(
     """Project the (camera, splat) pairs ``start <= i < stop``, with camera ``i // N`` and splat ``i % N``.
 
     Writes rows i of the flattened ``radii [B N, 2]`` int32, ``means2d [B N, 2]``, ``depths [B N]`` and ``conics [B N,
-    3]``; all zero for culled splats: outside ``near``…``far`` or the picture, too transparent, or not finite.
+    3]``; all zero for culled splats: outside ``near``…``far`` or the image, too transparent, or not finite.
     """
     count = means.shape[0]
     for i in range(start, stop):
@@ -198,7 +198,7 @@ def project(
         q, _ = _read_quaternion(quats, splat)
         turned = _product(rotation, _rotation(q))
         s = _read3(scales, splat)
-        axes = (_times(turned[0], s), _times(turned[1], s), _times(turned[2], s))
+        axes = (_elementwise(turned[0], s), _elementwise(turned[1], s), _elementwise(turned[2], s))
         u, v = _screen_axes(axes, p, lens, _window(lens, width, height))
         xx, xy, yy = _dot(u, u) + BLUR, _dot(u, v), _dot(v, v) + BLUR
         inverse = 1.0 / (xx * yy - xy * xy)
@@ -270,19 +270,19 @@ def project_backward(
             q, factor = _read_quaternion(quats, splat)
             turned = _product(rotation, _rotation(q))
             s = _read3(scales, splat)
-            axes = (_times(turned[0], s), _times(turned[1], s), _times(turned[2], s))
+            axes = (_elementwise(turned[0], s), _elementwise(turned[1], s), _elementwise(turned[2], s))
             u, v = _screen_axes(axes, p, lens, window)
 
             v_xx, v_xy, v_yy = _covariance_gradient(_read3(conics, i), _read3(v_conics, i))
-            v_u, v_v = _blend(2.0 * v_xx, u, v_xy, v), _blend(2.0 * v_yy, v, v_xy, u)
+            v_u, v_v = _combination(2.0 * v_xx, u, v_xy, v), _combination(2.0 * v_yy, v, v_xy, u)
             v_jx, v_jxz = _dot(v_u, axes[0]), _dot(v_u, axes[2])
             v_jy, v_jyz = _dot(v_v, axes[1]), _dot(v_v, axes[2])
 
             jx, jy = lens[0] / p[2], lens[1] / p[2]
             jxz = -jx * _clamp(p[0] / p[2], window[0], window[1])
             jyz = -jy * _clamp(p[1] / p[2], window[2], window[3])
-            v_axes = (_scaled(jx, v_u), _scaled(jy, v_v), _blend(jxz, v_u, jyz, v_v))
-            v_turned = (_times(v_axes[0], s), _times(v_axes[1], s), _times(v_axes[2], s))
+            v_axes = (_scaled(jx, v_u), _scaled(jy, v_v), _combination(jxz, v_u, jyz, v_v))
+            v_turned = (_elementwise(v_axes[0], s), _elementwise(v_axes[1], s), _elementwise(v_axes[2], s))
             columns, v_columns = _transposed(turned), _transposed(v_axes)
             v_s = (_dot(columns[0], v_columns[0]), _dot(columns[1], v_columns[1]), _dot(columns[2], v_columns[2]))
             _add3(v_scales, splat, v_s)
@@ -294,4 +294,4 @@ def project_backward(
 
             v_mean2d = (np.float64(v_means2d[i, 0]), np.float64(v_means2d[i, 1]))
             v_p = _position_gradient(p, lens, window, v_mean2d, np.float64(v_depths[i]), v_jx, v_jxz, v_jy, v_jyz)
-            _add3(v_means, splat, _combine(v_p, rotation))
+            _add3(v_means, splat, _row_times(v_p, rotation))

@@ -1,8 +1,8 @@
 """Explicit SIMD for numba: vectors of 8 and 16 floats with the usual operators.
 
-LLVM does not vectorise the blending loop by itself (78 ms against 5 on the reference scene), so vectors are made
-numba types here: `VectorType` lowers to LLVM's ``<n x float>`` and `MaskType` to ``<n x i1>``. LLVM turns
-them into what the machine has (AVX-512, AVX2, SSE2, NEON). All llvmlite code of the project is in this file;
+LLVM does not vectorise the blending loop by itself (78 ms instead of 5 on the reference scene), so vectors are numba
+types here: `VectorType` lowers to LLVM's ``<n x float>`` and `MaskType` to ``<n x i1>``, which LLVM maps to the
+machine's instructions (AVX-512, AVX2, SSE2, NEON). This is the only module that uses numba's internals and llvmlite;
 `check` runs every operation once and compares it with numpy before anything is rendered.
 """
 
@@ -22,7 +22,7 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic, models, register_model
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.render.cpu.jit import FLOAT_FLAGS, kernel
+from avatar_gs.render.cpu.runtime import FLOAT_FLAGS, kernel
 
 _F32, _I32, _I64, _BIT = ir.FloatType(), ir.IntType(32), ir.IntType(64), ir.IntType(1)
 
@@ -36,7 +36,7 @@ class VectorType(types.Type):
 
 
 class MaskType(types.Type):
-    """``lanes`` truth values, from comparing two vectors."""
+    """``lanes`` booleans, the result of comparing two vectors."""
 
     def __init__(self, lanes: int) -> None:
         self.lanes = lanes
@@ -55,11 +55,11 @@ class _MaskModel(models.PrimitiveModel):
         super().__init__(manager, numba_type, ir.VectorType(_BIT, numba_type.lanes))
 
 
-# ------------------------------------------------------------------------------------------------ operators
+# ---- operators
 
 
 def _define_operator(function: Callable, operands: type, result: Callable, emit: Callable) -> None:
-    """Let numba code apply ``function`` to operands of one SIMD type; ``emit(builder, *values)`` is its code."""
+    """Define an operator of numba code on operands of one SIMD type; ``emit(builder, *values)`` generates its code."""
 
     @infer_global(function)  # pyright: ignore[reportOptionalCall]
     class _Template(AbstractTemplate):
@@ -103,11 +103,11 @@ _define_operator(operator.and_, MaskType, _same, lambda builder, x, y: builder.a
 _define_operator(operator.neg, VectorType, _same, lambda builder, x: builder.fneg(x))
 
 
-# ------------------------------------------------------------------------------------------------ functions
+# ---- functions
 
 
 def _operation(define: Callable) -> Any:
-    """A function of kernels: ``define(typing_context, *types)`` gives its signature and the code that emits it."""
+    """A function of kernels; ``define(typing_context, *types)`` returns its signature and its code generator."""
     return intrinsic(inspect.unwrap(define))
 
 
@@ -151,7 +151,7 @@ broadcast8, broadcast16 = _broadcaster(8), _broadcaster(16)
 
 @_operation
 def store(typing_context, array, index, vector):
-    """Write all lanes to the flat float32 ``array`` from ``index`` on (no alignment needed)."""
+    """Write all lanes to the flat float32 ``array`` at ``index`` (unaligned)."""
 
     def emit(context, builder, sig, args):
         pointer = _pointer(context, builder, sig.args[0], args[0], args[1], args[2].type)
@@ -219,7 +219,7 @@ def absolute(typing_context, x):
 
 @_operation
 def any_lane(typing_context, mask):
-    """Whether a lane of the mask is true."""
+    """Whether any lane of the mask is true."""
 
     def emit(context, builder, sig, args):
         bits = ir.IntType(sig.args[0].lanes)
@@ -287,7 +287,7 @@ trailing_zeros, leading_zeros = _zero_counter("llvm.cttz.i64"), _zero_counter("l
 
 @_operation
 def take_number(typing_context, counter):
-    """Atomically add one to ``counter[0]`` (int64) and return what it was: threads draw tiles with it."""
+    """Atomically increment ``counter[0]`` (int64) and return the previous value: threads take tiles with it."""
 
     def emit(context, builder, sig, args):
         data = context.make_array(sig.args[0])(context, builder, args[0]).data
@@ -296,12 +296,12 @@ def take_number(typing_context, counter):
     return types.int64(counter), emit
 
 
-# ------------------------------------------------------------------------------------------------ self-test
+# ---- self-test
 
 
 @kernel
 def _exercise(a, b, bits, counter, out):
-    """Every operation of this module on 16 floats; rows of ``out`` as in `_expected`."""
+    """Apply every operation of this module to 16 floats; ``out`` is laid out as in `_expected`."""
     x, y = load16(a, 0), load16(b, 0)
     store(out, 0, x + y * (x - y) / y)
     store(out, 16, minimum(x, y) + block_columns())
@@ -340,7 +340,7 @@ def check() -> None:
     """Run each SIMD operation once on this machine.
 
     Raises:
-        UserError: an operation does not compile or gives a wrong result here.
+        UserError: if an operation does not compile or gives a wrong result on this machine.
     """
     a = np.linspace(-2, 3, 16, dtype=np.float32)
     b = np.cos(np.arange(16, dtype=np.float32) * 2 + 0.5)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from avatar_gs.lab.benchmarks.renderers import capsule_person, person_camera
-from avatar_gs.render.cpu.api import _Project
 from avatar_gs.render.cpu.projection import pack_cameras
+from avatar_gs.render.cpu.renderer import _Project
 
 gsplat = pytest.importorskip("gsplat.cuda._torch_impl")
 

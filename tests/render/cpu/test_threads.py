@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from avatar_gs.lab.benchmarks.renderers import capsule_person, person_camera
-from avatar_gs.render.cpu import threads
+from avatar_gs.render.cpu import runtime
 from avatar_gs.render.rasterize import rasterize
 from avatar_gs.types import Gaussians
 
@@ -18,10 +18,10 @@ from avatar_gs.types import Gaussians
 def four_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A pool as on a machine of four cores, whatever this one has."""
     before = torch.get_num_threads()
-    monkeypatch.setattr(threads, "available_cores", lambda: 4)
-    threads._pool.cache_clear()
+    monkeypatch.setattr(runtime, "available_cores", lambda: 4)
+    runtime._pool.cache_clear()
     yield
-    threads._pool.cache_clear()
+    runtime._pool.cache_clear()
     torch.set_num_threads(before)
 
 
@@ -39,22 +39,22 @@ def test_the_bits_do_not_depend_on_the_number_of_threads_nor_on_the_run() -> Non
     right = picture_and_gradients()
     for count in (1, 2, 3, 4, 4):
         torch.set_num_threads(count)
-        assert threads.thread_count() == count
+        assert runtime.thread_count() == count
         assert all(map(torch.equal, picture_and_gradients(), right)), count
 
 
 def test_threads_follow_torch_within_the_cores_of_the_process() -> None:
     torch.set_num_threads(7)
-    assert threads.thread_count() == 4
+    assert runtime.thread_count() == 4
     torch.set_num_threads(2)
-    assert threads.thread_count() == 2
+    assert runtime.thread_count() == 2
 
 
 def test_chunks_cover_the_range_once() -> None:
     torch.set_num_threads(4)
     for count in (0, 1, 3, 4, 10):
         seen: list[int] = []
-        threads.run_chunks(lambda start, stop, into: into.extend(range(start, stop)), count, seen)
+        runtime.run_chunks(lambda start, stop, into: into.extend(range(start, stop)), count, seen)
         assert sorted(seen) == list(range(count))
 
 
@@ -66,7 +66,7 @@ def test_an_error_on_another_thread_is_raised() -> None:
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        threads.run_chunks(fail_late, 3)
+        runtime.run_chunks(fail_late, 3)
 
 
 def test_calls_from_two_threads_at_once() -> None:
@@ -85,7 +85,7 @@ class _Rendered(Dataset):
     def __getitem__(self, index: int) -> Tensor:
         # Torch itself computes with one thread in a worker; the renderer is to start threads of its own
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(threads, "thread_count", lambda: 3)
+            patch.setattr(runtime, "thread_count", lambda: 3)
             return torch.cat([x.flatten() for x in picture_and_gradients(index)])
 
 

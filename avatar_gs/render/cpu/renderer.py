@@ -1,7 +1,7 @@
-"""The CPU renderer as two differentiable torch functions, `_Project` and `_Draw`, and `render`, which joins them.
+"""The CPU renderer: two differentiable torch functions, `_Project` and `_Blend`, and `render`, which combines them.
 
-It follows gsplat's ``rasterization`` (pinhole cameras, classic mode, not packed). Tensors are float32; all of them
-share their memory with the kernels' numpy arrays. Without a gradient: cameras.
+It follows gsplat's ``rasterization`` (pinhole cameras, classic mode, not packed). Tensors are float32 and share their
+memory with the kernels' numpy arrays. Cameras get no gradient.
 """
 
 from typing import Any
@@ -13,11 +13,10 @@ from torch.autograd.function import once_differentiable
 
 from avatar_gs.render.cpu import simd
 from avatar_gs.render.cpu.binning import TILE, bin_splats
-from avatar_gs.render.cpu.blending import draw
-from avatar_gs.render.cpu.gradient import SLOT, draw_backward, gather
+from avatar_gs.render.cpu.blending import SLOT, gather, render_tiles, render_tiles_backward
 from avatar_gs.render.cpu.projection import pack_cameras, project, project_backward
-from avatar_gs.render.cpu.strips import BLOCK_WIDTH
-from avatar_gs.render.cpu.threads import run_chunks, run_everywhere
+from avatar_gs.render.cpu.runtime import run_chunks, run_everywhere
+from avatar_gs.render.cpu.tiles import BLOCK_WIDTH
 from avatar_gs.types import Cameras, Gaussians, Render
 
 
@@ -46,12 +45,12 @@ class _Project(torch.autograd.Function):
         near: float,
         far: float,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        pictures, splats = len(cameras), len(means)
-        radii = torch.empty(pictures, splats, 2, dtype=torch.int32)
-        means2d, depths = torch.empty(pictures, splats, 2), torch.empty(pictures, splats)
-        conics = torch.empty(pictures, splats, 3)
+        images, splats = len(cameras), len(means)
+        radii = torch.empty(images, splats, 2, dtype=torch.int32)
+        means2d, depths = torch.empty(images, splats, 2), torch.empty(images, splats)
+        conics = torch.empty(images, splats, 3)
         run_chunks(
-            project, pictures * splats,
+            project, images * splats,
             _array(means), _array(quats), _array(scales), _array(opacities), cameras, width, height, near, far,
             radii.view(-1, 2).numpy(), means2d.view(-1, 2).numpy(), depths.view(-1).numpy(), conics.view(-1, 3).numpy(),
         )  # fmt: skip
@@ -74,7 +73,7 @@ class _Project(torch.autograd.Function):
         return (*gradients, None, None, None, None, None, None)
 
 
-class _Draw(torch.autograd.Function):
+class _Blend(torch.autograd.Function):
     """Projected splats -> rgb [B, 3, H, W], alpha [B, H, W], expected depth [B, H, W]; W is a multiple of 8."""
 
     @staticmethod
@@ -91,14 +90,14 @@ class _Draw(torch.autograd.Function):
         height: int,
         absgrad: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        pictures = len(means2d)
+        images = len(means2d)
         splats = (_array(opacities), _array(colors))
         bins = bin_splats(_array(radii), _array(means2d), _array(conics), _array(depths), *splats, width, height)
-        rgb = torch.empty(pictures, 3, height, width)
-        alpha, depth = torch.empty(pictures, height, width), torch.empty(pictures, height, width)
+        rgb = torch.empty(images, 3, height, width)
+        alpha, depth = torch.empty(images, height, width), torch.empty(images, height, width)
         stops = np.empty(len(bins.order), np.int64)
         flat = [x.view(-1).numpy() for x in (rgb, alpha, depth)]
-        run_everywhere(draw, bins, _array(background), np.zeros(1, np.int64), stops, *flat)
+        run_everywhere(render_tiles, bins, _array(background), np.zeros(1, np.int64), stops, *flat)
         ctx.save_for_backward(means2d, rgb, alpha, depth)
         ctx.bins, ctx.stops, ctx.absgrad = bins, stops, absgrad
         return rgb, alpha, depth
@@ -107,16 +106,18 @@ class _Draw(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, v_rgb: Tensor, v_alpha: Tensor, v_depth: Tensor) -> tuple:  # pyright: ignore
         means2d, rgb, alpha, depth = ctx.saved_tensors
-        bins, (pictures, splats) = ctx.bins, means2d.shape[:2]
+        bins, (images, splats) = ctx.bins, means2d.shape[:2]
         slots = np.empty(len(bins.rows_of_pairs) * SLOT, np.float32)
-        drawn = tuple(_array(x).reshape(-1) for x in (rgb, alpha, depth))
+        rendered = tuple(_array(x).reshape(-1) for x in (rgb, alpha, depth))
         gradients = tuple(_array(x).reshape(-1) for x in (v_rgb, v_alpha, v_depth))
         absgrad = True if ctx.absgrad else None
-        run_everywhere(draw_backward, bins, np.zeros(1, np.int64), ctx.stops, drawn, gradients, slots, absgrad)
-        v_means2d, v_conics = _zeros(pictures, splats, 2), _zeros(pictures, splats, 3)
-        v_opacities, v_colors = _zeros(pictures, splats), _zeros(pictures, splats, 3)
-        v_depths = _zeros(pictures, splats)
-        magnitudes = _zeros(pictures, splats, 2) if ctx.absgrad else None
+        run_everywhere(
+            render_tiles_backward, bins, np.zeros(1, np.int64), ctx.stops, rendered, gradients, slots, absgrad
+        )
+        v_means2d, v_conics = _zeros(images, splats, 2), _zeros(images, splats, 3)
+        v_opacities, v_colors = _zeros(images, splats), _zeros(images, splats, 3)
+        v_depths = _zeros(images, splats)
+        magnitudes = _zeros(images, splats, 2) if ctx.absgrad else None
         run_chunks(
             gather, len(bins.rows), bins, slots,
             v_means2d.view(-1, 2).numpy(), v_conics.view(-1, 3).numpy(), v_opacities.view(-1).numpy(),
@@ -124,18 +125,18 @@ class _Draw(torch.autograd.Function):
             None if magnitudes is None else magnitudes.view(-1, 2).numpy(),
         )  # fmt: skip
         if magnitudes is not None:
-            means2d.absgrad = magnitudes  # where gsplat's strategies look for it
+            means2d.absgrad = magnitudes  # where gsplat's strategies read it
         v_background = None
         if ctx.needs_input_grad[5]:
             v_background = (v_rgb * (1.0 - alpha)[:, None]).sum(dim=(2, 3))
         return (
-            v_means2d, v_conics, v_depths, _sum_pictures(v_opacities), _sum_pictures(v_colors), v_background,
+            v_means2d, v_conics, v_depths, _sum_images(v_opacities), _sum_images(v_colors), v_background,
             None, None, None, None,
         )  # fmt: skip
 
 
-def _sum_pictures(gradients: Tensor) -> Tensor:
-    """Sum over the first dimension, in order: its bits do not depend on the number of threads."""
+def _sum_images(gradients: Tensor) -> Tensor:
+    """Sum over the first dimension in order, so that the bits do not depend on the number of threads."""
     total = gradients[0]
     for gradient in gradients[1:]:
         total = total + gradient
@@ -145,10 +146,10 @@ def _sum_pictures(gradients: Tensor) -> Tensor:
 def render(
     gaussians: Gaussians, cameras: Cameras, background: Tensor, near: float, far: float, absgrad: bool
 ) -> Render:
-    """Render on the CPU; see `avatar_gs.render.rasterize.rasterize`. ``background [B, 3]``.
+    """Render on the CPU, as `avatar_gs.render.rasterize.rasterize`; ``background [B, 3]``.
 
     Raises:
-        UserError: this machine cannot run the SIMD code.
+        UserError: if this machine cannot run the SIMD code.
     """
     simd.check()
     width, height = cameras.width, cameras.height
@@ -157,7 +158,7 @@ def render(
         gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, packed, width, height, near, far
     )
     padded = -(-width // BLOCK_WIDTH) * BLOCK_WIDTH
-    rgb, alpha, depth = _Draw.apply(  # pyright: ignore[reportGeneralTypeIssues]
+    rgb, alpha, depth = _Blend.apply(  # pyright: ignore[reportGeneralTypeIssues]
         means2d, conics, depths, gaussians.opacities, gaussians.colors, background, radii, padded, height, absgrad
     )
     if padded != width:

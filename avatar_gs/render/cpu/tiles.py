@@ -1,10 +1,9 @@
-"""A tile's pixels as blocks of 16, and which of them each splat can reach.
+"""A tile's pixels as blocks of 16, and the blocks that each splat reaches.
 
-A tile of 32 x 32 pixels is 4 columns of 16 blocks, a block 8 pixels wide and 2 high: one SIMD vector. Blending works in
-two phases. `clip` takes a batch of splats and writes, for each column that a splat's ellipse crosses, the *strip* of
-blocks between its lowest and highest point there; then the blending loops run over strips without a branch. A bit per
-block in ``alive`` says whether any of its pixels still lets light through: strips are trimmed to those, which is the
-early stop.
+A tile of 32 x 32 pixels has 4 columns of 16 blocks; a block is 8 pixels wide and 2 high, one SIMD vector. Blending
+works in two phases: `clip` takes a batch of splats and writes, for each column that a splat's ellipse crosses, the
+*segment* of blocks between its highest and lowest point there; then the blending loops run over segments without a
+branch. A bit per block in ``alive`` marks blocks with a pixel that has not stopped; segments are trimmed to those.
 """
 
 import math
@@ -24,7 +23,7 @@ from avatar_gs.render.cpu.binning import (
     X,
     Y,
 )
-from avatar_gs.render.cpu.jit import helper
+from avatar_gs.render.cpu.runtime import helper
 from avatar_gs.render.cpu.simd import any_lane, broadcast16, leading_zeros, load16, trailing_zeros
 
 LANES = 16
@@ -39,15 +38,15 @@ _U64 = np.uint64
 
 
 class Tile(NamedTuple):
-    """A tile's pairs ``start <= k < stop`` and the place of its corner, in pixels of its picture."""
+    """A tile's pairs ``start <= k < stop``, and its corner in pixels of its image."""
 
     camera: int
     x: int
     y: int
     columns: int
-    """Columns of blocks inside the picture."""
+    """Columns of blocks inside the image."""
     height: int
-    """Rows of pixels inside the picture."""
+    """Rows of pixels inside the image."""
     start: int
     stop: int
     reference: np.float32
@@ -55,16 +54,16 @@ class Tile(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """A thread's own memory for the tile that it works on."""
+    """A thread's memory for its current tile."""
 
     state: np.ndarray
     """Planes of floats per pixel; the planes of one block lie together (which avoids 4 KB aliasing)."""
     alive: np.ndarray
     """``[COLUMNS]`` uint64: a bit per block."""
-    strips: np.ndarray
+    segments: np.ndarray
     """``[BATCH * COLUMNS, 3]`` int32: column, first block, end block."""
     ends: np.ndarray
-    """``[BATCH + 1]`` int32: the strips of the i-th splat of a batch are ``ends[i] <= n < ends[i + 1]``."""
+    """``[BATCH + 1]`` int32: the segments of the i-th splat of a batch are ``ends[i] <= n < ends[i + 1]``."""
 
 
 @helper
@@ -79,7 +78,7 @@ def new_scratch(planes):
 
 @helper
 def locate(bins, number):
-    """The `Tile` of that number."""
+    """The `Tile` of a number."""
     camera = number // bins.tiles
     place = number - camera * bins.tiles
     x, y = place % bins.columns * TILE, place // bins.columns * TILE
@@ -91,13 +90,13 @@ def locate(bins, number):
 
 @helper
 def offset(column, block, planes):
-    """Where a block's first plane begins in ``Scratch.state``."""
+    """Index of a block's first plane in ``Scratch.state``."""
     return (column * BLOCKS + block) * planes * LANES
 
 
 @helper
 def start_alive(tile, alive):
-    """All blocks alive that hold a pixel of the picture (a tile at its border may reach beyond it)."""
+    """Mark all blocks with a pixel of the image (a tile at its border may extend beyond it)."""
     blocks = (tile.height + BLOCK_HEIGHT - 1) // BLOCK_HEIGHT
     for column in range(COLUMNS):
         alive[column] = ~_U64(0) >> _U64(64 - blocks) if column < tile.columns else _U64(0)
@@ -105,7 +104,7 @@ def start_alive(tile, alive):
 
 @helper
 def update_alive(state, planes, alive):
-    """Clear the bits of blocks with no positive transmittance (plane 0 of ``state``); whether any is left."""
+    """Clear the bits of blocks without positive transmittance (plane 0 of ``state``); returns whether any is left."""
     left = _U64(0)
     zero = broadcast16(np.float32(0))
     for column in range(COLUMNS):
@@ -129,14 +128,14 @@ def _between(bits, first, end):
 
 @helper
 def clip(bins, tile, start, stop, scratch):
-    """Write the strips of the tile's pairs ``start <= k < stop``, at most `BATCH`.
+    """Write the segments of the tile's pairs ``start <= k < stop``, at most `BATCH`.
 
     A pixel i has its centre at i + 1/2. Within a column, where dx (splat minus pixel) goes from ``low`` to ``high``,
     dy on the ellipse runs from ``(-root - QB dx) / 2 QC`` to ``(root - QB dx) / 2 QC`` with ``root = sqrt(DISCRIMINANT
     dx² + 4 QC q)``; its extremes over the column lie at dx = ∓TOP_X clamped to the column.
     """
     zero, half, side = np.float32(0), np.float32(0.5), np.float32(TILE)
-    rows, alive, strips, ends = bins.rows, scratch.alive, scratch.strips, scratch.ends
+    rows, alive, segments, ends = bins.rows, scratch.alive, scratch.segments, scratch.ends
     n = 0
     ends[0] = 0
     for k in range(start, stop):
@@ -164,8 +163,8 @@ def clip(bins, tile, start, stop, scratch):
             living = _between(living, top // BLOCK_HEIGHT, (bottom + BLOCK_HEIGHT - 1) // BLOCK_HEIGHT)
             if living == _U64(0):
                 continue
-            strips[n, 0] = column
-            strips[n, 1] = trailing_zeros(living)
-            strips[n, 2] = 64 - leading_zeros(living)
+            segments[n, 0] = column
+            segments[n, 1] = trailing_zeros(living)
+            segments[n, 2] = 64 - leading_zeros(living)
             n += 1
         ends[k - start + 1] = n
