@@ -1,7 +1,7 @@
 """What a run will ask of a device: its expected peak of memory, what would make it fit, and its least time."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -9,7 +9,6 @@ from avatar_gs.core.device import available_memory, convolution_rate, resident_m
 from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.config import GuidanceConfig, Method, Variant
 from avatar_gs.identity.cross_init import ENCODE_BATCH
-from avatar_gs.lab.playground.config import FieldKind
 from avatar_gs.prior.config import Encoder, Precision, PriorConfig
 from avatar_gs.prior.fetch import readable
 from avatar_gs.prior.loading import choose_dtype, choose_encoder_keeps, choose_vae_dtype
@@ -18,8 +17,6 @@ from avatar_gs.settings import Settings
 
 THROUGH_NETWORKS = frozenset({Method.de_sds, Method.l_diff, Method.vsd})
 """Methods that go backward through the UNet."""
-THROUGH_ENCODER = frozenset({FieldKind.ehc, FieldKind.rgb})
-"""The playground's fields that are seen through the encoder."""
 PREDICTIONS = {Method.de_sds: (2, 1), Method.sds: (2, 0)}
 """Predictions a step and image, without and with a backward pass, of the methods whose time is estimated; of DE-SDS
 where y_con learns."""
@@ -37,12 +34,21 @@ class Task(Enum):
     optimize = "optimize"
     preview = "preview"
     embed = "embed"
-    playground = "playground"
 
 
-def load_of(settings: Settings, device: str, task: Task) -> Load:
+@dataclass(frozen=True)
+class SingleImage:
+    """Guidance of one image without splats, by one or more methods in turn."""
+
+    methods: frozenset[Method]
+    through_encoder: bool
+    """Whether gradients pass the encoder, since colours are optimised and not latents."""
+
+
+def load_of(settings: Settings, device: str, task: Task | SingleImage) -> Load:
     """What a task asks of the prior."""
-    prior, methods = settings.prior, settings.playground.methods or [settings.guidance.method]
+    prior = settings.prior
+    methods = task.methods if isinstance(task, SingleImage) else {settings.guidance.method}
     short = prior.precision is not Precision.float32
     load = Load(
         batch=1,
@@ -67,10 +73,9 @@ def load_of(settings: Settings, device: str, task: Task) -> Load:
             through_networks=True,
             through_text=True,
         )
-    if task is Task.playground:
-        through_encoder = settings.playground.field in THROUGH_ENCODER
-        through = bool(THROUGH_NETWORKS & set(methods))
-        return replace(load, decoded=1, through_encoder=through_encoder, through_networks=through)
+    if isinstance(task, SingleImage):
+        through_networks = bool(THROUGH_NETWORKS & methods)
+        return replace(load, decoded=1, through_encoder=task.through_encoder, through_networks=through_networks)
     config, guidance = settings.optimize, settings.guidance
     learns = guidance.method in THROUGH_NETWORKS
     return replace(
@@ -122,14 +127,14 @@ def fits(architecture: Architecture, load: Load, free: int) -> bool:
     return sum(expected_peak(architecture, load).values()) <= MARGIN * free
 
 
-def require_memory(architecture: Architecture, load: Load, device: str, task: Task) -> None:
+def require_memory(architecture: Architecture, load: Load, device: str, task: Task | SingleImage) -> None:
     """Raises UserError for a load that cannot fit into what is free now; it names what would make it fit."""
     free = free_memory(device)
     if free is not None and not fits(architecture, load, free):
         raise UserError(advice(architecture, load, device, task, free))
 
 
-def advice(architecture: Architecture, load: Load, device: str, task: Task, free: int) -> str:
+def advice(architecture: Architecture, load: Load, device: str, task: Task | SingleImage, free: int) -> str:
     """What would fit, at the least cost: first what changes no result, then 16 bits, fewer views a step, smaller
     renders."""
     total = sum(expected_peak(architecture, load).values())
@@ -141,7 +146,7 @@ def advice(architecture: Architecture, load: Load, device: str, task: Task, free
     return f"{need}: no chunks, batch, resolution or precision make it fit; free some{other}"
 
 
-def cheaper(load: Load, device: str, task: Task) -> Iterator[Load]:
+def cheaper(load: Load, device: str, task: Task | SingleImage) -> Iterator[Load]:
     """Loads that do the same with less, the least costly first."""
     shorter = [load, replace(load, network_bytes=2)] if device == "cuda" and load.network_bytes == 4 else [load]
     batches = range(load.batch, 0, -1) if task in (Task.optimize, Task.embed) else [load.batch]
@@ -174,12 +179,12 @@ def _exact(load: Load, device: str) -> Iterator[Load]:
             yield replace(load, predict_chunk=min(load.predict_chunk or chunk, chunk))
 
 
-def words(load: Load, changed: Load, task: Task) -> str:
+def words(load: Load, changed: Load, task: Task | SingleImage) -> str:
     """The overrides that make one load the other."""
     said = []
     if changed.network_bytes != load.network_bytes:
         said.append("prior.precision=float16")
-    if changed.batch != load.batch:
+    if isinstance(task, Task) and changed.batch != load.batch:
         said.append(f"{task.value}.batch={changed.batch}")
     if changed.supersample != load.supersample:
         said.append(f"optimize.supersample={changed.supersample}")

@@ -26,7 +26,7 @@ from avatar_gs.prior.memory import (
 from avatar_gs.render.rasterize import require_renderer
 from avatar_gs.settings import Settings
 from avatar_gs.stages import forecast
-from avatar_gs.stages.forecast import Task
+from avatar_gs.stages.forecast import SingleImage, Task
 
 LOGGER = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Line:
     wrong: str = ""
 
 
-def preflight(settings: Settings, task: Task = Task.optimize) -> None:
+def preflight(settings: Settings, task: Task | SingleImage = Task.optimize) -> None:
     """Logs the table of a task with a prior that is not packaged; with the packaged one, what computes and draws.
 
     Raises:
@@ -58,7 +58,7 @@ def preflight(settings: Settings, task: Task = Task.optimize) -> None:
         raise UserError(wrong[0].wrong)
 
 
-def check(settings: Settings, task: Task = Task.optimize) -> list[Line]:
+def check(settings: Settings, task: Task | SingleImage = Task.optimize) -> list[Line]:
     """The table. The device must exist; nothing is loaded and nothing downloaded."""
     device = choose_device(settings.device.name)
     lines = [_body(settings), *_renderer(device, draws=task is Task.optimize), *map(_lora, settings.prior.lora)]
@@ -76,7 +76,7 @@ def check(settings: Settings, task: Task = Task.optimize) -> list[Line]:
     return [*lines, *_costs(settings, architecture, device, task)]
 
 
-def _costs(settings: Settings, architecture: Architecture | None, device: str, task: Task) -> list[Line]:
+def _costs(settings: Settings, architecture: Architecture | None, device: str, task: Task | SingleImage) -> list[Line]:
     load = forecast.load_of(settings, device, task)
     if architecture is None:
         presets = {name: sum(expected_peak(packaged_architecture(name), load).values()) for name in PUBLISHED}
@@ -150,7 +150,7 @@ def _embedding(settings: Settings) -> Line:
     )
 
 
-def _memory(architecture: Architecture, load: Load, device: str, task: Task) -> Line:
+def _memory(architecture: Architecture, load: Load, device: str, task: Task | SingleImage) -> Line:
     peak, free = expected_peak(architecture, load), forecast.free_memory(device)
     parts = ", ".join(f"{name} {readable(size)}" for name, size in peak.items())
     found = f"about {readable(sum(peak.values()))} ({parts}), most in the phase “{largest_phase(architecture, load)}”"

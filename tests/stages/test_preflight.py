@@ -42,11 +42,12 @@ from avatar_gs.prior.memory import (
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Device, Settings
 from avatar_gs.stages import embed, forecast, optimize, preflight, preview
-from avatar_gs.stages.forecast import Task
+from avatar_gs.stages.forecast import SingleImage, Task
 from avatar_gs.training.config import OptimizeConfig
 from tests import full, tiny
 from tests.live_memory import LiveMemory, measured, without_matrices
 
+IMAGE = SingleImage(frozenset({Method.de_sds}), through_encoder=False)
 GB = 10**9
 FULL = Load(batch=4, supersample=2, splats=200_000, network_bytes=2, through_encoder=True, through_networks=True)
 
@@ -412,7 +413,7 @@ def test_the_table(settings, prior, tmp_path):
     write_identity(tmp_path / "anna.safetensors", IdentityEmbedding(torch.ones(2, 16), {}))
     assert "2 rows of width 16" in lines(replace(settings, identity="anna.safetensors"))["embedding"].found
     assert "at least" in found["time"].found and "3 steps" in found["time"].found
-    for task in (Task.preview, Task.embed, Task.playground):
+    for task in (Task.preview, Task.embed, IMAGE):
         assert not {"renderer", "time"} & set(lines(settings, task=task))
     other = replace(settings, guidance=GuidanceConfig(method=Method.ism))
     assert "no estimate for guidance=ism" in lines(other)["time"].found
@@ -470,7 +471,7 @@ def test_what_is_missing_is_refused_before_anything_loads(settings, monkeypatch)
         ("cuda", Task.optimize, 5.4, {"optimize.batch"}),
         ("cpu", Task.optimize, 10, {"prior.encode_chunk", "prior.checkpoint_encoder"}),
         ("cuda", Task.embed, 7, {"prior.encode_chunk", "prior.predict_chunk"}),
-        ("cuda", Task.playground, 6, {"prior.offload_text"}),
+        ("cuda", IMAGE, 6, {"prior.offload_text"}),
     ],
 )
 def test_what_would_fit_is_named_and_fits(device, task, free, named, monkeypatch):

@@ -10,6 +10,7 @@ from avatar_gs.body.model import load_body
 from avatar_gs.core.console import progress
 from avatar_gs.core.device import choose_device
 from avatar_gs.core.runs import RunFolder
+from avatar_gs.lab.playground.fields import holds_latents
 from avatar_gs.lab.playground.picture import load_picture
 from avatar_gs.lab.playground.session import FINAL, chosen_methods, play_all
 from avatar_gs.lab.playground.strip import write_sweep_sheet
@@ -17,7 +18,7 @@ from avatar_gs.prior.stable_diffusion import load_prior
 from avatar_gs.render.rasterize import require_renderer
 from avatar_gs.settings import Settings
 from avatar_gs.stages.embed import give_identity
-from avatar_gs.stages.forecast import Task
+from avatar_gs.stages.forecast import SingleImage
 from avatar_gs.stages.preflight import preflight
 
 LOGGER = logging.getLogger(__name__)
@@ -34,10 +35,11 @@ def run(settings: Settings) -> None:
     """
     device = choose_device(settings.device.name)
     require_renderer(device)  # pose maps are drawn with the body's depth
-    chosen_methods(settings)  # mistakes are better said before the prior is loaded
+    guidances = chosen_methods(settings)  # mistakes are reported before the prior is loaded
     if settings.playground.picture:
         load_picture(settings.playground.picture, 1)
-    preflight(settings, Task.playground)
+    methods = frozenset(guidance.method for guidance in guidances.values())
+    preflight(settings, SingleImage(methods, through_encoder=not holds_latents(settings.playground.field)))
     with progress("load the body and the prior"):
         body = load_body(settings.body, device)
         prior = load_prior(settings.prior, device)
