@@ -1,6 +1,6 @@
-"""The splats as a PLY file in the layout of the 3D Gaussian splatting paper, which every viewer reads.
+"""Splats as a PLY file in the layout of the 3D Gaussian splatting paper, which every viewer reads.
 
-62 float32 properties, always: readers fail on shorter files, so the higher spherical-harmonics bands are written as
+The file always has 62 float32 properties: readers fail on fewer, so the higher bands of the spherical harmonics are
 zeros. Opacities are logits, scales are logarithms, colours are coefficients of the constant spherical harmonic.
 """
 
@@ -20,20 +20,22 @@ from avatar_gs.geometry import quat_multiply, quat_to_matrix
 from avatar_gs.types import SH_C0, Gaussians
 
 OPACITY_LIMIT = 1 - 1e-6
-"""Opacities are clamped to this, so that the logit of an opaque splat is finite."""
+"""Largest opacity in a file; the logit of 1 is infinite."""
 
 _POSITION, _NORMAL = ["x", "y", "z"], ["nx", "ny", "nz"]
 _COLOR, _REST = [f"f_dc_{i}" for i in range(3)], [f"f_rest_{i}" for i in range(45)]
 _SCALE, _ROTATION = [f"scale_{i}" for i in range(3)], [f"rot_{i}" for i in range(4)]
 PROPERTIES = [*_POSITION, *_NORMAL, *_COLOR, *_REST, "opacity", *_SCALE, *_ROTATION]
 
-# Half turns, so that they are their own inverses and exact in floating point.
+# Half turns: their own inverses, and exact in floating point.
 _TURNS = {Frame.supersplat: (0.0, 0.0, 0.0, 1.0), Frame.rdf: (0.0, 1.0, 0.0, 0.0), Frame.yup: (1.0, 0.0, 0.0, 0.0)}
 
 
 def change_frame(gaussians: Gaussians, frame: Frame) -> Gaussians:
-    """Turns splats from the world frame (+y up, facing +z) into ``frame``, or back: each turn is its own inverse up to
-    the sign of the quaternions."""
+    """Rotate splats from the world frame (+y up, facing +z) to ``frame``, or back.
+
+    The rotation is its own inverse, up to the sign of the quaternions.
+    """
     turn = torch.tensor(_TURNS[frame], dtype=gaussians.means.dtype, device=gaussians.means.device)
     return Gaussians(
         means=gaussians.means * quat_to_matrix(turn).diagonal(),
@@ -45,12 +47,16 @@ def change_frame(gaussians: Gaussians, frame: Frame) -> Gaussians:
 
 
 def write_ply(path: str | Path, gaussians: Gaussians, frame: Frame = Frame.supersplat) -> None:
-    """Writes splats of the world frame (+y up, facing +z) as a binary little-endian PLY in the axes of ``frame``.
+    """Write a binary little-endian PLY file.
 
-    The file keeps the order of the splats. Opacities are clamped to just below 1.
+    Args:
+        path: the file.
+        gaussians: splats in the world frame (+y up, facing +z); the file keeps their order. Opacities are clamped to
+            just below 1.
+        frame: axes of the file.
 
     Raises:
-        ValueError: for values that no viewer can draw (see ``export.clean``, which takes them out).
+        ValueError: for values that no viewer can render (``writer.clean_splats`` removes them).
         OSError: if the file cannot be written.
     """
     _check_drawable(gaussians)
@@ -67,7 +73,7 @@ def write_ply(path: str | Path, gaussians: Gaussians, frame: Frame = Frame.super
         start = PROPERTIES.index(names[0])
         rows[:, start : start + len(names)] = values.cpu().numpy()
     vertices = rows.view([(name, "<f4") for name in PROPERTIES])[:, 0]
-    # Through memory: numpy's own writing to a file reports a full disk without saying what it is.
+    # Through memory: numpy's errors do not tell that a disk is full.
     content = io.BytesIO()
     PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<").write(content)
     with atomic_write(path) as temporary:
@@ -75,12 +81,12 @@ def write_ply(path: str | Path, gaussians: Gaussians, frame: Frame = Frame.super
 
 
 def read_ply(path: str | Path, frame: Frame = Frame.supersplat) -> Gaussians:
-    """Reads a PLY of splats whose axes are ``frame`` back into the world frame (+y up, facing +z).
+    """Read splats from a PLY file with axes ``frame`` to the world frame (+y up, facing +z).
 
     Bands of spherical harmonics beyond the constant one are ignored.
 
     Raises:
-        UserError: if the file is missing, cut short, no PLY or not one of splats.
+        UserError: if the file is missing, truncated, or not a PLY file of splats.
     """
     try:
         vertices = PlyData.read(str(path))["vertex"].data

@@ -1,4 +1,4 @@
-"""A row of pictures as an MP4 file that every browser and player shows."""
+"""Frames as an MP4 file that every browser and player shows."""
 
 import errno
 import subprocess
@@ -10,15 +10,20 @@ from jaxtyping import UInt8
 
 from avatar_gs.core.io import atomic_write
 
-# The number of threads is part of what x264 writes: fixed, so that the same pictures give the same bytes.
+# x264's output depends on the number of threads: fixed, so that the same frames give the same bytes.
 _THREADS = "2"
 
 
-def write_turntable(path: str | Path, frames: UInt8[np.ndarray, "T H W 3"], fps: int = 24) -> None:
-    """Writes frames (RGB, even height and width) as H.264 in the yuv420p format, with the index at the file's start.
+def encode_video(path: str | Path, frames: UInt8[np.ndarray, "T H W 3"], fps: int = 24) -> None:
+    """Write H.264 in the yuv420p format, with the index at the start of the file.
+
+    Args:
+        path: the file.
+        frames: RGB, of even height and width.
+        fps: frames per second.
 
     Raises:
-        ValueError: for no frames, or sides that are odd.
+        ValueError: for no frames, or odd sides.
         OSError: if the file cannot be written.
     """
     count, height, width, _ = frames.shape
@@ -28,7 +33,7 @@ def write_turntable(path: str | Path, frames: UInt8[np.ndarray, "T H W 3"], fps:
         command = [
             imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", "-nostdin",
             "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "pipe:0",
-            # Say in the file which matrix the colours were encoded with; players guess otherwise, and shift hues.
+            # Tag the colour matrix; players otherwise guess, and shift hues.
             "-vf", "scale=out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709", "-color_primaries", "bt709",
             "-color_trc", "bt709", "-color_range", "tv",
             "-c:v", "libx264", "-preset", "medium", "-crf", "18", "-pix_fmt", "yuv420p", "-threads", _THREADS,

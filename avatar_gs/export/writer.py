@@ -1,20 +1,23 @@
-"""All files of a finished avatar."""
+"""Exports a finished avatar: cleaned splats, written as ``avatar.ply``, ``avatar.html`` and ``turntable.mp4``."""
 
 import errno
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.export.clean import clean
 from avatar_gs.export.config import ExportConfig
 from avatar_gs.export.ply import write_ply
-from avatar_gs.export.video import write_turntable
+from avatar_gs.export.video import encode_video
 from avatar_gs.types import Gaussians
 from avatar_gs.viewer.html import write_html
+
+LOGGER = logging.getLogger(__name__)
 
 
 def export_avatar(
@@ -24,19 +27,23 @@ def export_avatar(
     config: ExportConfig,
     frames: UInt8[np.ndarray, "T H W 3"] | None = None,
 ) -> list[Path]:
-    """Writes ``avatar.ply``, ``avatar.html`` and ``turntable.mp4`` into ``folder``; returns what was written.
+    """Write the files of an avatar.
 
     Args:
+        folder: created if missing.
         gaussians: posed splats in the world frame (+y up, facing +z), soles at height 0.
-        title: what the page is called, usually the prompt; any text.
-        config: which files, and in which frame.
-        frames: one turn around the avatar in RGB, or None for no video.
+        title: of the page, usually the prompt; any text.
+        config: which files, and the frame of the PLY file.
+        frames: RGB frames of one turn around the avatar; None: no video.
+
+    Returns:
+        The files that were written.
 
     Raises:
         UserError: if no splat is visible, or a file cannot be written.
     """
     folder = Path(folder)
-    gaussians = clean(gaussians, config)
+    gaussians = clean_splats(gaussians, config)
     written = []
     with _writing(folder / "avatar.ply", written) as path:
         write_ply(path, gaussians, config.frame)
@@ -45,8 +52,39 @@ def export_avatar(
             write_html(path, gaussians, title)
     if config.video and frames is not None:
         with _writing(folder / "turntable.mp4", written) as path:
-            write_turntable(path, frames, config.video_fps)
+            encode_video(path, frames, config.video_fps)
     return written
+
+
+def clean_splats(gaussians: Gaussians, config: ExportConfig) -> Gaussians:
+    """Make splats that every viewer can render.
+
+    Splats that are invisible or not finite are removed (the latter with a warning), scales and colours clamped,
+    quaternions normalised. The order stays.
+
+    Raises:
+        UserError: if no splat remains.
+    """
+    gaussians = gaussians.detach()
+    parts = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities[:, None], gaussians.colors)
+    finite = torch.stack([torch.isfinite(part).all(-1) for part in parts]).all(0)
+    finite &= gaussians.quats.norm(dim=-1) > 0
+    # An opacity of exactly 0 has no logit.
+    keep = finite & (gaussians.opacities >= config.min_opacity) & (gaussians.opacities > 0)
+    if not finite.all():
+        LOGGER.warning("%d of %d splats are not finite and are left out", int((~finite).sum()), len(gaussians))
+    if not keep.any():
+        raise UserError(
+            f"none of the {len(gaussians)} splats has finite values and an opacity of at least "
+            f"export.min_opacity={config.min_opacity}: train longer, or lower export.min_opacity"
+        )
+    return Gaussians(
+        means=gaussians.means[keep],
+        quats=torch.nn.functional.normalize(gaussians.quats[keep], dim=-1),
+        scales=gaussians.scales[keep].clamp(config.min_scale, config.max_scale),
+        opacities=gaussians.opacities[keep].clamp(max=1.0),
+        colors=gaussians.colors[keep].clamp(0.0, 1.0),
+    )
 
 
 @contextmanager

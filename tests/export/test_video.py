@@ -7,7 +7,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from avatar_gs.export.video import write_turntable
+from avatar_gs.export.video import encode_video
 
 COLORS = np.array([[200, 30, 40], [40, 180, 60], [30, 60, 200], [128, 128, 128]], np.uint8)
 
@@ -21,7 +21,7 @@ def frames(height: int = 48, width: int = 64) -> np.ndarray:
 
 def test_decoded_frames_have_the_shape_the_colours_and_the_order(tmp_path: Path) -> None:
     path = tmp_path / "turntable.mp4"
-    write_turntable(path, frames(), fps=10)
+    encode_video(path, frames(), fps=10)
     reader = imageio_ffmpeg.read_frames(path)
     info = next(reader)
     decoded = [np.frombuffer(data, np.uint8).reshape(48, 64, 3) for data in reader]
@@ -36,26 +36,26 @@ def test_decoded_frames_have_the_shape_the_colours_and_the_order(tmp_path: Path)
 
 def test_playing_can_start_before_all_is_loaded(tmp_path: Path) -> None:
     path = tmp_path / "turntable.mp4"
-    write_turntable(path, frames())
+    encode_video(path, frames())
     content = path.read_bytes()
     assert content.index(b"moov") < content.index(b"mdat")
 
 
 def test_same_frames_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a.mp4", "b.mp4"):
-        write_turntable(tmp_path / name, frames())
+        encode_video(tmp_path / name, frames())
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
 
 
 @pytest.mark.parametrize("shape", [(0, 48, 64, 3), (2, 47, 64, 3), (2, 48, 63, 3)])
 def test_what_h264_cannot_hold_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="even sides"):
-        write_turntable(tmp_path / "a.mp4", np.zeros(shape, np.uint8))
+        encode_video(tmp_path / "a.mp4", np.zeros(shape, np.uint8))
 
 
 def test_a_failed_write_leaves_the_earlier_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "turntable.mp4"
-    write_turntable(path, frames())
+    encode_video(path, frames())
     before = path.read_bytes()
 
     def fail(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
@@ -64,6 +64,6 @@ def test_a_failed_write_leaves_the_earlier_video(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(subprocess, "run", fail)
     with pytest.raises(OSError, match="No space left on device"):
-        write_turntable(path, frames())
+        encode_video(path, frames())
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["turntable.mp4"]

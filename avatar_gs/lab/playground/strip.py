@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from avatar_gs.core.images import RGBImage, contact_sheet, to_uint8, write_png
-from avatar_gs.export.video import write_turntable
+from avatar_gs.export.video import encode_video
 from avatar_gs.guidance.distill import Distilled
 from avatar_gs.lab.playground.fields import Canvas
 
@@ -94,7 +94,7 @@ def write_video(path: Path, frames: Sequence[Frame]) -> None:
         side += side % 2
         cells = [frame.image, *(picture for picture in beside if picture is not None)]
         shown.append(np.concatenate([_enlarged(picture, side) for picture in cells], axis=1))
-    write_turntable(path, np.stack([*shown, *[shown[-1]] * (FPS - 1)]), FPS)
+    encode_video(path, np.stack([*shown, *[shown[-1]] * (FPS - 1)]), FPS)
 
 
 def write_sweep_sheet(folder: Path, final: str) -> Path | None:
