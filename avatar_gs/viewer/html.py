@@ -1,12 +1,12 @@
-"""``avatar.html``: one file that shows the avatar in any browser, from disk and with the network off.
+"""``avatar.html``: one file that shows the avatar in any browser, from disk and without a network.
 
-The page is put together from the sources in ``web/``; the splats lie in it as one base64 block. The block is a small
-container, so that later versions can add sections (skinning weights, motions) and old ones can be told apart:
+The page is assembled from the sources in ``web/`` and contains the splats as one base64 block, a versioned container to
+which sections (skinning weights, motions) can be added:
 
 - 4 bytes ``AGS1``, then the length of the header as a little-endian uint32;
 - the header: JSON, padded with spaces to a multiple of 4 bytes. ``count`` is the number of splats, ``bounds`` the box
   (metres) that the camera frames, ``sections`` a list of ``name, type, components, offset`` (bytes from the end of the
-  header, each a multiple of 4), and for quantised ones ``low, high`` for each component: value = low + (high - low) *
+  header, each a multiple of 4), and for quantised ones ``low, high`` per component: value = low + (high - low) *
   stored / largest;
 - the sections.
 """
@@ -30,11 +30,16 @@ from avatar_gs.types import Gaussians
 MAGIC = b"AGS1"
 _SCRIPTS = ("splats.js", "sorter.js", "shaders.js", "renderer.js", "camera.js", "viewer.js")
 _FRAMED = (0.002, 0.998)
-"""The share of splats on each axis between which the first view is framed: a floater must not shrink the avatar."""
+"""Quantiles of the splats on each axis that the first view frames, so that floaters do not shrink the avatar."""
 
 
 def write_html(path: str | Path, gaussians: Gaussians, title: str) -> None:
-    """Writes the page of splats that are finite (see ``export.clean``) in the world frame (+y up, facing +z).
+    """Write the page.
+
+    Args:
+        path: the file.
+        gaussians: finite splats (see ``export.writer.clean_splats``) in the world frame (+y up, facing +z).
+        title: any text.
 
     Raises:
         OSError: if the file cannot be written.
@@ -42,7 +47,7 @@ def write_html(path: str | Path, gaussians: Gaussians, title: str) -> None:
     web = files("avatar_gs.viewer") / "web"
     sources = {name: (web / name).read_text(encoding="utf-8") for name in ("viewer.html", "viewer.css", *_SCRIPTS)}
     script = "\n".join(sources[name] for name in _SCRIPTS)
-    # A surrogate (from bytes on the command line that are not UTF-8) has no place in a file.
+    # Surrogates (from non-UTF-8 bytes on the command line) cannot be encoded.
     text = " ".join(title.encode("utf-8", "replace").decode("utf-8").split())
     page = _fill(
         sources["viewer.html"],
@@ -60,10 +65,10 @@ def write_html(path: str | Path, gaussians: Gaussians, title: str) -> None:
 
 
 def pack(gaussians: Gaussians) -> bytes:
-    """The container of the splats that the module's docstring describes: 24 bytes a splat.
+    """Pack splats into the container described in the module's docstring, 24 bytes per splat.
 
-    Positions keep 1/65535 of the avatar's size (0.03 mm), scales 1/65535 of their logarithmic range, colours and
-    opacities 1/255.
+    The resolution is 1/65535 of the avatar's size for positions (0.03 mm), 1/65535 of the logarithmic range for scales,
+    and 1/255 for colours and opacities.
     """
     means, scales = (values.detach().cpu().double().numpy() for values in (gaussians.means, gaussians.scales))
     quats = torch.nn.functional.normalize(gaussians.quats.detach(), dim=-1).cpu().double().numpy()
@@ -86,12 +91,16 @@ def pack(gaussians: Gaussians) -> bytes:
 
 
 def _quantise(
-    name: str, values: Float[np.ndarray, "N C"], low: Float[np.ndarray, " C"], high: Float[np.ndarray, " C"], kind: type
+    name: str,
+    values: Float[np.ndarray, "N C"],
+    low: Float[np.ndarray, " C"],
+    high: Float[np.ndarray, " C"],
+    dtype: type,
 ) -> tuple[dict[str, Any], bytes]:
-    largest = np.iinfo(kind).max
+    largest = np.iinfo(dtype).max
     span = np.where(high > low, high - low, 1.0)
-    stored = np.rint((values - low) / span * largest).astype(np.dtype(kind).newbyteorder("<"))
-    section = {"name": name, "type": np.dtype(kind).name, "components": values.shape[1]}
+    stored = np.rint((values - low) / span * largest).astype(np.dtype(dtype).newbyteorder("<"))
+    section = {"name": name, "type": np.dtype(dtype).name, "components": values.shape[1]}
     return section | {"low": low.tolist(), "high": (low + span).tolist()}, stored.tobytes()
 
 
@@ -100,5 +109,5 @@ def _csp_hash(source: str) -> str:
 
 
 def _fill(template: str, values: dict[str, str]) -> str:
-    """Puts ``values`` in the places ``{{name}}`` in one pass: a title that holds ``{{script}}`` stays as it is."""
+    """Replace ``{{name}}`` by ``values[name]`` in one pass, so that a title with ``{{script}}`` stays as it is."""
     return re.sub(r"\{\{(\w+)\}\}", lambda place: values[place[1]], template)

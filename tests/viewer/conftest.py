@@ -107,7 +107,7 @@ class Chromium:
         if self.evaluate("document.getElementById('canvas') && document.documentElement.dataset.state === 'ready'"):
             self.wait("getComputedStyle(canvas).opacity === '1'")
             if self.evaluate("spin.getAttribute('aria-pressed') === 'false'"):
-                self.wait("document.documentElement.dataset.picture === 'done'")
+                self.wait("document.documentElement.dataset.frame === 'done'")
 
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression in the page."""
@@ -123,8 +123,8 @@ class Chromium:
             time.sleep(0.02)
 
     def view(self) -> tuple[float, float, float]:
-        """Azimuth, elevation (degrees) and distance (metres) once the picture has come to rest."""
-        self.wait("document.documentElement.dataset.picture === 'done'")
+        """Azimuth, elevation (degrees) and distance (metres) of the final frame."""
+        self.wait("document.documentElement.dataset.frame === 'done'")
         azimuth, elevation, distance = map(float, self.evaluate("document.documentElement.dataset.view").split())
         return azimuth, elevation, distance
 

@@ -2,9 +2,11 @@
 
 import base64
 import hashlib
+import inspect
 import json
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from avatar_gs.render.cpu.blending import ALPHA_MAX
+from avatar_gs.render.cpu.projection import ALPHA_CUT, BLUR, WINDOW
+from avatar_gs.render.rasterize import rasterize
 from avatar_gs.types import Gaussians
 from avatar_gs.viewer.html import MAGIC, pack, write_html
 
@@ -147,3 +152,12 @@ def test_same_splats_give_the_same_page(tmp_path: Path) -> None:
     for name in ("a.html", "b.html"):
         write_html(tmp_path / name, splats(), "a man")
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_the_shaders_constants_are_the_renderers() -> None:
+    source = (files("avatar_gs.viewer") / "web" / "shaders.js").read_text(encoding="utf-8")
+    values = {name: value.split("/") for name, value in re.findall(r"const float (\w+) = ([\d./ ]+);", source)}
+    found = {name: float(value[0]) / float((*value, 1)[1]) for name, value in values.items()}
+    near = inspect.signature(rasterize).parameters["near"].default
+    expected = {"NEAR": near, "BLUR": BLUR, "WINDOW": WINDOW, "ALPHA_CUT": ALPHA_CUT, "ALPHA_MAX": ALPHA_MAX}
+    assert found == expected

@@ -2,8 +2,8 @@
 const RADIANS = Math.PI / 180;
 
 /**
- * A camera that turns around a target. Angles in degrees: azimuth 0 is in front of the avatar, 90 at its left hand;
- * elevation is positive above. Lengths in metres. `goal` is where the user wants to be; the rest follows smoothly.
+ * A camera that orbits a target. Angles in degrees: azimuth 0 is in front of the avatar, 90 at its left hand; elevation
+ * is positive above. Lengths in metres. `goal` is the requested view, which `now` follows smoothly.
  */
 class OrbitCamera {
   constructor(bounds) {
@@ -16,9 +16,9 @@ class OrbitCamera {
   }
 
   /**
-   * Goes to the first view: the whole avatar, unless `first` says otherwise.
-   * @param {number} aspect width by height of the picture
-   * @param {number} free the share of its height that the avatar may fill
+   * Return to the first view: `first`, by default the whole avatar.
+   * @param {number} aspect width / height of the image
+   * @param {number} free fraction of the image's height that the avatar may fill
    */
   reset(aspect, free) {
     const [low, high] = this.bounds;
@@ -30,7 +30,7 @@ class OrbitCamera {
     const fit = (1.12 * needed) / tangent + (high[2] - low[2]) / 2;
     Object.assign(this.goal, { azimuth: 0, elevation: 5, distance: fit, fov, ...this.first, target: [...target] });
     this.limit();
-    // The short way round: a long spin is not turned back.
+    // Take the shorter direction instead of unwinding a long spin.
     this.now.azimuth -= 360 * Math.round((this.now.azimuth - this.goal.azimuth) / 360);
   }
 
@@ -45,7 +45,7 @@ class OrbitCamera {
     this.limit();
   }
 
-  /** Moves what is seen by a share of the picture's height, to the right and down. */
+  /** Move the scene right and down, in fractions of the image's height. */
   pan(right, down) {
     const [x, y] = this.axes(this.goal);
     const metres = 2 * this.goal.distance * Math.tan((this.goal.fov / 2) * RADIANS);
@@ -65,13 +65,13 @@ class OrbitCamera {
     this.now = structuredClone(this.goal);
   }
 
-  /** Follows the goal for some seconds; returns whether it has not yet arrived. */
+  /** Move towards the goal for a time step; returns whether it is not yet reached. */
   follow(seconds) {
-    const share = 1 - Math.exp(-14 * seconds);
+    const fraction = 1 - Math.exp(-14 * seconds);
     let left = 0;
     const approach = (from, to, unit) => {
       left = Math.max(left, Math.abs(to - from) / unit);
-      return from + (to - from) * share;
+      return from + (to - from) * fraction;
     };
     const { now, goal, size } = this;
     now.fov = goal.fov;
@@ -93,7 +93,7 @@ class OrbitCamera {
     ];
   }
 
-  /** What the renderer needs for a picture of this height in pixels. */
+  /** The renderer's input for an image of this height in pixels. */
   view(height) {
     const { target, distance, fov } = this.now;
     const [x, y, z] = this.axes(this.now);

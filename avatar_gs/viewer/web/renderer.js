@@ -1,7 +1,7 @@
 
-/** Draws splats into a canvas with WebGL2. Colours go through unchanged: they are sRGB already. */
+/** Renders splats to a canvas with WebGL2. Colours are sRGB and stay unchanged. */
 class SplatRenderer {
-  static ROW = 512;  // splats in a row of a texture; three texels each stay below the 2048 that every device has
+  static ROW = 512;  // splats per row of a texture; three texels each: below 2048, which every device supports
 
   /** @throws {Error} if the browser has no WebGL2. */
   constructor(canvas, splats) {
@@ -12,7 +12,7 @@ class SplatRenderer {
     this.prepare();
   }
 
-  /** Makes all that lives on the graphics card; again after a lost context. */
+  /** Create everything on the GPU; called again after a lost context. */
   prepare() {
     const gl = this.gl;
     this.program = this.link();
@@ -78,7 +78,7 @@ class SplatRenderer {
     gl.texImage2D(gl.TEXTURE_2D, 0, internal, width, height, 0, format, type, data);
   }
 
-  /** Takes the indices of the splats from the farthest to the nearest. */
+  /** Set the splats' indices, from the farthest to the nearest. */
   setOrder(order) {
     const gl = this.gl;
     gl.bindBuffer(gl.ARRAY_BUFFER, this.orderBuffer);
@@ -88,7 +88,7 @@ class SplatRenderer {
 
   /**
    * @param {{cameraFromWorld: Float32Array, focal: number}} view the 4 x 4 matrix by columns; focal length in pixels
-   * @param {number} lift how many pixels above the canvas's centre the optical axis lies
+   * @param {number} lift height of the optical axis above the canvas's centre, in pixels
    */
   draw({ cameraFromWorld, focal }, lift) {
     const gl = this.gl;

@@ -1,25 +1,30 @@
 
+// The constants of the program's renderer (avatar_gs/render/cpu), so that the page shows what was trained.
+const RENDERER = `
+const float NEAR = 0.01;
+const float BLUR = 0.3;             // variance in pixels squared, added to the projected covariance
+const float WINDOW = 0.15;          // how far outside the image, in widths, the projection may be linearised
+const float ALPHA_CUT = 1.0 / 255.0;
+const float ALPHA_MAX = 0.999;
+`;
+
 /**
- * One quad for each splat, around the ellipse that its Gaussian projects to (EWA splatting, Zwicker et al. 2001, as in
- * the 3D Gaussian splatting paper). The camera is OpenCV's: x right, y down, z forward. The constants are those of
- * the program's own renderer, so that the page shows what was trained.
+ * One quad per splat, around the ellipse that its Gaussian projects to (EWA splatting, Zwicker et al. 2001, as in the 3D
+ * Gaussian splatting paper). The camera is OpenCV's: x right, y down, z forward.
  */
 const VERTEX_SHADER = `#version 300 es
 precision highp float;
 precision highp int;
-
-uniform highp sampler2D geometry;   // three texels a splat: mean, quaternion (wxyz), scale
+${RENDERER}
+uniform highp sampler2D geometry;   // three texels per splat: mean, quaternion (wxyz), scale
 uniform highp sampler2D colors;
 uniform mat4 cameraFromWorld;
 uniform vec2 focal;                 // pixels
 uniform vec2 viewport;              // pixels
-uniform vec2 middle;                // where the optical axis meets the picture: pixels from its centre, y down
+uniform vec2 middle;                // where the optical axis meets the image: pixels from its centre, y down
 in uint splat;
 out vec2 offset;                    // from the centre, in standard deviations
 out vec4 color;
-
-const float NEAR = 0.01;
-const float BLUR = 0.3;             // pixels squared, added to the projected covariance
 
 mat3 rotation(vec4 q) {
   float w = q.x, x = q.y, y = q.z, z = q.w;
@@ -36,8 +41,8 @@ ivec2 texel(uint i, int width) {
 
 // Covariance in pixels squared: xx, xy, yy.
 vec3 project(vec3 center, mat3 axes) {
-  // Far outside the picture the linearised projection explodes: hold it at 1.3 times the field of view.
-  vec2 limit = 0.65 * viewport / focal;
+  // Far outside the image the linearised projection diverges: clamp it to a window.
+  vec2 limit = (0.5 + WINDOW) * viewport / focal;
   vec2 slope = clamp(center.xy / center.z, -limit, limit);
   vec3 jx = vec3(focal.x, 0.0, -focal.x * slope.x) / center.z;
   vec3 jy = vec3(0.0, focal.y, -focal.y * slope.y) / center.z;
@@ -53,7 +58,7 @@ void main() {
   vec3 scale = texelFetch(geometry, ivec2(3 * at.x + 2, at.y), 0).xyz;
   color = texelFetch(colors, at, 0);
   vec3 center = (cameraFromWorld * vec4(mean, 1.0)).xyz;
-  if (center.z < NEAR || color.a < 1.0 / 255.0) {
+  if (center.z < NEAR || color.a < ALPHA_CUT) {
     gl_Position = vec4(0.0, 0.0, 2.0, 1.0);  // outside the clip volume
     return;
   }
@@ -62,13 +67,13 @@ void main() {
   axes[0] *= scale.x; axes[1] *= scale.y; axes[2] *= scale.z;
   vec3 cov = project(center, axes);
   float average = 0.5 * (cov.x + cov.z);
-  float spread = length(vec2(0.5 * (cov.x - cov.z), cov.y));
-  vec2 major = abs(cov.y) > 1e-6 ? normalize(vec2(cov.y, average + spread - cov.x))
+  float half_range = length(vec2(0.5 * (cov.x - cov.z), cov.y));
+  vec2 major = abs(cov.y) > 1e-6 ? normalize(vec2(cov.y, average + half_range - cov.x))
     : cov.x >= cov.z ? vec2(1.0, 0.0) : vec2(0.0, 1.0);
-  vec2 deviations = sqrt(vec2(average + spread, max(average - spread, BLUR)));
+  vec2 deviations = sqrt(vec2(average + half_range, max(average - half_range, BLUR)));
 
-  // Where the opacity falls to 1/255.
-  float reach = sqrt(2.0 * log(255.0 * color.a));
+  // Where alpha falls to ALPHA_CUT.
+  float reach = sqrt(2.0 * log(color.a / ALPHA_CUT));
   vec2 corner = vec2(gl_VertexID & 1, gl_VertexID >> 1) * 2.0 - 1.0;
   offset = reach * corner;
   vec2 steps = offset * deviations;
@@ -79,14 +84,14 @@ void main() {
 
 const FRAGMENT_SHADER = `#version 300 es
 precision highp float;
-
+${RENDERER}
 in vec2 offset;
 in vec4 color;
 out vec4 premultiplied;
 
 void main() {
-  float alpha = min(0.999, color.a * exp(-0.5 * dot(offset, offset)));
-  if (alpha < 1.0 / 255.0) discard;
+  float alpha = min(ALPHA_MAX, color.a * exp(-0.5 * dot(offset, offset)));
+  if (alpha < ALPHA_CUT) discard;
   premultiplied = vec4(color.rgb * alpha, alpha);
 }
 `;

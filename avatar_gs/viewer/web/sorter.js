@@ -1,8 +1,8 @@
 
 /**
- * The body of the sorting worker; its source is all that the worker knows. Messages to it: {means} once, then
- * {direction}: where the camera looks. The answer holds the splats' indices from the farthest to the nearest, as
- * blending needs them. A counting sort by 16-bit depth: a step is 0.03 mm on a body of two metres.
+ * The sorting worker, started from this function's source. Messages to it: {means} once, then {direction}, the viewing
+ * direction. It answers with the splats' indices from the farthest to the nearest, as blending needs them. Counting sort
+ * by 16-bit depth: a step is 0.03 mm on a body of two metres.
  */
 function sortingWorker() {
   const BUCKETS = 65536;
@@ -29,7 +29,7 @@ function sortingWorker() {
     for (let i = 0; i < buckets.length; i++) starts[buckets[i] + 1]++;
     for (let b = 0; b < BUCKETS; b++) starts[b + 1] += starts[b];
     const order = new Uint32Array(buckets.length);
-    // Of splats at one depth the first is in front, as in the program's own renderer.
+    // At equal depth the first splat is in front, as in the program's renderer.
     for (let i = buckets.length - 1; i >= 0; i--) order[starts[buckets[i]]++] = i;
     return order;
   }
@@ -46,7 +46,7 @@ function sortingWorker() {
   };
 }
 
-/** Keeps the drawing order up to date; at most one sort runs at a time, and the latest direction wins. */
+/** Keeps the order up to date; one sort runs at a time, and the latest direction replaces waiting ones. */
 class Sorter {
   constructor(means, onOrder, onFailure) {
     const url = URL.createObjectURL(new Blob([`(${sortingWorker})()`], { type: "text/javascript" }));
@@ -64,7 +64,7 @@ class Sorter {
     this.worker.postMessage({ means });
   }
 
-  /** Whether the last order that arrived is the one for this direction. */
+  /** Whether the latest order is the one for this direction. */
   isCurrent(direction) {
     return this.sorted !== null && direction.every((value, i) => Math.abs(value - this.sorted[i]) < 1e-4);
   }

@@ -1,7 +1,7 @@
 
 /**
- * Reads the block of splats in the page: "AGS1", the length of the header, a JSON header, sections of numbers.
- * A section that this viewer does not know is left alone.
+ * Read the page's block of splats: "AGS1", the length of the header, a JSON header, sections of numbers. Unknown
+ * sections are ignored.
  * @returns {{count: number, bounds: number[][], means: Float32Array, scales: Float32Array, quats: Float32Array,
  *   colors: Uint8Array}} metres; quaternions as w x y z; colours as red, green, blue, opacity.
  */

@@ -1,19 +1,19 @@
 
 /*
- * The page. What stands behind # in its address sets the first view, several joined by &:
- *   azimuth=90  elevation=10  distance=4  fov=30  target=0,0.9,0   degrees and metres, see OrbitCamera
- *   spin=0            stand still
- *   background=dark   or light, or a colour in hexadecimal, such as 7f7f7f
- *   controls=0        the avatar alone, without title and buttons
- * For tests, <html> tells in data-state whether the page is loading, ready or failed (error), in data-view the azimuth,
- * elevation and distance of the last picture, and in data-picture whether that is final ("done") or another is due.
+ * The page. Options behind # in its address, separated by &:
+ *   azimuth=90  elevation=10  distance=4  fov=30  target=0,0.9,0   the first view in degrees and metres, see OrbitCamera
+ *   spin=0            no rotation
+ *   background=dark   or light, or a hexadecimal colour such as 7f7f7f
+ *   controls=0        only the avatar, without title and buttons
+ * For tests, <html> has data-state ("loading", "ready" or "error"), data-view (azimuth, elevation and distance of the
+ * last frame) and data-frame ("done" if that frame is final, else "due").
  */
 const root = document.documentElement;
 const element = (id) => document.getElementById(id);
 const canvas = element("canvas");
 const options = new URLSearchParams(location.hash.slice(1));
 const MAX_PIXELS = 4e6;
-const SPIN = 24;  // degrees a second
+const SPIN = 24;  // degrees per second
 
 function fail(text) {
   root.dataset.state = "error";
@@ -42,11 +42,11 @@ function readOptions(camera) {
   if (target.length === 3 && target.every(Number.isFinite)) camera.first.target = target;
   if (options.get("controls") === "0") root.dataset.controls = "off";
   const dark = matchMedia("(prefers-color-scheme: dark)").matches;
-  const asked = options.get("background") ?? "";
-  setBackground(/^([0-9a-f]{6}|dark|light)$/i.test(asked) ? asked : dark ? "dark" : "light");
+  const requested = options.get("background") ?? "";
+  setBackground(/^([0-9a-f]{6}|dark|light)$/i.test(requested) ? requested : dark ? "dark" : "light");
 }
 
-/** Draws when something has changed, and only then. */
+/** Renders only when something has changed. */
 class Viewer {
   constructor(splats) {
     this.renderer = new SplatRenderer(canvas, splats);
@@ -59,7 +59,7 @@ class Viewer {
       this.order = order;
       this.renderer.setOrder(order);
       this.redraw();
-    }, () => fail("This browser does not let the page start a worker, which puts the splats in order."));
+    }, () => fail("This browser does not allow the page to start a worker, which sorts the splats."));
     this.setSpin(options.has("spin") ? options.get("spin") !== "0" : !this.still);
     this.resize();
   }
@@ -70,7 +70,7 @@ class Viewer {
     this.redraw();
   }
 
-  /** The user has taken over. */
+  /** The user has moved the camera: stop spinning. */
   touch() {
     root.dataset.touched = "";
     if (this.spinning) this.setSpin(false);
@@ -82,7 +82,7 @@ class Viewer {
     this.redraw();
   }
 
-  /** Keeps the avatar clear of title and buttons: how much of the height is free, and how far up the middle of that is. */
+  /** Keep the avatar clear of title and buttons: the free fraction of the height, and the offset of its middle. */
   makeRoom() {
     const controls = root.dataset.controls !== "off";
     const top = controls ? element("title").getBoundingClientRect().bottom : 0;
@@ -102,7 +102,7 @@ class Viewer {
     canvas.width = width;
     canvas.height = height;
     this.makeRoom();
-    if (untouched) {  // keep the whole avatar in the picture, but do not stop its spin
+    if (untouched) {  // keep the whole avatar visible, but do not stop its spin
       const { azimuth } = this.camera.now;
       this.reset();
       if (this.order) this.camera.goal.azimuth = azimuth;
@@ -111,7 +111,7 @@ class Viewer {
     this.redraw();
   }
 
-  /** After a lost context. */
+  /** Restore a lost context. */
   restore() {
     this.renderer.prepare();
     if (this.order) this.renderer.setOrder(this.order);
@@ -119,7 +119,7 @@ class Viewer {
   }
 
   redraw() {
-    root.dataset.picture = "due";
+    root.dataset.frame = "due";
     if (this.pending) return;
     this.pending = true;
     requestAnimationFrame((time) => this.frame(time));
@@ -140,13 +140,13 @@ class Viewer {
       root.dataset.state = "ready";
       const { azimuth, elevation, distance } = this.camera.now;
       root.dataset.view = [azimuth, elevation, distance].map((value) => value.toFixed(3)).join(" ");
-      if (this.sorter.isCurrent(view.direction)) root.dataset.picture = "done";
+      if (this.sorter.isCurrent(view.direction)) root.dataset.frame = "done";
     }
     if (moving) this.redraw();
   }
 }
 
-/** Mouse, pen and fingers: one turns, two (or the right button) move and zoom. */
+/** Mouse, pen and fingers: one orbits, two (or the right button) move and zoom. */
 function listenToPointers(viewer) {
   const pointers = new Map();
   const { camera } = viewer;
@@ -217,7 +217,7 @@ function listenToButtons(viewer) {
 function listenToContext(viewer) {
   canvas.addEventListener("webglcontextlost", (event) => {
     event.preventDefault();
-    fail("The graphics card was taken away from this page. It comes back by itself; if it does not, reload the page.");
+    fail("The page has lost the graphics card. It should recover by itself; if not, reload the page.");
   });
   canvas.addEventListener("webglcontextrestored", () => {
     element("message").hidden = true;
