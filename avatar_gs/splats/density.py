@@ -18,8 +18,8 @@ from torch.optim import Optimizer
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.splats.config import DensityConfig
-from avatar_gs.splats.detached import detached
 from avatar_gs.splats.model import GaussianModel
+from avatar_gs.splats.neighbours import Points, components
 
 STATISTICS = ("grad2d", "count")
 """gsplat's running sums: screen gradient, and in how many pictures a splat was seen."""
@@ -161,3 +161,25 @@ def largest(values: Float[Tensor, " N"], count: int) -> Bool[Tensor, " N"]:
         order = values.sort(descending=True, stable=True).indices[:count]
         mask[order] = values[order] > 0
     return mask
+
+
+NEIGHBOURS = 12
+SMALL = 0.005
+"""A group of at most this share of the splats is taken for loose; a hand has several times as many."""
+SCATTERED = 0.1
+"""Where more than this share would be loose, splats do not make up a surface (yet), and none is."""
+
+
+@torch.no_grad()
+def detached(means: Float[Tensor, "N 3"], sizes: Float[Tensor, " N"], reach: float) -> Bool[Tensor, " N"]:
+    """Which splats belong to a small group apart from all the rest.
+
+    Two splats touch if they are less than ``reach`` times the sum of their ``sizes`` (the longest standard deviation,
+    metres) apart; of each splat, the ``NEIGHBOURS`` nearest are looked at.
+    """
+    count = len(means)
+    distances, nearest = Points(means).nearest(means, NEIGHBOURS + 1)
+    one, place = (distances <= reach * (sizes[:, None] + sizes[nearest])).nonzero().unbind(1)
+    groups = components(count, one, nearest[one, place])
+    loose = torch.bincount(groups, minlength=count)[groups] <= int(SMALL * count)
+    return loose & (loose.double().mean() <= SCATTERED)

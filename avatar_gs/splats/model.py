@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.splats.config import SplatsConfig
-from avatar_gs.splats.correctives import Attachment, Triangles
-from avatar_gs.splats.skinning import skin
+from avatar_gs.splats.posing import Attachment, Triangles, skin
 from avatar_gs.types import NUM_JOINTS, SH_C0, Gaussians, PosedBody
 
 TRAINABLE: dict[str, tuple[int, ...]] = {"means": (3,), "quats": (4,), "scales": (3,), "opacities": (), "sh0": (1, 3)}

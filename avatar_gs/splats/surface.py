@@ -1,12 +1,17 @@
-"""The body's surface at rest: random points on it, the part of it that can be seen, and the way back to it."""
+"""The body's surface at rest: points on it, the splats that an avatar starts from, and their distance to it."""
 
 import math
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from scipy.spatial import KDTree
 from torch import Tensor
 
-from avatar_gs.splats.model import GaussianModel
+from avatar_gs.geometry import matrix_to_quat
+from avatar_gs.splats.config import SplatsConfig
+from avatar_gs.splats.model import GaussianModel, rgb_to_sh
 from avatar_gs.splats.neighbours import Points
 from avatar_gs.types import PosedBody
 
@@ -90,3 +95,114 @@ def _plane(direction: Tensor) -> Float[Tensor, "3 2"]:
     axis = torch.eye(3)[direction.abs().argmin()]
     u = torch.nn.functional.normalize(torch.linalg.cross(axis, direction), dim=0)
     return torch.stack([u, torch.linalg.cross(direction, u)], -1)
+
+
+# SMPL-X joints: head, jaw and eyes; wrists and fingers; ankles and feet
+HEAD_JOINTS = (15, 22, 23, 24)
+HAND_JOINTS = (20, 21, *range(25, 55))
+FOOT_JOINTS = (7, 8, 10, 11)
+CANDIDATES = 12
+ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class SurfaceSamples:
+    """Points on the body's surface: unit outward normals, skinning weights, mean distance to near points (metres)."""
+
+    points: Float[Tensor, "N 3"]
+    normals: Float[Tensor, "N 3"]
+    skinning: Float[Tensor, "N 55"]
+    spacing: Float[Tensor, " N"]
+
+
+def sample_surface(
+    body: PosedBody,
+    weights: Float[Tensor, "V 55"],
+    count: int,
+    generator: torch.Generator,
+    face_density: Float[Tensor, " F"] | None = None,
+) -> SurfaceSamples:
+    """``count`` points, area-weighted (times ``face_density``) and evenly spaced, as a function of the generator.
+
+    Candidates are drawn independently, then thinned by a few rounds of k-means whose centres snap to the nearest
+    candidate. Normals are part of the distance, so that the two sides of a finger stay apart.
+    """
+    density = torch.ones(len(body.faces)) if face_density is None else face_density
+    corners = body.vertices.cpu()[body.faces.cpu()]
+    areas, _ = areas_and_normals(corners)
+    areas = areas * exposed_faces(corners)
+    faces = torch.multinomial((areas * density).double(), count * CANDIDATES, replacement=True, generator=generator)
+    barycentric = random_barycentric(len(faces), generator)
+    points = (barycentric[..., None] * corners[faces]).sum(1)
+    normals = vertex_normals(body.vertices.cpu(), body.faces.cpu())[body.faces.cpu()][faces]
+    normals = torch.nn.functional.normalize((barycentric[..., None] * normals).sum(1), dim=-1)
+    expected = (areas * density).sum().div(count).sqrt() / density.sqrt()
+    keep = _spread(points, normals, float(expected[faces].mean()), count)
+    skinning = (barycentric[keep, :, None] * weights.cpu()[body.faces.cpu()][faces[keep]]).sum(1)
+    spacing = neighbour_distance(points[keep]).clamp(0.3 * expected[faces[keep]], 1.5 * expected[faces[keep]])
+    return SurfaceSamples(points[keep], normals[keep], skinning / skinning.sum(-1, keepdim=True), spacing)
+
+
+def neighbour_distance(points: Float[Tensor, "N 3"], neighbours: int = 4) -> Float[Tensor, " N"]:
+    """The mean distance from each point to its nearest others."""
+    distances, _ = Points(points).nearest(points, neighbours + 1)
+    return torch.from_numpy(distances[:, 1:].numpy().mean(-1)).to(points.dtype)
+
+
+def part_density(
+    config: SplatsConfig, weights: Float[Tensor, "V 55"], faces: Int[Tensor, "F 3"]
+) -> Float[Tensor, " F"]:
+    """The sampling density of each face, from how much the head, the hands and the feet move it."""
+    density = torch.ones(len(weights))
+    for joints, factor in (
+        (HEAD_JOINTS, config.head_density),
+        (HAND_JOINTS, config.hand_density),
+        (FOOT_JOINTS, config.foot_density),
+    ):
+        density += (factor - 1) * weights.cpu()[:, list(joints)].sum(-1)
+    return density[faces.cpu()].mean(-1)
+
+
+def surface_splats(
+    config: SplatsConfig, rest: PosedBody, weights: Float[Tensor, "V 55"], generator: torch.Generator
+) -> GaussianModel:
+    """A grey avatar: disks in the surface of the body at rest, their short axis along the normal."""
+    samples = sample_surface(rest, weights, config.count, generator, part_density(config, weights, rest.faces))
+    radius = (config.disk_radius * samples.spacing).clamp(config.min_scale, config.max_scale)
+    thickness = (config.thickness * radius).clamp_min(config.min_scale)
+    count = len(samples.points)
+    tensors = {
+        "means": samples.points,
+        "quats": matrix_to_quat(_frames(samples.normals)),
+        "scales": torch.stack([radius, radius, thickness], -1).log(),
+        "opacities": torch.full((count,), config.opacity).logit(),
+        "sh0": rgb_to_sh(torch.full((count, 1, 3), config.color)),
+        "skinning": samples.skinning,
+        "anchors": samples.points,
+        "normals": samples.normals,
+    }
+    return GaussianModel.from_config(config, tensors)
+
+
+def _spread(points: Tensor, normals: Tensor, spacing: float, count: int) -> Tensor:
+    """Indices of ``count`` candidates that lie evenly; candidates come in random order."""
+    features = torch.cat([points / spacing, normals], -1).double().numpy()
+    centres, workers = features[:count], torch.get_num_threads()
+    for _ in range(ROUNDS):
+        _, nearest = KDTree(centres).query(features, workers=workers)
+        members = np.bincount(nearest, minlength=count)[:, None]
+        sums = np.stack([np.bincount(nearest, column, minlength=count) for column in features.T], -1)
+        centres = np.where(members > 0, sums / np.maximum(members, 1), centres)
+    _, closest = KDTree(features).query(centres, workers=workers)
+    # centres that snap to one candidate leave room for others
+    chosen = np.unique(closest)
+    unused = np.setdiff1d(np.arange(len(features)), chosen)
+    return torch.from_numpy(np.sort(np.concatenate([chosen, unused[: count - len(chosen)]])))
+
+
+def _frames(normals: Tensor) -> Tensor:
+    """Rotations whose third column is the normal."""
+    # the world axis least along the normal gives a well-conditioned tangent
+    axis = torch.eye(3, dtype=normals.dtype)[normals.abs().argmin(-1)]
+    tangent = torch.nn.functional.normalize(torch.linalg.cross(axis, normals), dim=-1)
+    return torch.stack([tangent, torch.linalg.cross(normals, tangent), normals], -1)

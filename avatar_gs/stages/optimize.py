@@ -20,7 +20,7 @@ from avatar_gs.settings import Settings
 from avatar_gs.stages.embed import give_identity
 from avatar_gs.stages.preflight import preflight
 from avatar_gs.training import parallel
-from avatar_gs.training.initial import load_initial
+from avatar_gs.training.init import load_init
 from avatar_gs.training.loop import optimize
 from avatar_gs.training.prompts import run_prompts
 
@@ -55,7 +55,7 @@ def run(settings: Settings) -> None:
             settings = replace(settings, cameras=settings.cameras.for_identity())
         prompts, initial, began_with = run_prompts(settings, prior), None, {}
         if settings.init:
-            initial = load_initial(settings, body)
+            initial = load_init(settings, body)
             began_with = {"init": settings.init, "init_digest": initial.digest}
         shared = prior if parallel.count() == 1 else parallel.SharedPrior(prior)
         result = optimize(settings, body, shared, prompts, folder, initial=initial)

@@ -19,19 +19,17 @@ from avatar_gs.guidance.distill import Distilled, build_guidance
 from avatar_gs.prior.sparing import MemoryGuard
 from avatar_gs.protocols import Prior
 from avatar_gs.settings import Settings
-from avatar_gs.splats.init import surface_splats
 from avatar_gs.splats.model import GaussianModel
-from avatar_gs.splats.surface import RestSurface
+from avatar_gs.splats.surface import RestSurface, surface_splats
 from avatar_gs.training import parallel
 from avatar_gs.training.background import LearnedBackground
 from avatar_gs.training.config import Background
-from avatar_gs.training.initial import Initial
-from avatar_gs.training.preview import preview_sheet, write_preview
+from avatar_gs.training.init import InitAvatar
+from avatar_gs.training.reports import preview_sheet, scalar_writer, write_preview
 from avatar_gs.training.scene import prepared_scenes
 from avatar_gs.training.state import CHECKPOINT, TrainingState
 from avatar_gs.training.step import ADVICE, Report, not_finite, train_step
 from avatar_gs.training.stopwatch import Stopwatch
-from avatar_gs.training.tensorboard import scalar_writer
 from avatar_gs.types import Bucket, BucketPrompt
 
 LOGGER = logging.getLogger(__name__)
@@ -53,7 +51,7 @@ def optimize(
     prompts: Mapping[Bucket, BucketPrompt],
     run: RunFolder | None = None,
     *,
-    initial: Initial | None = None,
+    initial: InitAvatar | None = None,
     on_step: OnStep | None = None,
 ) -> Result:
     """Make an avatar, or finish one: a run whose folder holds a checkpoint goes on from there.
@@ -62,7 +60,7 @@ def optimize(
         prompts: of every bucket of views, with all that guidance needs (``training.prompts.run_prompts``).
         run: where checkpoints and previews go; without it nothing is written. Of several processes (``parallel``)
             the first writes.
-        initial: the avatar to begin with (``training.initial.load_initial``); without it the body's surface. Editing
+        initial: the avatar to begin with (``training.init.load_init``); without it the body's surface. Editing
             methods change it by the difference between the ``source`` and the positive prompts.
         on_step: called after every step; for a viewer or a measurement.
 
@@ -116,7 +114,7 @@ def optimize(
 
 
 def first_state(
-    settings: Settings, body: Body, prior: Prior, conditions: TextConditions, initial: Initial | None = None
+    settings: Settings, body: Body, prior: Prior, conditions: TextConditions, initial: InitAvatar | None = None
 ) -> TrainingState:
     """The avatar before the first step: ``initial``, or a grey one."""
     guidance = build_guidance(settings.guidance, prior, conditions)

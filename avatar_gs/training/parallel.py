@@ -22,7 +22,7 @@ from torch import distributed as dist
 from avatar_gs.core.console import silence
 from avatar_gs.core.errors import UserError
 from avatar_gs.protocols import Prior
-from avatar_gs.training.encoder import encoder_at
+from avatar_gs.training.rendering import encoder_at
 
 PATIENCE = datetime.timedelta(hours=24)
 """How long processes wait for each other: loading may take long, and an end is never silent under torchrun."""

@@ -21,10 +21,8 @@ from avatar_gs.splats.optim import gradients_are_finite, set_learning_rates, ste
 from avatar_gs.splats.surface import RestSurface
 from avatar_gs.training import parallel
 from avatar_gs.training.background import LearnedBackground
-from avatar_gs.training.drawing import draw
-from avatar_gs.training.encoder import encoder_at
-from avatar_gs.training.geometry_losses import geometry_losses
-from avatar_gs.training.losses import regulariser_scale, regularisers
+from avatar_gs.training.losses import geometry_losses, regulariser_scale, regularisers
+from avatar_gs.training.rendering import draw, encoder_at
 from avatar_gs.training.scene import Scene
 from avatar_gs.training.state import TrainingState
 from avatar_gs.training.stopwatch import Stopwatch

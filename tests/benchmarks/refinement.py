@@ -27,14 +27,12 @@ from avatar_gs.body.config import BodyConfig
 from avatar_gs.body.model import load_body
 from avatar_gs.core.device import choose_device
 from avatar_gs.splats.config import DensityConfig, SmoothingConfig, SplatsConfig
-from avatar_gs.splats.density import DistillationStrategy
-from avatar_gs.splats.detached import detached
-from avatar_gs.splats.init import surface_splats
+from avatar_gs.splats.density import DistillationStrategy, detached
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.splats.neighbours import Points, nearest_by_cells
 from avatar_gs.splats.optim import build_optimizers, step_all
 from avatar_gs.splats.smoothing import nearest
-from avatar_gs.splats.surface import RestSurface
+from avatar_gs.splats.surface import RestSurface, surface_splats
 
 OFF_SURFACE = 0.003
 """Metres that a splat lies off the surface, in the mean."""

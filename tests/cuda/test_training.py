@@ -21,7 +21,7 @@ from avatar_gs.render.config import ShadingConfig
 from avatar_gs.settings import Settings
 from avatar_gs.splats.density import Refinement
 from avatar_gs.training.config import Background, EnvironmentConfig, GeometryConfig, PoseMode
-from avatar_gs.training.initial import load_initial
+from avatar_gs.training.init import load_init
 from avatar_gs.training.loop import Result, first_state, optimize
 from avatar_gs.training.prompts import with_extra
 from avatar_gs.training.state import CHECKPOINT, TrainingState
@@ -166,7 +166,7 @@ def test_every_editing_method_takes_two_steps(body: Body, prior_of: MakePrior, t
     train(settings, body, prior, run=run)
     run.record("optimize")
     settings.init, settings.guidance = str(run.path), preset(method)
-    check_avatar(train(settings, body, prior, initial=load_initial(settings, body)), settings)
+    check_avatar(train(settings, body, prior, initial=load_init(settings, body)), settings)
 
 
 @pytest.mark.parametrize("name", ["tiny", pytest.param("mini", marks=on_request)])

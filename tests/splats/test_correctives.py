@@ -11,13 +11,11 @@ from avatar_gs.body.model import load_body
 from avatar_gs.body.pose import a_pose, random_pose, zero_pose
 from avatar_gs.core.runs import RunFolder
 from avatar_gs.splats.config import DensityConfig, LearningRates
-from avatar_gs.splats.correctives import Triangles, closest_barycentric
 from avatar_gs.splats.density import DistillationStrategy
-from avatar_gs.splats.init import surface_splats
 from avatar_gs.splats.model import BOUND, TRAINABLE, GaussianModel
 from avatar_gs.splats.optim import build_optimizers
-from avatar_gs.splats.skinning import blend_transforms, skin
-from avatar_gs.splats.surface import RestSurface, random_barycentric
+from avatar_gs.splats.posing import Triangles, blend_transforms, closest_barycentric, skin
+from avatar_gs.splats.surface import RestSurface, random_barycentric, surface_splats
 from avatar_gs.stages.export import standing
 from avatar_gs.training.config import PoseMode
 from avatar_gs.training.loop import optimize

@@ -7,8 +7,8 @@ from gsplat.strategy import DefaultStrategy
 from avatar_gs.core.errors import UserError
 from avatar_gs.splats.config import DensityConfig, LearningRates, SplatsConfig
 from avatar_gs.splats.density import STATISTICS, DistillationStrategy, largest
-from avatar_gs.splats.init import surface_splats
 from avatar_gs.splats.optim import build_optimizers, step_all
+from avatar_gs.splats.surface import surface_splats
 
 COUNT = 100
 

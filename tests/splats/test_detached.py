@@ -5,8 +5,8 @@ import torch
 
 from avatar_gs.lab.metrics.truth import neutral_body
 from avatar_gs.splats.config import SplatsConfig
-from avatar_gs.splats.detached import detached
-from avatar_gs.splats.init import surface_splats
+from avatar_gs.splats.density import detached
+from avatar_gs.splats.surface import surface_splats
 
 REACH = 1.5
 

@@ -8,7 +8,7 @@ import torch
 from avatar_gs.core.errors import UserError
 from avatar_gs.geometry import quat_to_matrix
 from avatar_gs.splats.config import SplatsConfig
-from avatar_gs.splats.init import neighbour_distance, sample_surface, surface_splats
+from avatar_gs.splats.surface import neighbour_distance, sample_surface, surface_splats
 from tests.splats.conftest import LENGTH, RADIUS
 
 

@@ -7,8 +7,8 @@ import torch
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.splats.config import SplatsConfig
-from avatar_gs.splats.init import surface_splats
 from avatar_gs.splats.model import BOUND, TRAINABLE, GaussianModel, rgb_to_sh
+from avatar_gs.splats.surface import surface_splats
 from avatar_gs.types import NUM_JOINTS
 from tests.splats.conftest import rotation_about_z
 

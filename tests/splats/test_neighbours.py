@@ -9,11 +9,10 @@ from scipy.spatial import KDTree
 
 from avatar_gs.splats import neighbours
 from avatar_gs.splats.config import SmoothingConfig, SplatsConfig
-from avatar_gs.splats.detached import detached
-from avatar_gs.splats.init import surface_splats
+from avatar_gs.splats.density import detached
 from avatar_gs.splats.neighbours import Points, components, nearest_by_cells
 from avatar_gs.splats.smoothing import nearest
-from avatar_gs.splats.surface import RestSurface
+from avatar_gs.splats.surface import RestSurface, surface_splats
 
 
 def random(count, width=3, seed=0):

@@ -5,7 +5,6 @@ import torch
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.splats.config import LearningRates, SplatsConfig
-from avatar_gs.splats.init import surface_splats
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.splats.optim import (
     build_optimizers,
@@ -16,6 +15,7 @@ from avatar_gs.splats.optim import (
     set_learning_rates,
     step_all,
 )
+from avatar_gs.splats.surface import surface_splats
 
 
 @pytest.fixture

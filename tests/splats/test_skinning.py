@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avatar_gs.geometry import axis_angle_to_matrix, quat_to_matrix
-from avatar_gs.splats.skinning import blend_transforms, nearest_rotation, skin
+from avatar_gs.splats.posing import blend_transforms, nearest_rotation, skin
 from avatar_gs.types import NUM_JOINTS
 from tests.splats.conftest import rotation_about_z
 

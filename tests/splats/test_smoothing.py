@@ -5,9 +5,9 @@ import torch
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.splats.config import SmoothingConfig, SplatsConfig
-from avatar_gs.splats.init import surface_splats
 from avatar_gs.splats.model import GaussianModel, rgb_to_sh
 from avatar_gs.splats.smoothing import CORNER, ColorSmoother, nearest, pull
+from avatar_gs.splats.surface import surface_splats
 
 RATE = 0.05
 STEPS = 200

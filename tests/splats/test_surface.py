@@ -5,8 +5,7 @@ import math
 import torch
 
 from avatar_gs.splats.config import SplatsConfig
-from avatar_gs.splats.init import surface_splats
-from avatar_gs.splats.surface import RestSurface, areas_and_normals, exposed_faces
+from avatar_gs.splats.surface import RestSurface, areas_and_normals, exposed_faces, surface_splats
 
 
 def sphere(radius, rings=40):

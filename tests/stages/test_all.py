@@ -13,7 +13,7 @@ from avatar_gs.core.runs import RunFolder
 from avatar_gs.export.config import ExportConfig, Frame
 from avatar_gs.export.ply import read_ply
 from avatar_gs.splats.config import SplatsConfig
-from avatar_gs.splats.init import surface_splats
+from avatar_gs.splats.surface import surface_splats
 from avatar_gs.stages import export
 from tests.tiny import save_prior
 

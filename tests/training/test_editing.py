@@ -19,7 +19,7 @@ from avatar_gs.prior.stable_diffusion import load_prior
 from avatar_gs.render.cameras import fixed_views
 from avatar_gs.render.rasterize import rasterize
 from avatar_gs.training.config import LossesConfig, PoseMode
-from avatar_gs.training.initial import load_initial
+from avatar_gs.training.init import load_init
 from avatar_gs.training.loop import first_state, optimize
 from avatar_gs.training.state import CHECKPOINT
 from avatar_gs.types import Framing, ViewDirection
@@ -65,7 +65,7 @@ def seen(model, body, azimuth):
 @pytest.mark.parametrize("method", EDITING)
 def test_what_both_prompts_say_stays_where_it_is(anna, body, method):
     settings, gradients = editing(anna, method, steps=1), []
-    initial = load_initial(settings, body)
+    initial = load_init(settings, body)
     result = optimize(
         settings,
         body,
@@ -84,7 +84,7 @@ def test_what_both_prompts_say_stays_where_it_is(anna, body, method):
 def test_only_what_the_prompts_differ_in_changes(anna, body, method):
     """Behind, blue becomes green; in front nothing is asked, and little of the back is seen."""
     settings = editing(anna, method, steps=80)
-    initial = load_initial(settings, body)
+    initial = load_init(settings, body)
     asked = {
         bucket: replace(prompt, positive="green") if bucket.direction is ViewDirection.BACK else prompt
         for bucket, prompt in unchanged().items()
@@ -106,7 +106,7 @@ def test_a_killed_and_resumed_edit_ends_with_the_same_bytes(anna, body, tmp_path
     prompts = edit_prompts(shown, wanted)
 
     def run(name, on_step=None):
-        initial = load_initial(settings, body)
+        initial = load_init(settings, body)
         return optimize(settings, body, prior, prompts, RunFolder(tmp_path / name), initial=initial, on_step=on_step)
 
     class Killed(Exception):
@@ -125,7 +125,7 @@ def test_a_killed_and_resumed_edit_ends_with_the_same_bytes(anna, body, tmp_path
     assert steps == [4, 5, 6, 7, 8]
     for name, value in whole.model.params.items():
         assert torch.equal(value, resumed.model.params[name]), name
-    assert not torch.equal(whole.model.params["sh0"], load_initial(settings, body).model.params["sh0"])
+    assert not torch.equal(whole.model.params["sh0"], load_init(settings, body).model.params["sh0"])
 
 
 def test_an_edit_does_not_go_on_from_another_avatar(anna, body, tmp_path):
@@ -133,11 +133,11 @@ def test_an_edit_does_not_go_on_from_another_avatar(anna, body, tmp_path):
     tensors, facts = load_state(anna / "checkpoints" / CHECKPOINT)
     save_state(copy.checkpoints / CHECKPOINT, tensors, facts)
     settings, run = editing(copy.path, Method.pds, steps=2), RunFolder(tmp_path / "edit")
-    first = load_initial(settings, body)
+    first = load_init(settings, body)
     optimize(settings, body, ColorPrior(), unchanged(), run, initial=first)
     tensors["splats/sh0"] += 0.01
     save_state(copy.checkpoints / CHECKPOINT, tensors, facts)
-    changed = load_initial(settings, body)
+    changed = load_init(settings, body)
     assert changed.digest != first.digest
     with pytest.raises(UserError, match=r"began with \(init=…\) has changed since.*overwrite=true"):
         optimize(settings, body, ColorPrior(), unchanged(), run, initial=changed)
@@ -146,7 +146,7 @@ def test_an_edit_does_not_go_on_from_another_avatar(anna, body, tmp_path):
 def test_any_method_may_begin_with_an_avatar(anna, body):
     """Its sizes are judged by those that its own run began with; only editing leaves the number of splats alone."""
     prior, settings = ColorPrior(), editing(anna, Method.sds)
-    initial = load_initial(settings, body)
+    initial = load_init(settings, body)
     conditions = TextConditions.encode(prior, unchanged())
     state = first_state(settings, body, prior, conditions, initial)
     assert torch.equal(state.model.params["means"], initial.model.params["means"])
@@ -170,10 +170,10 @@ def test_without_an_avatar_there_is_nothing_to_edit(anna, body, method):
 def test_an_avatar_of_another_body_is_refused(anna):
     taller = load_body(BodyConfig(betas=[2.0]))
     with pytest.raises(UserError, match=r"made on another body.*body\.betas") as caught:
-        load_initial(editing(anna, Method.pds), taller)
+        load_init(editing(anna, Method.pds), taller)
     assert "\n" not in str(caught.value)
 
 
 def test_a_folder_without_an_avatar_is_named(body, tmp_path):
     with pytest.raises(UserError, match="no avatar is there"):
-        load_initial(editing(tmp_path, Method.pds), body)
+        load_init(editing(tmp_path, Method.pds), body)

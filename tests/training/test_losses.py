@@ -16,15 +16,22 @@ from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.render.cameras import fixed_views
 from avatar_gs.render.rasterize import rasterize
 from avatar_gs.splats.config import SplatsConfig
-from avatar_gs.splats.init import surface_splats
 from avatar_gs.splats.model import GaussianModel
-from avatar_gs.splats.surface import RestSurface
+from avatar_gs.splats.surface import RestSurface, surface_splats
 from avatar_gs.training import step
 from avatar_gs.training.config import GeometryConfig, LossesConfig, OptimizeConfig
-from avatar_gs.training.drawing import draw
-from avatar_gs.training.geometry_losses import emptiness, geometry_losses
 from avatar_gs.training.loop import first_state
-from avatar_gs.training.losses import haze, oversize, regulariser_scale, regularisers, sparsity, stray
+from avatar_gs.training.losses import (
+    emptiness,
+    geometry_losses,
+    haze,
+    oversize,
+    regulariser_scale,
+    regularisers,
+    sparsity,
+    stray,
+)
+from avatar_gs.training.rendering import draw
 from avatar_gs.training.scene import Scenes
 from avatar_gs.types import Framing
 from tests.training.conftest import ColorPrior, color_prompts, small_settings

@@ -32,9 +32,9 @@ from avatar_gs.splats import density, optim
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.stages.export import standing, turntable
-from avatar_gs.training import drawing, state
+from avatar_gs.training import rendering, state
 from avatar_gs.training.config import Background, EnvironmentConfig, GeometryConfig, LossesConfig, PoseMode
-from avatar_gs.training.initial import Initial
+from avatar_gs.training.init import InitAvatar
 from avatar_gs.training.loop import first_state, optimize
 from tests import tiny
 from tests.accelerator import Accelerator, on_device
@@ -76,7 +76,7 @@ def run(settings, prior, body, folder=None, *, on_step=None, prompt="a man in re
         prompts = edit_prompts(prompts, prompts)
         plain = replace(settings, guidance=preset(Method.sds))
         first = first_state(plain, body, prior, TextConditions.encode(prior, prompts))
-        initial = Initial(first.model, first.strategy.unit, "0" * 16)
+        initial = InitAvatar(first.model, first.strategy.unit, "0" * 16)
     return optimize(settings, body, prior, prompts, folder, initial=initial, on_step=on_step)
 
 
@@ -265,7 +265,7 @@ PLANTED = {
     "numpy": (density, "detached", numpy_of_splats),
     "index_add_": (density.DistillationStrategy, "_update_state", sums_on_the_cpu),
     "a mask": (density, "largest", a_mask_on_the_cpu),
-    "where": (drawing, "outward_normals", lambda model, splats: torch.where(splats.means > 0, torch.ones(1, 3), 1.0)),
+    "where": (rendering, "outward_normals", lambda model, splats: torch.where(splats.means > 0, torch.ones(1, 3), 1.0)),
     "a resumed optimiser": (state, "load_optimizer_tensors", moments_on_the_cpu),
 }
 

@@ -20,7 +20,7 @@ from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.render import shading
 from avatar_gs.render.config import ShadingConfig
 from avatar_gs.render.rasterize import rasterize
-from avatar_gs.training import drawing, parallel, step
+from avatar_gs.training import parallel, rendering, step
 from avatar_gs.training.config import Background, EnvironmentConfig, PoseMode
 from avatar_gs.training.loop import optimize
 from tests.training.conftest import ColorPrior, color_prompts, small_settings
@@ -74,7 +74,7 @@ def add_in_no_fixed_order():
             positions.register_hook(lambda gradient: gradient * factor)
         return render
 
-    drawing.rasterize = shading.rasterize = rasterized
+    rendering.rasterize = shading.rasterize = rasterized
 
 
 ALL_GRADIENTS = step.gradients
@@ -160,7 +160,7 @@ def together(tmp_path_factory):
 def renderer_stays():
     """``run`` replaces the renderer of this process too."""
     yield
-    drawing.rasterize = shading.rasterize = rasterize
+    rendering.rasterize = shading.rasterize = rasterize
 
 
 def tensors_of(folder, which):

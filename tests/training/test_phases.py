@@ -2,7 +2,7 @@
 
 import torch
 
-from avatar_gs.training.phases import PeakMeter, measure_phases
+from avatar_gs.lab.benchmarks.phases import PeakMeter, measure_phases
 from tests.training.conftest import ColorPrior, small_settings
 
 

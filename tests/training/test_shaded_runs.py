@@ -13,11 +13,11 @@ from avatar_gs.prior.config import PromptConfig
 from avatar_gs.render.config import CamerasConfig, ShadingConfig
 from avatar_gs.render.shading import Lighting, Shade
 from avatar_gs.splats.config import SplatsConfig
-from avatar_gs.splats.init import surface_splats
+from avatar_gs.splats.surface import surface_splats
 from avatar_gs.training.config import Background, EnvironmentConfig, GeometryConfig, OptimizeConfig, PoseMode
-from avatar_gs.training.drawing import draw, outward_normals
-from avatar_gs.training.geometry_losses import emptiness, geometry_losses, orientation_ramp
 from avatar_gs.training.loop import optimize
+from avatar_gs.training.losses import emptiness, geometry_losses, orientation_ramp
+from avatar_gs.training.rendering import draw, outward_normals
 from avatar_gs.training.scene import Scenes
 from tests.training.conftest import ColorPrior, color_prompts, small_settings
 

@@ -27,10 +27,9 @@ from avatar_gs.render.rasterize import rasterize
 from avatar_gs.settings import Settings
 from avatar_gs.splats.density import Refinement
 from avatar_gs.splats.surface import RestSurface
-from avatar_gs.training.drawing import enlarged
-from avatar_gs.training.encoder import encoder_at
 from avatar_gs.training.loop import first_state, peak_memory_mib
 from avatar_gs.training.prompts import with_extra
+from avatar_gs.training.rendering import encoder_at, enlarged
 from avatar_gs.training.scene import Scene, Scenes
 from avatar_gs.training.state import TrainingState
 from avatar_gs.training.step import train_step

@@ -18,7 +18,7 @@ from avatar_gs.render.cameras import subject
 from avatar_gs.render.config import ShadingConfig
 from avatar_gs.render.shading import Lighting, Shade, camera_positions, shade_splats
 from avatar_gs.splats.model import GaussianModel
-from avatar_gs.training.drawing import outward_normals
+from avatar_gs.training.rendering import outward_normals
 from avatar_gs.types import Framing
 
 POOL = MAX_ABLATED

@@ -19,7 +19,7 @@ from avatar_gs.prior.prompts import bucket_prompts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.render.shading import Lighting, Shade, camera_positions, rasterize_shaded
 from avatar_gs.splats.model import GaussianModel
-from avatar_gs.training.drawing import outward_normals
+from avatar_gs.training.rendering import outward_normals
 from avatar_gs.types import Cameras, Gaussians
 
 SAMPLE_BATCH = 12

@@ -52,11 +52,11 @@ def format_row(row: dict[str, Any]) -> str:
 def _steps(settings: Settings, device: str) -> list[dict[str, Any]]:
     """Steps of a run with random weights of the prior's architecture: nothing is downloaded."""
     from avatar_gs.body.model import load_body  # heavy, and the renderer's table does not need them
+    from avatar_gs.lab.benchmarks.phases import measure_phases
     from avatar_gs.lab.benchmarks.random_weights import architecture_of, random_prior
     from avatar_gs.lab.benchmarks.steps import time_steps
     from avatar_gs.prior.memory import expected_by_phase, expected_peak
     from avatar_gs.stages import forecast
-    from avatar_gs.training.phases import measure_phases
 
     require_renderer(device)
     architecture, task = architecture_of(settings.prior), forecast.Task.optimize

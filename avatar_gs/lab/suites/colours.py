@@ -23,8 +23,8 @@ from avatar_gs.lab.suites.theatre import Theatre
 from avatar_gs.prior.fingerprint import prior_fingerprint
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Settings
-from avatar_gs.splats.init import surface_splats
 from avatar_gs.splats.model import GaussianModel
+from avatar_gs.splats.surface import surface_splats
 from avatar_gs.training.loop import optimize
 from avatar_gs.training.prompts import run_prompts
 

@@ -26,7 +26,7 @@ from avatar_gs.render.config import ShadingConfig
 from avatar_gs.render.shading import Shade
 from avatar_gs.settings import Settings, Stage
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
-from avatar_gs.splats.init import surface_splats
+from avatar_gs.splats.surface import surface_splats
 from avatar_gs.training.config import OptimizeConfig
 
 

@@ -18,7 +18,7 @@ from avatar_gs.lab.suites.theatre import Theatre
 from avatar_gs.prior.fingerprint import prior_fingerprint
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Settings, short_hash
-from avatar_gs.training.initial import load_initial
+from avatar_gs.training.init import load_init
 from avatar_gs.training.loop import optimize
 from avatar_gs.training.prompts import run_prompts
 from avatar_gs.types import Framing
@@ -101,7 +101,7 @@ class Maker:
         """Makes or edits the job's avatar and measures it. The strip: ``STRIP_VIEWS`` of the person that the new prompt
         describes, and of the avatar."""
         settings, edit, run = self.settings_of(job), job.edit, self._avatar(job)
-        initial = load_initial(replace(settings, init=str(run.path)), self.theatre.body)
+        initial = load_init(replace(settings, init=str(run.path)), self.theatre.body)
         model, metrics = initial.model, run.metrics()["optimize"]
         if job.preset != BEFORE:
             prompts = run_prompts(settings, self.prior)

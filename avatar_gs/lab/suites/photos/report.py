@@ -24,7 +24,7 @@ from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.render.cameras import fixed_views
 from avatar_gs.settings import Settings
 from avatar_gs.stages import init_run as starting
-from avatar_gs.training.initial import load_initial
+from avatar_gs.training.init import load_init
 from avatar_gs.types import Framing
 
 SIZE = 256
@@ -74,7 +74,7 @@ def _renders(settings: Settings) -> np.ndarray:
     whole = starting.taken_over(whole, body_given=False)
     body = load_body(whole.body, "cpu")
     posed = body.pose(a_pose())
-    gaussians = load_initial(whole, body).model.pose(posed)
+    gaussians = load_init(whole, body).model.pose(posed)
     azimuths = [AZIMUTHS[side] for _, side in VIEWS]
     return draw_from(gaussians, fixed_views(posed, [framing for framing, _ in VIEWS], azimuths, SIZE).cameras).on_grey()
 

@@ -20,9 +20,9 @@ from avatar_gs.protocols import Prior
 from avatar_gs.settings import Settings
 from avatar_gs.splats.optim import gradients_are_finite
 from avatar_gs.splats.surface import RestSurface
-from avatar_gs.training.drawing import draw
 from avatar_gs.training.loop import Result, first_state, metrics, stop_if_diverged
 from avatar_gs.training.losses import regulariser_scale
+from avatar_gs.training.rendering import draw
 from avatar_gs.training.scene import Scene, prepared_scenes
 from avatar_gs.training.state import TrainingState
 from avatar_gs.training.step import all_losses, learn_background, update

@@ -22,7 +22,7 @@ from avatar_gs.lab.suites.scores.records import AVATARS, Kind, Record
 from avatar_gs.prior.fingerprint import prior_fingerprint
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Settings
-from avatar_gs.splats.init import surface_splats
+from avatar_gs.splats.surface import surface_splats
 from avatar_gs.training.config import PoseMap
 from avatar_gs.training.loop import Result, optimize
 from avatar_gs.training.prompts import run_prompts

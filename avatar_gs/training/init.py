@@ -28,7 +28,7 @@ BODY_TOLERANCE = 0.005
 
 
 @dataclass(frozen=True)
-class Initial:
+class InitAvatar:
     """An avatar to begin with, frozen.
 
     ``unit`` (metres): the size by which its run judged the sizes of splats. ``digest``: hexadecimal digits that change
@@ -44,7 +44,7 @@ class Initial:
         return GaussianModel.from_config(config, self.model.tensors())
 
 
-def load_initial(settings: Settings, body: Body) -> Initial:
+def load_init(settings: Settings, body: Body) -> InitAvatar:
     """The avatar of the newest checkpoint of the run ``settings.init``.
 
     Raises:
@@ -65,7 +65,7 @@ def load_initial(settings: Settings, body: Body) -> Initial:
     model = model.to(body.template.device)
     for parameter in model.params.values():
         parameter.requires_grad_(False)
-    return Initial(model, tensors["density/unit"].to(model.device), digest(splats))
+    return InitAvatar(model, tensors["density/unit"].to(model.device), digest(splats))
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

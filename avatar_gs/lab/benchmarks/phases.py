@@ -15,8 +15,8 @@ from avatar_gs.protocols import Prior
 from avatar_gs.settings import Settings
 from avatar_gs.splats.surface import RestSurface
 from avatar_gs.training.loop import first_state
-from avatar_gs.training.preview import preview_sheet
 from avatar_gs.training.prompts import with_extra
+from avatar_gs.training.reports import preview_sheet
 from avatar_gs.training.scene import Scenes
 from avatar_gs.training.step import train_step
 

@@ -1,7 +1,4 @@
-"""Pose correctives of splats: a point moves as the body's surface below it does before skinning.
-
-Bodies in the SMPL-X layout add offsets to their vertices that depend on the pose (Pavlakos et al. 2019, equation 3).
-"""
+"""How splats follow the body: linear blend skinning, and its pose correctives."""
 
 from dataclasses import dataclass
 
@@ -9,6 +6,45 @@ import torch
 from jaxtyping import Float, Int
 from scipy.spatial import KDTree
 from torch import Tensor
+
+from avatar_gs.geometry import matrix_to_quat, quat_multiply
+
+
+def blend_transforms(weights: Float[Tensor, "N 55"], T_posed_rest: Float[Tensor, "55 4 4"]) -> Float[Tensor, "N 4 4"]:
+    """The transform of each splat: its joints' transforms averaged by its skinning weights (which sum to 1)."""
+    return (weights @ T_posed_rest.flatten(1)).unflatten(1, (4, 4))
+
+
+def nearest_rotation(matrices: Float[Tensor, "N 3 3"], iterations: int = 6) -> Float[Tensor, "N 3 3"]:
+    """The rotation nearest to each matrix of positive determinant (its polar factor), differentiable.
+
+    Newton's iteration R <- (R + R^-T) / 2 (Higham 1986) converges quadratically; blends of rotations up to 150
+    degrees apart need at most six steps in float32. R^-T comes from cross products, not from a solver.
+    """
+    rotation = matrices
+    for _ in range(iterations):
+        a, b, c = rotation.unbind(-2)
+        cofactor = torch.stack([torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], -2)
+        determinant = (cofactor[:, 0] * a).sum(-1)[:, None, None]
+        rotation = 0.5 * (rotation + cofactor / determinant)
+    return rotation
+
+
+def skin(
+    means: Float[Tensor, "N 3"],
+    quats: Float[Tensor, "N 4"],
+    weights: Float[Tensor, "N 55"],
+    T_posed_rest: Float[Tensor, "55 4 4"],
+) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 4"]]:
+    """Means (metres) and unit quaternions (wxyz) of splats at rest, carried to a pose.
+
+    A splat keeps its shape: its covariance becomes R S R^T, where R is the rotation nearest to the blend.
+    """
+    transforms = blend_transforms(weights, T_posed_rest)
+    posed_means = (transforms[:, :3, :3] @ means[..., None])[..., 0] + transforms[:, :3, 3]
+    rotation = matrix_to_quat(nearest_rotation(transforms[:, :3, :3]))
+    return posed_means, quat_multiply(rotation, torch.nn.functional.normalize(quats, dim=-1))
+
 
 CANDIDATES = 8
 """A point is compared with the triangles of so many nearest spots. Of 100,000 random points of the free body's surface,

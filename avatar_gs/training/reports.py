@@ -1,5 +1,7 @@
-"""Preview sheets: what the avatar looks like, and what the prior makes of it."""
+"""What a run reports: preview sheets, TensorBoard scalars and its final metrics."""
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -7,10 +9,12 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from avatar_gs.core.errors import UserError
 from avatar_gs.core.io import atomic_write
+from avatar_gs.core.runs import RunFolder
 from avatar_gs.protocols import Prior
 from avatar_gs.splats.model import GaussianModel
-from avatar_gs.training.drawing import draw
+from avatar_gs.training.rendering import draw
 from avatar_gs.training.scene import Scene
 from avatar_gs.training.step import Report
 from avatar_gs.types import Render
@@ -52,3 +56,35 @@ def _stack(rows: list[Float[Tensor, "S R 3"]], count: int, size: int) -> Float[T
     """Rows below each other, filled up with white to ``count`` of them."""
     blank = torch.ones(size, rows[0].shape[1], 3)
     return torch.cat([*rows, *[blank] * (count - len(rows))])
+
+
+WriteScalars = Callable[[int, Mapping[str, float]], None]
+
+
+@contextmanager
+def scalar_writer(run: RunFolder | None, enabled: bool, first_step: int) -> Iterator[WriteScalars]:
+    """A function that writes a step's scalars; it does nothing unless ``enabled`` and there is a run's folder.
+
+    Raises:
+        UserError: if TensorBoard is asked for and not installed.
+    """
+    if run is None or not enabled:
+        yield lambda step, scalars: None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError(
+            "optimize.tensorboard=true: TensorBoard is not installed; pip install tensorboard, or leave the option out"
+        ) from error
+    # scalars that an interrupted run wrote after its last checkpoint are about to be written again
+    writer = SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
+
+    def write(step: int, scalars: Mapping[str, float]) -> None:
+        for name, value in scalars.items():
+            writer.add_scalar(name, value, step)
+
+    try:
+        yield write
+    finally:
+        writer.close()

@@ -1,9 +1,12 @@
-"""The avatar in a scene: posed, lit as the scene says, on the scene's background."""
+"""What the prior sees of the avatar: its renders in a scene, encoded as latents."""
+
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from avatar_gs.protocols import Prior, StagedPrior
 from avatar_gs.render.rasterize import rasterize
 from avatar_gs.render.shading import rasterize_shaded, shortest_axes
 from avatar_gs.splats.model import GaussianModel
@@ -50,3 +53,9 @@ def outward_normals(model: GaussianModel, gaussians: Gaussians) -> Float[Tensor,
         at_rest = shortest_axes(model.params["quats"], gaussians.scales)
         side = torch.where((at_rest * model.params["normals"]).sum(-1, keepdim=True) < 0, -1.0, 1.0)
     return side * shortest_axes(gaussians.quats, gaussians.scales)
+
+
+def encoder_at(prior: Prior, progress: float) -> Callable[[Tensor], Tensor]:
+    """Images ``[B, H, W, 3]`` in [0, 1] to scaled latents; of a staged prior by ``progress``, the fraction of the steps
+    that lie before this one."""
+    return prior.encoder_at(progress) if isinstance(prior, StagedPrior) else prior.encode_images
