@@ -3,31 +3,21 @@
 import logging
 import shlex
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from avatar_gs.core.console import format_duration, progress
-from avatar_gs.core.errors import UserError
-from avatar_gs.core.images import RGBImage, contact_sheet, write_png
+from avatar_gs.core.console import format_duration
+from avatar_gs.core.images import RGBImage, write_png
 from avatar_gs.core.io import write_json, write_text
-from avatar_gs.lab.metrics.avatar import STRIP_LABELS
-from avatar_gs.lab.metrics.colours import wilson_lower_bound
-from avatar_gs.lab.metrics.likeness import load_judges
 from avatar_gs.lab.scorer.model import load_scorer
-from avatar_gs.lab.suites import tables
+from avatar_gs.lab.suites import report as tables
 from avatar_gs.lab.suites.claims.report import claims_markdown, measure_claims
-from avatar_gs.lab.suites.colours import make_records
+from avatar_gs.lab.suites.colours import ColoursSuite
 from avatar_gs.lab.suites.config import Suite
 from avatar_gs.lab.suites.editing import report as editing
-from avatar_gs.lab.suites.folder import RecordFolder
-from avatar_gs.lab.suites.identity.report import measure_identity
-from avatar_gs.lab.suites.identity.tables import identity_markdown
-from avatar_gs.lab.suites.machine import machine
+from avatar_gs.lab.suites.identity import IdentitySuite
 from avatar_gs.lab.suites.methods.report import (
     FULL_PROMPTS,
     FULL_SEEDS,
@@ -37,14 +27,11 @@ from avatar_gs.lab.suites.methods.report import (
     methods_markdown,
 )
 from avatar_gs.lab.suites.photos.report import likeness_markdown, measure_likeness
-from avatar_gs.lab.suites.records import Kind, Record
+from avatar_gs.lab.suites.prior_samples import PriorSuite
+from avatar_gs.lab.suites.report import machine
 from avatar_gs.lab.suites.scores.report import measure_scores
 from avatar_gs.lab.suites.scores.tables import scores_markdown
 from avatar_gs.lab.suites.shading.report import measure_shading, shading_markdown
-from avatar_gs.lab.suites.summary import summarise
-from avatar_gs.lab.world import measure
-from avatar_gs.lab.world.dataset import SIZE
-from avatar_gs.lab.world.trials import Trial, trials
 from avatar_gs.prior.fingerprint import prior_fingerprint
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Settings
@@ -73,17 +60,8 @@ class FullGrid:
         }
 
 
+SUITES = {Suite.colours: ColoursSuite, Suite.identity: IdentitySuite, Suite.prior: PriorSuite}
 FULL_GRIDS = {
-    Suite.colours: FullGrid(
-        ("evaluate.prompts=24", "evaluate.seeds=3"),
-        "24 prompts × 3 seeds",
-        lambda costs: 24 * 3 * costs["seconds"]["mean"],
-    ),
-    Suite.identity: FullGrid(
-        ("evaluate.people=20", "evaluate.seeds=3"),
-        "20 people × 3 seeds",
-        lambda costs: 20 * 3 * costs["person_seconds"],
-    ),
     Suite.methods: FullGrid(
         (
             f"evaluate.method_prompts={FULL_PROMPTS}",
@@ -115,10 +93,9 @@ def run_suite(settings: Settings, prior: StableDiffusionPrior, folder: Path, arg
     if settings.overwrite and folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if settings.suite in SUITES:
+        return SUITES[settings.suite](settings, prior, folder).run(arguments)
     run, markdown = {
-        Suite.colours: (_colours, tables.colours_markdown),
-        Suite.identity: (_identity, identity_markdown),
-        Suite.prior: (_prior, tables.prior_markdown),
         Suite.methods: (_methods, methods_markdown),
         Suite.claims: (_claims, claims_markdown),
         Suite.shading: (measure_shading, shading_markdown),
@@ -153,83 +130,9 @@ def _results(
     return results
 
 
-def _identity(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], RGBImage]:
-    return measure_identity(settings, prior, load_judges(), folder)
-
-
 def _methods(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], RGBImage]:
     return measure_methods(settings, prior, load_scorer(), folder)
 
 
 def _claims(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], RGBImage]:
     return measure_claims(settings, prior, load_scorer(), folder)
-
-
-def _colours(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], RGBImage]:
-    kept = RecordFolder(folder / "avatars", Record.of_plain)
-    records = make_records(settings, prior, kept)
-    rows = [kept.strip(key) for key in records]
-    labels = [_label(record) for record in records.values()]
-    title = f"suite=colours, seed {settings.seed}: {tables.LABEL}"
-    picture = contact_sheet(rows, row_labels=labels, column_labels=STRIP_LABELS, title=title, size=128)
-    return {**summarise(list(records.values())), "avatars": list(records)}, picture
-
-
-def _label(record: Record) -> str:
-    asked = ", ".join(f"{name} {part}" for part, name in record.asked.items())
-    return asked if record.kind is Kind.AVATAR else f"{record.kind.value}: {asked}"
-
-
-def _prior(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], RGBImage]:
-    """2D samples for held-out prompts, scored by ``mini.measure``.
-
-    Raises:
-        UserError: for a prior of another picture size than the measured people are drawn in.
-    """
-    if prior.image_size != SIZE:
-        raise UserError(
-            f"suite=prior: prior={prior.name} draws pictures of {prior.image_size} pixels, expected {SIZE}: "
-            "give prior=mini, or suite=colours"
-        )
-    began = time.monotonic()
-    with progress("draw the truth of held-out prompts"):
-        some = trials(settings.evaluate.samples, settings.seed)
-    with progress("sample", len(some)) as bar:
-        pictures = measure.draw(
-            prior,
-            some,
-            seed=settings.seed,
-            steps=SAMPLE_STEPS,
-            cfg_scale=SAMPLE_CFG_SCALE,
-            pose_scale=settings.evaluate.pose_scale,
-            on_batch=bar.update,
-        )
-    with progress("score"):
-        scores = measure.score(some, pictures)
-    figures = {
-        "samples": len(some),
-        "steps": SAMPLE_STEPS,
-        "cfg_scale": SAMPLE_CFG_SCALE,
-        "pose_scale": settings.evaluate.pose_scale,
-        "scores": {name: row | {"wilson": _wilson(name, row)} for name, row in scores.items()},
-        "seconds": time.monotonic() - began,
-    }
-    return figures, _samples_sheet(some[:SHEET_SAMPLES], pictures, settings.seed)
-
-
-def _wilson(name: str, row: dict[str, float]) -> float | None:
-    """The lower bound of a share; an overlap is no share."""
-    return None if "IoU" in name else wilson_lower_bound(round(row["mean"] * row["n"]), int(row["n"]))
-
-
-def _samples_sheet(some: list[Trial], pictures: np.ndarray, seed: int) -> RGBImage:
-    """Pose map, truth and sample of each prompt."""
-
-    def cell(picture: np.ndarray) -> RGBImage:
-        return (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
-
-    rows = [[cell(trial.control), cell(trial.truth), cell(pictures[i])] for i, trial in enumerate(some)]
-    half = -(-len(rows) // 2)
-    paired = [row + (rows[half + i] if half + i < len(rows) else []) for i, row in enumerate(rows[:half])]
-    labels = ["pose map", "truth", "sample"] * (2 if len(rows) > half else 1)
-    return contact_sheet(paired, column_labels=labels, title=f"suite=prior, seed {seed}: {tables.LABEL}", size=128)

@@ -4,7 +4,7 @@ and judges of random weights."""
 import json
 import logging
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -32,10 +32,13 @@ from avatar_gs.lab.metrics.portraits import (
 )
 from avatar_gs.lab.scorer.faces import FaceNet
 from avatar_gs.lab.scorer.model import TOKENIZER, build_model, frozen
-from avatar_gs.lab.suites import suites
+from avatar_gs.lab.stages.evaluate import run_suite
+from avatar_gs.lab.suites import identity
+from avatar_gs.lab.suites import identity_report as report
 from avatar_gs.lab.suites.config import EvaluateConfig, Suite
-from avatar_gs.lab.suites.identity import runs, summary
-from avatar_gs.lab.suites.identity.records import ABLATIONS, DRAWN, METHODS, Cost, Kind, Record
+from avatar_gs.lab.suites.identity import IdentityJob, IdentitySuite
+from avatar_gs.lab.suites.identity_report import ABLATIONS, DRAWN, METHODS, Cost, IdentityRecord, Portrayal
+from avatar_gs.lab.suites.suite import restored
 from avatar_gs.lab.world.people import held_out, individuals
 from avatar_gs.settings import Settings, Stage
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
@@ -49,6 +52,12 @@ def judges() -> Judges:
     tokenizer = CLIPTokenizer.from_pretrained(str(TOKENIZER))
     torch.manual_seed(0)
     return Judges(frozen(build_model(tokenizer), tokenizer), FaceNet().eval())
+
+
+@pytest.fixture(autouse=True)
+def packaged_judges(judges, monkeypatch) -> None:
+    """The suite asks the untrained judges."""
+    monkeypatch.setattr(identity, "load_judges", lambda: judges)
 
 
 @pytest.fixture(scope="module")
@@ -173,8 +182,8 @@ def test_everyone_is_found_in_the_gallery(judges):
     for index, pictures in enumerate(crowd):
         distances = gallery.distances(pictures)
         assert set(distances) == {"colour layout", "scorer"}
-        assert all(summary.rank(values, index) == 0 for values in distances.values())
-        assert summary.rank(likeness.combined(distances), index) == 0
+        assert all(report.rank(values, index) == 0 for values in distances.values())
+        assert report.rank(likeness.combined(distances), index) == 0
 
 
 def test_back_views_show_no_face_paint():
@@ -200,14 +209,14 @@ def test_the_ceiling_is_seen_through_the_priors_autoencoder(truth, prior):
 # ---- summary
 
 
-def record(kind: Kind, person: int = 0, nearest: tuple[float, ...] = (0.0, 1.0), **options) -> Record:
+def record(kind: Portrayal, person: int = 0, nearest: tuple[float, ...] = (0.0, 1.0), **options) -> IdentityRecord:
     views = options.pop("views", [view()])
     embedding = options.pop("embedding", None)
     metrics = {"steps": 2, "splats": 100, "peak_memory_mib": {"host": 900.0}}
     facts = {"seed": 0, "pictures": 8, "prompt": "<id>", "backs": 10, "back_faces": 1, "front_face": True}
     distances = {"colour layout": list(nearest), "scorer": list(nearest)}
     made = None if kind in DRAWN else metrics
-    return Record(
+    return IdentityRecord(
         kind=kind, person=person, views=views, nearest=distances, embedding=embedding, metrics=made, seconds=10.0,
         **(facts | options),
     )  # fmt: skip
@@ -218,16 +227,16 @@ def view(framing: str = "body", side: str = "front", psnr: float = 20.0, kept: b
 
 
 def test_ranks_and_shares():
-    assert summary.rank([0.3, 0.1, 0.2], 1) == 0 and summary.rank([0.3, 0.1, 0.2], 0) == 2
-    assert summary.rank([0.1, 0.1], 0) == 1, "a tie is no find"
-    figures = summary.retrieval([record(Kind.CROSS_INIT), record(Kind.CROSS_INIT, person=1)])
+    assert report.rank([0.3, 0.1, 0.2], 1) == 0 and report.rank([0.3, 0.1, 0.2], 0) == 2
+    assert report.rank([0.1, 0.1], 0) == 1, "a tie is no find"
+    figures = report.retrieval([record(Portrayal.CROSS_INIT), record(Portrayal.CROSS_INIT, person=1)])
     assert all(row["share"] == 0.5 and row["mean_rank"] == 0.5 for row in figures.values())
     assert list(figures) == ["colour layout", "scorer", "combined"]
 
 
 def test_likeness_by_view():
-    some = [record(Kind.CROSS_INIT, views=[view(psnr=20.0), view(side="back", psnr=10.0)]), record(Kind.FAST)]
-    figures = summary.likeness(some)
+    some = [record(Portrayal.CROSS_INIT, views=[view(psnr=20.0), view(side="back", psnr=10.0)]), record(Portrayal.FAST)]
+    figures = report.likeness(some)
     assert figures["all"]["psnr"] == pytest.approx(50 / 3) and figures["body/back"]["psnr"] == 10
     assert figures["body/front"]["views"] == 2 and figures["all"]["delta_e"] == {"hair": 2.0}
 
@@ -235,7 +244,7 @@ def test_likeness_by_view():
 def test_editability_counts_parts_not_pixels():
     views = [*[view(kept=True)] * 4, view(kept=False, face=0.6)]
     worse = [view(kept=False), view(kept=True, face=0.4)]
-    figures = summary.editability([record(Kind.NEW_OUTFIT, views=views), record(Kind.NEW_OUTFIT, views=worse)])
+    figures = report.editability([record(Portrayal.NEW_OUTFIT, views=views), record(Portrayal.NEW_OUTFIT, views=worse)])
     assert figures["right"] == pytest.approx(4 / 6)  # hair, skin, face; of the second one only the skin
     assert figures["own"] == figures["right"] and figures["worn"] is None
     assert figures["parts"] == {"hair": pytest.approx(0.65), "skin": 1.0, "face": 0.5}
@@ -244,14 +253,14 @@ def test_editability_counts_parts_not_pixels():
 
 def test_comparisons_are_of_the_same_people():
     some = [
-        record(Kind.CROSS_INIT, views=[view(psnr=20.0)]),
-        record(Kind.CROSS_INIT, person=1, views=[view(psnr=40.0)]),
+        record(Portrayal.CROSS_INIT, views=[view(psnr=20.0)]),
+        record(Portrayal.CROSS_INIT, person=1, views=[view(psnr=40.0)]),
     ]
-    some += [record(Kind.FEWER_PICTURES, pictures=number, views=[view(psnr=10.0)]) for number in (1, 2)]
-    some += [record(Kind.NO_HEAD), record(Kind.NO_IDENTITY), record(Kind.NO_IDENTITY, person=1)]
-    table = summary.pictures_table(some)
+    some += [record(Portrayal.FEWER_PICTURES, pictures=number, views=[view(psnr=10.0)]) for number in (1, 2)]
+    some += [record(Portrayal.NO_HEAD), record(Portrayal.NO_IDENTITY), record(Portrayal.NO_IDENTITY, person=1)]
+    table = report.pictures_table(some)
     assert {name: row["psnr"] for name, row in table.items()} == {"1": 10, "2": 10, "8": 20}
-    ablations = summary.ablations_table(some)
+    ablations = report.ablations_table(some)
     assert {name: row["avatars"] for name, row in ablations.items()} == {
         "the whole method": 1, "without identity": 1, "without head framing": 1
     }  # fmt: skip
@@ -259,82 +268,109 @@ def test_comparisons_are_of_the_same_people():
 
 def test_an_identity_that_two_avatars_share_is_paid_once():
     shared = Cost(5, 3.0, 800.0)
-    some = [record(Kind.CROSS_INIT, embedding=shared), record(Kind.NEW_OUTFIT, embedding=shared)]
-    some += [record(Kind.FAST, embedding=Cost(2, 1.0, 850.0)), record(Kind.OTHER_PERSON)]
-    figures = summary.costs(some)
+    some = [record(Portrayal.CROSS_INIT, embedding=shared), record(Portrayal.NEW_OUTFIT, embedding=shared)]
+    some += [record(Portrayal.FAST, embedding=Cost(2, 1.0, 850.0)), record(Portrayal.OTHER_PERSON)]
+    figures = report.costs(some)
     assert figures["wall_seconds"] == 34.0 and figures["avatars"] == 3 and figures["person_seconds"] == 34.0
-    assert summary.embedding_table(some)["fast"] == {
+    assert report.embedding_table(some)["fast"] == {
         "identities": 1, "steps": 2, "seconds": 1.0, "most_seconds": 1.0, "peak_memory_mib": 850.0
     }  # fmt: skip
 
 
 def test_janus_rate():
-    figures = summary.janus([record(Kind.CROSS_INIT), record(Kind.CROSS_INIT, back_faces=0, front_face=False)])
+    figures = report.janus([record(Portrayal.CROSS_INIT), record(Portrayal.CROSS_INIT, back_faces=0, front_face=False)])
     assert figures == {"views": 20, "faces": 1, "rate": 0.05, "front": 0.5}
 
 
 def test_records_survive_json():
-    one = record(Kind.CROSS_INIT, views=[view(face=0.7)], embedding=Cost(5, 3.0, 800.0))
-    assert Record.of_plain(json.loads(json.dumps(one.plain()))) == one
-    drawn = record(Kind.SAME_PERSON)
-    assert Record.of_plain(json.loads(json.dumps(drawn.plain()))) == drawn
+    one = record(Portrayal.CROSS_INIT, views=[view(face=0.7)], embedding=Cost(5, 3.0, 800.0))
+    assert restored(IdentityRecord, json.loads(json.dumps(asdict(one)))) == one
+    drawn = record(Portrayal.SAME_PERSON)
+    assert restored(IdentityRecord, json.loads(json.dumps(asdict(drawn)))) == drawn
 
 
 # ---- the suite
 
 
-def test_the_plan_makes_everyone_in_every_way():
-    jobs = list(runs.plan(EvaluateConfig(people=2, few_people=1, seeds=2), seed=5))
+def test_the_plan_makes_everyone_in_every_way(prior, tmp_path):
+    def suite_of(config: EvaluateConfig, seed: int) -> IdentitySuite:
+        return IdentitySuite(small_settings(evaluate=config, seed=seed), prior, tmp_path)
+
+    jobs = list(
+        IdentitySuite(
+            small_settings(evaluate=EvaluateConfig(people=2, few_people=1, seeds=2), seed=5), prior, tmp_path
+        ).plan()
+    )
     assert len(set(jobs)) == len(jobs)
-    for kind in (*METHODS, Kind.NEW_OUTFIT):
-        assert {(job.person, job.seed) for job in jobs if job.kind is kind} == {(0, 5), (1, 5), (0, 6), (1, 6)}
-    for kind in (*ABLATIONS, Kind.FEWER_PICTURES, Kind.BOUND, Kind.NEAR_FACES_REDRESSED):
-        assert {(job.person, job.seed) for job in jobs if job.kind is kind} == {(0, 5)}
-    assert {job.pictures for job in jobs if job.kind is Kind.FEWER_PICTURES} == {1, 2, 4}
-    assert len(list(runs.plan(EvaluateConfig(people=20, few_people=0), 0))) == 20 * 8
-    default = list(runs.plan(EvaluateConfig(), 0))
-    assert sum(job.cost for job in default) < 40 * 60, "the default stays below an hour on two cores"
-    assert sum(len(BACK_AZIMUTHS) for job in default if job.kind is Kind.CROSS_INIT) >= 100
+    for kind in (*METHODS, Portrayal.NEW_OUTFIT):
+        assert {(job.subject, job.seed) for job in jobs if job.variant is kind} == {(0, 5), (1, 5), (0, 6), (1, 6)}
+    for kind in (*ABLATIONS, Portrayal.FEWER_PICTURES, Portrayal.BOUND, Portrayal.NEAR_FACES_REDRESSED):
+        assert {(job.subject, job.seed) for job in jobs if job.variant is kind} == {(0, 5)}
+    assert {job.pictures for job in jobs if job.variant is Portrayal.FEWER_PICTURES} == {1, 2, 4}
+    assert (
+        len(
+            list(
+                IdentitySuite(
+                    small_settings(evaluate=EvaluateConfig(people=20, few_people=0), seed=0), prior, tmp_path
+                ).plan()
+            )
+        )
+        == 20 * 8
+    )
+    suite = suite_of(EvaluateConfig(), 0)
+    default = list(suite.plan())
+    assert sum(map(suite.cost, default)) < 40 * 60, "the default stays below an hour on two cores"
+    assert sum(len(BACK_AZIMUTHS) for job in default if job.variant is Portrayal.CROSS_INIT) >= 100
 
 
 def test_ways_differ_in_their_settings_and_in_nothing_else(prior, judges, tmp_path):
-    maker = runs.Maker(small_settings(guidance=GuidanceConfig()), prior, judges, tmp_path)
-    of = {kind: maker.settings_of(runs.Job(kind, 0, 0)) for kind in Kind}
-    assert of[Kind.TEXTUAL_INVERSION].embed.method is IdentityMethod.textual_inversion
-    assert of[Kind.FAST].embed.fast and not of[Kind.CROSS_INIT].embed.fast
-    sds = of[Kind.NO_Y_CON].guidance
-    assert sds.method is Method.sds and sds.cfg_scale == maker.settings.guidance.cfg_scale + 1
-    assert of[Kind.NO_CONTROL].prior.control_scale == 0 < of[Kind.CROSS_INIT].prior.control_scale
-    assert of[Kind.NO_HEAD].cameras.head.probability == 0 < maker.settings.cameras.head.probability
-    assert of[Kind.BOUND_REDRESSED].embed.clothes is Clothes.bound
-    assert of[Kind.NEAR_FACES].prior.prompts.identity_framings == ["head", "upper"]
-    assert of[Kind.NEAR_FACES_REDRESSED].prompt == of[Kind.NEW_OUTFIT].prompt == of[Kind.BOUND_REDRESSED].prompt
-    assert of[Kind.CROSS_INIT].cameras == of[Kind.NO_IDENTITY].cameras == maker.settings.cameras.for_identity()
-    assert of[Kind.NO_IDENTITY].prompt == "a person" and of[Kind.CROSS_INIT].prompt == "<id>"
-    keys = {maker.key(runs.Job(kind, person, seed)) for kind in Kind for person in (0, 1) for seed in (0, 1)}
-    assert len(keys) == 4 * len(Kind)
-    other = runs.Maker(
-        small_settings(embed=EmbedConfig(steps=2, batch=2, clothes=Clothes.bound)), prior, judges, tmp_path
+    suite = IdentitySuite(small_settings(guidance=GuidanceConfig()), prior, tmp_path)
+    of = {portrayal: suite.settings_of(IdentityJob(portrayal, 0, 0)) for portrayal in Portrayal}
+    assert of[Portrayal.TEXTUAL_INVERSION].embed.method is IdentityMethod.textual_inversion
+    assert of[Portrayal.FAST].embed.fast and not of[Portrayal.CROSS_INIT].embed.fast
+    sds = of[Portrayal.NO_Y_CON].guidance
+    assert sds.method is Method.sds and sds.cfg_scale == suite.settings.guidance.cfg_scale + 1
+    assert of[Portrayal.NO_CONTROL].prior.control_scale == 0 < of[Portrayal.CROSS_INIT].prior.control_scale
+    assert of[Portrayal.NO_HEAD].cameras.head.probability == 0 < suite.settings.cameras.head.probability
+    assert of[Portrayal.BOUND_REDRESSED].embed.clothes is Clothes.bound
+    assert of[Portrayal.NEAR_FACES].prior.prompts.identity_framings == ["head", "upper"]
+    assert (
+        of[Portrayal.NEAR_FACES_REDRESSED].prompt
+        == of[Portrayal.NEW_OUTFIT].prompt
+        == of[Portrayal.BOUND_REDRESSED].prompt
     )
-    assert other.key(runs.Job(Kind.CROSS_INIT, 0, 0)) not in keys
+    assert (
+        of[Portrayal.CROSS_INIT].cameras == of[Portrayal.NO_IDENTITY].cameras == suite.settings.cameras.for_identity()
+    )
+    assert of[Portrayal.NO_IDENTITY].prompt == "a person" and of[Portrayal.CROSS_INIT].prompt == "<id>"
+    keys = {
+        suite.key(IdentityJob(portrayal, person, seed))
+        for portrayal in Portrayal
+        for person in (0, 1)
+        for seed in (0, 1)
+    }
+    assert len(keys) == 4 * len(Portrayal)
+    other = IdentitySuite(small_settings(embed=EmbedConfig(steps=2, batch=2, clothes=Clothes.bound)), prior, tmp_path)
+    assert other.key(IdentityJob(Portrayal.CROSS_INIT, 0, 0)) not in keys
 
 
-def test_people_are_made_measured_reported_and_never_made_twice(prior, judges, tmp_path, monkeypatch, caplog):
+def test_people_are_made_measured_reported_and_never_made_twice(prior, judges, tmp_path, caplog):
     caplog.set_level(logging.INFO, "avatar_gs")
-    monkeypatch.setattr(suites, "load_judges", lambda: judges)
     settings, arguments = small_settings(), ["stage=evaluate", "suite=identity", "evaluate.people=1"]
-    text = suites.run_suite(settings, prior, tmp_path, arguments).read_text()
+    text = run_suite(settings, prior, tmp_path, arguments).read_text()
     results = json.loads((tmp_path / "results.json").read_text())
     figures = results["figures"]
     assert len(figures["avatars"]) == 4 + 1 + 3 + 3 + 4 + 3
-    assert set(figures["likeness"]) == {kind.value for kind in (*METHODS, Kind.SAME_PERSON, Kind.OTHER_PERSON)}
+    assert set(figures["likeness"]) == {
+        kind.value for kind in (*METHODS, Portrayal.SAME_PERSON, Portrayal.OTHER_PERSON)
+    }
     groups = {f"{framing}/{side}" for framing in ("body", "head") for side in ("front", "side", "back")}
     assert set(figures["likeness"]["cross-init"]) == {"all", *groups}
     assert set(figures["pictures"]) == {"1", "2", "4", "8"} and len(figures["ablations"]) == 5
     assert list(figures["choices"]) == ["cross-init", "clothes bound", "<id> near faces only"]
     assert figures["janus"]["cross-init"]["views"] == len(BACK_AZIMUTHS)
     assert figures["embedding"]["cross-init"]["steps"] == 1 and "no identity" not in figures["embedding"]
-    same, other = (figures["likeness"][kind.value]["all"] for kind in (Kind.SAME_PERSON, Kind.OTHER_PERSON))
+    same, other = (figures["likeness"][kind.value]["all"] for kind in (Portrayal.SAME_PERSON, Portrayal.OTHER_PERSON))
     assert math.isfinite(same["psnr"]) and other["psnr"] < 25
     redressed = figures["editability"]["another person in the new outfit"]
     assert redressed["worn"] == 1 and redressed["own"] < 0.7, "it wears the outfit, and is somebody else"
@@ -348,24 +384,29 @@ def test_people_are_made_measured_reported_and_never_made_twice(prior, judges, t
         assert f"## {title}\n" in text
     kept = [path for name in ("avatars", "identities", "pictures") for path in (tmp_path / name).rglob("*.*")]
     written = {path: path.stat().st_mtime_ns for path in kept}
-    suites.run_suite(settings, prior, tmp_path, arguments)
+    run_suite(settings, prior, tmp_path, arguments)
     assert json.loads((tmp_path / "results.json").read_text())["figures"] == figures
     assert {path: path.stat().st_mtime_ns for path in written} == written, "nothing is made twice"
 
 
+def made(suite: IdentitySuite, portrayal: Portrayal) -> IdentityRecord:
+    job = IdentityJob(portrayal, 0, 0)
+    return suite.measure(job, suite.make(job))[0]
+
+
 def test_an_identity_is_used_and_the_prior_left_as_it_was(prior, judges, tmp_path):
-    maker = runs.Maker(small_settings(), prior, judges, tmp_path)
-    with_identity, _ = maker.make(runs.Job(Kind.CROSS_INIT, 0, 0))
-    without, _ = maker.make(runs.Job(Kind.NO_IDENTITY, 0, 0))
+    suite = IdentitySuite(small_settings(), prior, tmp_path)
+    with_identity = made(suite, Portrayal.CROSS_INIT)
+    without = made(suite, Portrayal.NO_IDENTITY)
     assert prior.identity is None and prior.control_scale == 1
     assert with_identity.embedding is not None and without.embedding is None
     assert with_identity.views != without.views
 
 
 def test_pictures_that_are_too_small_are_refused_in_one_line(prior, judges, tmp_path):
-    maker = runs.Maker(small_settings(embed=EmbedConfig(steps=1, min_size=500)), prior, judges, tmp_path)
+    suite = IdentitySuite(small_settings(embed=EmbedConfig(steps=1, min_size=500)), prior, tmp_path)
     with pytest.raises(UserError, match="min_size"):
-        maker.make(runs.Job(Kind.CROSS_INIT, 0, 0))
+        suite.make(IdentityJob(Portrayal.CROSS_INIT, 0, 0))
 
 
 @pytest.mark.parametrize(("name", "value"), [("people", 0), ("people", 21), ("few_people", -1), ("few_people", 21)])

@@ -12,11 +12,12 @@ from avatar_gs.cli import overrides
 from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.lab.stages import evaluate
-from avatar_gs.lab.suites import colours, suites
+from avatar_gs.lab.stages.evaluate import run_suite
+from avatar_gs.lab.suites import colours, prior_samples, suite
+from avatar_gs.lab.suites.colours import ColoursSuite, Variant
 from avatar_gs.lab.suites.config import EvaluateConfig, Suite
-from avatar_gs.lab.suites.controls import with_random_weights, with_words_exchanged
-from avatar_gs.lab.suites.folder import RecordFolder
-from avatar_gs.lab.suites.records import Kind, Record
+from avatar_gs.lab.suites.control_priors import with_random_weights, with_words_exchanged
+from avatar_gs.lab.suites.suite import Job
 from avatar_gs.lab.world import measure
 from avatar_gs.prior.fingerprint import prior_fingerprint
 from avatar_gs.settings import Settings, Stage
@@ -42,7 +43,7 @@ def small_settings(**options) -> Settings:
 def test_colours_are_measured_reported_and_never_made_twice(prior, tmp_path, monkeypatch, caplog):
     settings, arguments = small_settings(), ["stage=evaluate", "evaluate.prompts=2", "negative_prompt=it's"]
     caplog.set_level(logging.INFO, "avatar_gs")
-    report = suites.run_suite(settings, prior, tmp_path, arguments)
+    report = run_suite(settings, prior, tmp_path, arguments)
     results = json.loads((tmp_path / "results.json").read_text())
     text = report.read_text()
     assert results["label"] == "logic, not photo quality" and "Logic, not photo quality" in text
@@ -60,18 +61,18 @@ def test_colours_are_measured_reported_and_never_made_twice(prior, tmp_path, mon
     def never(*_, **__):
         raise AssertionError("made twice")
 
-    monkeypatch.setattr(colours, "optimize", never)
-    suites.run_suite(settings, prior, tmp_path, arguments)
+    monkeypatch.setattr(suite, "optimize", never)
+    run_suite(settings, prior, tmp_path, arguments)
     again = json.loads((tmp_path / "results.json").read_text())
     assert again["figures"] == figures
     damaged = tmp_path / "avatars" / f"{figures['avatars'][0]}.json"
     damaged.write_text("{")
     with pytest.raises(AssertionError, match="made twice"):
-        suites.run_suite(settings, prior, tmp_path, arguments)
+        run_suite(settings, prior, tmp_path, arguments)
 
 
 def test_an_interrupted_suite_keeps_what_is_made(prior, tmp_path, monkeypatch):
-    made, optimize = [], colours.optimize
+    made, optimize = [], suite.optimize
 
     def interrupted(*arguments):
         if len(made) == 2:
@@ -80,34 +81,34 @@ def test_an_interrupted_suite_keeps_what_is_made(prior, tmp_path, monkeypatch):
         return made[-1]
 
     settings = small_settings(evaluate=EvaluateConfig(prompts=3, controls=0))
-    monkeypatch.setattr(colours, "optimize", interrupted)
+    monkeypatch.setattr(suite, "optimize", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        colours.make_records(settings, prior, RecordFolder(tmp_path, Record.of_plain))
+        ColoursSuite(settings, prior, tmp_path).evaluate()
     made.pop()
-    records = colours.make_records(settings, prior, RecordFolder(tmp_path, Record.of_plain))
-    assert len(records) == 3 and len(made) == 2
+    figures, _ = ColoursSuite(settings, prior, tmp_path).evaluate()
+    assert len(figures["avatars"]) == 3 and len(made) == 2
 
 
-def test_the_grey_avatar_of_step_0_is_the_one_that_optimisation_starts_from(prior):
-    maker = colours.Maker(small_settings(), prior)
-    job = colours.Job(Kind.NO_GUIDANCE, colours.cases(1)[0], 0)
-    record, _ = maker.make(job)
+def test_the_grey_avatar_of_step_0_is_the_one_that_optimisation_starts_from(prior, tmp_path):
+    colours_suite = ColoursSuite(small_settings(), prior, tmp_path)
+    job = Job(Variant.NO_GUIDANCE, colours.cases(1)[0], 0)
+    record, _ = colours_suite.measure(job, colours_suite.make(job))
     names = {name for views in record.start.parts.values() for view in views for name in view.names}
     assert names <= {"grey", "nothing"} and record.start.parts["shirt"][0].share("grey") > 0.9
     assert record.end.parts == record.start.parts, "without guidance and regularisers at rest nothing moves"
 
 
-def test_keys_depend_on_what_results_depend_on(prior):
+def test_keys_depend_on_what_results_depend_on(prior, tmp_path):
     case = colours.cases(1)[0]
 
-    def key(kind=Kind.AVATAR, seed=0, **options):
-        return colours.Maker(small_settings(**options), prior).key(colours.Job(kind, case, seed))
+    def key(variant=Variant.AVATAR, seed=0, **options):
+        return ColoursSuite(small_settings(**options), prior, tmp_path).key(Job(variant, case, seed))
 
     longer = OptimizeConfig(steps=3, batch=1)
-    different = [key(), key(Kind.NO_GUIDANCE), key(seed=1), key(optimize=longer), key(negative_prompt="grey")]
+    different = [key(), key(Variant.NO_GUIDANCE), key(seed=1), key(optimize=longer), key(negative_prompt="grey")]
     assert len(set(different)) == 5
     assert key() == key(evaluate=EvaluateConfig(prompts=9), name="other", threads=7)
-    other = colours.Maker(small_settings(), with_random_weights(prior, 0)).key(colours.Job(Kind.AVATAR, case, 0))
+    other = ColoursSuite(small_settings(), with_random_weights(prior, 0), tmp_path).key(Job(Variant.AVATAR, case, 0))
     assert other != key(), "results of other weights"
 
 
@@ -143,10 +144,10 @@ def test_the_prior_suite_reports_what_measure_scores(prior, tmp_path, monkeypatc
         return np.stack([trial.truth for trial in trials])
 
     monkeypatch.setattr(measure, "draw", truths)
-    monkeypatch.setattr(suites, "SIZE", prior.image_size)
+    monkeypatch.setattr(prior_samples, "SIZE", prior.image_size)
     settings = small_settings(suite=Suite.prior, seed=3)
     settings.evaluate.pose_scale = 1.5
-    report = suites.run_suite(settings, prior, tmp_path, ["stage=evaluate", "suite=prior"])
+    report = run_suite(settings, prior, tmp_path, ["stage=evaluate", "suite=prior"])
     figures = json.loads((tmp_path / "results.json").read_text())["figures"]
     assert asked == {"seed": 3} | {name: figures[name] for name in ("steps", "cfg_scale", "pose_scale")}
     assert asked["pose_scale"] == 1.5
@@ -159,7 +160,7 @@ def test_the_prior_suite_reports_what_measure_scores(prior, tmp_path, monkeypatc
 
 def test_the_prior_suite_wants_pictures_of_its_own_size(prior, tmp_path):
     with pytest.raises(UserError, match="expected 128"):
-        suites.run_suite(small_settings(suite=Suite.prior), prior, tmp_path, [])
+        run_suite(small_settings(suite=Suite.prior), prior, tmp_path, [])
 
 
 def test_the_stage_writes_below_the_runs_folder(prior, tmp_path, monkeypatch, capsys):

@@ -4,8 +4,8 @@ import pytest
 
 from avatar_gs.lab.metrics.avatar import Measurement
 from avatar_gs.lab.metrics.colours import PartView, wilson_lower_bound
-from avatar_gs.lab.suites.records import Kind, Record
-from avatar_gs.lab.suites.summary import controls_table, judged, part_figures, summarise
+from avatar_gs.lab.suites.colours import ColoursRecord, Variant, controls_table, part_figures, summarise
+from avatar_gs.lab.suites.parts import expected_parts
 from avatar_gs.lab.world.colours import SHADING
 from avatar_gs.lab.world.vocabulary import CLOTHES
 
@@ -22,7 +22,9 @@ def views(*names: str) -> list[PartView]:
     return [PartView(*place, 10, {name: 10}, shown(name)) for place, name in zip(where, names, strict=True)]
 
 
-def record(kind: Kind, prompt: str, shirt: tuple[str, ...], asked: str, seed: int = 0, **parts: str) -> Record:
+def record(
+    kind: Variant, prompt: str, shirt: tuple[str, ...], asked: str, seed: int = 0, **parts: str
+) -> ColoursRecord:
     """``parts``: what other parts are asked for; they are shown so from everywhere."""
     end = {"shirt": views(*shirt)} | {part: views(*[name] * 3) for part, name in parts.items()}
     start = {part: views(*["grey"] * 3) for part in end}
@@ -34,7 +36,7 @@ def record(kind: Kind, prompt: str, shirt: tuple[str, ...], asked: str, seed: in
     }
     wanted = {"shirt": asked} | parts
     volumes = {"skirt": (30, 60)}
-    return Record(
+    return ColoursRecord(
         kind,
         prompt,
         seed,
@@ -48,10 +50,10 @@ def record(kind: Kind, prompt: str, shirt: tuple[str, ...], asked: str, seed: in
 
 def test_part_figures():
     some = [
-        record(Kind.AVATAR, "a", ("red", "red", "red"), "red"),
-        record(Kind.AVATAR, "b", ("blue", "green", "blue"), "blue"),
+        record(Variant.AVATAR, "a", ("red", "red", "red"), "red"),
+        record(Variant.AVATAR, "b", ("blue", "green", "blue"), "blue"),
     ]
-    figures = part_figures([item for one in some for item in judged(one.end, one.asked, ["shirt"])])
+    figures = part_figures([item for one in some for item in expected_parts(one.end, one.asked, ["shirt"])])
     assert figures["every_view"] == 0.5 and figures["wilson"] == wilson_lower_bound(1, 2)
     assert figures["worst_view"] == {"view": "body/back", "share": 0.5}
     assert figures["all_views"] == pytest.approx(5 / 6) and figures["full_body"] == 0.75 and figures["close_up"] == 1.0
@@ -60,20 +62,22 @@ def test_part_figures():
 
 
 def test_a_part_that_no_camera_sees_is_left_out():
-    one = record(Kind.AVATAR, "a", ("red", "red", "red"), "red")
+    one = record(Variant.AVATAR, "a", ("red", "red", "red"), "red")
     one.end.parts["hair"] = []
-    assert [item.part for item in judged(one.end, {"shirt": "red", "hair": "black", "hat": "blue"})] == ["shirt"]
+    assert [item.part for item in expected_parts(one.end, {"shirt": "red", "hair": "black", "hat": "blue"})] == [
+        "shirt"
+    ]
 
 
 def test_controls_fall_where_a_fake_would_not():
     red, blue = ("red",) * 3, ("blue",) * 3
     some = [
-        record(Kind.AVATAR, "a", red, "red"),
-        record(Kind.AVATAR, "b", blue, "blue"),
-        record(Kind.NO_GUIDANCE, "a", ("grey",) * 3, "red"),
-        record(Kind.RANDOM_WEIGHTS, "a", ("purple",) * 3, "red"),
-        record(Kind.RED_BLUE, "c", red, "red", bottoms="blue"),
-        record(Kind.RED_BLUE_EXCHANGED, "c", blue, "red", bottoms="blue"),
+        record(Variant.AVATAR, "a", red, "red"),
+        record(Variant.AVATAR, "b", blue, "blue"),
+        record(Variant.NO_GUIDANCE, "a", ("grey",) * 3, "red"),
+        record(Variant.RANDOM_WEIGHTS, "a", ("purple",) * 3, "red"),
+        record(Variant.RED_BLUE, "c", red, "red", bottoms="blue"),
+        record(Variant.RED_BLUE_EXCHANGED, "c", blue, "red", bottoms="blue"),
     ]
     some[-1].end.parts["bottoms"] = views("red", "red", "blue")
     rows = controls_table(some)
@@ -96,20 +100,20 @@ def test_controls_fall_where_a_fake_would_not():
 def test_a_fake_that_ignores_its_prompt_shows_in_the_controls():
     """Avatars that are red whatever is asked are right on red prompts, with any prior."""
     red = ("red",) * 3
-    some = [record(Kind.AVATAR, "a", red, "red"), record(Kind.AVATAR, "b", red, "red")]
-    some.append(record(Kind.RANDOM_WEIGHTS, "a", red, "red"))
+    some = [record(Variant.AVATAR, "a", red, "red"), record(Variant.AVATAR, "b", red, "red")]
+    some.append(record(Variant.RANDOM_WEIGHTS, "a", red, "red"))
     rows = controls_table(some)
     assert rows["random weights"]["right"] == rows["swapped prompts"]["right"] == 1.0
 
 
 def test_one_prompt_cannot_be_swapped():
-    rows = controls_table([record(Kind.AVATAR, "a", ("red",) * 3, "red", seed=seed) for seed in range(2)])
+    rows = controls_table([record(Variant.AVATAR, "a", ("red",) * 3, "red", seed=seed) for seed in range(2)])
     assert set(rows) == {"avatars", "step 0"}
 
 
 def test_summary():
-    some = [record(Kind.AVATAR, prompt, ("red",) * 3, "red", seed=seed) for seed in range(2) for prompt in "ab"]
-    some.append(record(Kind.NO_GUIDANCE, "a", ("grey",) * 3, "red"))
+    some = [record(Variant.AVATAR, prompt, ("red",) * 3, "red", seed=seed) for seed in range(2) for prompt in "ab"]
+    some.append(record(Variant.NO_GUIDANCE, "a", ("grey",) * 3, "red"))
     figures = summarise(some)
     assert figures["parts"]["shirt"]["end"]["avatars"] == 4 and figures["parts"]["shirt"]["end"]["every_view"] == 1
     assert figures["parts"]["shirt"]["start"]["every_view"] == 0

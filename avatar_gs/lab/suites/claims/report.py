@@ -18,7 +18,7 @@ from avatar_gs.lab.suites.claims.records import Record
 from avatar_gs.lab.suites.claims.runs import make_records
 from avatar_gs.lab.suites.claims.verdicts import Condition, verdict
 from avatar_gs.lab.suites.folder import RecordFolder
-from avatar_gs.lab.suites.tables import LABEL, head, markdown_table, number
+from avatar_gs.lab.suites.report import LABEL, head, markdown_table, number
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Settings
 

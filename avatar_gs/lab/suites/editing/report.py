@@ -16,7 +16,7 @@ from avatar_gs.lab.suites.editing.records import BEFORE, EditRecord
 from avatar_gs.lab.suites.editing.runs import STRIP_LABELS, make_records
 from avatar_gs.lab.suites.editing.summary import summarise
 from avatar_gs.lab.suites.folder import RecordFolder
-from avatar_gs.lab.suites.tables import LABEL, head, markdown_table, number
+from avatar_gs.lab.suites.report import LABEL, head, markdown_table, number
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Settings
 

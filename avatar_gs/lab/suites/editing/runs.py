@@ -8,12 +8,12 @@ from avatar_gs.core.runs import RunFolder
 from avatar_gs.guidance.presets import fitted, named_preset
 from avatar_gs.lab.metrics.avatar import Pictures, Strip, in_a_row, measure
 from avatar_gs.lab.metrics.truth import CLOSE_UP, Truth
-from avatar_gs.lab.suites.colours import RESULT_SETTINGS
 from avatar_gs.lab.suites.config import EvaluateConfig
 from avatar_gs.lab.suites.editing.edits import Edit, edits
 from avatar_gs.lab.suites.editing.kept import differences, silhouette_overlap
 from avatar_gs.lab.suites.editing.records import BEFORE, EditRecord
 from avatar_gs.lab.suites.folder import RecordFolder, complete
+from avatar_gs.lab.suites.suite import RESULT_SETTINGS
 from avatar_gs.lab.suites.theatre import Theatre
 from avatar_gs.prior.fingerprint import prior_fingerprint
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior

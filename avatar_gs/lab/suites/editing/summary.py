@@ -6,7 +6,7 @@ from typing import Any
 
 from avatar_gs.lab.suites.editing.kept import BARE
 from avatar_gs.lab.suites.editing.records import BEFORE, EditRecord
-from avatar_gs.lab.suites.summary import REPORTED, Judged, judged
+from avatar_gs.lab.suites.parts import REPORTED, ExpectedPart, expected_parts
 
 FIGURES: dict[str, Callable[[EditRecord], float | None]] = {
     "new": lambda record: _right(_changed(record, record.new)),
@@ -70,21 +70,21 @@ def _of(records: Sequence[EditRecord], changed: str) -> list[EditRecord]:
     return [record for record in records if record.changed == changed]
 
 
-def _changed(record: EditRecord, name: str) -> list[Judged]:
+def _changed(record: EditRecord, name: str) -> list[ExpectedPart]:
     """The changed part, asked whether it has the colour ``name``."""
-    return judged(record.end, {record.changed: name}, [record.changed])
+    return expected_parts(record.end, {record.changed: name}, [record.changed])
 
 
-def _others(record: EditRecord) -> list[Judged]:
-    return judged(record.end, record.asked, [part for part in REPORTED if part != record.changed])
+def _others(record: EditRecord) -> list[ExpectedPart]:
+    return expected_parts(record.end, record.asked, [part for part in REPORTED if part != record.changed])
 
 
-def _right(items: Sequence[Judged]) -> float | None:
+def _right(items: Sequence[ExpectedPart]) -> float | None:
     """The share of parts and views that have the asked colour."""
     return _mean(hit for item in items for hit in item.hits())
 
 
-def _pixels(items: Sequence[Judged]) -> float | None:
+def _pixels(items: Sequence[ExpectedPart]) -> float | None:
     """The share of pixels with the asked colour, in the mean over parts and views."""
     return _mean(view.share(item.name) for item in items for view in item.views)
 

@@ -17,7 +17,7 @@ from avatar_gs.lab.suites.folder import RecordFolder
 from avatar_gs.lab.suites.methods.records import Record
 from avatar_gs.lab.suites.methods.runs import CALLS, DEFAULT, make_records
 from avatar_gs.lab.suites.methods.summary import BEST, MODES, best, summarise
-from avatar_gs.lab.suites.tables import LABEL, head, markdown_table, number
+from avatar_gs.lab.suites.report import LABEL, head, markdown_table, number
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Settings
 

@@ -10,7 +10,7 @@ from avatar_gs.lab.metrics.features import diversity, view_consistency
 from avatar_gs.lab.scorer.model import PERSON_WIDTH
 from avatar_gs.lab.suites.methods.records import Record
 from avatar_gs.lab.suites.methods.runs import DEFAULT
-from avatar_gs.lab.suites.summary import judged
+from avatar_gs.lab.suites.parts import expected_parts
 
 BEST = {
     "right": max,
@@ -53,12 +53,12 @@ def row(records: Sequence[Record]) -> dict[str, Any]:
 
 def _right(record: Record) -> float:
     """The share of (part, view) that are right."""
-    return fmean(hit for item in judged(record.end, record.asked) for hit in item.hits())
+    return fmean(hit for item in expected_parts(record.end, record.asked) for hit in item.hits())
 
 
 def _pixels(record: Record) -> float:
     """The share of a part's pixels with the asked colour, over parts and views."""
-    return fmean(view.share(item.name) for item in judged(record.end, record.asked) for view in item.views)
+    return fmean(view.share(item.name) for item in expected_parts(record.end, record.asked) for view in item.views)
 
 
 def _diversity(records: Sequence[Record]) -> float | None:

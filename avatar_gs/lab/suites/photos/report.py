@@ -18,8 +18,7 @@ from avatar_gs.lab.metrics.clip import PACKAGED, load_clip
 from avatar_gs.lab.metrics.faces import SAME_PERSON, load_faces
 from avatar_gs.lab.metrics.perceptual import load_lpips
 from avatar_gs.lab.metrics.photos import Judges, by_view, in_bytes
-from avatar_gs.lab.suites.machine import in_words
-from avatar_gs.lab.suites.tables import markdown_table, number
+from avatar_gs.lab.suites.report import in_words, markdown_table, number
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.render.cameras import fixed_views
 from avatar_gs.settings import Settings

@@ -11,11 +11,11 @@ from avatar_gs.lab.metrics.shots import Shots
 from avatar_gs.lab.metrics.truth import cases, draw_truth
 from avatar_gs.lab.metrics.views import ORBIT, ORBITS, sights
 from avatar_gs.lab.suites.folder import RecordFolder
+from avatar_gs.lab.suites.report import LABEL
 from avatar_gs.lab.suites.scores.looks import look, read_captions
 from avatar_gs.lab.suites.scores.records import Kind, Record
 from avatar_gs.lab.suites.scores.runs import make_records
 from avatar_gs.lab.suites.scores.summary import Scores
-from avatar_gs.lab.suites.tables import LABEL
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Settings
 

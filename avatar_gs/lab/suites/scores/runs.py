@@ -14,11 +14,11 @@ from avatar_gs.lab.metrics.avatar import Strip
 from avatar_gs.lab.metrics.clip import Clip
 from avatar_gs.lab.metrics.truth import Case, cases, neutral_body
 from avatar_gs.lab.metrics.views import sights
-from avatar_gs.lab.suites.colours import RESULT_SETTINGS
 from avatar_gs.lab.suites.config import EvaluateConfig
 from avatar_gs.lab.suites.folder import RecordFolder, complete
 from avatar_gs.lab.suites.scores.clip_guidance import WEIGHT, optimize_by_similarity
 from avatar_gs.lab.suites.scores.records import AVATARS, Kind, Record
+from avatar_gs.lab.suites.suite import RESULT_SETTINGS
 from avatar_gs.prior.fingerprint import prior_fingerprint
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Settings

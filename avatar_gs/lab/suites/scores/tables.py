@@ -6,8 +6,8 @@ from typing import Any
 from avatar_gs.core.console import format_duration
 from avatar_gs.lab.metrics.clip import PACKAGED
 from avatar_gs.lab.metrics.views import NEW_POSES, ORBIT
+from avatar_gs.lab.suites.report import head, markdown_table, number
 from avatar_gs.lab.suites.scores.records import Kind
-from avatar_gs.lab.suites.tables import head, markdown_table, number
 
 
 def scores_markdown(results: dict[str, Any]) -> str:

@@ -15,10 +15,10 @@ from avatar_gs.lab.metrics.avatar import Pictures, Strip, in_a_row, measure
 from avatar_gs.lab.metrics.shading import Retrieval, blank, draw_looks, true_pictures
 from avatar_gs.lab.metrics.truth import CLOSE_UP, Case, Truth, cases
 from avatar_gs.lab.scorer.model import Scorer
-from avatar_gs.lab.suites.colours import RESULT_SETTINGS
 from avatar_gs.lab.suites.config import EvaluateConfig
 from avatar_gs.lab.suites.folder import RecordFolder, complete
 from avatar_gs.lab.suites.shading.records import Row, ShadingRecord
+from avatar_gs.lab.suites.suite import RESULT_SETTINGS
 from avatar_gs.lab.suites.theatre import Theatre
 from avatar_gs.prior.fingerprint import prior_fingerprint, weights_fingerprint
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior

@@ -11,11 +11,11 @@ from avatar_gs.lab.metrics.avatar import Measurement
 from avatar_gs.lab.metrics.shading import POOL
 from avatar_gs.lab.metrics.truth import DIRECTIONS
 from avatar_gs.lab.scorer.model import load_scorer
-from avatar_gs.lab.suites import tables
+from avatar_gs.lab.suites import report as tables
 from avatar_gs.lab.suites.folder import RecordFolder
+from avatar_gs.lab.suites.parts import expected_parts
 from avatar_gs.lab.suites.shading.ablation import FRONT_ONLY, LIT, STRIP_LABELS, WHITE, make_records
 from avatar_gs.lab.suites.shading.records import Row, ShadingRecord
-from avatar_gs.lab.suites.summary import judged
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Settings
 
@@ -62,7 +62,7 @@ def _row(records: Sequence[ShadingRecord]) -> dict[str, Any]:
 def right_views(measurement: Measurement, asked: dict[str, str]) -> dict[str, float | None]:
     """The share of parts and views whose colour is right, in all and from each direction (None: no part is seen)."""
     hits: dict[str, list[bool]] = {"all": [], **{side: [] for side in DIRECTIONS}}
-    for item in judged(measurement, asked):
+    for item in expected_parts(measurement, asked):
         for view, hit in zip(item.views, item.hits(), strict=True):
             hits["all"].append(hit)
             hits[view.direction].append(hit)

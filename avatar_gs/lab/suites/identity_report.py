@@ -1,0 +1,483 @@
+"""suite=identity: what is recorded of each portrayal of a person, the figures, and the report."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from statistics import fmean, median
+from typing import Any
+
+from avatar_gs.core.console import format_duration
+from avatar_gs.lab.metrics.colours import RIGHT_SHARE, wilson_lower_bound
+from avatar_gs.lab.metrics.likeness import KEPT_WITHIN, LEAST_CONTRAST, ViewFigures, combined
+from avatar_gs.lab.metrics.people import DISTRACTORS, FRAMINGS, PICTURES, SUBJECTS
+from avatar_gs.lab.metrics.portraits import AZIMUTHS, BACK_AZIMUTHS, PARTS
+from avatar_gs.lab.suites.report import markdown_table, number
+from avatar_gs.lab.suites.suite import Figures, Record
+from avatar_gs.types import Framing
+
+COMBINED = "combined"
+FACE = "face"
+OWN = ("hair", "skin", FACE)
+"""What stays with a person in any clothes."""
+
+
+SHORT = ("avatars", "found", "PSNR", "distance", "ΔE00", "faces behind", "in front")
+VIEWS = ("all", "body/front", "body/side", "body/back", "head/front", "head/side", "head/back")
+
+
+class Portrayal(str, Enum):
+    """How a person is portrayed: an avatar made by a method, or a drawing that says what figures to expect."""
+
+    SAME_PERSON = "same person drawn anew"
+    OTHER_PERSON = "another person"
+    OTHER_PERSON_REDRESSED = "another person in the new outfit"
+    CROSS_INIT = "cross-init"
+    TEXTUAL_INVERSION = "textual inversion"
+    FAST = "fast"
+    NO_IDENTITY = "no identity"
+    NEW_OUTFIT = "new outfit"
+    FEWER_PICTURES = "fewer pictures"
+    NO_Y_CON = "without y_con"
+    NO_CONTROL = "without ControlNet"
+    NO_HEAD = "without head framing"
+    BOUND = "clothes bound"
+    BOUND_REDRESSED = "clothes bound, new outfit"
+    NEAR_FACES = "<id> near faces only"
+    NEAR_FACES_REDRESSED = "<id> near faces only, new outfit"
+
+
+DRAWN = (Portrayal.SAME_PERSON, Portrayal.OTHER_PERSON, Portrayal.OTHER_PERSON_REDRESSED)
+METHODS = (Portrayal.CROSS_INIT, Portrayal.TEXTUAL_INVERSION, Portrayal.FAST, Portrayal.NO_IDENTITY)
+ABLATIONS = (Portrayal.NO_Y_CON, Portrayal.NO_CONTROL, Portrayal.NO_HEAD)
+CHOICES = {
+    Portrayal.CROSS_INIT: Portrayal.NEW_OUTFIT,
+    Portrayal.BOUND: Portrayal.BOUND_REDRESSED,
+    Portrayal.NEAR_FACES: Portrayal.NEAR_FACES_REDRESSED,
+}
+"""The defaults (first) and alternatives to them, each with its portrayal in the new outfit."""
+REDRESSED = (*CHOICES.values(), Portrayal.OTHER_PERSON_REDRESSED)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What training an identity took. Memory is the process's peak so far."""
+
+    steps: int
+    seconds: float
+    peak_memory_mib: float
+
+
+@dataclass(frozen=True)
+class IdentityRecord(Record):
+    """One person portrayed once.
+
+    Args:
+        pictures: the number of photos that the identity is trained on.
+        views: likeness in each measured view.
+        nearest: by measure, the distances from the front views to everyone of ``people.crowd``.
+        backs: the number of views from behind.
+        back_faces: how many of them show a face.
+        front_face: whether the head shows one from the front.
+        embedding: None where no identity was trained.
+        metrics: ``training.loop.metrics``; None where nothing was optimised.
+        seconds: wall time of the optimisation.
+    """
+
+    kind: Portrayal
+    person: int
+    seed: int
+    pictures: int
+    prompt: str
+    views: list[ViewFigures]
+    nearest: dict[str, list[float]]
+    backs: int
+    back_faces: int
+    front_face: bool
+    embedding: Cost | None
+    metrics: dict[str, Any] | None
+    seconds: float
+
+
+# ---- figures
+
+
+def of_kind(records: Iterable[IdentityRecord], kind: Portrayal) -> list[IdentityRecord]:
+    return [record for record in records if record.kind is kind]
+
+
+def rank(distances: Sequence[float], person: int) -> int:
+    """How many of the crowd are nearer than the person, or as near; 0: the person is found."""
+    own = distances[person]
+    return sum(value <= own for index, value in enumerate(distances) if index != person)
+
+
+def retrieval(some: Sequence[IdentityRecord]) -> dict[str, Figures]:
+    """By measure: the share of avatars whose own person is the nearest of the crowd, and the mean rank (0 is best)."""
+    figures = {}
+    for measure in [*some[0].nearest, COMBINED]:
+        ranks = [
+            rank(combined(one.nearest) if measure == COMBINED else one.nearest[measure], one.person) for one in some
+        ]
+        found = sum(place == 0 for place in ranks)
+        figures[measure] = {
+            "avatars": len(ranks),
+            "share": found / len(ranks),
+            "wilson": wilson_lower_bound(found, len(ranks)),
+            "mean_rank": fmean(ranks),
+        }
+    return figures
+
+
+def likeness(some: Sequence[IdentityRecord]) -> dict[str, Figures]:
+    """Figures by framing and side, and of all views: means of PSNR and distance, medians of ΔE00 by part."""
+    groups: dict[str, list[ViewFigures]] = {"all": [view for record in some for view in record.views]}
+    for view in groups["all"]:
+        groups.setdefault(f"{view.framing}/{view.side}", []).append(view)
+    return {name: _likeness_of(views) for name, views in groups.items()}
+
+
+def _likeness_of(views: Sequence[ViewFigures]) -> Figures:
+    differences = {part: [view.delta_e[part] for view in views if part in view.delta_e] for part in PARTS}
+    return {
+        "views": len(views),
+        "psnr": fmean(view.psnr for view in views),
+        "distance": fmean(view.distance for view in views),
+        "delta_e": {part: median(values) for part, values in differences.items() if values},
+    }
+
+
+def parts_kept(record: IdentityRecord) -> dict[str, float]:
+    """The share of views in which each part has the true colour name, and the face enough of the true contrast."""
+    seen: dict[str, list[bool]] = {}
+    for view in record.views:
+        for part, kept in view.kept.items():
+            seen.setdefault(part, []).append(kept)
+        if view.face_kept is not None:
+            seen.setdefault(FACE, []).append(view.face_kept)
+    return {part: fmean(values) for part, values in seen.items()}
+
+
+def editability(some: Sequence[IdentityRecord]) -> Figures:
+    """A part is right when it is so in ``RIGHT_SHARE`` of its views: all parts, the person's own and the worn ones;
+    beside it, all views alike."""
+    kept = [parts_kept(record) for record in some]
+    shares = [share for parts in kept for share in parts.values()]
+    right = sum(share >= RIGHT_SHARE for share in shares)
+
+    def right_of(names: Sequence[str]) -> float | None:
+        found = [parts[part] >= RIGHT_SHARE for parts in kept for part in names if part in parts]
+        return fmean(found) if found else None
+
+    names = [part for part in (*PARTS, FACE) if any(part in parts for parts in kept)]
+    return {
+        "avatars": len(some),
+        "parts": {part: fmean(parts[part] for parts in kept if part in parts) for part in names},
+        "right": right / len(shares),
+        "wilson": wilson_lower_bound(right, len(shares)),
+        "own": right_of(OWN),
+        "worn": right_of([part for part in PARTS if part not in OWN]),
+        "views": fmean(shares),
+    }
+
+
+def janus(some: Sequence[IdentityRecord]) -> Figures:
+    """Faces seen from behind, and from the front, where one belongs."""
+    views = sum(record.backs for record in some)
+    return {
+        "views": views,
+        "faces": sum(record.back_faces for record in some),
+        "rate": sum(record.back_faces for record in some) / views,
+        "front": fmean(record.front_face for record in some),
+    }
+
+
+def in_short(some: Sequence[IdentityRecord]) -> Figures:
+    """One row of a comparison."""
+    all_views = likeness(some)["all"]
+    return {
+        "avatars": len(some),
+        "retrieval": retrieval(some)[COMBINED]["share"],
+        "psnr": all_views["psnr"],
+        "distance": all_views["distance"],
+        "delta_e": fmean(all_views["delta_e"].values()),
+        "janus": janus(some)["rate"],
+        "front_face": janus(some)["front"],
+    }
+
+
+def pictures_table(records: Sequence[IdentityRecord]) -> dict[str, Figures]:
+    """How likeness grows with the number of pictures, on the people and the seed for whom all numbers are there."""
+    fewer = of_kind(records, Portrayal.FEWER_PICTURES)
+    all_of_them = _same_runs(of_kind(records, Portrayal.CROSS_INIT), fewer)
+    by_number = {number: [one for one in fewer if one.pictures == number] for number in {one.pictures for one in fewer}}
+    rows = {str(number): in_short(by_number[number]) for number in sorted(by_number)}
+    return rows | ({str(PICTURES): in_short(all_of_them)} if all_of_them else {})
+
+
+def ablations_table(records: Sequence[IdentityRecord]) -> dict[str, Figures]:
+    """The whole method, without the identity, and without each of its other parts, on the same people."""
+    ablated = [record for kind in ABLATIONS for record in of_kind(records, kind)]
+    rows = {
+        "the whole method": _same_runs(of_kind(records, Portrayal.CROSS_INIT), ablated),
+        "without identity": _same_runs(of_kind(records, Portrayal.NO_IDENTITY), ablated),
+        **{kind.value: of_kind(ablated, kind) for kind in ABLATIONS},
+    }
+    return {name: in_short(some) for name, some in rows.items() if some}
+
+
+def choices_table(records: Sequence[IdentityRecord]) -> dict[str, Figures]:
+    """What could stand in the place of a default, beside it, on the same people: likeness, and the new outfit."""
+    others = [record for kind in list(CHOICES)[1:] for record in of_kind(records, kind)]
+    rows = {}
+    for kind, redressed in CHOICES.items():
+        alone, dressed = (_same_runs(of_kind(records, one), others) for one in (kind, redressed))
+        if alone and dressed:
+            edited = editability(dressed)
+            rows[kind.value] = in_short(alone) | {name: edited[name] for name in ("right", "own", "worn")}
+    return rows
+
+
+def _same_runs(some: Sequence[IdentityRecord], others: Sequence[IdentityRecord]) -> list[IdentityRecord]:
+    """Those of the same people and seeds as others."""
+    wanted = {(record.person, record.seed) for record in others}
+    return [record for record in some if (record.person, record.seed) in wanted]
+
+
+def embedding_table(records: Sequence[IdentityRecord]) -> dict[str, Figures]:
+    """What training an identity takes, by method. A process's peak memory only grows, so the least of them bounds what
+    training needs."""
+    figures = {}
+    for kind in METHODS:
+        costs = [record.embedding for record in of_kind(records, kind) if record.embedding is not None]
+        if costs:
+            figures[kind.value] = {
+                "identities": len(costs),
+                "steps": costs[0].steps,
+                "seconds": fmean(cost.seconds for cost in costs),
+                "most_seconds": max(cost.seconds for cost in costs),
+                "peak_memory_mib": min(cost.peak_memory_mib for cost in costs),
+            }
+    return figures
+
+
+def costs(records: Sequence[IdentityRecord]) -> Figures:
+    """What avatars cost, and identities and avatars together. ``person_seconds``: all methods and the new outfit of one
+    person with one seed."""
+    made = [(record, record.metrics) for record in records if record.metrics is not None]
+    trained = {(one.person, one.seed, one.pictures, one.embedding) for one in records if one.embedding is not None}
+    runs = {(record.person, record.seed) for record in of_kind(records, Portrayal.CROSS_INIT)}
+    regular = [record for kind in METHODS for record in of_kind(records, kind)]
+    embedding = sum(record.embedding.seconds for record in regular if record.embedding is not None)
+    making = sum(record.seconds for record in [*regular, *of_kind(records, Portrayal.NEW_OUTFIT)])
+    return {
+        "person_seconds": (embedding + making) / len(runs),
+        "avatars": len(made),
+        "steps": made[0][1]["steps"],
+        "seconds": fmean(record.seconds for record, _ in made),
+        "splats": fmean(metrics["splats"] for _, metrics in made),
+        "peak_memory_mib": max(max(metrics["peak_memory_mib"].values()) for _, metrics in made),
+        "wall_seconds": sum(record.seconds for record, _ in made) + sum(one[3].seconds for one in trained),
+    }
+
+
+def summarise(records: Sequence[IdentityRecord]) -> Figures:
+    """All figures of suite=identity."""
+
+    def by_kind(kinds: Sequence[Portrayal], figures: Callable[[Sequence[IdentityRecord]], dict[str, Any]]) -> Figures:
+        return {kind.value: figures(some) for kind in kinds if (some := of_kind(records, kind))}
+
+    return {
+        "retrieval": by_kind((Portrayal.SAME_PERSON, *METHODS), retrieval),
+        "likeness": by_kind((Portrayal.SAME_PERSON, *METHODS, Portrayal.OTHER_PERSON), likeness),
+        "editability": by_kind(
+            (Portrayal.SAME_PERSON, Portrayal.NEW_OUTFIT, Portrayal.OTHER_PERSON_REDRESSED), editability
+        ),
+        "pictures": pictures_table(records),
+        "embedding": embedding_table(records),
+        "ablations": ablations_table(records),
+        "choices": choices_table(records),
+        "janus": by_kind((Portrayal.SAME_PERSON, *METHODS), janus),
+        "costs": costs(records),
+    }
+
+
+# ---- report
+
+
+def sections(results: dict[str, Any]) -> list[str]:
+    """The report of suite=identity, below its head."""
+    figures = results["figures"]
+    heads = FRAMINGS.count(Framing.HEAD)
+    return [
+        f"Each person is known by {PICTURES} pictures (at least {heads} of the head) in poses, framings, views, light "
+        "and backgrounds that all differ. A true person is the drawn one, dressed, in the A-pose, on the run's own "
+        "body (photos do not set its shape).",
+        _retrieval(figures["retrieval"]),
+        _likeness(figures["likeness"]),
+        _editability(figures["editability"]),
+        _pictures(figures["pictures"]),
+        _ablations(figures["ablations"]),
+        _choices(figures["choices"]),
+        _janus(figures["janus"]),
+        _costs(figures["embedding"], figures["costs"]),
+    ]
+
+
+def _retrieval(rows: Mapping[str, Any]) -> str:
+    measures = list(next(iter(rows.values())))
+    columns = ["made by", "avatars", *measures, "Wilson ≥", "mean rank"]
+    table = [
+        [
+            name,
+            str(row[COMBINED]["avatars"]),
+            *(number(row[measure]["share"]) for measure in measures),
+            number(row[COMBINED]["wilson"]),
+            number(row[COMBINED]["mean_rank"], 1),
+        ]
+        for name, row in rows.items()
+    ]
+    crowd = SUBJECTS + DISTRACTORS
+    text = (
+        f"Shares of avatars that are, from the front (full body and head), nearest to their own person among {crowd} "
+        "people (aim ≥ .90; chance "
+        f"{1 / crowd:.2f}). *Colour layout*: mean CIELAB of a coarse grid on the figure; *scorer*: the packaged "
+        "scorer's features of who it is; *combined*: both, each divided by its mean over the crowd. Wilson's bound and "
+        f"the mean rank (0: found) are of that. *{Portrayal.SAME_PERSON.value}*: the ceiling.\n"
+    )
+    return f"## Retrieval\n\n{text}\n{markdown_table(columns, table)}\n"
+
+
+def _likeness(rows: Mapping[str, Any]) -> str:
+    text = (
+        f"Against the true person from {len(AZIMUTHS)} sides, none of them a picture's, as full body and as head: PSNR "
+        "in dB on the pixels of the figure, the distance of the scorer's features (1 - cosine), and the median ΔE00 of "
+        f"each part. Ceiling: *{Portrayal.SAME_PERSON.value}* (another light, clothes' colours as they vary between "
+        "pictures, through the prior's autoencoder). Floor: the true pictures of "
+        f"*{Portrayal.OTHER_PERSON.value}*.\n"
+    )
+    parts = [*PARTS]
+    overall = [
+        [name, number(row["all"]["psnr"], 1), number(row["all"]["distance"], 3)]
+        + [number(row["all"]["delta_e"].get(part), 1) for part in parts]
+        for name, row in rows.items()
+    ]
+    tables = [markdown_table(["made by", "PSNR", "distance", *(f"ΔE00 {part}" for part in parts)], overall)]
+    for title, key, digits in (("PSNR by view", "psnr", 1), ("distance by view", "distance", 3)):
+        by_view = [
+            [name, *(number(row[view][key], digits) for view in VIEWS if view in row)] for name, row in rows.items()
+        ]
+        tables.append(markdown_table([title, *(view for view in VIEWS if view in next(iter(rows.values())))], by_view))
+    tables += [_delta_e_by_view(rows)]
+    return f"## Likeness\n\n{text}\n" + "\n\n".join(tables) + "\n"
+
+
+def _delta_e_by_view(rows: Mapping[str, Any]) -> str:
+    """A row for each method and part."""
+    table = [
+        [f"{name}: {part}", *(number(row[view]["delta_e"].get(part), 1) for view in VIEWS if view in row)]
+        for name, row in rows.items()
+        for part in PARTS
+    ]
+    return markdown_table(["ΔE00 by view", *(view for view in VIEWS if view in next(iter(rows.values())))], table)
+
+
+def _editability(rows: Mapping[str, Any]) -> str:
+    parts = [*PARTS, FACE]
+    table = [
+        [name, str(row["avatars"]), *(number(row[share]) for share in ("right", "wilson", "own", "worn", "views"))]
+        + [number(row["parts"].get(part)) for part in parts]
+        for name, row in rows.items()
+    ]
+    text = (
+        "The same identity in another outfit, named in the prompt. A part is right in a view when its median colour "
+        "has the same nearest name as in truth (hair and skin: the person's; clothes: the outfit's) and is within "
+        f"ΔE00 {KEPT_WITHIN:g} of it, a face when it stands out from the skin at least {LEAST_CONTRAST:g} times as "
+        f"much. *Parts*: the share of parts that are right in {RIGHT_SHARE:.0%} of their views (aim ≥ .80), also of "
+        "the person's *own* (hair, skin and face) and of the *worn* ones; then all views, and each part's. Ceiling: "
+        f"*{Portrayal.SAME_PERSON.value}*, in the clothes of the pictures. Floor: another person, in the new outfit; "
+        "it is right in all that is worn, so that only its *own* parts are the floor of likeness.\n"
+    )
+    columns = ["made by", "avatars", "parts", "Wilson ≥", "own", "worn", "all views", *parts]
+    return f"## Editability\n\n{text}\n{markdown_table(columns, table)}\n"
+
+
+def _short_table(first: str, rows: Mapping[str, Any]) -> str:
+    return markdown_table([first, *SHORT], [[name, *_short_row(row)] for name, row in rows.items()])
+
+
+def _short_row(row: Mapping[str, Any]) -> Sequence[str]:
+    return [
+        str(row["avatars"]),
+        number(row["retrieval"]),
+        number(row["psnr"], 1),
+        number(row["distance"], 3),
+        number(row["delta_e"], 1),
+        number(row["janus"]),
+        number(row["front_face"]),
+    ]
+
+
+def _pictures(rows: Mapping[str, Any]) -> str:
+    if not rows:
+        return ""
+    text = (
+        "The same people by their first pictures: a full body from the front, a head, any view, a head, and four more. "
+        "Found: by both measures; ΔE00: the mean of the parts' medians.\n"
+    )
+    return f"## More pictures\n\n{text}\n{_short_table('pictures', rows)}\n"
+
+
+def _ablations(rows: Mapping[str, Any]) -> str:
+    if not rows:
+        return ""
+    text = "The same people. Without y_con: SDS at guidance.cfg_scale + 1, which pulls as strongly.\n"
+    return f"## Ablations\n\n{text}\n{_short_table('', rows)}\n"
+
+
+def _choices(rows: Mapping[str, Any]) -> str:
+    if not rows:
+        return ""
+    table = [
+        [name, *_short_row(row), *(number(row[share]) for share in ("right", "own", "worn"))]
+        for name, row in rows.items()
+    ]
+    text = (
+        "The defaults (first row), and on the same people: embed.clothes=bound; and `<id>` only in prompts of heads "
+        "and upper bodies from front and sides. The last three columns: the shares of parts that are right in the new "
+        "outfit, as under Editability.\n"
+    )
+    return f"## Choices\n\n{text}\n{markdown_table(['', *SHORT, 'edited', 'own', 'worn'], table)}\n"
+
+
+def _janus(rows: Mapping[str, Any]) -> str:
+    table = [
+        [name, str(row["views"]), str(row["faces"]), number(row["rate"], 3), number(row["front"])]
+        for name, row in rows.items()
+    ]
+    text = (
+        f"Heads from behind (azimuths {BACK_AZIMUTHS[0]:g} to {BACK_AZIMUTHS[-1]:g} degrees) in which the packaged "
+        "detector sees a face, and beside them the share of fronts where it sees one, as it should. On "
+        f"*{Portrayal.SAME_PERSON.value}* these are the detector's own errors.\n"
+    )
+    return f"## Faces behind\n\n{text}\n{markdown_table(['made by', 'views', 'faces', 'rate', 'fronts'], table)}\n"
+
+
+def _costs(embedding: Mapping[str, Any], costs: Mapping[str, Any]) -> str:
+    table = [
+        [
+            name,
+            str(row["identities"]),
+            str(row["steps"]),
+            number(row["seconds"], 1),
+            number(row["most_seconds"], 1),
+            number(row["peak_memory_mib"], 0),
+        ]
+        for name, row in embedding.items()
+    ]
+    columns = ["identity by", "trained", "steps", "seconds", "at most", "peak memory, MiB"]
+    text = (
+        f"{costs['steps']} steps, {costs['seconds']:.0f} s an avatar, {costs['splats']:.0f} splats, peak memory "
+        f"{costs['peak_memory_mib']:.0f} MiB; {format_duration(costs['wall_seconds'])} for all {costs['avatars']} "
+        "avatars and their identities. An identity's memory is the whole process's up to then, at the first of them.\n"
+    )
+    return f"## Costs\n\n{text}\n{markdown_table(columns, table)}\n"
