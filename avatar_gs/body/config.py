@@ -9,15 +9,15 @@ from avatar_gs.core.errors import UserError
 
 @dataclass
 class BodyConfig:
-    """Which body is used, and its shape."""
+    """The body and its shape."""
 
     path: Optional[str] = None
-    """A body in the SMPL-X file layout (``.npz``). None: ``body_models/smplx/SMPLX_NEUTRAL.npz`` if it is there,
-    otherwise the free body that comes with the program."""
+    """A body in the SMPL-X file layout (``.npz``). None: ``body_models/smplx/SMPLX_NEUTRAL.npz`` if it exists, else the
+    free body shipped with the program."""
     betas: list[float] = field(default_factory=list)
-    """Shape coefficients; missing ones are 0. What they mean on the free body is in ``body_models/README.md``."""
+    """Shape coefficients, -10 to 10; missing ones are 0. For the free body's see ``body_models/README.md``."""
     output: str = "outputs/body/SMPLX_NEUTRAL.npz"
-    """Where ``stage=body`` writes the free body that it rebuilds."""
+    """Output file (``.npz``) of ``stage=body``, which rebuilds the free body."""
 
     def __post_init__(self) -> None:
         for value in self.betas:

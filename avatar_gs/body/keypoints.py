@@ -1,8 +1,8 @@
-"""OpenPose keypoints of a posed body: 18 body points, 21 a hand and 70 face points, as ControlNet's poses have them.
+"""OpenPose keypoints of a posed body, as in ControlNet's poses: 18 of the body, 21 per hand, 70 of the face.
 
 The mapping follows SMPLify-X (Pavlakos et al., CVPR 2019): joints for limbs, fixed vertices for nose, eyes, ears
-and finger tips, triangle landmarks for the face. The neck differs: OpenPose means the middle of the shoulders (Cao et
-al., CVPR 2017), which lies below SMPL-X's neck joint.
+and finger tips, triangle landmarks for the face. OpenPose's neck is the midpoint of the shoulders (Cao et al., CVPR
+2017), below SMPL-X's neck joint.
 """
 
 import torch
@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from avatar_gs.body.model import EXTRA_POINTS, Body
-from avatar_gs.body.pose import JOINTS
+from avatar_gs.body.pose import FINGERS, JOINTS
 from avatar_gs.types import Keypoints, PosedBody
 
 BODY_POINTS = (
@@ -18,17 +18,16 @@ BODY_POINTS = (
     "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle",
     "right_eye", "left_eye", "right_ear", "left_ear",
 )  # fmt: skip
-FINGERS = ("thumb", "index", "middle", "ring", "pinky")
 
-# Joints and fixed vertices under one index. The eyes as OpenPose means them are the fixed vertices on the face, not
-# the eyeballs' joints of the same name: the later entry wins.
+# Joints and fixed vertices under one index. OpenPose's eyes are the fixed vertices on the face, not the joints of the
+# same name: the later entry wins.
 _POINT = {name: index for index, name in enumerate((*JOINTS, *EXTRA_POINTS))}
 _NECK, _RIGHT_SHOULDER, _LEFT_SHOULDER = (BODY_POINTS.index(n) for n in ("neck", "right_shoulder", "left_shoulder"))
 _RIGHT_EYE, _LEFT_EYE = range(19, 25), range(25, 31)  # of the 51 inner landmarks
 
 
 def openpose_keypoints(body: Body, posed: PosedBody) -> Keypoints:
-    """The OpenPose points of ``posed`` (world metres), which must be ``body`` in some pose."""
+    """The OpenPose keypoints of ``posed``, which must be ``body`` in some pose, in world metres."""
     points = torch.cat([posed.joints, posed.vertices[body.extra_points]])
     corners = posed.vertices[body.faces[body.landmark_faces]]
     landmarks = (corners * body.landmark_barycentrics[..., None]).sum(1)
@@ -49,6 +48,6 @@ def _hand(side: str) -> list[int]:
 
 
 def _face(landmarks: Float[Tensor, "68 3"]) -> Float[Tensor, "70 3"]:
-    """OpenPose's order: jaw line, inner landmarks, then the two pupils (the middle of each eye's outline)."""
+    """OpenPose's order: jaw line, inner landmarks, then the two pupils (the centres of the eyes' outlines)."""
     inner, jaw = landmarks[:51], landmarks[51:]
     return torch.cat([jaw, inner, inner[_RIGHT_EYE].mean(0)[None], inner[_LEFT_EYE].mean(0)[None]])

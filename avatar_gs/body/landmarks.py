@@ -1,8 +1,7 @@
-"""Face landmarks of the free body: where the 68 points lie on its face, and the triangles that they lie on.
+"""Face landmarks of the free body: the 68 points of OpenPose's face (iBUG 300-W), projected onto its triangles.
 
-The points are those of OpenPose's face (the iBUG 300-W markup). They are given as they are seen straight from the
-front, measured on the free body, in units of the distance between its eyes' centres, from the middle between the
-eyes: x to the avatar's left, y up. Only its left half is listed; the right half mirrors it.
+Positions are measured on the free body in a frontal view, relative to the midpoint of the eyes, in units of their
+distance: x to the avatar's left, y up. Only the left half is listed; the right half mirrors it.
 """
 
 import numpy as np
@@ -31,7 +30,7 @@ def _right(points: Points) -> Points:
 
 
 def _inner_targets() -> Points:
-    """The 51 inner points in SMPL-X's (and iBUG's) order."""
+    """The 51 inner points in SMPL-X's and iBUG's order."""
     brows = _right(_BROW)[::-1] + _BROW
     nose = [*_BRIDGE, *_right(_NOSTRIL)[::-1], _SEPTUM, *_NOSTRIL]
     outer_corner_first = [3, 2, 1, 0, 5, 4]
@@ -49,9 +48,15 @@ def face_landmarks(
     right_eye: Float[np.ndarray, "3"],
     left_eye: Float[np.ndarray, "3"],
 ) -> tuple[Int[np.ndarray, " 68"], Float[np.ndarray, "68 3"]]:
-    """Triangles and barycentric coordinates of the landmarks: the 51 inner ones, then the jaw line from the right ear.
+    """Find the landmarks on the skin.
 
-    ``faces`` index the skin alone (no eyeballs), of a body that faces +z.
+    Args:
+        vertices: of a body that faces +z, metres.
+        faces: of the skin, without eyeballs.
+        right_eye, left_eye: centres of the eyeballs.
+
+    Returns:
+        Triangles and barycentric coordinates of the 51 inner landmarks and of the jaw line from the right ear.
     """
     targets = np.array(_inner_targets() + _right(_JAW)[::-1] + [_CHIN] + _JAW)
     centre, unit = (right_eye + left_eye) / 2, np.linalg.norm(left_eye - right_eye)
@@ -62,7 +67,7 @@ def face_landmarks(
 def _frontmost(
     vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"], point: Float[np.ndarray, "2"]
 ) -> tuple[int, Float[np.ndarray, "3"]]:
-    """The triangle that a ray along -z through (x, y) meets first, and the barycentric coordinates of that point."""
+    """The first triangle on a ray along -z through ``point`` (x, y), and the barycentric coordinates of the hit."""
     a, b, c = (vertices[faces[:, k]] for k in range(3))
     u, v, w = (b - a)[:, :2], (c - a)[:, :2], point - a[:, :2]
     area = u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]

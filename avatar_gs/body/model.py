@@ -1,11 +1,9 @@
-"""The body: a file in the SMPL-X layout, loaded through ``smplx.create``, shaped by betas and posed by linear blend
-skinning (Pavlakos et al., "Expressive Body Capture", CVPR 2019, equations 1-5)."""
+"""The body: a file in the SMPL-X layout, loaded by ``smplx.create``, shaped by betas and posed by linear blend skinning
+(Pavlakos et al., "Expressive Body Capture", CVPR 2019, equations 1-5)."""
 
 import contextlib
 import io
 import warnings
-import zipfile
-import zlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from avatar_gs.body.config import BodyConfig
-from avatar_gs.body.files import checked_body, find_body
+from avatar_gs.body.files import checked_body, find_body, reading_arrays
 from avatar_gs.body.pose import PARENTS, Pose, zero_pose
 from avatar_gs.core.errors import UserError
 from avatar_gs.geometry import axis_angle_to_matrix
@@ -29,15 +27,15 @@ EXTRA_POINTS = (
     "left_thumb", "left_index", "left_middle", "left_ring", "left_pinky",
     "right_thumb", "right_index", "right_middle", "right_ring", "right_pinky",
 )  # fmt: skip
-"""Names of the 21 vertices whose ids are fixed in smplx (finger names are the tips), in smplx's order."""
+"""Names of the 21 vertices with fixed ids in smplx, in its order; fingers are their tips."""
 
 
 @dataclass(frozen=True)
 class Body:
-    """A shaped, posable body. V vertices, F faces, S shape coefficients; metres."""
+    """A shaped body that can be posed, in metres. V vertices, F faces, S shape coefficients."""
 
     name: str
-    """``smplx``, or ``free`` for any body with other vertices than SMPL-X's."""
+    """``smplx``, or ``free`` for a body with another number of vertices."""
     path: Path
     template: Float[Tensor, "V 3"]
     faces: Int[Tensor, "F 3"]
@@ -57,7 +55,7 @@ class Body:
     landmark_barycentrics: Float[Tensor, "68 3"]
 
     def pose(self, pose: Pose, betas: Float[Tensor, " S"] | None = None) -> PosedBody:
-        """The body in ``pose``; ``betas`` (any number up to S) replace the configured ones. Differentiable in both."""
+        """Pose the body; ``betas`` (at most S) replace the configured ones. Differentiable in both."""
         shaped, joints = self.shaped(betas)
         rotations = axis_angle_to_matrix(pose.axis_angles.to(shaped))
         T_posed_rest, posed_joints = _joint_transforms(rotations, joints, self.parents_list)
@@ -76,11 +74,11 @@ class Body:
         )
 
     def rest(self) -> PosedBody:
-        """The configured shape in the zero pose (the T-pose)."""
+        """The body in the zero pose (the T-pose)."""
         return self.pose(zero_pose())
 
     def shaped(self, betas: Float[Tensor, " S"] | None = None) -> tuple[Float[Tensor, "V 3"], Float[Tensor, "55 3"]]:
-        """Vertices and joints in the zero pose, before any pose-dependent offset."""
+        """Vertices and joints in the zero pose, without pose-dependent offsets."""
         betas = self.betas if betas is None else betas.to(self.template)
         vertices = self.template + self.shape_directions[..., : len(betas)] @ betas
         return vertices, self.joint_regressor @ vertices
@@ -95,7 +93,11 @@ class Body:
 
 
 def load_body(config: BodyConfig, device: torch.device | str = "cpu") -> Body:
-    """Loads the configured body. Raises UserError for a missing, damaged or unfit file and for too many betas."""
+    """Load the configured body.
+
+    Raises:
+        UserError: for a missing, damaged or unsuitable file, or too many betas.
+    """
     path = find_body(config.path)
     model = _create(checked_body(path))
     _check(path, model)
@@ -122,22 +124,18 @@ def load_body(config: BodyConfig, device: torch.device | str = "cpu") -> Body:
 
 
 def _create(path: Path) -> Any:
-    """The ``smplx`` module of a checked file, quietly (smplx prints a warning for bodies with few betas)."""
+    """The ``smplx`` module of a checked file, without smplx's warnings for bodies with few betas."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         import smplx
 
-        try:
+        with reading_arrays(path):
             model = smplx.create(str(path), ext="npz", use_pca=False, flat_hand_mean=True, use_face_contour=True)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise UserError(
-                f"{path}: its arrays cannot be read ({error}); it is damaged or truncated: copy or download it again"
-            ) from error
     return model.requires_grad_(False)
 
 
 def _check(path: Path, model: Any) -> None:
-    """Raises UserError unless the numbers of a body make sense."""
+    """Raise UserError unless the body's values are consistent."""
     weights, vertices = model.lbs_weights, len(model.v_template)
     triangles = torch.cat([model.lmk_faces_idx, model.dynamic_lmk_faces_idx[0]])
     checks = {

@@ -1,4 +1,4 @@
-"""Poses: the 55 joint rotations of SMPL-X, and the poses that the program uses.
+"""Poses: rotations of SMPL-X's 55 joints, and the poses that the program uses.
 
 Zero is the T-pose: +y up, the face to +z, the left arm along +x, legs down. Rotations are axis-angle vectors in
 radians, each relative to the joint's parent and about the axes of that T-pose.
@@ -25,11 +25,13 @@ PARENTS = (
 )
 """The parent of each joint, -1 for the pelvis."""
 JOINT = {name: index for index, name in enumerate(JOINTS)}
+FINGERS = ("thumb", "index", "middle", "ring", "pinky")
+"""In OpenPose's order."""
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Joint rotations (axis-angle, SMPL-X joint order) and the translation of the whole body in metres."""
+    """Joint rotations (axis-angle, in the order of ``JOINTS``) and the body's translation in metres."""
 
     axis_angles: Float[Tensor, "55 3"]
     translation: Float[Tensor, "3"]
@@ -44,9 +46,10 @@ def zero_pose() -> Pose:
 
 
 def pose_of(**rotations: tuple[int | float, int | float, int | float]) -> Pose:
-    """A pose by joint names, as in ``pose_of(left_elbow=(0, -1.2, 0))``; all other joints stay at zero.
+    """A pose given by joint names, such as ``pose_of(left_elbow=(0, -1.2, 0))``; other joints stay at zero.
 
-    Raises KeyError for a name that is no joint.
+    Raises:
+        KeyError: for an unknown joint.
     """
     pose = zero_pose()
     for name, axis_angle in rotations.items():
@@ -55,7 +58,7 @@ def pose_of(**rotations: tuple[int | float, int | float, int | float]) -> Pose:
 
 
 def a_pose() -> Pose:
-    """Standing, arms lowered by 45 degrees, legs a little apart: the pose of exports and of training in one pose."""
+    """Standing, arms lowered by 45 degrees, legs slightly apart: the pose of exports and of single-pose training."""
     arm, leg = math.pi / 4, 0.1
     return pose_of(
         left_shoulder=(0.0, 0.0, -arm),
@@ -66,10 +69,12 @@ def a_pose() -> Pose:
 
 
 def random_pose(generator: torch.Generator, spread: float = 1.0) -> Pose:
-    """A natural standing pose around the A-pose.
+    """Sample a natural standing pose around the A-pose.
 
-    ``spread`` scales the distance from the A-pose: 0 gives it exactly, 1 everyday standing (arms anywhere between
-    hanging and raised to the shoulder, elbows bent to 90 degrees, knees to 50, the head turned to 25).
+    Args:
+        generator: on the CPU.
+        spread: factor of the range: 0 is the A-pose, 1 everyday standing (arms between hanging and raised to the
+            shoulder, elbows bent up to 90 degrees, knees up to 50, the head turned up to 25).
     """
     low, high = _ranges()
     sample = low + (high - low) * torch.rand(low.shape, generator=generator)
@@ -77,7 +82,7 @@ def random_pose(generator: torch.Generator, spread: float = 1.0) -> Pose:
 
 
 def _ranges() -> tuple[Tensor, Tensor]:
-    """Bounds ``[55, 3]`` of what is added to the A-pose's rotations; left and right mirror each other."""
+    """Bounds ``[55, 3]`` of the rotations added to the A-pose, in radians; left and right are mirrored."""
     low, high = torch.zeros(len(JOINTS), 3), torch.zeros(len(JOINTS), 3)
 
     def central(name: str, x: float, y: float, z: float) -> None:
@@ -87,7 +92,7 @@ def _ranges() -> tuple[Tensor, Tensor]:
     def paired(name: str, x: tuple[float, float], y: tuple[float, float], z: tuple[float, float]) -> None:
         left_low, left_high = torch.tensor([x, y, z]).T
         low[JOINT[f"left_{name}"]], high[JOINT[f"left_{name}"]] = left_low, left_high
-        mirror = torch.tensor([1.0, -1.0, -1.0])  # a reflection at x = 0 turns y and z rotations round
+        mirror = torch.tensor([1.0, -1.0, -1.0])  # a reflection at x = 0 inverts y and z rotations
         low[JOINT[f"right_{name}"]] = torch.minimum(left_low * mirror, left_high * mirror)
         high[JOINT[f"right_{name}"]] = torch.maximum(left_low * mirror, left_high * mirror)
 
