@@ -23,6 +23,7 @@ from avatar_gs.lab.world.measure import LEAST_PIXELS
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Settings
 from avatar_gs.splats.model import GaussianModel
+from avatar_gs.splats.surface import surface_splats
 
 EXCHANGED = {"red": "blue", "blue": "red"}
 EIGHT_VIEWS = "front, left, back and right, as full body and in the framing that shows the part"
