@@ -1,4 +1,4 @@
-"""All settings of the program: the root dataclass, composed of the parts' own. Nothing here knows Hydra or torch."""
+"""The settings of the product: one dataclass of the packages' own. Imports neither Hydra nor torch."""
 
 import hashlib
 import re
@@ -13,11 +13,6 @@ from avatar_gs.core.errors import UserError
 from avatar_gs.export.config import ExportConfig
 from avatar_gs.guidance.config import GuidanceConfig
 from avatar_gs.identity.config import EmbedConfig
-from avatar_gs.lab.benchmarks.config import BenchmarkConfig
-from avatar_gs.lab.playground.config import PlaygroundConfig
-from avatar_gs.lab.scorer.config import ScorerConfig
-from avatar_gs.lab.suites.config import EvaluateConfig, Suite
-from avatar_gs.lab.train_prior.config import TrainMiniConfig
 from avatar_gs.prior.config import PLACEHOLDER, PriorConfig
 from avatar_gs.render.config import CamerasConfig
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
@@ -25,27 +20,6 @@ from avatar_gs.training.config import OptimizeConfig
 
 OUTPUTS = Path("outputs")
 MAX_SEED = 2**31 - 1
-
-
-class Stage(Enum):
-    """What the command does."""
-
-    all = "all"
-    preview = "preview"
-    embed = "embed"
-    optimize = "optimize"
-    export = "export"
-    evaluate = "evaluate"
-    playground = "playground"
-    fetch = "fetch"
-    body = "body"
-    benchmark = "benchmark"
-    train_mini = "train_mini"
-    train_scorer = "train_scorer"
-
-
-RUN_STAGES = frozenset({Stage.all, Stage.preview, Stage.playground, Stage.embed, Stage.optimize, Stage.export})
-"""The stages that work on the run ``outputs/<name>/``."""
 
 
 class Device(Enum):
@@ -58,9 +32,10 @@ class Device(Enum):
 
 @dataclass
 class Settings:
-    """Everything that can be set from the command line."""
+    """The product's settings; ``avatar_gs.lab.settings`` adds the laboratory's."""
 
-    stage: Stage = Stage.all
+    stage: str = "all"
+    """What the command does: a name in ``avatar_gs.stages.STAGES``, or of the laboratory."""
     prompt: str = ""
     negative_prompt: str = ""
     """What the avatar must not look like; empty: the prior's own words."""
@@ -92,13 +67,6 @@ class Settings:
     density: DensityConfig = field(default_factory=DensityConfig)
     optimize: OptimizeConfig = field(default_factory=OptimizeConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
-    mini: TrainMiniConfig = field(default_factory=TrainMiniConfig)
-    scorer: ScorerConfig = field(default_factory=ScorerConfig)
-    suite: Suite = Suite.colours
-    """What ``stage=evaluate`` measures."""
-    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-    playground: PlaygroundConfig = field(default_factory=PlaygroundConfig)
-    benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= MAX_SEED:

@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,30 +25,13 @@ from omegaconf.errors import OmegaConfBaseException
 from avatar_gs import __version__
 from avatar_gs.cli import completion, overrides
 from avatar_gs.cli import compose as config
+from avatar_gs.cli.schema import HAS_LAB, LAB_STAGES, PRODUCT_STAGES, STAGES, Stage, full_key, short_key
 from avatar_gs.core.console import start_logging
 from avatar_gs.core.device import is_out_of_memory, pin_threads, prepare_environment
 from avatar_gs.core.errors import UserError
-from avatar_gs.settings import OUTPUTS, Settings, Stage, run_name, short_hash, slug
+from avatar_gs.settings import OUTPUTS, Settings, run_name, short_hash, slug
 
 INTERRUPTED = 130
-LAB_STAGES = {Stage.evaluate, Stage.playground, Stage.benchmark, Stage.train_mini, Stage.train_scorer}
-
-STAGE_HELP = {
-    Stage.all: "learn the person in photos=, optimise, export (the default)",
-    Stage.preview: "2D samples of the prior with the run's prompts and pose maps, in seconds",
-    Stage.embed: "learn the person in photos= (embed.fast=true: a first impression)",
-    Stage.optimize: "make the avatar's splats, or go on with them",
-    Stage.export: "write avatar.ply, avatar.html and turntable.mp4 of an existing run",
-    Stage.playground: "one picture instead of an avatar: what each guidance does, step by step",
-    Stage.evaluate: (
-        "measure: suite=colours | identity | prior | scores | methods | claims | shading | editing | likeness"
-    ),
-    Stage.fetch: "download a prior (prior=sd15, sd21 or a hub name), or go on with it",
-    Stage.body: "rebuild or check the body model",
-    Stage.benchmark: "time the renderers; benchmark.step=true: whole steps beside what the prior alone costs",
-    Stage.train_mini: "train the packaged prior again",
-    Stage.train_scorer: "train the mini world's scorer, face detector and judge of views again",
-}
 
 HELP = """\
 avatar-gs: a sentence in, a posable Gaussian-splat avatar out.
@@ -63,7 +46,6 @@ avatar-gs: a sentence in, a posable Gaussian-splat avatar out.
 
 Stages (stage=...):
 {stages}
-
 Settings (key=value, in any order):
   prompt, negative_prompt     any text, in any script
   name, seed, device          folder below outputs/ (made from the prompt), 0, auto | cpu | cuda
@@ -73,7 +55,7 @@ Settings (key=value, in any order):
   guidance                    {guidance}
   optimize.steps, optimize.batch, splats.count, export.frame
   experiment                  a set of settings: {experiment}
-  overwrite, debug            true: start the run anew; show tracebacks
+  overwrite, debug            true: start the run from scratch; show tracebacks
 
 The same command continues an unfinished run. Every setting: avatar-gs --cfg job
 
@@ -84,6 +66,10 @@ Options:
   -i, --info                  what Hydra knows of the configuration
   -h, --help; --version
 """
+
+LAB_HELP = """
+Laboratory, which measures the program (stage=...):
+{stages}"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -117,9 +103,13 @@ def _main(arguments: list[str]) -> int:
 def help_text() -> str:
     """What ``--help`` prints."""
     presets = config.presets()
-    stages = "\n".join(f"  {stage.name:<14}{text}" for stage, text in STAGE_HELP.items())
     words = {group: " | ".join(name for name in names if name != "custom") for group, names in presets.items()}
-    return HELP.format(stages=stages, **words).rstrip()
+    text = HELP.format(stages=_stage_lines(PRODUCT_STAGES), **words)
+    return (text + LAB_HELP.format(stages=_stage_lines(LAB_STAGES)) if HAS_LAB else text).rstrip()
+
+
+def _stage_lines(stages: Mapping[str, Stage]) -> str:
+    return "".join(f"  {name:<14}{stage.help}\n" for name, stage in stages.items())
 
 
 def _parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -149,7 +139,8 @@ def _run_hydra(hydra: Hydra, options: argparse.Namespace) -> int:
     given = overrides.rewrite(options.overrides, multirun=options.multirun)
     parsed = _parse_overrides(hydra, given)
     if options.cfg:
-        hydra.show_cfg(config.CONFIG_NAME, given, options.cfg, options.package, options.resolve)
+        package = options.package and full_key(options.package)
+        hydra.show_cfg(config.CONFIG_NAME, given, options.cfg, package, options.resolve)
         return 0
     if options.info:
         hydra.show_info(options.info, config_name=config.CONFIG_NAME, overrides=given)
@@ -201,7 +192,7 @@ def _sweep_name(parsed: Sequence[Override]) -> str:
         return run_name(Settings(name=texts.name))
     if texts.get("prompt"):
         return f"{slug(texts.prompt)}-{short_hash(texts.prompt)}".lstrip("-")
-    return f"sweep-{short_hash(*sorted(str(override.input_line) for override in parsed))}"
+    return f"sweep-{short_hash(*sorted(short_key(str(override.input_line)) for override in parsed))}"
 
 
 def _is_text(override: Override) -> bool:
@@ -216,7 +207,7 @@ def _changed_keys(job_overrides: Sequence[str], fixed: Sequence[str]) -> str:
         if key not in fixed:
             text = overrides.strip_quotes(value)
             plain = text if text.replace(".", "").replace("_", "").replace("-", "").isalnum() and text.isascii() else ""
-            parts.append(f"{key}={plain[:60] or f'{slug(text)}-{short_hash(text)}'.lstrip('-')}")
+            parts.append(f"{short_key(key)}={plain[:60] or f'{slug(text)}-{short_hash(text)}'.lstrip('-')}")
     name = ",".join(parts)
     return name if len(name) <= 150 else f"{name[:140]}-{short_hash(name)}"
 
@@ -242,13 +233,12 @@ def _job(cfg: DictConfig) -> int:
 
 def _dispatch(settings: Settings) -> None:
     prepare_environment()
-    if settings.stage is not Stage.optimize and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if settings.stage != "optimize" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
-            f"stage={settings.stage.name} under torchrun: several processes serve stage=optimize only; give the other "
+            f"stage={settings.stage} under torchrun: several processes serve stage=optimize only; give the other "
             "stages without torchrun, before (stage=embed) and after (stage=export)"
         )
-    package = "avatar_gs.lab.stages" if settings.stage in LAB_STAGES else "avatar_gs.stages"
-    stage = importlib.import_module(f"{package}.{settings.stage.name}")
+    stage = importlib.import_module(STAGES[settings.stage].module)
     pin_threads(settings.threads)
     stage.run(settings)
 

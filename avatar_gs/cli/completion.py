@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from hydra._internal.hydra import Hydra
 
 from avatar_gs.cli import compose as config
+from avatar_gs.cli.schema import full_key
 from avatar_gs.core.errors import UserError
 
 SHELLS = ("bash", "zsh", "fish")
@@ -44,10 +45,11 @@ def _suggestions(hydra: Hydra, shell: str, line: str) -> list[str]:
         return []
     key, equals, beginning = last.partition("=")
     choices = config.enum_choices() | config.presets()
-    if equals and key in choices:
-        return [f"{key}={choice}" for choice in choices[key] if choice.startswith(beginning)]
-    os.environ["COMP_LINE"] = f"avatar-gs {last}"
-    return _hydra_says(hydra, f"query={shell}").split()
+    if equals and full_key(key) in choices:
+        return [f"{key}={choice}" for choice in choices[full_key(key)] if choice.startswith(beginning)]
+    os.environ["COMP_LINE"] = f"avatar-gs {full_key(last)}"
+    added = "lab." if full_key(last) != last else ""
+    return [word.removeprefix(added) for word in _hydra_says(hydra, f"query={shell}").split()]
 
 
 def _hydra_says(hydra: Hydra, argument: str) -> str:

@@ -14,18 +14,20 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from avatar_gs.cli.schema import LAB_SECTIONS, SCHEMA, STAGES
 from avatar_gs.core import runs
 from avatar_gs.core.device import physical_cores
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.paths import CONF
 from avatar_gs.guidance.config import require_source
 from avatar_gs.prior.config import PLACEHOLDER
-from avatar_gs.settings import OUTPUTS, RUN_STAGES, Settings, Stage, run_name
+from avatar_gs.settings import OUTPUTS, Settings, run_name
+from avatar_gs.stages import RunUse
 from avatar_gs.stages import init_run as starting
 
 CONFIG_NAME = "config"
-# Never read from a saved run, and never in conflict with it: what is said anew each time, and other stages' settings.
-_NOT_SAVED = ("stage", "name", "overwrite", "debug", "mini", "suite", "evaluate", "playground", "benchmark")
+# Never read from a saved run, and never in conflict with it: what each command gives, and the laboratory's settings.
+_NOT_SAVED = ("stage", "name", "overwrite", "debug", "lab", *LAB_SECTIONS)
 _SAVES_MEMORY = tuple(
     f"prior.{name}" for name in ("encode_chunk", "checkpoint_encoder", "encoder_keeps", "predict_chunk", "offload_text")
 )
@@ -35,8 +37,8 @@ _IDENTITY = ("photos", "identity", "embed", "prior", "seed", "threads")
 
 
 def register() -> None:
-    """Makes ``Settings`` the schema that ``conf/config.yaml`` begins with."""
-    ConfigStore.instance().store(name="schema", node=Settings)
+    """Makes the settings the schema that ``conf/config.yaml`` begins with."""
+    ConfigStore.instance().store(name="schema", node=SCHEMA)
 
 
 def presets() -> dict[str, list[str]]:
@@ -105,7 +107,7 @@ def parse(config: DictConfig | Mapping[str, Any]) -> Settings:
     Raises:
         UserError: for a value that cannot be.
     """
-    merged = OmegaConf.merge(OmegaConf.structured(Settings), config)
+    merged = OmegaConf.merge(OmegaConf.structured(SCHEMA), config)
     settings = cast(Settings, OmegaConf.to_object(merged))
     settings.threads = settings.threads or physical_cores()
     return settings
@@ -125,20 +127,23 @@ def resolve(config: DictConfig, overrides: Iterable[str], name: str | None = Non
     settings = parse(config)
     if name is not None:
         settings.name = name
-    if settings.stage not in RUN_STAGES:
+    if settings.stage not in STAGES:
+        raise UserError(f"stage={settings.stage} is none of {', '.join(STAGES)}")
+    use = STAGES[settings.stage].run
+    if use is RunUse.none:
         return settings
     if settings.init:
         settings.init = starting.run_folder(settings.init)
         settings.name = run_name(settings)  # what is taken over from init must not change it
         starting.check_is_another(settings)
-    starts_anew = settings.overwrite and settings.stage in (Stage.all, Stage.embed, Stage.optimize)
+    starts_anew = settings.overwrite and use is RunUse.make
     if runs.has_begun(settings.folder) and not starts_anew:
         settings = _over_saved(settings, settings.folder / runs.CONFIG_FILE, explicit_keys(overrides))
-    elif settings.stage is Stage.export:
+    elif use is RunUse.export:
         raise UserError(
             f"{settings.folder} is no run{_runs_there()}; stage=export needs name=… of one, or its prompt and seed"
         )
-    if settings.init and not settings.source_prompt and settings.stage is not Stage.export:
+    if settings.init and not settings.source_prompt and use is not RunUse.export:
         settings = starting.taken_over(
             settings, body_given=bool({"body", "body.path", "body.betas"} & explicit_keys(overrides))
         )
@@ -146,7 +151,7 @@ def resolve(config: DictConfig, overrides: Iterable[str], name: str | None = Non
         raise UserError(
             f"source_prompt={settings.source_prompt}: it says what init=<folder of a run> shows; give that too"
         )
-    if settings.stage in (Stage.all, Stage.optimize):
+    if settings.stage in ("all", "optimize"):
         require_source(settings.guidance.method, bool(settings.init))
     _check_person(settings)
     if not settings.prompt.strip() and not settings.has_identity:
@@ -160,7 +165,7 @@ def resolve(config: DictConfig, overrides: Iterable[str], name: str | None = Non
 def _check_person(settings: Settings) -> None:
     """Raises UserError where the prompt and the person do not go together."""
     how = "give photos=<folder of photos of one person> or identity=<file>"
-    if settings.stage is Stage.embed and not settings.has_identity:
+    if settings.stage == "embed" and not settings.has_identity:
         raise UserError(f"stage=embed: whose identity? {how}")
     if PLACEHOLDER in settings.prompt + settings.source_prompt and not settings.has_identity:
         raise UserError(f"prompt: nobody is known as {PLACEHOLDER} in this run; {how}, or leave it out")
@@ -184,7 +189,7 @@ def _over_saved(settings: Settings, saved_file: Path, explicit: set[str]) -> Set
     conflicts = [key for key in differing if not is_below(key, _NO_CONFLICT)]
     if runs.has_only_an_identity(saved_file.parent):
         conflicts = [key for key in conflicts if is_below(key, _IDENTITY)]
-    if conflicts and settings.stage not in (Stage.preview, Stage.playground):
+    if conflicts and STAGES[settings.stage].run is not RunUse.preview:
         pairs = ", ".join(f"{key} (saved {saved[key]!r}, given {given[key]!r})" for key in conflicts)
         raise UserError(
             f"{saved_file.parent} is a run with another configuration: {pairs}; "
@@ -224,9 +229,9 @@ def _escaped(value: Any) -> Any:
 
 def enum_choices() -> dict[str, list[str]]:
     """The settings that take one of a few words, and these words."""
-    schema = OmegaConf.structured(Settings)
-    choices = {}
-    for key in flatten(Settings().plain()):
+    schema = OmegaConf.structured(SCHEMA)
+    choices = {"stage": list(STAGES)}
+    for key in flatten(SCHEMA().plain()):
         kind = OmegaConf.select(schema, key)
         if isinstance(kind, Enum):
             choices[key] = [member.name for member in type(kind)]
@@ -235,8 +240,8 @@ def enum_choices() -> dict[str, list[str]]:
 
 def text_keys() -> set[str]:
     """The settings that hold free text or a path."""
-    schema = OmegaConf.structured(Settings)
-    return {key for key in flatten(Settings().plain()) if _is_text(schema, key)}
+    schema = OmegaConf.structured(SCHEMA)
+    return {key for key in flatten(SCHEMA().plain()) if _is_text(schema, key)} - {"stage"}
 
 
 def _is_text(schema: DictConfig, key: str) -> bool:

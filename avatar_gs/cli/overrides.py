@@ -15,11 +15,10 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import MISSING
 
 from avatar_gs.cli.compose import chooses_prior, enum_choices, escape_interpolation, flatten, presets, text_keys
+from avatar_gs.cli.schema import HAS_LAB, SCHEMA, STAGES, full_key
 from avatar_gs.core.errors import UserError
 from avatar_gs.settings import Settings
 
-EVALUATE, EVALUATE_PRESET = "stage=evaluate", "experiment=quick"
-"""An evaluation makes many avatars: quick ones, unless the command names a preset (``experiment=null``: none)."""
 LATER_STAGES = ("animate", "view")
 LISTS_OF_FILES = ("prior.lora",)
 """Settings that hold several paths: ``[a,b]``, or one path as it is."""
@@ -40,7 +39,7 @@ class Names:
 
     @classmethod
     def known(cls) -> "Names":
-        leaves = flatten(Settings().plain())
+        leaves = flatten(SCHEMA().plain())
         parents = {key.rsplit(".", depth)[0] for key in leaves for depth in range(1, key.count(".") + 1)}
         return cls(presets(), enum_choices(), text_keys(), set(leaves) | parents)
 
@@ -56,8 +55,9 @@ def rewrite(overrides: Sequence[str], *, multirun: bool = False) -> list[str]:
     rewritten = [part for override in overrides for part in _rewrite_one(override, names, multirun, keeps)]
     if keeps:
         rewritten[:0] = [part for override in overrides for part in _own_parts(override)]  # what follows outranks it
-    if EVALUATE in rewritten and not any(part.startswith("experiment=") for part in rewritten):
-        rewritten.append(EVALUATE_PRESET)
+    experiments = [stage.experiment for name, stage in STAGES.items() if f"stage={name}" in rewritten]
+    if any(experiments) and not any(part.startswith("experiment=") for part in rewritten):
+        rewritten += [f"experiment={experiments[0]}"]
     return rewritten
 
 
@@ -75,7 +75,7 @@ def _rewrite_one(override: str, names: Names, multirun: bool, keeps: bool) -> li
     match = _FORM.fullmatch(override)
     if match is None:
         raise UserError(_not_an_override(override, names))
-    sign, key, value = match["sign"], match["key"], match["value"]
+    sign, key, value = match["sign"], full_key(match["key"]), match["value"]
     if key == "hydra" or key.startswith(("hydra.", "hydra/")):
         return [override]
     if key == "prior":
@@ -86,8 +86,10 @@ def _rewrite_one(override: str, names: Names, multirun: bool, keeps: bool) -> li
             raise UserError("cluster=slurm needs hydra-submitit-launcher: pip install 'avatar-gs[cluster]'")
         return [f"{key}={value}"]
     if key not in names.keys:
+        if not HAS_LAB and key.startswith("lab."):
+            raise UserError(f"{match['key']} is a setting of the laboratory (avatar_gs/lab), which is not installed")
         nearest = _nearest(key, sorted(names.keys | set(names.presets)))
-        raise UserError(f"unknown override {key}{nearest or '; avatar-gs --cfg job prints every setting'}")
+        raise UserError(f"unknown override {match['key']}{nearest or '; avatar-gs --cfg job prints every setting'}")
     if key in LISTS_OF_FILES:
         return [f"{key}={_files(key, value, multirun)}"]
     if key in names.texts:
@@ -101,7 +103,7 @@ def _not_an_override(override: str, names: Names) -> str:
     word = override.lstrip("+~")
     if override.startswith("~"):
         return f"{override}: a setting cannot be deleted, only set (key=value)"
-    if word in names.keys:
+    if full_key(word) in names.keys:
         return f"{override} needs a value: {word}=…"
     return f'{override!r} is no override: expected key=value; a prompt is given as prompt="{override}"'
 
@@ -200,6 +202,11 @@ def _check_words(key: str, value: str, choices: Iterable[str], multirun: bool) -
             continue
         if key == "stage" and word in LATER_STAGES:
             raise UserError(f"stage={word} is not part of this version yet; stages: {', '.join(choices)}")
+        if key == "stage" and not HAS_LAB:
+            raise UserError(
+                f"stage={word} is none of {', '.join(choices)}; the laboratory (avatar_gs/lab), which has more stages, "
+                "is not installed"
+            )
         raise UserError(f"{key}={word} is none of {', '.join(choices)}{_nearest(word, choices)}")
 
 

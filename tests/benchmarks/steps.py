@@ -22,7 +22,7 @@ from hydra import compose, initialize_config_dir
 
 from avatar_gs.cli import compose as config
 from avatar_gs.core.device import prepare_environment
-from avatar_gs.settings import Settings
+from avatar_gs.lab.settings import LabSettings
 
 NETWORKS = {"eager": "never", "graphs": "graphs", "compiled": "always"}
 """Ways to run the networks, as ``prior.compile`` calls them."""
@@ -48,7 +48,7 @@ def main() -> None:
         options.json.write_text(json.dumps([flat(found, phases)]), encoding="utf-8")
 
 
-def expected(settings: Settings) -> dict[str, float]:
+def expected(settings: LabSettings) -> dict[str, float]:
     """The expected peak of memory by phase, in MiB: on a GPU of tensors alone, which is what torch counts there."""
     from avatar_gs.core.device import choose_device
     from avatar_gs.lab.benchmarks.random_weights import architecture_of
@@ -64,12 +64,14 @@ def expected(settings: Settings) -> dict[str, float]:
     return {phase: size / 2**20 for phase, size in sizes.items()}
 
 
-def composed(overrides: Sequence[str]) -> Settings:
+def composed(overrides: Sequence[str]) -> LabSettings:
     """The settings of ``stage=benchmark benchmark.step=true`` with these overrides."""
-    given = ["stage=benchmark", "benchmark.step=true", *overrides]
+    given = ["stage=benchmark", "lab.benchmark.step=true", *overrides]
     config.register()
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        return config.resolve(compose(config.CONFIG_NAME, overrides=given), given)
+        settings = config.resolve(compose(config.CONFIG_NAME, overrides=given), given)
+    assert isinstance(settings, LabSettings)
+    return settings
 
 
 def compile_override(networks: str) -> str:
@@ -77,7 +79,7 @@ def compile_override(networks: str) -> str:
     return f"prior.compile={NETWORKS[networks]}"
 
 
-def with_few_channels(settings: Settings, folder: Path) -> Settings:
+def with_few_channels(settings: LabSettings, folder: Path) -> LabSettings:
     """The same with a prior of the preset's blocks and layers, a few channels wide, saved in ``folder``; the packaged
     prior is small and stays."""
     from tests import full

@@ -1,6 +1,5 @@
 """The row of a recipe's steps, and the memory of a run's phases."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from avatar_gs.prior.config import PriorConfig
 from avatar_gs.settings import Device
 from tests import tiny
 from tests.benchmarks import steps
+from tests.lab.settings import lab_settings
 from tests.training.conftest import small_settings
 
 
@@ -34,7 +34,7 @@ def test_the_row_is_flat() -> None:
 @pytest.mark.parametrize("networks", steps.NETWORKS)
 def test_the_networks_are_asked_for_in_the_settings_own_words(networks: str) -> None:
     settings = steps.composed([steps.compile_override(networks), "experiment=sd21"])
-    assert settings.benchmark.step and settings.stage.name == "benchmark"
+    assert settings.lab.benchmark.step and settings.stage == "benchmark"
     assert settings.prior.compile.name == steps.NETWORKS[networks] and settings.prior.name == "sd21"
 
 
@@ -43,7 +43,7 @@ def test_a_recipes_row_holds_what_the_benchmark_finds(tmp_path: Path) -> None:
     settings.guidance = GuidanceConfig(method=Method.de_sds)
     settings.guidance.de_sds.warmup = 0.2
     prior = PriorConfig(name="custom", path=str(tiny.save_prior(tmp_path)))
-    settings = replace(settings, prior=prior, device=Device.cpu, benchmark=BenchmarkConfig(step=True, repeats=1))
+    settings = lab_settings(settings, prior=prior, device=Device.cpu, benchmark=BenchmarkConfig(step=True, repeats=1))
     (found,) = benchmark.run(settings)
     row = steps.flat(found, steps.expected(settings))
     assert {"step ms", "floor ms", "ratio", "step MiB", "warm-up MiB", "densify MiB", "preview MiB"} <= set(row)

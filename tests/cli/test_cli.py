@@ -1,16 +1,16 @@
 """The command: help, usage errors, exit codes, sweeps, completion. Stages only record their settings."""
 
 import errno
+import importlib.util
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from avatar_gs.cli import command as cli
+from avatar_gs.cli.schema import STAGES
 from avatar_gs.core.errors import UserError
-from avatar_gs.settings import Stage
 
 PROMPT = "prompt=a man in a red shirt"
 
@@ -74,6 +74,8 @@ def test_completion_loads_nothing_heavy():
         ("avatar-gs -m prior=sd", {"prior=sd15", "prior=sd21"}),
         ("avatar-gs export.frame=", {"export.frame=supersplat", "export.frame=rdf", "export.frame=yup"}),
         ("avatar-gs splats.cou", {"splats.count="}),
+        ("avatar-gs suite=l", {"suite=likeness"}),
+        ("avatar-gs playground.fie", {"playground.field="}),
         ("avatar-gs prompt='it", set()),
     ],
 )
@@ -99,15 +101,15 @@ def test_bash_completes_after_a_quoted_prompt(tmp_path):
 def test_help_names_the_stages_and_presets(capsys):
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
-    for word in [stage.name for stage in Stage] + ["optimize.steps", "sd21", "de_sds", "experiment", "-m"]:
+    for word in [*STAGES, "optimize.steps", "sd21", "de_sds", "experiment", "-m"]:
         assert word in text
     assert "animate" not in text
+    assert text.index("  export  ") < text.index("Laboratory") < text.index("  evaluate  ")
 
 
 def test_every_stage_of_the_help_is_there():
-    for stage in Stage:
-        package = Path(cli.__file__).parents[1]
-        assert any((package / folder / f"{stage.name}.py").is_file() for folder in ("stages", "lab/stages"))
+    for name, stage in STAGES.items():
+        assert stage.module.endswith(f".{name}") and importlib.util.find_spec(stage.module)
 
 
 def test_config_is_printed(capsys):
@@ -115,6 +117,7 @@ def test_config_is_printed(capsys):
     text = capsys.readouterr().out
     assert "seed: 3\n" in text
     assert "prompt: a, (b)\n" in text
+    assert [line for line in text.splitlines() if not line.startswith(" ")][-1] == "lab:"
 
 
 @pytest.mark.parametrize(

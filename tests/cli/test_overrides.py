@@ -204,6 +204,14 @@ def test_mistakes_get_one_line_with_the_nearest_names(override, hint):
     assert "\n" not in str(error.value)
 
 
+def test_settings_of_the_laboratory_have_short_names(settings_of):
+    code, (job,) = settings_of("stage=benchmark", "suite=likeness", "mini.dataset.people=7", "lab.evaluate.seeds=2")
+    assert code == 0
+    assert (job.lab.suite.name, job.lab.mini.dataset.people, job.lab.evaluate.seeds) == ("likeness", 7, 2)
+    code, jobs = settings_of("-m", "stage=playground", "prompt=a", "playground.field=epl,ehl")
+    assert [job.folder.name for job in jobs] == ["playground.field=epl", "playground.field=ehl"]
+
+
 def test_overrides_of_hydra_pass_as_they_are():
     given_overrides = ["hydra/launcher=basic", "hydra.verbose=true"]
     assert overrides.rewrite(given_overrides) == given_overrides

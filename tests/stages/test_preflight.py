@@ -45,6 +45,7 @@ from avatar_gs.stages import embed, forecast, optimize, preflight, preview
 from avatar_gs.stages.forecast import SingleImage, Task
 from avatar_gs.training.config import OptimizeConfig
 from tests import full, tiny
+from tests.lab.settings import lab_settings
 from tests.live_memory import LiveMemory, measured, without_matrices
 
 IMAGE = SingleImage(frozenset({Method.de_sds}), through_encoder=False)
@@ -448,6 +449,7 @@ def test_what_is_missing_is_refused_before_anything_loads(settings, monkeypatch)
     def never(*arguments):
         raise AssertionError("loaded before the table")
 
+    settings = lab_settings(settings)
     for stage in (optimize, preview, playground, embed):
         monkeypatch.setattr(stage, "load_prior", never)
         monkeypatch.setattr(stage, "load_body", never, raising=False)

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from avatar_gs.prior.config import PriorConfig
-from avatar_gs.settings import Device, Settings, Stage
+from avatar_gs.settings import Device, Settings
 from avatar_gs.stages import preview
 from tests import tiny
 
@@ -13,7 +13,7 @@ def settings(tmp_path, monkeypatch):
     folder = tiny.save_prior(tmp_path / "prior")
     monkeypatch.chdir(tmp_path)
     return Settings(
-        stage=Stage.preview,
+        stage="preview",
         prompt="a man in red",
         negative_prompt="green",
         name="anna",

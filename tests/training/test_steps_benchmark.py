@@ -22,6 +22,7 @@ from avatar_gs.settings import Device
 from avatar_gs.stages import forecast
 from avatar_gs.stages.forecast import PREDICTIONS, span
 from tests import full, tiny
+from tests.lab.settings import lab_settings
 from tests.training.conftest import small_settings
 
 BATCH = 2
@@ -36,7 +37,7 @@ def config(tmp_path_factory):
 def settings(config):
     settings = small_settings(steps=30, batch=BATCH, supersample=2)
     settings.guidance = GuidanceConfig(method=Method.de_sds)
-    return replace(settings, prior=config, device=Device.cpu, benchmark=BenchmarkConfig(step=True, repeats=4))
+    return lab_settings(settings, prior=config, device=Device.cpu, benchmark=BenchmarkConfig(step=True, repeats=4))
 
 
 def test_the_stage_prints_the_step_beside_its_floor(settings, capsys):
@@ -153,7 +154,7 @@ def test_between_two_updates_of_y_con_all_is_one_call(settings, body):
 def test_the_benchmark_says_what_it_ran_with(settings, capsys):
     """And times the encoder that the step uses."""
     prior = replace(settings.prior, encoder_keeps=EncoderKeeps.all, vae_precision=VaePrecision.bfloat16)
-    benchmark.run(replace(settings, prior=prior, benchmark=BenchmarkConfig(step=True, repeats=1)))
+    benchmark.run(lab_settings(settings, prior=prior, benchmark=BenchmarkConfig(step=True, repeats=1)))
     out = capsys.readouterr().out
     assert "networks in float32, encoder in bfloat16 (it keeps all), compile=never; " in out
 

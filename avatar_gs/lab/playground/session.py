@@ -23,8 +23,8 @@ from avatar_gs.lab.playground.fields import build_canvas
 from avatar_gs.lab.playground.picture import load_picture
 from avatar_gs.lab.playground.run import Play, play
 from avatar_gs.lab.playground.view import View, chosen_view
+from avatar_gs.lab.settings import LabSettings
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
-from avatar_gs.settings import Settings
 from avatar_gs.training.prompts import run_prompts
 
 LOGGER = logging.getLogger(__name__)
@@ -34,13 +34,13 @@ STRIP, VIDEO, FINAL = "strip.png", "video.mp4", "final.png"
 CURVES_PNG, CURVES_JSON, COMPARISON = "curves.png", "curves.json", "comparison.png"
 
 
-def chosen_methods(settings: Settings) -> dict[str, GuidanceConfig]:
+def chosen_methods(settings: LabSettings) -> dict[str, GuidanceConfig]:
     """The settings of each method to be played, by its name.
 
     Raises:
         UserError: an editing method has nothing to edit, or does not know what it is.
     """
-    config, given = settings.playground, settings.guidance
+    config, given = settings.lab.playground, settings.guidance
     chosen = {}
     for method in config.methods or [given.method]:
         own = config.own_settings and method is not given.method
@@ -57,7 +57,7 @@ def chosen_methods(settings: Settings) -> dict[str, GuidanceConfig]:
     return chosen
 
 
-def play_all(settings: Settings, prior: StableDiffusionPrior, body: Body, folder: Path) -> None:
+def play_all(settings: LabSettings, prior: StableDiffusionPrior, body: Body, folder: Path) -> None:
     """Plays every chosen method and writes ``folder``; after Ctrl-C, what there is so far.
 
     ``strip.png``, ``video.mp4`` and ``final.png`` (with several methods each in a folder of its own), ``curves.png``,
@@ -67,7 +67,7 @@ def play_all(settings: Settings, prior: StableDiffusionPrior, body: Body, folder
         UserError: for a picture that cannot be read, or one that is no longer finite.
         KeyboardInterrupt: after Ctrl-C, once all is written.
     """
-    config = settings.playground
+    config = settings.lab.playground
     guidances = chosen_methods(settings)
     picture = load_picture(config.picture, prior.image_size) if config.picture else None
     view = chosen_view(config, settings.prior.prompts, body, prior.image_size)
@@ -92,28 +92,28 @@ def play_all(settings: Settings, prior: StableDiffusionPrior, body: Body, folder
             raise KeyboardInterrupt("what was drawn is written, and the same command begins anew")
 
 
-def encode_texts(settings: Settings, prior: StableDiffusionPrior, view: View) -> TextConditions:
+def encode_texts(settings: LabSettings, prior: StableDiffusionPrior, view: View) -> TextConditions:
     """The prompts of the view, and what the method asks for beside them."""
     prompt = run_prompts(settings, prior)[view.bucket]
     if settings.guidance.edits:
         # the picture is of the run's person only if its own prompt says so
-        shown = replace(settings, prompt=settings.playground.source_prompt, photos="", identity="")
+        shown = replace(settings, prompt=settings.lab.playground.source_prompt, photos="", identity="")
         source = run_prompts(shown, prior)[view.bucket].positive
         prompt = replace(prompt, extra={**prompt.extra, "source": source})
     return TextConditions.encode(prior, {view.bucket: prompt})
 
 
-def write_play(folder: Path, result: Play, settings: Settings, image_size: int) -> None:
+def write_play(folder: Path, result: Play, settings: LabSettings, image_size: int) -> None:
     """One method's pictures."""
-    title = f"{result.method}, {settings.playground.field.name}: {settings.prompt}"
+    title = f"{result.method}, {settings.lab.playground.field.name}: {settings.prompt}"
     write_png(folder / STRIP, strip.strip(result.frames, title, strip.cell_size(image_size)))
     write_png(folder / FINAL, result.frames[-1].image)
     strip.write_video(folder / VIDEO, result.frames)
 
 
-def write_summary(folder: Path, plays: dict[str, Play], settings: Settings, image_size: int) -> None:
+def write_summary(folder: Path, plays: dict[str, Play], settings: LabSettings, image_size: int) -> None:
     """What is written of all methods together, as far as they have come."""
-    title = f"{FIELD_WORDS[settings.playground.field]}: {settings.prompt}"
+    title = f"{FIELD_WORDS[settings.lab.playground.field]}: {settings.prompt}"
     write_png(folder / CURVES_PNG, curves_picture({name: p.curves for name, p in plays.items()}, title))
     write_json(folder / CURVES_JSON, _plain(plays, settings))
     if len(plays) > 1:
@@ -138,7 +138,7 @@ def remove_earlier(folder: Path) -> None:
             (folder / method.name / name).unlink(missing_ok=True)
 
 
-def _plain(plays: dict[str, Play], settings: Settings) -> dict[str, Any]:
+def _plain(plays: dict[str, Play], settings: LabSettings) -> dict[str, Any]:
     """Curves as JSON has them: NaN, where a method reported nothing, becomes null."""
     return {
         "schema": SCHEMA,

@@ -9,8 +9,8 @@ import torch
 from avatar_gs.core.console import progress
 from avatar_gs.core.device import choose_device
 from avatar_gs.lab.benchmarks.renderers import time_renderers
+from avatar_gs.lab.settings import LabSettings
 from avatar_gs.render.rasterize import require_renderer
-from avatar_gs.settings import Settings
 
 if TYPE_CHECKING:
     from avatar_gs.lab.benchmarks.steps import StepTimes
@@ -20,21 +20,21 @@ HEADER = (
 )
 
 
-def run(settings: Settings) -> list[dict[str, Any]]:
+def run(settings: LabSettings) -> list[dict[str, Any]]:
     """Prints a table; returns its rows, plain values (see ``time_renderers`` and ``time_steps``)."""
     device = choose_device(settings.device.value)
-    return _steps(settings, device) if settings.benchmark.step else _renderers(settings, device)
+    return _steps(settings, device) if settings.lab.benchmark.step else _renderers(settings, device)
 
 
-def _renderers(settings: Settings, device: str) -> list[dict[str, Any]]:
+def _renderers(settings: LabSettings, device: str) -> list[dict[str, Any]]:
     print(f"RGB, alpha and depth with gradients on {device}, {torch.get_num_threads()} threads, seed {settings.seed}")
     print(HEADER)
     rows = []
-    for row in time_renderers(settings.benchmark, settings.seed, device):
+    for row in time_renderers(settings.lab.benchmark, settings.seed, device):
         print(format_row(row), flush=True)
         rows.append(row)
     if device == "cpu":
-        limit = settings.benchmark.dense_limit
+        limit = settings.lab.benchmark.dense_limit
         print(f"The dense reference keeps every splat at every pixel: timed up to {limit:,} of them only.")
     return rows
 
@@ -49,7 +49,7 @@ def format_row(row: dict[str, Any]) -> str:
     )
 
 
-def _steps(settings: Settings, device: str) -> list[dict[str, Any]]:
+def _steps(settings: LabSettings, device: str) -> list[dict[str, Any]]:
     """Steps of a run with random weights of the prior's architecture: nothing is downloaded."""
     from avatar_gs.body.model import load_body  # heavy, and the renderer's table does not need them
     from avatar_gs.lab.benchmarks.phases import measure_phases
@@ -78,7 +78,7 @@ def _steps(settings: Settings, device: str) -> list[dict[str, Any]]:
         f"compile={faster.name}; {name}, {torch.get_num_threads()} threads"
     )
     print(f"expected peak of memory: {_mebibytes(predicted)}, {sum(predicted.values()):,.0f} MiB", flush=True)
-    found = time_steps(settings, body, prior, settings.benchmark.repeats, floor=floor)
+    found = time_steps(settings, body, prior, settings.lab.benchmark.repeats, floor=floor)
     print(f"{'in the step':<44}{'ms':>10}")
     for part, seconds in found.parts.items():
         print(f"  {part:<42}{1e3 * seconds:>10.1f}")

@@ -6,15 +6,16 @@ import sys
 from avatar_gs.core.console import progress
 from avatar_gs.core.device import choose_device
 from avatar_gs.core.errors import UserError
+from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites.suites import run_suite
 from avatar_gs.prior.stable_diffusion import load_prior
 from avatar_gs.render.rasterize import require_renderer
-from avatar_gs.settings import OUTPUTS, Settings
+from avatar_gs.settings import OUTPUTS
 
 LOGGER = logging.getLogger(__name__)
 
 
-def run(settings: Settings) -> None:
+def run(settings: LabSettings) -> None:
     """Runs the suite, prints its tables, and says where they are. The same command goes on where it was interrupted.
 
     Raises:
@@ -26,7 +27,7 @@ def run(settings: Settings) -> None:
         )
     device = choose_device(settings.device.name)
     require_renderer(device)
-    folder = (settings.folder if settings.name else OUTPUTS) / "evaluate" / settings.suite.name
+    folder = (settings.folder if settings.name else OUTPUTS) / "evaluate" / settings.lab.suite.name
     with progress("load the prior"):
         prior = load_prior(settings.prior, device)
     report = run_suite(settings, prior, folder, sys.argv[1:])

@@ -14,9 +14,9 @@ from avatar_gs.lab.playground.fields import holds_latents
 from avatar_gs.lab.playground.picture import load_picture
 from avatar_gs.lab.playground.session import FINAL, chosen_methods, play_all
 from avatar_gs.lab.playground.strip import write_sweep_sheet
+from avatar_gs.lab.settings import LabSettings
 from avatar_gs.prior.stable_diffusion import load_prior
 from avatar_gs.render.rasterize import require_renderer
-from avatar_gs.settings import Settings
 from avatar_gs.stages.embed import give_identity
 from avatar_gs.stages.forecast import SingleImage
 from avatar_gs.stages.preflight import preflight
@@ -26,7 +26,7 @@ LOGGER = logging.getLogger(__name__)
 FOLDER = "playground"
 
 
-def run(settings: Settings) -> None:
+def run(settings: LabSettings) -> None:
     """Writes ``outputs/<name>/playground/`` (see ``playground.session.play_all``).
 
     Raises:
@@ -36,10 +36,10 @@ def run(settings: Settings) -> None:
     device = choose_device(settings.device.name)
     require_renderer(device)  # pose maps are drawn with the body's depth
     guidances = chosen_methods(settings)  # mistakes are reported before the prior is loaded
-    if settings.playground.picture:
-        load_picture(settings.playground.picture, 1)
+    if settings.lab.playground.picture:
+        load_picture(settings.lab.playground.picture, 1)
     methods = frozenset(guidance.method for guidance in guidances.values())
-    preflight(settings, SingleImage(methods, through_encoder=not holds_latents(settings.playground.field)))
+    preflight(settings, SingleImage(methods, through_encoder=not holds_latents(settings.lab.playground.field)))
     with progress("load the body and the prior"):
         body = load_body(settings.body, device)
         prior = load_prior(settings.prior, device)

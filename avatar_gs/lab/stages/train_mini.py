@@ -3,14 +3,14 @@
 import logging
 
 from avatar_gs.core.console import progress_bars
+from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.train_prior.train import train
-from avatar_gs.settings import Settings
 
 log = logging.getLogger(__name__)
 
 
-def run(settings: Settings) -> None:
+def run(settings: LabSettings) -> None:
     """Trains into ``mini.folder`` and says where the finished prior is."""
     with progress_bars() as report:
-        folder = train(settings.mini, report)
+        folder = train(settings.lab.mini, report)
     log.info("the prior is in %s; use it: prior=%s; package it: copy it to avatar_gs/assets/mini", folder, folder)

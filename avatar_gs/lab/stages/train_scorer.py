@@ -4,15 +4,15 @@ import logging
 
 from avatar_gs.core.console import progress_bars
 from avatar_gs.lab.scorer.run import train_and_measure
-from avatar_gs.settings import Settings
+from avatar_gs.lab.settings import LabSettings
 
 log = logging.getLogger(__name__)
 
 
-def run(settings: Settings) -> None:
+def run(settings: LabSettings) -> None:
     """Trains into ``scorer.folder``, prints how good the result is, and says where it is."""
     with progress_bars() as report:
-        folder, figures = train_and_measure(settings.scorer, report)
+        folder, figures = train_and_measure(settings.lab.scorer, report)
     print((folder / "measured.md").read_text(encoding="utf-8"))
     log.info(
         "the scorer is in %s (caption of 100: %.2f, person of 20 from the back: %.2f, faces from the front: %.2f); "

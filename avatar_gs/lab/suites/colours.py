@@ -14,6 +14,7 @@ from avatar_gs.guidance.config import Method
 from avatar_gs.lab.metrics.avatar import STRIP_LABELS, Measurement, Strip, measure, strip
 from avatar_gs.lab.metrics.colours import chroma_ratio, colour_difference, wilson_lower_bound
 from avatar_gs.lab.metrics.truth import CLOSE_UP, NEAR, Case, cases, red_blue_cases
+from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites.control_priors import with_random_weights, with_words_exchanged
 from avatar_gs.lab.suites.parts import REPORTED, ExpectedPart, expected_parts, pixel_fraction, right_fraction
 from avatar_gs.lab.suites.report import markdown_table, mean_of, number
@@ -21,7 +22,6 @@ from avatar_gs.lab.suites.suite import AvatarSuite, Figures, FullGrid, Job, Made
 from avatar_gs.lab.world.colours import table
 from avatar_gs.lab.world.measure import LEAST_PIXELS
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
-from avatar_gs.settings import Settings
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.splats.surface import surface_splats
 
@@ -78,7 +78,7 @@ class ColoursSuite(AvatarSuite[ColoursJob, Made, ColoursRecord]):
 
     def plan(self) -> Iterator[ColoursJob]:
         """The avatars, seed by seed, then the controls (with the first seed only)."""
-        config, seed = self.settings.evaluate, self.settings.seed
+        config, seed = self.settings.lab.evaluate, self.settings.seed
         prompts = cases(max(config.prompts, config.controls))
         for index in range(config.seeds):
             for case in prompts[: config.prompts]:
@@ -93,7 +93,7 @@ class ColoursSuite(AvatarSuite[ColoursJob, Made, ColoursRecord]):
     def facts(self, job: ColoursJob) -> list[Any]:
         return [job.variant.value, job.subject.prompt, job.seed, self.fingerprint]
 
-    def settings_of(self, job: ColoursJob) -> Settings:
+    def settings_of(self, job: ColoursJob) -> LabSettings:
         settings = replace(self.settings, prompt=job.subject.prompt, seed=job.seed)
         if job.variant is Variant.NO_GUIDANCE:
             settings.guidance = replace(settings.guidance, method=Method.none)

@@ -32,6 +32,7 @@ from avatar_gs.lab.metrics.portraits import (
     standing,
     through_prior,
 )
+from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites.identity_report import (
     ABLATIONS,
     CHOICES,
@@ -47,7 +48,6 @@ from avatar_gs.lab.suites.identity_report import (
 from avatar_gs.lab.suites.suite import RESULT_SETTINGS, AvatarSuite, Figures, FullGrid, Job, digest
 from avatar_gs.lab.world.people import Person
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
-from avatar_gs.settings import Settings
 from avatar_gs.training.loop import peak_memory_mib
 from avatar_gs.types import Views
 
@@ -119,7 +119,7 @@ class IdentitySuite(AvatarSuite[IdentityJob, Portrayed, IdentityRecord]):
     def plan(self) -> Iterator[IdentityJob]:
         """The methods person by person, then (with the first seed only) what a few people are enough for, alternatives
         to defaults among it, and the drawings."""
-        config, seed = self.settings.evaluate, self.settings.seed
+        config, seed = self.settings.lab.evaluate, self.settings.seed
         for index in range(config.seeds):
             for person in range(config.people):
                 for portrayal in (*METHODS, Portrayal.NEW_OUTFIT):
@@ -147,7 +147,7 @@ class IdentitySuite(AvatarSuite[IdentityJob, Portrayed, IdentityRecord]):
         fingerprints = [self.fingerprint, self.judges.fingerprint]
         return [job.variant.value, job.subject, job.prompt, job.seed, job.pictures, fingerprints]
 
-    def settings_of(self, job: IdentityJob) -> Settings:
+    def settings_of(self, job: IdentityJob) -> LabSettings:
         settings = replace(self.settings, prompt=job.prompt, seed=job.seed)
         settings.cameras = settings.cameras.for_identity()  # also without one: nothing else may differ
         if job.variant is Portrayal.TEXTUAL_INVERSION:
@@ -272,7 +272,7 @@ class Identities:
     def __init__(self, folder: Path, prior: StableDiffusionPrior, fingerprint: str) -> None:
         self.folder, self.prior, self.fingerprint = folder, prior, fingerprint
 
-    def of(self, person: int, pictures: int, settings: Settings) -> tuple[IdentityEmbedding, Cost]:
+    def of(self, person: int, pictures: int, settings: LabSettings) -> tuple[IdentityEmbedding, Cost]:
         """The identity of a person from the first ``pictures`` photos, trained as ``settings.embed`` says."""
         photos = self._photos(person, pictures, settings)
         style = settings.prior.prompts.style
@@ -294,7 +294,7 @@ class Identities:
         write_json(own / "cost.json", asdict(cost))
         return embedding, cost
 
-    def _photos(self, person: int, pictures: int, settings: Settings) -> PhotoSet:
+    def _photos(self, person: int, pictures: int, settings: LabSettings) -> PhotoSet:
         source = people.write_pictures(person, self.folder / "pictures")
         photos = load_photos(str(source), self.prior.image_size, min_size=settings.embed.min_size)
         if len(photos.names) != people.PICTURES:

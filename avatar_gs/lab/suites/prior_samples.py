@@ -31,7 +31,7 @@ class PriorSuite(Suite):
         Raises:
             UserError: the prior's image size is not that of the drawn truth.
         """
-        prior, config, seed = self.prior, self.settings.evaluate, self.settings.seed
+        prior, config, seed = self.prior, self.settings.lab.evaluate, self.settings.seed
         if prior.image_size != SIZE:
             raise UserError(
                 f"suite=prior: prior={prior.name} draws pictures of {prior.image_size} pixels, expected {SIZE}: "

@@ -34,10 +34,10 @@ from avatar_gs.core.images import RGBImage, contact_sheet, write_png
 from avatar_gs.core.io import write_json, write_text
 from avatar_gs.lab.metrics.avatar import Pictures, Strip, draw
 from avatar_gs.lab.metrics.truth import Case, Stage, Truth, draw_truth, neutral_body, set_stage
+from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites.report import LABEL, full_grid_line, head, joined, machine
 from avatar_gs.prior.fingerprint import prior_fingerprint
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
-from avatar_gs.settings import Settings
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.training.loop import optimize
 from avatar_gs.training.prompts import run_prompts
@@ -174,7 +174,7 @@ class Suite(ABC):
     """What the prior's training never saw, for the report."""
     full_grid: ClassVar[FullGrid | None] = None
 
-    def __init__(self, settings: Settings, prior: StableDiffusionPrior, folder: Path) -> None:
+    def __init__(self, settings: LabSettings, prior: StableDiffusionPrior, folder: Path) -> None:
         self.settings, self.prior, self.folder = settings, prior, folder
 
     @abstractmethod
@@ -209,7 +209,7 @@ class Suite(ABC):
         figures, image = self.evaluate()
         results: dict[str, Any] = {
             "schema": SCHEMA,
-            "suite": self.settings.suite.name,
+            "suite": self.settings.lab.suite.name,
             "label": LABEL,
             "command": shlex.join(["avatar-gs", *arguments]),
             "seed": self.settings.seed,
@@ -233,7 +233,7 @@ class Suite(ABC):
         size: int = 128,
     ) -> RGBImage:
         """A labelled grid of images under the suite's title (``core.images.contact_sheet``)."""
-        title = f"suite={self.settings.suite.name}, seed {self.settings.seed}: {LABEL}"
+        title = f"suite={self.settings.lab.suite.name}, seed {self.settings.seed}: {LABEL}"
         return contact_sheet(rows, row_labels=row_labels, column_labels=column_labels, title=title, size=size)
 
 
@@ -252,7 +252,7 @@ class JobSuite(Suite, Generic[J, M, R]):
         """All jobs, in the order in which they are made and reported."""
 
     @abstractmethod
-    def settings_of(self, job: J) -> Settings:
+    def settings_of(self, job: J) -> LabSettings:
         """The command's settings as the job changes them."""
 
     @abstractmethod
@@ -371,7 +371,7 @@ class AvatarSuite(JobSuite[J, M, R]):
         """An avatar in the measured views."""
         return draw(model.pose(self.stage.posed), self.stage)
 
-    def optimized(self, settings: Settings, prior: StableDiffusionPrior) -> Made:
+    def optimized(self, settings: LabSettings, prior: StableDiffusionPrior) -> Made:
         """An avatar from the body's surface."""
         began = time.monotonic()
         result = optimize(settings, self.body, prior, run_prompts(settings, prior))

@@ -12,6 +12,7 @@ from avatar_gs.core.console import format_duration
 from avatar_gs.core.images import RGBImage, write_png
 from avatar_gs.core.io import write_json, write_text
 from avatar_gs.lab.scorer.model import load_scorer
+from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites import report as tables
 from avatar_gs.lab.suites.claims.report import claims_markdown, measure_claims
 from avatar_gs.lab.suites.colours import ColoursSuite
@@ -34,7 +35,6 @@ from avatar_gs.lab.suites.scores.tables import scores_markdown
 from avatar_gs.lab.suites.shading.report import measure_shading, shading_markdown
 from avatar_gs.prior.fingerprint import prior_fingerprint
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
-from avatar_gs.settings import Settings
 
 LOGGER = logging.getLogger(__name__)
 SCHEMA = 1
@@ -84,8 +84,8 @@ FULL_GRIDS = {
 }
 
 
-def run_suite(settings: Settings, prior: StableDiffusionPrior, folder: Path, arguments: Sequence[str]) -> Path:
-    """Runs ``settings.suite`` in ``folder`` and returns the report's path.
+def run_suite(settings: LabSettings, prior: StableDiffusionPrior, folder: Path, arguments: Sequence[str]) -> Path:
+    """Runs ``settings.lab.suite`` in ``folder`` and returns the report's path.
 
     Args:
         arguments: the command's, for the report: how to get the same figures again, and the full grid.
@@ -93,8 +93,8 @@ def run_suite(settings: Settings, prior: StableDiffusionPrior, folder: Path, arg
     if settings.overwrite and folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if settings.suite in SUITES:
-        return SUITES[settings.suite](settings, prior, folder).run(arguments)
+    if settings.lab.suite in SUITES:
+        return SUITES[settings.lab.suite](settings, prior, folder).run(arguments)
     run, markdown = {
         Suite.methods: (_methods, methods_markdown),
         Suite.claims: (_claims, claims_markdown),
@@ -102,7 +102,7 @@ def run_suite(settings: Settings, prior: StableDiffusionPrior, folder: Path, arg
         Suite.scores: (measure_scores, scores_markdown),
         Suite.likeness: (measure_likeness, likeness_markdown),
         Suite.editing: (editing.measure_editing, editing.editing_markdown),
-    }[settings.suite]
+    }[settings.lab.suite]
     figures, picture = run(settings, prior, folder)
     results = _results(settings, prior, figures, arguments)
     write_json(folder / "results.json", results)
@@ -112,11 +112,11 @@ def run_suite(settings: Settings, prior: StableDiffusionPrior, folder: Path, arg
 
 
 def _results(
-    settings: Settings, prior: StableDiffusionPrior, figures: dict[str, Any], arguments: Sequence[str]
+    settings: LabSettings, prior: StableDiffusionPrior, figures: dict[str, Any], arguments: Sequence[str]
 ) -> dict[str, Any]:
     results: dict[str, Any] = {
         "schema": SCHEMA,
-        "suite": settings.suite.name,
+        "suite": settings.lab.suite.name,
         "label": tables.LABEL,
         "command": shlex.join(["avatar-gs", *arguments]),
         "seed": settings.seed,
@@ -125,14 +125,14 @@ def _results(
         "settings": settings.plain(),
         "figures": figures,
     }
-    if settings.suite in FULL_GRIDS:
-        results["full_grid"] = FULL_GRIDS[settings.suite].plain(figures["costs"], arguments)
+    if settings.lab.suite in FULL_GRIDS:
+        results["full_grid"] = FULL_GRIDS[settings.lab.suite].plain(figures["costs"], arguments)
     return results
 
 
-def _methods(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], RGBImage]:
+def _methods(settings: LabSettings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], RGBImage]:
     return measure_methods(settings, prior, load_scorer(), folder)
 
 
-def _claims(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], RGBImage]:
+def _claims(settings: LabSettings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], RGBImage]:
     return measure_claims(settings, prior, load_scorer(), folder)

@@ -9,7 +9,7 @@ from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.guidance.presets import preset
 from avatar_gs.lab.playground.config import Init, PlaygroundConfig
 from avatar_gs.lab.playground.session import chosen_methods
-from avatar_gs.settings import Settings
+from tests.lab.settings import lab_settings
 
 
 @pytest.mark.parametrize("method", Method)
@@ -23,7 +23,7 @@ def test_a_preset_read_without_hydra_is_hydras(method):
 def settings(methods=(), own=True, **options):
     playground = PlaygroundConfig(methods=list(methods), own_settings=own, **options)
     given = GuidanceConfig(method=Method.nfsd, cfg_scale=3.0)
-    return Settings(prompt="a man", guidance=given, playground=playground)
+    return lab_settings(prompt="a man", guidance=given, playground=playground)
 
 
 def test_without_a_list_the_guidance_alone():

@@ -12,6 +12,7 @@ from PIL import Image
 from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.config import Method
 from avatar_gs.guidance.presets import fitted, preset
+from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites import suites
 from avatar_gs.lab.suites.claims import figures, runs, toy
 from avatar_gs.lab.suites.claims.claims import CLAIMS, chosen_claims
@@ -20,13 +21,13 @@ from avatar_gs.lab.suites.claims.recipes import TOY, recipes
 from avatar_gs.lab.suites.claims.records import Record
 from avatar_gs.lab.suites.claims.verdicts import Condition, Verdict, verdict
 from avatar_gs.lab.suites.config import EvaluateConfig, Suite
-from avatar_gs.settings import Settings, Stage
+from tests.lab.settings import lab_settings
 from tests.tiny import IMAGE_SIZE
 
 
-def small_settings(*claims: str) -> Settings:
-    return Settings(
-        stage=Stage.evaluate, suite=Suite.claims, evaluate=EvaluateConfig(claims=list(claims), claim_steps=10)
+def small_settings(*claims: str) -> LabSettings:
+    return lab_settings(
+        stage="evaluate", suite=Suite.claims, evaluate=EvaluateConfig(claims=list(claims), claim_steps=10)
     )
 
 
@@ -235,7 +236,7 @@ def test_an_interrupted_run_is_made_again_and_the_others_are_kept(prior, scorer,
 def test_keys_depend_on_what_results_depend_on(prior, scorer):
     def key(recipe="sds", seed=0, index=0, steps=10, negative=""):
         settings = small_settings()
-        settings.negative_prompt, settings.evaluate.claim_steps = negative, steps
+        settings.negative_prompt, settings.lab.evaluate.claim_steps = negative, steps
         return runs.Maker(settings, prior, scorer).key(runs.Job(recipe, index, seed))
 
     assert len({key(), key("sds_100"), key(seed=1), key(index=1), key(steps=20), key(negative="grey")}) == 6

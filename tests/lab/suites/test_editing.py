@@ -12,6 +12,7 @@ from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.presets import named_preset
 from avatar_gs.lab.metrics.avatar import Pictures, measure
 from avatar_gs.lab.metrics.truth import Truth, draw_truth
+from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites import suites
 from avatar_gs.lab.suites.config import EvaluateConfig, Suite
 from avatar_gs.lab.suites.editing import runs, summary
@@ -22,18 +23,18 @@ from avatar_gs.lab.suites.editing.report import editing_markdown
 from avatar_gs.lab.world.measure import asked_colours
 from avatar_gs.lab.world.people import held_out
 from avatar_gs.lab.world.vocabulary import words
-from avatar_gs.settings import Settings, Stage
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.training.config import OptimizeConfig
 from tests.lab.conftest import true_pictures
+from tests.lab.settings import lab_settings
 
 KEPT = {"hair", "bottoms", "shoes", "face", "skin"}
 
 
-def small_settings(*methods: str) -> Settings:
+def small_settings(*methods: str) -> LabSettings:
     """Avatars of two steps, edited for two."""
-    return Settings(
-        stage=Stage.evaluate,
+    return lab_settings(
+        stage="evaluate",
         suite=Suite.editing,
         splats=SplatsConfig(count=300),
         density=DensityConfig(enabled=False),

@@ -32,6 +32,7 @@ from avatar_gs.lab.metrics.portraits import (
 )
 from avatar_gs.lab.scorer.faces import FaceNet
 from avatar_gs.lab.scorer.model import TOKENIZER, build_model, frozen
+from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.stages.evaluate import run_suite
 from avatar_gs.lab.suites import identity
 from avatar_gs.lab.suites import identity_report as report
@@ -40,10 +41,10 @@ from avatar_gs.lab.suites.identity import IdentityJob, IdentitySuite
 from avatar_gs.lab.suites.identity_report import ABLATIONS, DRAWN, METHODS, Cost, IdentityRecord, Portrayal
 from avatar_gs.lab.suites.suite import restored
 from avatar_gs.lab.world.people import held_out, individuals
-from avatar_gs.settings import Settings, Stage
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.training.config import OptimizeConfig
 from avatar_gs.types import Framing
+from tests.lab.settings import lab_settings
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +66,10 @@ def truth() -> Portrait:
     return portray(people.crowd()[0], measured_views())
 
 
-def small_settings(**options) -> Settings:
+def small_settings(**options) -> LabSettings:
     """Avatars of two steps, identities of one."""
-    settings = Settings(
-        stage=Stage.evaluate,
+    settings = lab_settings(
+        stage="evaluate",
         suite=Suite.identity,
         guidance=GuidanceConfig(method=Method.sds),
         splats=SplatsConfig(count=300),
@@ -77,9 +78,7 @@ def small_settings(**options) -> Settings:
         embed=EmbedConfig(steps=1, batch=2, clothes=Clothes.bound),
         evaluate=EvaluateConfig(people=1, few_people=1),
     )
-    for name, value in options.items():
-        setattr(settings, name, value)
-    return settings
+    return lab_settings(settings, **options)
 
 
 # ---- people

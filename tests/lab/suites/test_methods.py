@@ -15,20 +15,21 @@ from avatar_gs.guidance.presets import named_preset, preset_names
 from avatar_gs.lab.metrics.avatar import Measurement, Pictures
 from avatar_gs.lab.metrics.colours import PartView
 from avatar_gs.lab.scorer.model import EMBEDDING
+from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites import suites
 from avatar_gs.lab.suites.config import EvaluateConfig, Suite
 from avatar_gs.lab.suites.methods import report, runs, summary
 from avatar_gs.lab.suites.methods.records import Record
 from avatar_gs.lab.suites.methods.reference import around, saturation
-from avatar_gs.settings import Settings, Stage
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.training.config import OptimizeConfig
+from tests.lab.settings import lab_settings
 
 
-def small_settings(*methods: str) -> Settings:
+def small_settings(*methods: str) -> LabSettings:
     """One prompt, one seed, four steps."""
-    return Settings(
-        stage=Stage.evaluate,
+    return lab_settings(
+        stage="evaluate",
         suite=Suite.methods,
         splats=SplatsConfig(count=300),
         density=DensityConfig(enabled=False),

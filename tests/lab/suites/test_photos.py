@@ -16,14 +16,15 @@ from avatar_gs.lab.metrics.clip import load_clip
 from avatar_gs.lab.metrics.faces import Faces, load_faces
 from avatar_gs.lab.metrics.photos import Judges, by_view, in_bytes
 from avatar_gs.lab.metrics.truth import neutral_body
+from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites import suites
 from avatar_gs.lab.suites.config import EvaluateConfig, Suite
 from avatar_gs.lab.suites.photos import report
-from avatar_gs.settings import Settings
 from avatar_gs.splats.config import SplatsConfig
 from avatar_gs.training.config import OptimizeConfig
 from avatar_gs.training.loop import optimize
 from avatar_gs.training.prompts import run_prompts
+from tests.lab.settings import lab_settings
 
 
 class Found:
@@ -97,17 +98,15 @@ def test_each_view_has_its_nearest_photo_and_faces_only_where_they_are_seen(tmp_
 # ---- a run
 
 
-def run_settings(**options) -> Settings:
-    settings = Settings(
+def run_settings(**options) -> LabSettings:
+    settings = lab_settings(
         prompt="a man in a red shirt",
         name="anna",
         guidance=GuidanceConfig(method=Method.sds),
         splats=SplatsConfig(count=300),
         optimize=OptimizeConfig(steps=1, batch=1, preview_every=0),
     )
-    for name, value in options.items():
-        setattr(settings, name, value)
-    return settings
+    return lab_settings(settings, **options)
 
 
 def test_a_run_is_compared_with_photos_of_itself(prior, tmp_path, monkeypatch):

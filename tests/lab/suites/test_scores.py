@@ -17,6 +17,7 @@ from avatar_gs.lab.metrics.features import chroma
 from avatar_gs.lab.metrics.shots import Shots
 from avatar_gs.lab.metrics.truth import BACKGROUND, cases, draw_truth, neutral_body
 from avatar_gs.lab.metrics.views import ORBITS, orbit, sights
+from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites import suites
 from avatar_gs.lab.suites.config import EvaluateConfig, Suite
 from avatar_gs.lab.suites.scores import clip_guidance, runs
@@ -24,10 +25,10 @@ from avatar_gs.lab.suites.scores.looks import Look, look, read_captions
 from avatar_gs.lab.suites.scores.records import Kind, Record
 from avatar_gs.lab.suites.scores.summary import Scores
 from avatar_gs.prior.config import PromptConfig
-from avatar_gs.settings import Settings, Stage
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.training.config import OptimizeConfig
 from avatar_gs.training.prompts import run_prompts
+from tests.lab.settings import lab_settings
 
 PROMPTS = 2
 
@@ -52,11 +53,11 @@ def seen_truths(truths, scorer) -> list[Look]:
     return [look(record(Kind.TRUTH, case), drawn, scorer) for case, drawn in enumerate(truths)]
 
 
-def small_settings(clip: str, **options) -> Settings:
+def small_settings(clip: str, **options) -> LabSettings:
     """Avatars of two steps."""
     config = EvaluateConfig(scored_prompts=1, scored_seeds=1, pool=4, clip=clip)
-    settings = Settings(
-        stage=Stage.evaluate,
+    settings = lab_settings(
+        stage="evaluate",
         suite=Suite.scores,
         guidance=GuidanceConfig(method=Method.sds),
         splats=SplatsConfig(count=300),
@@ -64,9 +65,7 @@ def small_settings(clip: str, **options) -> Settings:
         optimize=OptimizeConfig(steps=2, batch=1),
         evaluate=config,
     )
-    for name, value in options.items():
-        setattr(settings, name, value)
-    return settings
+    return lab_settings(settings, **options)
 
 
 # ---- views and pictures

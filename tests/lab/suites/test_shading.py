@@ -16,6 +16,7 @@ from avatar_gs.lab.metrics.colours import PartView
 from avatar_gs.lab.metrics.shading import Retrieval, draw_looks, true_pictures
 from avatar_gs.lab.metrics.truth import cases, neutral_body
 from avatar_gs.lab.scorer.model import load_scorer
+from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites import suites
 from avatar_gs.lab.suites.config import EvaluateConfig, Suite
 from avatar_gs.lab.suites.shading import ablation
@@ -24,15 +25,15 @@ from avatar_gs.lab.suites.shading.records import Row
 from avatar_gs.lab.suites.shading.report import right_views
 from avatar_gs.render.config import ShadingConfig
 from avatar_gs.render.shading import Shade
-from avatar_gs.settings import Settings, Stage
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.splats.surface import surface_splats
 from avatar_gs.training.config import OptimizeConfig
+from tests.lab.settings import lab_settings
 
 
-def small_settings() -> Settings:
-    return Settings(
-        stage=Stage.evaluate,
+def small_settings() -> LabSettings:
+    return lab_settings(
+        stage="evaluate",
         suite=Suite.shading,
         guidance=GuidanceConfig(method=Method.sds),
         splats=SplatsConfig(count=300),
@@ -43,7 +44,7 @@ def small_settings() -> Settings:
 
 
 def test_each_row_adds_one_thing():
-    made = {row: settings_of(Settings(), Job(row, cases(1)[0], 3)) for row in Row}
+    made = {row: settings_of(lab_settings(), Job(row, cases(1)[0], 3)) for row in Row}
     switches = {
         row: (
             made[row].cameras.azimuth_max == 180,
@@ -57,7 +58,7 @@ def test_each_row_adds_one_thing():
     assert all(later >= earlier for earlier, later in pairwise(switches.values()))
     assert (made[Row.NOTHING].cameras.azimuth_min, made[Row.NOTHING].cameras.azimuth_max) == (-FRONT_ONLY, FRONT_ONLY)
     assert {(s.prompt, s.seed) for s in made.values()} == {(cases(1)[0].prompt, 3)}
-    plain = Settings(prompt=cases(1)[0].prompt, seed=3)
+    plain = lab_settings(prompt=cases(1)[0].prompt, seed=3)
     view_dep = made[Row.VIEW_DEP]
     view_dep.optimize.shading = plain.optimize.shading
     assert view_dep.plain() == plain.plain(), "the default job is the row ViewDep"

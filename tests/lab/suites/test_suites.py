@@ -11,6 +11,7 @@ import torch
 from avatar_gs.cli import overrides
 from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.config import GuidanceConfig, Method
+from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.stages import evaluate
 from avatar_gs.lab.stages.evaluate import run_suite
 from avatar_gs.lab.suites import colours, prior_samples, suite
@@ -20,24 +21,22 @@ from avatar_gs.lab.suites.control_priors import with_random_weights, with_words_
 from avatar_gs.lab.suites.suite import Job
 from avatar_gs.lab.world import measure
 from avatar_gs.prior.fingerprint import prior_fingerprint
-from avatar_gs.settings import Settings, Stage
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.training.config import OptimizeConfig
+from tests.lab.settings import lab_settings
 
 
-def small_settings(**options) -> Settings:
+def small_settings(**options) -> LabSettings:
     """Six avatars of two steps."""
-    settings = Settings(
-        stage=Stage.evaluate,
+    settings = lab_settings(
+        stage="evaluate",
         guidance=GuidanceConfig(method=Method.sds),
         splats=SplatsConfig(count=300),
         density=DensityConfig(enabled=False),
         optimize=OptimizeConfig(steps=2, batch=1),
         evaluate=EvaluateConfig(prompts=2, seeds=1, controls=1, red_blue=1, samples=3),
     )
-    for name, value in options.items():
-        setattr(settings, name, value)
-    return settings
+    return lab_settings(settings, **options)
 
 
 def test_colours_are_measured_reported_and_never_made_twice(prior, tmp_path, monkeypatch, caplog):
@@ -146,7 +145,7 @@ def test_the_prior_suite_reports_what_measure_scores(prior, tmp_path, monkeypatc
     monkeypatch.setattr(measure, "draw", truths)
     monkeypatch.setattr(prior_samples, "SIZE", prior.image_size)
     settings = small_settings(suite=Suite.prior, seed=3)
-    settings.evaluate.pose_scale = 1.5
+    settings.lab.evaluate.pose_scale = 1.5
     report = run_suite(settings, prior, tmp_path, ["stage=evaluate", "suite=prior"])
     figures = json.loads((tmp_path / "results.json").read_text())["figures"]
     assert asked == {"seed": 3} | {name: figures[name] for name in ("steps", "cfg_scale", "pose_scale")}

@@ -11,6 +11,7 @@ from typing import Any
 from avatar_gs.core.console import format_duration
 from avatar_gs.core.images import RGBImage, contact_sheet
 from avatar_gs.lab.scorer.model import Scorer
+from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites.claims.claims import Claim, chosen_claims
 from avatar_gs.lab.suites.claims.figures import Plays
 from avatar_gs.lab.suites.claims.recipes import TOY, recipes
@@ -20,21 +21,20 @@ from avatar_gs.lab.suites.claims.verdicts import Condition, verdict
 from avatar_gs.lab.suites.folder import RecordFolder
 from avatar_gs.lab.suites.report import LABEL, head, markdown_table, number
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
-from avatar_gs.settings import Settings
 
 CELL_SIZE = 128
 
 
 def measure_claims(
-    settings: Settings, prior: StableDiffusionPrior, scorer: Scorer, folder: Path
+    settings: LabSettings, prior: StableDiffusionPrior, scorer: Scorer, folder: Path
 ) -> tuple[dict[str, Any], RGBImage]:
     """The suite's figures and its sheet of pictures; makes the records that ``folder`` does not hold yet."""
-    claims = chosen_claims(settings.evaluate.claims)
+    claims = chosen_claims(settings.lab.evaluate.claims)
     kept = RecordFolder(folder / "runs", Record.of_plain)
     records = make_records(settings, prior, scorer, claims, kept)
     figures = summarise(list(records.values()), claims) | {
-        "steps": settings.evaluate.claim_steps,
-        "seeds": settings.evaluate.claim_seeds,
+        "steps": settings.lab.evaluate.claim_steps,
+        "seeds": settings.lab.evaluate.claim_seeds,
     }
     return figures, _sheet(records, kept)
 

@@ -25,6 +25,7 @@ from avatar_gs.lab.playground.run import play
 from avatar_gs.lab.playground.session import encode_texts
 from avatar_gs.lab.playground.view import View, chosen_view
 from avatar_gs.lab.scorer.model import Scorer
+from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites.claims import toy
 from avatar_gs.lab.suites.claims.claims import Claim
 from avatar_gs.lab.suites.claims.figures import picture_figures
@@ -35,7 +36,6 @@ from avatar_gs.prior.fingerprint import prior_fingerprint, weights_fingerprint
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.render.cameras import fixed_views
 from avatar_gs.render.pose_map import body_depth
-from avatar_gs.settings import Settings
 from avatar_gs.training.prompts import run_prompts
 from avatar_gs.types import Framing
 
@@ -66,12 +66,12 @@ def plan(claims: dict[str, Claim], seeds: int, seed: int) -> Iterator[Job]:
 class Maker:
     """Makes and measures pictures with one prior."""
 
-    def __init__(self, settings: Settings, prior: StableDiffusionPrior, scorer: Scorer) -> None:
+    def __init__(self, settings: LabSettings, prior: StableDiffusionPrior, scorer: Scorer) -> None:
         self.settings, self.prior, self.scorer = settings, prior, scorer
         self.body = neutral_body(prior.device)
         self.recipes = recipes()
         self._fingerprints = [prior_fingerprint(prior), weights_fingerprint({"scorer": scorer.model})]
-        self._prompts = [case.prompt for case in cases(settings.evaluate.claim_seeds)]
+        self._prompts = [case.prompt for case in cases(settings.lab.evaluate.claim_seeds)]
 
     def prompt(self, job: Job) -> str:
         """Every seed has a held-out prompt of its own, but where the recipe wants an ambiguous one."""
@@ -79,12 +79,13 @@ class Maker:
             return "target"
         return AMBIGUOUS if self.recipes[job.recipe].ambiguous else self._prompts[job.index]
 
-    def settings_of(self, job: Job) -> Settings:
+    def settings_of(self, job: Job) -> LabSettings:
         """The command's settings with those of the recipe."""
         recipe, given = self.recipes[job.recipe], self.settings
-        guidance = fitted(recipe.guidance or GuidanceConfig(), recipe.steps(given.evaluate.claim_steps))
-        playground = recipe.playground(given.playground, given.evaluate.claim_steps)
-        return replace(given, prompt=self.prompt(job), seed=job.seed, guidance=guidance, playground=playground)
+        guidance = fitted(recipe.guidance or GuidanceConfig(), recipe.steps(given.lab.evaluate.claim_steps))
+        playground = recipe.playground(given.lab.playground, given.lab.evaluate.claim_steps)
+        lab = replace(given.lab, playground=playground)
+        return replace(given, prompt=self.prompt(job), seed=job.seed, guidance=guidance, lab=lab)
 
     def key(self, job: Job) -> str:
         """Sixteen hexadecimal digits that stand for all that the job's result depends on."""
@@ -93,6 +94,7 @@ class Maker:
             facts += [toy.POINTS, toy.STEPS]
         else:
             plain = self.settings_of(job).plain()
+            plain |= plain["lab"]
             told = {name: plain[name] for name in RESULT_SETTINGS}
             facts += [plain["prompt"], self._fingerprints, told]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
@@ -103,7 +105,7 @@ class Maker:
         if recipe.guidance is None:
             return 150.0
         through_encoder = 3.0 if recipe.field is FieldKind.ehc else 1.0
-        return recipe.steps(self.settings.evaluate.claim_steps) * through_encoder
+        return recipe.steps(self.settings.lab.evaluate.claim_steps) * through_encoder
 
     def make(self, job: Job) -> tuple[Record, Strip]:
         """Runs the recipe and measures its pictures.
@@ -117,7 +119,7 @@ class Maker:
             figures, pictures = plane(job.seed)
             return Record(TOY, job.seed, "target", figures, [], 0, time.monotonic() - began), pictures
         settings = self.settings_of(job)
-        view = chosen_view(settings.playground, settings.prior.prompts, self.body, self.prior.image_size)
+        view = chosen_view(settings.lab.playground, settings.prior.prompts, self.body, self.prior.image_size)
         sampled = self.recipes[job.recipe].guidance is None
         found, more = self._samples(settings, view) if sampled else self._play(settings, view)
         seconds = time.monotonic() - began
@@ -133,18 +135,18 @@ class Maker:
         )
         return record, in_a_row(list(found))
 
-    def _samples(self, settings: Settings, view: View) -> tuple[Float[np.ndarray, "B S S 3"], dict[str, float]]:
+    def _samples(self, settings: LabSettings, view: View) -> tuple[Float[np.ndarray, "B S S 3"], dict[str, float]]:
         prompt = run_prompts(settings, self.prior)[view.bucket]
         control = None if view.control is None else view.control.expand(SAMPLES, -1, -1, -1)
         random = generator(settings.seed, 0, "own samples")
         asked = [prompt.positive] * SAMPLES, [prompt.negative] * SAMPLES
         return self.prior.sample(*asked, control, generator=random).clamp(0, 1).cpu().numpy(), {}
 
-    def _play(self, settings: Settings, view: View) -> tuple[Float[np.ndarray, "1 S S 3"], dict[str, float]]:
+    def _play(self, settings: LabSettings, view: View) -> tuple[Float[np.ndarray, "1 S S 3"], dict[str, float]]:
         conditions = encode_texts(settings, self.prior, view)
-        canvas = build_canvas(settings.playground, self.prior, settings.seed)
+        canvas = build_canvas(settings.lab.playground, self.prior, settings.seed)
         guidance = build_guidance(settings.guidance, self.prior, conditions)
-        result = play(canvas, guidance, conditions, view, settings.playground, settings.seed)
+        result = play(canvas, guidance, conditions, view, settings.lab.playground, settings.seed)
         if result.interrupted:
             raise KeyboardInterrupt
         with torch.no_grad():
@@ -154,7 +156,7 @@ class Maker:
     @cached_property
     def _mask(self) -> Bool[np.ndarray, "S S"]:
         """The pixels of the undressed body."""
-        config, size = self.settings.playground, self.prior.image_size
+        config, size = self.settings.lab.playground, self.prior.image_size
         posed = self.body.pose(a_pose())
         views = fixed_views(posed, [Framing(config.framing.value)], [config.azimuth], size)
         return (body_depth(posed, views.cameras, size)[0] > 0).cpu().numpy()
@@ -168,7 +170,7 @@ def plane(seed: int) -> tuple[dict[str, float], Strip]:
 
 
 def make_records(
-    settings: Settings,
+    settings: LabSettings,
     prior: StableDiffusionPrior,
     scorer: Scorer,
     claims: dict[str, Claim],
@@ -181,7 +183,7 @@ def make_records(
         KeyboardInterrupt: after Ctrl-C; all records but the one in work are kept.
     """
     maker = Maker(settings, prior, scorer)
-    jobs = plan(claims, settings.evaluate.claim_seeds, settings.seed)
+    jobs = plan(claims, settings.lab.evaluate.claim_seeds, settings.seed)
     return complete(jobs, folder, key=maker.key, make=maker.make, describe=_describe, cost=maker.cost, what="run")
 
 

@@ -12,13 +12,13 @@ from avatar_gs.core.console import format_duration
 from avatar_gs.core.images import RGBImage, contact_sheet
 from avatar_gs.guidance.config import EDITING
 from avatar_gs.guidance.presets import named_preset
+from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites.editing.records import BEFORE, EditRecord
 from avatar_gs.lab.suites.editing.runs import STRIP_LABELS, make_records
 from avatar_gs.lab.suites.editing.summary import summarise
 from avatar_gs.lab.suites.folder import RecordFolder
 from avatar_gs.lab.suites.report import LABEL, head, markdown_table, number
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
-from avatar_gs.settings import Settings
 
 CELL_SIZE = 112
 TRUTH = "drawn truth"
@@ -38,7 +38,9 @@ COLUMNS = {
 FULL_PROMPTS, FULL_SEEDS = 12, 3
 
 
-def measure_editing(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], RGBImage]:
+def measure_editing(
+    settings: LabSettings, prior: StableDiffusionPrior, folder: Path
+) -> tuple[dict[str, Any], RGBImage]:
     """The suite's figures and its sheet of pictures; makes the avatars and edits that ``folder`` does not hold yet."""
     kept = RecordFolder(folder / "edits", EditRecord.of_plain)
     records = make_records(settings, prior, kept, folder / "avatars")

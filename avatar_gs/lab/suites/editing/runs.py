@@ -8,6 +8,7 @@ from avatar_gs.core.runs import RunFolder
 from avatar_gs.guidance.presets import fitted, named_preset
 from avatar_gs.lab.metrics.avatar import Pictures, Strip, in_a_row, measure
 from avatar_gs.lab.metrics.truth import CLOSE_UP, Truth
+from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites.config import EvaluateConfig
 from avatar_gs.lab.suites.editing.edits import Edit, edits
 from avatar_gs.lab.suites.editing.kept import differences, silhouette_overlap
@@ -17,7 +18,7 @@ from avatar_gs.lab.suites.suite import RESULT_SETTINGS
 from avatar_gs.lab.suites.theatre import Theatre
 from avatar_gs.prior.fingerprint import prior_fingerprint
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
-from avatar_gs.settings import Settings, short_hash
+from avatar_gs.settings import short_hash
 from avatar_gs.training.init import load_init
 from avatar_gs.training.loop import optimize
 from avatar_gs.training.prompts import run_prompts
@@ -65,16 +66,16 @@ def plan(config: EvaluateConfig, seed: int) -> Iterator[Job]:
 class Maker:
     """Makes, edits and measures avatars with one prior. ``folder``: where the avatars to be edited are kept."""
 
-    def __init__(self, settings: Settings, prior: StableDiffusionPrior, folder: Path) -> None:
+    def __init__(self, settings: LabSettings, prior: StableDiffusionPrior, folder: Path) -> None:
         self.settings, self.prior, self.folder = settings, prior, folder
         self.theatre = Theatre(prior.device)
         self.fingerprint = prior_fingerprint(prior)
 
-    def settings_of(self, job: Job) -> Settings:
+    def settings_of(self, job: Job) -> LabSettings:
         """The command's settings; for an edit with the method, the number of steps and the avatar to begin with."""
         if job.preset == BEFORE:
             return replace(self.settings, prompt=job.edit.before.prompt, seed=job.seed)
-        given, steps = self.settings, self.settings.evaluate.edit_steps
+        given, steps = self.settings, self.settings.lab.evaluate.edit_steps
         return replace(
             given,
             prompt=job.edit.after.prompt,
@@ -141,7 +142,7 @@ class Maker:
 
 
 def make_records(
-    settings: Settings, prior: StableDiffusionPrior, folder: RecordFolder[EditRecord], avatars: Path
+    settings: LabSettings, prior: StableDiffusionPrior, folder: RecordFolder[EditRecord], avatars: Path
 ) -> dict[str, EditRecord]:
     """The record of every job of the suite by its key, in the plan's order; those in ``folder`` are not made again, nor
     are the avatars to be edited in ``avatars``.
@@ -152,12 +153,12 @@ def make_records(
     """
     maker = Maker(settings, prior, avatars)
     return complete(
-        plan(settings.evaluate, settings.seed),
+        plan(settings.lab.evaluate, settings.seed),
         folder,
         key=maker.key,
         make=maker.make,
         describe=_describe,
-        cost=lambda job: settings.optimize.steps if job.preset == BEFORE else settings.evaluate.edit_steps,
+        cost=lambda job: settings.optimize.steps if job.preset == BEFORE else settings.lab.evaluate.edit_steps,
         what="edit",
     )
 

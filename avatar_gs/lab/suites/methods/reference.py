@@ -14,8 +14,8 @@ from avatar_gs.lab.metrics.features import saturation_error
 from avatar_gs.lab.metrics.shots import of_samples
 from avatar_gs.lab.metrics.truth import stage_of
 from avatar_gs.lab.metrics.views import ORBIT, Sights
+from avatar_gs.lab.settings import LabSettings
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
-from avatar_gs.settings import Settings
 from avatar_gs.training.config import PoseMap
 from avatar_gs.types import Framing
 
@@ -29,7 +29,7 @@ def around() -> Sights:
     return Sights((stage_of(a_pose(), [Framing.BODY] * len(ORBIT), ORBIT, tuple(f"{turn:g}" for turn in ORBIT)),))
 
 
-def sample_colours(settings: Settings, prior: StableDiffusionPrior) -> Float[np.ndarray, "N 3"]:
+def sample_colours(settings: LabSettings, prior: StableDiffusionPrior) -> Float[np.ndarray, "N 3"]:
     """The colours, in [0, 1], of the prior's own samples of ``settings.prompt``, with ControlNet, where everybody's
     body is."""
     samples = of_samples(

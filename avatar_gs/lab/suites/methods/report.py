@@ -13,13 +13,13 @@ from avatar_gs.core.images import RGBImage, contact_sheet
 from avatar_gs.guidance.presets import WARMUP_SHARE, named_preset
 from avatar_gs.lab.metrics.views import ORBIT
 from avatar_gs.lab.scorer.model import Scorer
+from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites.folder import RecordFolder
 from avatar_gs.lab.suites.methods.records import Record
 from avatar_gs.lab.suites.methods.runs import CALLS, DEFAULT, make_records
 from avatar_gs.lab.suites.methods.summary import BEST, MODES, best, summarise
 from avatar_gs.lab.suites.report import LABEL, head, markdown_table, number
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
-from avatar_gs.settings import Settings
 
 CELL_SIZE = 96
 SHOWN = (1, 3)
@@ -37,7 +37,7 @@ FULL_PROMPTS, FULL_SEEDS, FULL_STEPS = 12, 5, 250
 
 
 def measure_methods(
-    settings: Settings, prior: StableDiffusionPrior, scorer: Scorer, folder: Path
+    settings: LabSettings, prior: StableDiffusionPrior, scorer: Scorer, folder: Path
 ) -> tuple[dict[str, Any], RGBImage]:
     """The suite's figures and its sheet of pictures; makes the avatars that ``folder`` does not hold yet."""
     kept = RecordFolder(folder / "avatars", Record.of_plain)
@@ -47,9 +47,9 @@ def measure_methods(
     presets = dict.fromkeys(record.preset for record in steps.values())
     figures |= {
         "guidance": {name: _settings_in_words(name) for name in presets},
-        "steps": settings.evaluate.method_steps,
-        "prompts": settings.evaluate.method_prompts,
-        "seeds": settings.evaluate.method_seeds,
+        "steps": settings.lab.evaluate.method_steps,
+        "prompts": settings.lab.evaluate.method_prompts,
+        "seeds": settings.lab.evaluate.method_seeds,
     }
     return figures, _sheet(modes, kept, settings.seed)
 
@@ -163,7 +163,7 @@ def _settings(guidance: Mapping[str, str]) -> str:
         "Each method with its own preset (`conf/guidance`), and the splats' learning rates of the command for all; "
         f"robust NFSD's warm-up takes at most {WARMUP_SHARE:.0%} of a run.\n\n"
     )
-    return f"## Settings\n\n{text}" + "\n".join(f"- {name}: {words}" for name, words in guidance.items())
+    return f"## LabSettings\n\n{text}" + "\n".join(f"- {name}: {words}" for name, words in guidance.items())
 
 
 def _costs(costs: Mapping[str, Any], full: Mapping[str, str]) -> str:

@@ -17,6 +17,7 @@ from avatar_gs.guidance.presets import fitted, named_preset, preset_names
 from avatar_gs.lab.metrics.avatar import Pictures, Strip, draw, draw_from, in_a_row, measure
 from avatar_gs.lab.metrics.truth import DIRECTIONS, Case, cases
 from avatar_gs.lab.scorer.model import Scorer
+from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites.config import EvaluateConfig
 from avatar_gs.lab.suites.folder import RecordFolder, complete
 from avatar_gs.lab.suites.methods.records import Record
@@ -24,7 +25,6 @@ from avatar_gs.lab.suites.methods.reference import around, sample_colours, satur
 from avatar_gs.lab.suites.theatre import Theatre
 from avatar_gs.prior.fingerprint import prior_fingerprint, weights_fingerprint
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
-from avatar_gs.settings import Settings
 from avatar_gs.training.loop import optimize
 from avatar_gs.training.prompts import run_prompts
 from avatar_gs.types import Framing
@@ -94,13 +94,13 @@ def equal_compute(config: EvaluateConfig, jobs: Iterable[Job], records: Iterable
 class Maker:
     """Makes and measures avatars with one prior."""
 
-    def __init__(self, settings: Settings, prior: StableDiffusionPrior, scorer: Scorer) -> None:
+    def __init__(self, settings: LabSettings, prior: StableDiffusionPrior, scorer: Scorer) -> None:
         self.settings, self.prior, self.scorer = settings, prior, scorer
         self.theatre = Theatre(prior.device)
         self._fingerprints = [prior_fingerprint(prior), weights_fingerprint({"scorer": scorer.model})]
         self._colours: dict[str, Float[np.ndarray, "N 3"]] = {}
 
-    def settings_of(self, job: Job) -> Settings:
+    def settings_of(self, job: Job) -> LabSettings:
         """The command's settings with the job's method, steps and ControlNet."""
         given = self.settings
         scale = given.prior.control_scale if job.control else 0.0
@@ -163,7 +163,7 @@ class Maker:
 
 
 def make_records(
-    settings: Settings, prior: StableDiffusionPrior, scorer: Scorer, folder: RecordFolder[Record]
+    settings: LabSettings, prior: StableDiffusionPrior, scorer: Scorer, folder: RecordFolder[Record]
 ) -> tuple[dict[str, Record], dict[str, Record]]:
     """The records by key, in the plan's order: with equal steps, and with equal compute (where a method needs the same
     number of steps for both, the same record). Those in ``folder`` are not made again.
@@ -172,7 +172,7 @@ def make_records(
         UserError: if a run diverges, or a method is not to be compared.
         KeyboardInterrupt: after Ctrl-C; all avatars but the one in work are kept.
     """
-    maker, config = Maker(settings, prior, scorer), settings.evaluate
+    maker, config = Maker(settings, prior, scorer), settings.lab.evaluate
 
     def completed(jobs: list[Job]) -> dict[str, Record]:
         return complete(jobs, folder, key=maker.key, make=maker.make, describe=_describe, cost=lambda job: job.cost)

@@ -18,10 +18,10 @@ from avatar_gs.lab.metrics.clip import PACKAGED, load_clip
 from avatar_gs.lab.metrics.faces import SAME_PERSON, load_faces
 from avatar_gs.lab.metrics.perceptual import load_lpips
 from avatar_gs.lab.metrics.photos import Judges, by_view, in_bytes
+from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites.report import in_words, markdown_table, number
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.render.cameras import fixed_views
-from avatar_gs.settings import Settings
 from avatar_gs.stages import init_run as starting
 from avatar_gs.training.init import load_init
 from avatar_gs.types import Framing
@@ -35,7 +35,9 @@ SHEET_PHOTOS = 8
 CELL_SIZE = 128
 
 
-def measure_likeness(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], RGBImage]:
+def measure_likeness(
+    settings: LabSettings, prior: StableDiffusionPrior, folder: Path
+) -> tuple[dict[str, Any], RGBImage]:
     """The figures of the run ``settings.name`` beside ``settings.photos``, and a sheet of both.
 
     Raises:
@@ -48,7 +50,7 @@ def measure_likeness(settings: Settings, prior: StableDiffusionPrior, folder: Pa
         )
     if not runs.holds_an_avatar(settings.folder):
         raise UserError(f"suite=likeness: {settings.folder} holds no avatar: make one first, or give another name=…")
-    config = settings.evaluate
+    config = settings.lab.evaluate
     judges = Judges(load_clip(config.clip, prior.device), load_lpips(config.lpips), load_faces(config.faces))
     embed = settings.embed
     photos = load_photos(settings.photos, SIZE, remove_background=embed.remove_background, min_size=embed.min_size)
@@ -67,7 +69,7 @@ def measure_likeness(settings: Settings, prior: StableDiffusionPrior, folder: Pa
     return figures, _sheet(renders, pixels)
 
 
-def _renders(settings: Settings) -> np.ndarray:
+def _renders(settings: LabSettings) -> np.ndarray:
     """The run's avatar on grey, on the body that it was made on."""
     whole = replace(settings, init=starting.run_folder(settings.name))
     whole = starting.taken_over(whole, body_given=False)

@@ -16,8 +16,8 @@ from avatar_gs.core.console import interruptible, progress
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import Method
 from avatar_gs.lab.metrics.clip import Clip
+from avatar_gs.lab.settings import LabSettings
 from avatar_gs.protocols import Prior
-from avatar_gs.settings import Settings
 from avatar_gs.splats.optim import gradients_are_finite
 from avatar_gs.splats.surface import RestSurface
 from avatar_gs.training.loop import Result, first_state, metrics, stop_if_diverged
@@ -36,7 +36,7 @@ gradients on screen positions are then about those of score distillation with th
 
 
 def optimize_by_similarity(
-    settings: Settings, body: Body, prior: Prior, clip: Clip, prompts: Mapping[Bucket, BucketPrompt]
+    settings: LabSettings, body: Body, prior: Prior, clip: Clip, prompts: Mapping[Bucket, BucketPrompt]
 ) -> Result:
     """An avatar whose pictures are as similar as can be to the prompt of their bucket of views, to ``clip``.
 
@@ -70,7 +70,7 @@ def optimize_by_similarity(
 def climb(
     state: TrainingState,
     scene: Scene,
-    settings: Settings,
+    settings: LabSettings,
     clip: Clip,
     wanted: Mapping[Bucket, Float[Tensor, " d"]],
     surface: RestSurface,

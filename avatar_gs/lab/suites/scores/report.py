@@ -10,6 +10,7 @@ from avatar_gs.lab.metrics.perceptual import load_lpips
 from avatar_gs.lab.metrics.shots import Shots
 from avatar_gs.lab.metrics.truth import cases, draw_truth
 from avatar_gs.lab.metrics.views import ORBIT, ORBITS, sights
+from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites.folder import RecordFolder
 from avatar_gs.lab.suites.report import LABEL
 from avatar_gs.lab.suites.scores.looks import look, read_captions
@@ -17,7 +18,6 @@ from avatar_gs.lab.suites.scores.records import Kind, Record
 from avatar_gs.lab.suites.scores.runs import make_records
 from avatar_gs.lab.suites.scores.summary import Scores
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
-from avatar_gs.settings import Settings
 
 SHOWN = {
     "front": 0,
@@ -30,13 +30,13 @@ SHOWN_WHITE = {"textureless": 0, "its head": len(ORBIT)}
 CELL_SIZE = 96
 
 
-def measure_scores(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], RGBImage]:
+def measure_scores(settings: LabSettings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], RGBImage]:
     """The suite's figures and its sheet of pictures; makes the records that ``folder`` does not hold yet.
 
     Raises:
         UserError: ``evaluate.clip`` or ``evaluate.lpips`` cannot be loaded, or a run diverges.
     """
-    config, seen = settings.evaluate, sights()
+    config, seen = settings.lab.evaluate, sights()
     clip, lpips = load_clip(config.clip, prior.device), load_lpips(config.lpips)
     kept = RecordFolder(folder / "avatars", Record.of_plain)
     records = make_records(settings, prior, clip, kept)
@@ -61,10 +61,10 @@ def measure_scores(settings: Settings, prior: StableDiffusionPrior, folder: Path
     return figures, _sheet(records, kept, len(seen), settings)
 
 
-def _sheet(records: Mapping[str, Record], kept: RecordFolder[Record], views: int, settings: Settings) -> RGBImage:
+def _sheet(records: Mapping[str, Record], kept: RecordFolder[Record], views: int, settings: LabSettings) -> RGBImage:
     """A row for each kind of each prompt, with the first seed."""
     rows, labels = [], []
-    for case in range(settings.evaluate.scored_prompts):
+    for case in range(settings.lab.evaluate.scored_prompts):
         for kind in Kind:
             wanted = kind, case, settings.seed
             key = next(key for key, one in records.items() if (one.kind, one.case, one.seed) == wanted)

@@ -14,6 +14,7 @@ from avatar_gs.lab.metrics.avatar import Strip
 from avatar_gs.lab.metrics.clip import Clip
 from avatar_gs.lab.metrics.truth import Case, cases, neutral_body
 from avatar_gs.lab.metrics.views import sights
+from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites.config import EvaluateConfig
 from avatar_gs.lab.suites.folder import RecordFolder, complete
 from avatar_gs.lab.suites.scores.clip_guidance import WEIGHT, optimize_by_similarity
@@ -21,7 +22,6 @@ from avatar_gs.lab.suites.scores.records import AVATARS, Kind, Record
 from avatar_gs.lab.suites.suite import RESULT_SETTINGS
 from avatar_gs.prior.fingerprint import prior_fingerprint
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
-from avatar_gs.settings import Settings
 from avatar_gs.splats.surface import surface_splats
 from avatar_gs.training.config import PoseMap
 from avatar_gs.training.loop import Result, optimize
@@ -55,7 +55,7 @@ def plan(config: EvaluateConfig, seed: int) -> Iterator[Job]:
 class Maker:
     """Makes the pictures with one prior; CLIP guidance climbs ``clip``."""
 
-    def __init__(self, settings: Settings, prior: StableDiffusionPrior, clip: Clip) -> None:
+    def __init__(self, settings: LabSettings, prior: StableDiffusionPrior, clip: Clip) -> None:
         self.settings, self.prior, self.clip = settings, prior, clip
         self.body = neutral_body(prior.device)
         self.fingerprint = prior_fingerprint(prior)
@@ -101,7 +101,7 @@ class Maker:
             generator=generator(job.seed, job.index, "samples"),
         )
 
-    def _optimize(self, kind: Kind, settings: Settings) -> Result:
+    def _optimize(self, kind: Kind, settings: LabSettings) -> Result:
         prompts = run_prompts(settings, self.prior)
         if kind is Kind.CLIP:
             return optimize_by_similarity(settings, self.body, self.prior, self.clip, prompts)
@@ -109,7 +109,7 @@ class Maker:
 
 
 def make_records(
-    settings: Settings, prior: StableDiffusionPrior, clip: Clip, kept: RecordFolder[Record]
+    settings: LabSettings, prior: StableDiffusionPrior, clip: Clip, kept: RecordFolder[Record]
 ) -> dict[str, Record]:
     """The record of every job of the suite by its key, in the plan's order; those in ``kept`` are not made again.
 
@@ -117,7 +117,7 @@ def make_records(
         UserError: if a run diverges.
         KeyboardInterrupt: after Ctrl-C; all but the one in work are kept.
     """
-    maker, jobs = Maker(settings, prior, clip), plan(settings.evaluate, settings.seed)
+    maker, jobs = Maker(settings, prior, clip), plan(settings.lab.evaluate, settings.seed)
     costs = {Kind.AVATAR: 27.0, Kind.CLIP: 15.0, Kind.SAMPLES: 12.0}  # seconds on two cores, roughly
     return complete(
         jobs,

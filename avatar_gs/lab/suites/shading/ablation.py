@@ -15,6 +15,7 @@ from avatar_gs.lab.metrics.avatar import Pictures, Strip, in_a_row, measure
 from avatar_gs.lab.metrics.shading import Retrieval, blank, draw_looks, true_pictures
 from avatar_gs.lab.metrics.truth import CLOSE_UP, Case, Truth, cases
 from avatar_gs.lab.scorer.model import Scorer
+from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites.config import EvaluateConfig
 from avatar_gs.lab.suites.folder import RecordFolder, complete
 from avatar_gs.lab.suites.shading.records import Row, ShadingRecord
@@ -23,7 +24,7 @@ from avatar_gs.lab.suites.theatre import Theatre
 from avatar_gs.prior.fingerprint import prior_fingerprint, weights_fingerprint
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.render.shading import Shade
-from avatar_gs.settings import Settings, short_hash
+from avatar_gs.settings import short_hash
 from avatar_gs.training.loop import optimize
 from avatar_gs.training.prompts import run_prompts
 from avatar_gs.types import Framing
@@ -55,7 +56,7 @@ def plan(config: EvaluateConfig, seed: int) -> Iterator[Job]:
                 yield Job(row, case, seed + index)
 
 
-def settings_of(settings: Settings, job: Job) -> Settings:
+def settings_of(settings: LabSettings, job: Job) -> LabSettings:
     """The command's settings with the switches of the job's row."""
     row, cameras = job.row, settings.cameras
     if not row.has(Row.VIEW_AUG):
@@ -79,7 +80,7 @@ def settings_of(settings: Settings, job: Job) -> Settings:
 class Maker:
     """Makes and measures avatars with one prior and one scorer."""
 
-    def __init__(self, settings: Settings, prior: StableDiffusionPrior, scorer: Scorer) -> None:
+    def __init__(self, settings: LabSettings, prior: StableDiffusionPrior, scorer: Scorer) -> None:
         self.settings, self.prior = settings, prior
         self.theatre = Theatre(prior.device)
         self.retrieval = Retrieval(scorer, self.theatre.stage)
@@ -122,7 +123,7 @@ class Maker:
 
 
 def make_records(
-    settings: Settings, prior: StableDiffusionPrior, scorer: Scorer, folder: RecordFolder[ShadingRecord]
+    settings: LabSettings, prior: StableDiffusionPrior, scorer: Scorer, folder: RecordFolder[ShadingRecord]
 ) -> dict[str, ShadingRecord]:
     """The record of every avatar of the suite by its key, in the plan's order; those in ``folder`` are not made again.
 
@@ -131,7 +132,9 @@ def make_records(
         KeyboardInterrupt: after Ctrl-C; all avatars but the one in work are kept.
     """
     maker = Maker(settings, prior, scorer)
-    return complete(plan(settings.evaluate, settings.seed), folder, key=maker.key, make=maker.make, describe=_describe)
+    return complete(
+        plan(settings.lab.evaluate, settings.seed), folder, key=maker.key, make=maker.make, describe=_describe
+    )
 
 
 def _describe(job: Job) -> str:

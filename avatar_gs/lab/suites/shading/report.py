@@ -11,18 +11,20 @@ from avatar_gs.lab.metrics.avatar import Measurement
 from avatar_gs.lab.metrics.shading import POOL
 from avatar_gs.lab.metrics.truth import DIRECTIONS
 from avatar_gs.lab.scorer.model import load_scorer
+from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites import report as tables
 from avatar_gs.lab.suites.folder import RecordFolder
 from avatar_gs.lab.suites.parts import expected_parts
 from avatar_gs.lab.suites.shading.ablation import FRONT_ONLY, LIT, STRIP_LABELS, WHITE, make_records
 from avatar_gs.lab.suites.shading.records import Row, ShadingRecord
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
-from avatar_gs.settings import Settings
 
 LOOKS = ("albedo", "shaded", "textureless")
 
 
-def measure_shading(settings: Settings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], RGBImage]:
+def measure_shading(
+    settings: LabSettings, prior: StableDiffusionPrior, folder: Path
+) -> tuple[dict[str, Any], RGBImage]:
     """The figures and the sheet of suite=shading."""
     kept = RecordFolder(folder / "avatars", ShadingRecord.of_plain)
     records = make_records(settings, prior, load_scorer(), kept)
