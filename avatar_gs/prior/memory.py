@@ -5,7 +5,7 @@ is the sum of what is alive at once: weights, the VAE encoder's graph, what UNet
 renders and the splats. The largest phase is the expected peak. Bytes and arithmetic were counted op by op on the true
 architectures, attention without matrices (tests count them again), and grow in proportion to pixels, channels, images
 and bytes of a number. What the program holds besides is a lump sum: on a GPU an allowance for CUDA's context and the
-libraries' workspaces (it was not measured there), on a CPU what ``forecast`` finds.
+libraries' workspaces (it was not measured there), on a CPU what ``estimate`` finds.
 """
 
 import json

@@ -32,7 +32,7 @@ from avatar_gs.prior.fingerprint import prior_fingerprint
 from avatar_gs.prior.prompts import bucket_prompts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.settings import OUTPUTS, Settings
-from avatar_gs.stages.forecast import Task
+from avatar_gs.stages.estimate import Task
 from avatar_gs.stages.preflight import preflight
 from avatar_gs.training.loop import peak_memory_mib
 from avatar_gs.types import Bucket, Framing, ViewDirection

@@ -25,8 +25,8 @@ from avatar_gs.prior.memory import (
 )
 from avatar_gs.render.rasterize import require_renderer
 from avatar_gs.settings import Settings
-from avatar_gs.stages import forecast
-from avatar_gs.stages.forecast import SingleImage, Task
+from avatar_gs.stages import estimate
+from avatar_gs.stages.estimate import SingleImage, Task
 
 LOGGER = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def check(settings: Settings, task: Task | SingleImage = Task.optimize) -> list[
 
 
 def _costs(settings: Settings, architecture: Architecture | None, device: str, task: Task | SingleImage) -> list[Line]:
-    load = forecast.load_of(settings, device, task)
+    load = estimate.memory_load(settings, device, task)
     if architecture is None:
         presets = {name: sum(expected_peak(packaged_architecture(name), load).values()) for name in PUBLISHED}
         known = ", ".join(f"with {name} it would be about {readable(size)}" for name, size in presets.items())
@@ -90,7 +90,7 @@ def _costs(settings: Settings, architecture: Architecture | None, device: str, t
         memory = replace(memory, found=basis)
     if task is not Task.optimize or memory.wrong:
         return [memory]
-    return [memory, Line("time", forecast.least_time(settings, architecture, load, device))]
+    return [memory, Line("time", estimate.least_time(settings, architecture, load, device))]
 
 
 def _body(settings: Settings) -> Line:
@@ -151,7 +151,7 @@ def _embedding(settings: Settings) -> Line:
 
 
 def _memory(architecture: Architecture, load: Load, device: str, task: Task | SingleImage) -> Line:
-    peak, free = expected_peak(architecture, load), forecast.free_memory(device)
+    peak, free = expected_peak(architecture, load), estimate.free_memory(device)
     parts = ", ".join(f"{name} {readable(size)}" for name, size in peak.items())
     found = f"about {readable(sum(peak.values()))} ({parts}), most in the phase “{largest_phase(architecture, load)}”"
     if device == "cuda":
@@ -159,6 +159,6 @@ def _memory(architecture: Architecture, load: Load, device: str, task: Task | Si
     if free is None:
         return Line("memory", found)
     found += f"; {readable(free)} free"
-    if forecast.fits(architecture, load, free):
+    if estimate.fits(architecture, load, free):
         return Line("memory", found)
-    return Line("memory", found, forecast.advice(architecture, load, device, task, free))
+    return Line("memory", found, estimate.advice(architecture, load, device, task, free))

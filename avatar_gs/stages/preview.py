@@ -20,7 +20,7 @@ from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.render.rasterize import require_renderer
 from avatar_gs.settings import Settings
 from avatar_gs.stages.embed import give_identity
-from avatar_gs.stages.forecast import Task
+from avatar_gs.stages.estimate import Task
 from avatar_gs.stages.preflight import preflight
 from avatar_gs.training.prompts import run_prompts
 from avatar_gs.training.scene import Scene, Scenes

@@ -53,10 +53,10 @@ def expected(settings: LabSettings) -> dict[str, float]:
     from avatar_gs.core.device import choose_device
     from avatar_gs.lab.benchmarks.random_weights import architecture_of
     from avatar_gs.prior.memory import expected_by_phase
-    from avatar_gs.stages import forecast
+    from avatar_gs.stages import estimate
 
     device = choose_device(settings.device.value)
-    load = forecast.load_of(settings, device, forecast.Task.optimize)
+    load = estimate.memory_load(settings, device, estimate.Task.optimize)
     if device == "cuda":
         load = replace(load, overhead=0)
     sizes = expected_by_phase(architecture_of(settings.prior), load)

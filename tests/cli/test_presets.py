@@ -9,7 +9,7 @@ from avatar_gs.guidance.presets import named_preset
 from avatar_gs.lab.suites.methods.runs import DEFAULT
 from avatar_gs.prior.memory import PUBLISHED, Architecture, expected_peak
 from avatar_gs.settings import Settings
-from avatar_gs.stages.forecast import Task, load_of
+from avatar_gs.stages.estimate import Task, memory_load
 
 ALL = [(group, name) for group, names in config.presets().items() for name in names]
 
@@ -152,5 +152,5 @@ def test_eight_gigabytes_are_enough_for_the_same_results(composed):
         }
         architecture = Architecture(PUBLISHED[small.prior.name])
         for settings, limit in ((whole, 16), (small, 8)):
-            peak = expected_peak(architecture, load_of(settings, "cuda", Task.optimize))
+            peak = expected_peak(architecture, memory_load(settings, "cuda", Task.optimize))
             assert sum(peak.values()) < 0.95 * limit * 2**30

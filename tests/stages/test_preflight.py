@@ -41,8 +41,8 @@ from avatar_gs.prior.memory import (
 )
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Device, Settings
-from avatar_gs.stages import embed, forecast, optimize, preflight, preview
-from avatar_gs.stages.forecast import SingleImage, Task
+from avatar_gs.stages import embed, optimize, preflight, preview
+from avatar_gs.stages.estimate import SingleImage, Task
 from avatar_gs.training.config import OptimizeConfig
 from tests import full, tiny
 from tests.lab.settings import lab_settings
@@ -254,7 +254,7 @@ def test_recipes_fit_into_their_gpus(experiment, most):
         chosen = compose(config.CONFIG_NAME, overrides=[*f"experiment={experiment}".split(), "optimize.batch=4"])
     settings = config.parse(chosen)
     architecture = packaged_architecture(settings.prior.name)
-    load = forecast.load_of(settings, "cuda", Task.optimize)
+    load = estimate.memory_load(settings, "cuda", Task.optimize)
     assert load.network_bytes == 2 and load.warms_up and load.previewed
     assert memory.expected_reserved(expected_peak(architecture, load)) <= most * 2**30
     assert memory.largest_phase(architecture, load) == "learning"
@@ -265,7 +265,7 @@ def test_phases_follow_the_settings(settings):
     architecture = Architecture(memory.PUBLISHED["sd15"])
 
     def phases(**guidance):
-        load = forecast.load_of(replace(settings, guidance=GuidanceConfig(**guidance)), "cuda", Task.optimize)
+        load = estimate.memory_load(replace(settings, guidance=GuidanceConfig(**guidance)), "cuda", Task.optimize)
         found = expected_phases(architecture, load)
         assert expected_peak(architecture, load) == max(found.values(), key=lambda parts: sum(parts.values()))
         return set(found)
@@ -277,7 +277,7 @@ def test_phases_follow_the_settings(settings):
     assert phases(method=Method.vsd) == always | {"adapter"}
     assert phases(method=Method.hifa, rgb_weight=0.1) == always | {"decoding"}
     assert phases(method=Method.dds) == always | {"encoding"}
-    embedding = forecast.load_of(settings, "cuda", Task.embed)
+    embedding = estimate.memory_load(settings, "cuda", Task.embed)
     assert set(expected_phases(architecture, embedding)) == {"predictions", "learning", "encoding", "preview"}
 
 
@@ -286,7 +286,7 @@ def test_memory_that_torch_holds_and_does_not_use_is_free(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (3 * GB, 8 * GB))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 4 * GB)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: GB)
-    assert forecast.free_memory("cuda") == 6 * GB
+    assert estimate.free_memory("cuda") == 6 * GB
 
 
 @pytest.mark.parametrize("kind", full.KINDS)
@@ -364,20 +364,20 @@ def test_the_arithmetic_of_a_step():
 
 def test_the_arithmetic_counts_how_often_y_con_learns():
     guidance = GuidanceConfig(method=Method.de_sds)
-    assert forecast.mean_predictions(guidance) == (2, 1)
+    assert estimate.mean_predictions(guidance) == (2, 1)
     guidance.de_sds.update_every = 4
-    assert forecast.mean_predictions(guidance) == (2.75, 0.25)
-    assert forecast.mean_predictions(GuidanceConfig(method=Method.sds)) == (2, 0)
+    assert estimate.mean_predictions(guidance) == (2.75, 0.25)
+    assert estimate.mean_predictions(GuidanceConfig(method=Method.sds)) == (2, 0)
 
 
 def test_the_encoder_is_counted_as_it_will_be_made():
     prior = PriorConfig(precision=Precision.float16)
-    assert forecast.encoder_of(prior, "cuda") == {"vae_bytes": 2, "encoder_keeps": "convolutions"}
-    assert forecast.encoder_of(prior, "cpu") == {"vae_bytes": 4, "encoder_keeps": "least"}
+    assert estimate.encoder_of(prior, "cuda") == {"vae_bytes": 2, "encoder_keeps": "convolutions"}
+    assert estimate.encoder_of(prior, "cpu") == {"vae_bytes": 4, "encoder_keeps": "least"}
     tiny_encoder = replace(prior, encoder=Encoder.tiny)
-    assert forecast.encoder_of(tiny_encoder, "cuda")["encoder_keeps"] == "tiny"
+    assert estimate.encoder_of(tiny_encoder, "cuda")["encoder_keeps"] == "tiny"
     half_of_the_run = replace(tiny_encoder, tiny_until=0.5)
-    assert forecast.encoder_of(half_of_the_run, "cuda")["encoder_keeps"] == "convolutions"
+    assert estimate.encoder_of(half_of_the_run, "cuda")["encoder_keeps"] == "convolutions"
 
 
 def test_parameters_are_counted_from_the_headers(prior, tmp_path, monkeypatch):
@@ -422,8 +422,8 @@ def test_the_table(settings, prior, tmp_path):
 
 def test_gsplats_kernels(settings, monkeypatch):
     monkeypatch.setattr(preflight, "choose_device", lambda device: "cuda")
-    monkeypatch.setattr(forecast, "free_memory", lambda device: None)
-    monkeypatch.setattr(forecast, "convolution_rate", lambda *arguments, **options: 1e12)
+    monkeypatch.setattr(estimate, "free_memory", lambda device: None)
+    monkeypatch.setattr(estimate, "convolution_rate", lambda *arguments, **options: 1e12)
     monkeypatch.setattr(
         gsplat_kernels, "find_kernels", lambda cores=0: gsplat_kernels.Kernels("not compiled yet: 88 s with nvcc")
     )
@@ -457,10 +457,10 @@ def test_what_is_missing_is_refused_before_anything_loads(settings, monkeypatch)
             stage.run(replace(settings, prior=PriorConfig(name="custom", path="/nowhere")))
         with pytest.raises(UserError, match=r"nobody\.safetensors"):
             stage.run(replace(settings, identity="nobody.safetensors"))
-        monkeypatch.setattr(forecast, "free_memory", lambda device: GB // 2)
+        monkeypatch.setattr(estimate, "free_memory", lambda device: GB // 2)
         with pytest.raises(UserError, match="no chunks, batch, resolution or precision make it fit"):
             stage.run(settings)
-        monkeypatch.setattr(forecast, "free_memory", lambda device: None)
+        monkeypatch.setattr(estimate, "free_memory", lambda device: None)
 
 
 @pytest.mark.parametrize(
@@ -478,38 +478,38 @@ def test_what_is_missing_is_refused_before_anything_loads(settings, monkeypatch)
 )
 def test_what_would_fit_is_named_and_fits(device, task, free, named, monkeypatch):
     """SD 2.1 on a device that has so many gigabytes: the advice holds what is expected of it, and following it fits."""
-    monkeypatch.setattr(forecast, "resident", lambda: GB)
+    monkeypatch.setattr(estimate, "resident_memory", lambda: GB)
     true = Architecture(memory.PUBLISHED["sd21"])
     settings = Settings(
         prior=PriorConfig(precision=Precision.bfloat16), optimize=OptimizeConfig(batch=4, supersample=2)
     )
     settings.density.max_splats = 200_000
-    load = forecast.load_of(settings, device, task)
+    load = estimate.memory_load(settings, device, task)
     if not named:
-        assert forecast.fits(true, load, round(free * GB))
+        assert estimate.fits(true, load, round(free * GB))
         return
-    said = forecast.advice(true, load, device, task, round(free * GB))
+    said = estimate.advice(true, load, device, task, round(free * GB))
     assert "would fit" in said, said
     overrides = dict(word.split("=") for word in said.split(": ")[1].removesuffix(" would fit").split())
     assert named <= set(overrides), said
-    assert not forecast.fits(true, load, round(free * GB))
+    assert not estimate.fits(true, load, round(free * GB))
     changed = OmegaConf.merge(
         OmegaConf.structured(settings), OmegaConf.from_dotlist([f"{k}={v}" for k, v in overrides.items()])
     )
-    assert forecast.fits(true, forecast.load_of(OmegaConf.to_object(changed), device, task), round(free * GB))
+    assert estimate.fits(true, estimate.memory_load(OmegaConf.to_object(changed), device, task), round(free * GB))
 
 
 def test_only_some_methods_go_through_the_networks(settings):
     cheap = replace(settings, guidance=GuidanceConfig(method=Method.sds))
-    assert forecast.load_of(settings, "cpu", Task.optimize).through_networks
-    assert not forecast.load_of(cheap, "cpu", Task.optimize).through_networks
+    assert estimate.memory_load(settings, "cpu", Task.optimize).through_networks
+    assert not estimate.memory_load(cheap, "cpu", Task.optimize).through_networks
 
 
 def test_a_preset_that_is_not_here_yet(settings, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
     monkeypatch.setattr("avatar_gs.prior.folder._hub_answers", lambda: True)
     names = {"path": "someone/base", "controlnet": "someone/pose", "vae": "someone/vae"}
-    monkeypatch.setattr(forecast, "free_memory", lambda device: None)
+    monkeypatch.setattr(estimate, "free_memory", lambda device: None)
     found = lines(replace(settings, prior=PriorConfig(name="sd15", **names)))
     assert "stage=fetch" in found["prior"].found and "about" in found["memory"].found
     assert "counted as packaged for sd15" in found["memory"].found
@@ -523,17 +523,17 @@ def test_without_a_network_a_preset_is_counted_as_packaged(kind, settings, monke
     """As much as once it is here: the table says both, what is missing and what the run would take."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
     monkeypatch.setattr("avatar_gs.prior.folder._hub_answers", lambda: False)
-    monkeypatch.setattr(forecast, "free_memory", lambda device: None)
-    monkeypatch.setattr(forecast, "resident", lambda: GB)
+    monkeypatch.setattr(estimate, "free_memory", lambda device: None)
+    monkeypatch.setattr(estimate, "resident_memory", lambda: GB)
     settings = replace(settings, prior=PriorConfig(name=kind, path="someone/base", controlnet="someone/pose"))
     found = lines(settings)
     assert list(found) == ["body", "device", "renderer", "prior", "embedding", "memory", "time"]
     assert "cannot be reached" in found["prior"].wrong
-    peak = expected_peak(Architecture(memory.PUBLISHED[kind]), forecast.load_of(settings, "cpu", Task.optimize))
+    peak = expected_peak(Architecture(memory.PUBLISHED[kind]), estimate.memory_load(settings, "cpu", Task.optimize))
     assert f"about {readable(sum(peak.values()))}" in found["memory"].found
     assert f"text_encoder, vae, unet, controlnet not here: counted as packaged for {kind}" in found["memory"].found
     assert "3 steps" in found["time"].found
-    monkeypatch.setattr(forecast, "free_memory", lambda device: 4 * GB)
+    monkeypatch.setattr(estimate, "free_memory", lambda device: 4 * GB)
     refused = lines(settings)
     assert "this needs about" in refused["memory"].wrong and "time" not in refused
     with pytest.raises(UserError, match="cannot be reached"):
@@ -542,16 +542,16 @@ def test_without_a_network_a_preset_is_counted_as_packaged(kind, settings, monke
 
 def test_what_the_program_holds_already_counts_on_a_cpu(settings, monkeypatch):
     """The libraries are in memory by now: they are in the estimate, and in what the run may have."""
-    before = forecast.resident()
+    before = estimate.resident_memory()
     # Asked of the system: malloc may answer with memory that earlier tests freed and the program still holds.
     with mmap.mmap(-1, 256 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as kept:
         for page in range(0, len(kept), mmap.PAGESIZE):
             kept[page] = 1
-        assert forecast.resident() - before == pytest.approx(len(kept), rel=0.1)
-    monkeypatch.setattr(forecast, "resident", lambda: GB)
-    on_cpu, on_gpu = (forecast.load_of(settings, device, Task.optimize) for device in ("cpu", "cuda"))
-    assert on_cpu.overhead == GB + forecast.ENGINE and on_gpu.overhead == memory.OVERHEAD
-    free = forecast.free_memory("cpu")
-    monkeypatch.setattr(forecast, "resident", lambda: 3 * GB)
-    more = forecast.free_memory("cpu")
+        assert estimate.resident_memory() - before == pytest.approx(len(kept), rel=0.1)
+    monkeypatch.setattr(estimate, "resident_memory", lambda: GB)
+    on_cpu, on_gpu = (estimate.memory_load(settings, device, Task.optimize) for device in ("cpu", "cuda"))
+    assert on_cpu.overhead == GB + estimate.ENGINE and on_gpu.overhead == memory.OVERHEAD
+    free = estimate.free_memory("cpu")
+    monkeypatch.setattr(estimate, "resident_memory", lambda: 3 * GB)
+    more = estimate.free_memory("cpu")
     assert free is not None and more is not None and more - free == pytest.approx(2 * GB, abs=GB / 2)

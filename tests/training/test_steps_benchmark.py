@@ -19,8 +19,8 @@ from avatar_gs.lab.stages import benchmark
 from avatar_gs.prior.config import EncoderKeeps, PriorConfig, VaePrecision
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Device
-from avatar_gs.stages import forecast
-from avatar_gs.stages.forecast import PREDICTIONS, span
+from avatar_gs.stages import estimate
+from avatar_gs.stages.estimate import PREDICTIONS, duration
 from tests import full, tiny
 from tests.lab.settings import lab_settings
 from tests.training.conftest import small_settings
@@ -51,7 +51,7 @@ def test_the_stage_prints_the_step_beside_its_floor(settings, capsys):
     assert re.search(rf"{row['ratio']:.3f} floors a step", out) and "2 views of 16² drawn at 32²" in out
     assert (
         "4, 2 with a backward pass" in out
-        and f"30 steps of {1e3 * row['step']:.1f} ms: {span(30 * row['step'])}" in out
+        and f"30 steps of {1e3 * row['step']:.1f} ms: {duration(30 * row['step'])}" in out
     )
     drawn, asked = (sum(row["alone"].get(part, 0.0) for part in parts) for parts in (RASTERISER, NETWORKS))
     assert f"forward and backward: {drawn / asked:.3f} of UNet and ControlNet's time" in out
@@ -96,7 +96,7 @@ def test_gpu_memory_is_as_expected(experiment):
 def test_a_floor_that_does_not_fit_is_left_out(settings, monkeypatch, capsys):
     """A run that saves memory may fit where its floor, all pictures at once, does not."""
     settings = replace(settings, prior=replace(settings.prior, encode_chunk=1))
-    monkeypatch.setattr(forecast, "fits", lambda architecture, load, free: load.encode_chunk == 1)
+    monkeypatch.setattr(estimate, "fits", lambda architecture, load, free: load.encode_chunk == 1)
     (row,) = benchmark.run(settings)
     out = capsys.readouterr().out
     assert row["alone"] == {} and row["floor"] == 0 and row["step"] > 0 and row["ratio"] is None
@@ -104,7 +104,7 @@ def test_a_floor_that_does_not_fit_is_left_out(settings, monkeypatch, capsys):
 
 
 def test_what_cannot_fit_is_refused_before_anything_is_made(settings, monkeypatch):
-    monkeypatch.setattr(forecast, "free_memory", lambda device: 10**9 // 2)
+    monkeypatch.setattr(estimate, "free_memory", lambda device: 10**9 // 2)
     monkeypatch.setattr(random_weights, "random_prior", None)
     with pytest.raises(UserError, match="this needs about"):
         benchmark.run(settings)

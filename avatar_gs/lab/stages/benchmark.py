@@ -56,14 +56,14 @@ def _steps(settings: LabSettings, device: str) -> list[dict[str, Any]]:
     from avatar_gs.lab.benchmarks.random_weights import architecture_of, random_prior
     from avatar_gs.lab.benchmarks.steps import time_steps
     from avatar_gs.prior.memory import expected_by_phase, expected_peak
-    from avatar_gs.stages import forecast
+    from avatar_gs.stages import estimate
 
     require_renderer(device)
-    architecture, task = architecture_of(settings.prior), forecast.Task.optimize
-    load, free = forecast.load_of(settings, device, task), forecast.free_memory(device)
-    forecast.require_memory(architecture, load, device, task)
+    architecture, task = architecture_of(settings.prior), estimate.Task.optimize
+    load, free = estimate.memory_load(settings, device, task), estimate.free_memory(device)
+    estimate.require_memory(architecture, load, device, task)
     at_once = replace(load, encode_chunk=0, checkpoint_encoder=False, predict_chunk=0)
-    floor = free is None or forecast.fits(architecture, at_once, free)
+    floor = free is None or estimate.fits(architecture, at_once, free)
     predicted = {part: round(size / 2**20, 1) for part, size in expected_peak(architecture, load).items()}
     with progress("make networks with random weights"):
         body, prior = load_body(settings.body, device), random_prior(settings.prior, device, settings.seed)
@@ -82,7 +82,7 @@ def _steps(settings: LabSettings, device: str) -> list[dict[str, Any]]:
     print(f"{'in the step':<44}{'ms':>10}")
     for part, seconds in found.parts.items():
         print(f"  {part:<42}{1e3 * seconds:>10.1f}")
-    print(f"{optimize.steps:,} steps of {1e3 * found.step:.1f} ms: {forecast.span(optimize.steps * found.step)}")
+    print(f"{optimize.steps:,} steps of {1e3 * found.step:.1f} ms: {estimate.duration(optimize.steps * found.step)}")
     print(f"calls of UNet and ControlNet in a step, in images: {_in_words(found.calls)}")
     if found.resting_calls:
         print(f"where y_con does not learn: {_in_words(found.resting_calls)}")

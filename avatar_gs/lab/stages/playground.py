@@ -18,7 +18,7 @@ from avatar_gs.lab.settings import LabSettings
 from avatar_gs.prior.stable_diffusion import load_prior
 from avatar_gs.render.rasterize import require_renderer
 from avatar_gs.stages.embed import give_identity
-from avatar_gs.stages.forecast import SingleImage
+from avatar_gs.stages.estimate import SingleImage
 from avatar_gs.stages.preflight import preflight
 
 LOGGER = logging.getLogger(__name__)

@@ -45,7 +45,7 @@ class SingleImage:
     """Whether gradients pass the encoder, since colours are optimised and not latents."""
 
 
-def load_of(settings: Settings, device: str, task: Task | SingleImage) -> Load:
+def memory_load(settings: Settings, device: str, task: Task | SingleImage) -> Load:
     """What a task asks of the prior."""
     prior = settings.prior
     methods = task.methods if isinstance(task, SingleImage) else {settings.guidance.method}
@@ -213,10 +213,10 @@ def least_time(settings: Settings, architecture: Architecture, load: Load, devic
     seconds = sum(flops[part] / rates[part] for part in flops)
     counted = ", ".join(f"{part} {flops[part] / 1e12:.2f} Tflop at {rates[part] / 1e12:.2f} Tflop/s" for part in flops)
     steps = settings.optimize.steps
-    return f"estimated at least {span(seconds)} a step, {span(seconds * steps)} for {steps} steps ({counted})"
+    return f"estimated at least {duration(seconds)} a step, {duration(seconds * steps)} for {steps} steps ({counted})"
 
 
-def span(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """A time for people."""
     if seconds < 120:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
