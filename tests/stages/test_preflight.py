@@ -41,7 +41,7 @@ from avatar_gs.prior.memory import (
 )
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Device, Settings
-from avatar_gs.stages import embed, optimize, preflight, preview
+from avatar_gs.stages import embed, estimate, optimize, preflight, preview
 from avatar_gs.stages.estimate import SingleImage, Task
 from avatar_gs.training.config import OptimizeConfig
 from tests import full, tiny
