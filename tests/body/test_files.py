@@ -111,7 +111,7 @@ def test_the_free_body_is_loaded_as_it_is(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_a_licensed_body_is_taken_when_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "ROOT", tmp_path / "elsewhere")
+    monkeypatch.setattr(files, "BODY_MODELS", tmp_path / "elsewhere" / "body_models")
     monkeypatch.chdir(tmp_path)
     assert find_body(None) == FREE_BODY
     licensed = tmp_path / "body_models" / "smplx" / "SMPLX_NEUTRAL.npz"
@@ -136,7 +136,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_a_missing_free_body_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "FREE_BODY", tmp_path / "SMPLX_NEUTRAL.npz")
-    monkeypatch.setattr(files, "ROOT", tmp_path)
+    monkeypatch.setattr(files, "BODY_MODELS", tmp_path / "body_models")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as error:
         find_body(None)
