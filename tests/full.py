@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DCondi
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from avatar_gs.prior import single_file
+from avatar_gs.prior.loading import single_file
 from tests import tiny
 
 KINDS = ("sd15", "sd21")

@@ -22,18 +22,17 @@ from avatar_gs.core.runs import RunFolder
 from avatar_gs.core.seeding import generator
 from avatar_gs.identity.config import Clothes, EmbedConfig, IdentityMethod, Weighting
 from avatar_gs.identity.denoising import prediction_error, stratified_times, time_shares
-from avatar_gs.identity.description import Description, describe_photos, sort_photos
-from avatar_gs.identity.embedding import ACCESSORIES, IdentityEmbedding, fingerprint
+from avatar_gs.identity.description import Description, describe_photos, sort_photos, templates
+from avatar_gs.identity.embedding import ACCESSORIES, IdentityEmbedding, text_encoder_fingerprint
+from avatar_gs.identity.outfits import Rehearsals, rehearsal_error, rehearse
 from avatar_gs.identity.photos import PhotoSet
-from avatar_gs.identity.rehearsal import Rehearsals, rehearsal_error, rehearse
-from avatar_gs.identity.templates import templates
 from avatar_gs.prior.config import PromptStyle
-from avatar_gs.prior.placeholder import PLACEHOLDER, with_accessories
-from avatar_gs.prior.sparing import MemoryGuard
+from avatar_gs.prior.memory_guard import MemoryGuard
+from avatar_gs.prior.prompts import PLACEHOLDER, with_accessories
 from avatar_gs.protocols import IdentityPrior
 
 LOGGER = logging.getLogger(__name__)
-LESSONS = 2
+CACHE_VERSION = 2
 """Raised whenever the same photos would be learned otherwise."""
 WORD = "person"
 BETAS, WEIGHT_DECAY = (0.9, 0.999), 1e-2
@@ -266,7 +265,7 @@ def metadata(
     worn = {ACCESSORIES: lessons.accessories} if lessons.accessories else {}
     facts = {
         "base_model": prior.name,
-        "text_encoder": fingerprint(prior),
+        "text_encoder": text_encoder_fingerprint(prior),
         "method": config.method.name,
         "clothes": config.clothes.name,
         "steps": str(config.steps),

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.io import atomic_write
-from avatar_gs.prior import lora
+from avatar_gs.prior.loading import lora
+from avatar_gs.prior.loading.weight_files import POINTER, read_pickle
 from avatar_gs.prior.prompts import PLACEHOLDER
-from avatar_gs.prior.weights import POINTER, read_pickle
 from avatar_gs.protocols import IdentityPrior
 
 FORMAT = "avatar_gs.identity"
@@ -51,7 +51,7 @@ _EXPECTED = "expected an identity file that this program wrote, or a textual inv
 class IdentityEmbedding:
     """The rows that ``<id>`` stands for among a text encoder's input embeddings.
 
-    ``metadata`` may hold ``base_model``, ``text_encoder`` (see ``fingerprint``), ``method``, ``steps``,
+    ``metadata`` may hold ``base_model``, ``text_encoder`` (see ``text_encoder_fingerprint``), ``method``, ``steps``,
     ``accessories``, ``source_hashes``, and whatever else says where the rows come from.
     """
 
@@ -108,7 +108,7 @@ def read_identity(path: str | os.PathLike[str]) -> IdentityEmbedding:
     return IdentityEmbedding(_rows(path, content), metadata)
 
 
-def fingerprint(prior: IdentityPrior) -> str:
+def text_encoder_fingerprint(prior: IdentityPrior) -> str:
     """Sixteen hexadecimal digits that tell text encoders apart, and stay (nearly) the same when one is fine-tuned or
     rounded to another precision: the signs of 64 fixed random projections of the alphabet's token embeddings
     (locality-sensitive hashing, Charikar 2002)."""
@@ -142,7 +142,7 @@ def check_fits(embedding: IdentityEmbedding, prior: IdentityPrior, file: str = "
             "that it was made for, or train one for this prior with photos=<folder>"
         )
     made_with = embedding.metadata.get("text_encoder", "")
-    if made_with and not _same_encoder(made_with, fingerprint(prior)):
+    if made_with and not _same_encoder(made_with, text_encoder_fingerprint(prior)):
         raise UserError(
             f"{file} was made for {base_model or 'another model'}, whose text encoder is not that of "
             f"prior={prior.name} (both are {found} wide): choose the prior that it was made for, or train one for this "

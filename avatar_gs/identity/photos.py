@@ -18,8 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.identity.background import load_remover
-from avatar_gs.identity.pixels import Unusable, decode, on_grey, square
+from avatar_gs.identity.pixels import Unusable, decode, load_remover, on_grey, square
 
 log = logging.getLogger(__name__)
 

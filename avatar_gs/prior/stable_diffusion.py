@@ -21,15 +21,11 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from avatar_gs.core.device import all_finite, allow_tf32
 from avatar_gs.core.errors import UserError
-from avatar_gs.prior import accelerate, descriptions, lora, text
-from avatar_gs.prior import identity as people
+from avatar_gs.prior import accelerate, tokens, vocabulary
 from avatar_gs.prior.config import PLACEHOLDER, Compile, Encoder, EncoderKeeps, PriorConfig
-from avatar_gs.prior.descriptions import COMMON
-from avatar_gs.prior.encoding import ImageEncoder, vae_mean
-from avatar_gs.prior.fetch import fetch
-from avatar_gs.prior.folder import locate, must_be_fetched
-from avatar_gs.prior.frozen import keep_less, keep_less_of_norms
-from avatar_gs.prior.loading import (
+from avatar_gs.prior.image_encoder import ImageEncoder, vae_mean
+from avatar_gs.prior.loading import lora
+from avatar_gs.prior.loading.components import (
     Quiet,
     choose_dtype,
     choose_encoder_keeps,
@@ -38,9 +34,12 @@ from avatar_gs.prior.loading import (
     load_tiny_encoder,
     set_prediction,
 )
-from avatar_gs.prior.memory import DECODE_BATCH
-from avatar_gs.prior.names import WELL_KNOWN
-from avatar_gs.prior.prediction import to_eps
+from avatar_gs.prior.loading.hub import fetch
+from avatar_gs.prior.loading.sources import locate, must_be_fetched
+from avatar_gs.prior.low_memory_layers import keep_less, keep_less_of_norms
+from avatar_gs.prior.memory_estimate import DECODE_BATCH
+from avatar_gs.prior.schedule import to_eps
+from avatar_gs.prior.vocabulary import COMMON, WELL_KNOWN
 from avatar_gs.protocols import Adapter, Describable
 
 CONDITIONS = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
@@ -153,18 +152,18 @@ class StableDiffusionPrior:
         rows = self.identity if identity is None else identity
         if rows is not None:
             with self._text_encoder_here(keep=rows.requires_grad):
-                return people.encode_with_rows(self.text_encoder, self.tokenizer, self.token_length, prompts, rows)
+                return tokens.encode_with_rows(self.text_encoder, self.tokenizer, self.token_length, prompts, rows)
         for prompt in prompts:
             if PLACEHOLDER in prompt:
                 raise UserError(
                     f"prompt “{prompt}”: nobody is known as {PLACEHOLDER}; give photos=<folder> of one person, or "
                     "identity=<file>, or leave it out"
                 )
-        tokens = self.tokenizer(
+        encoded = self.tokenizer(
             list(prompts), padding="max_length", max_length=self.token_length, truncation=True, return_tensors="pt"
         )
         with self._text_encoder_here():
-            return self.text_encoder(tokens.input_ids.to(self.device))[0]
+            return self.text_encoder(encoded.input_ids.to(self.device))[0]
 
     @contextmanager
     def _text_encoder_here(self, *, keep: bool = False) -> Iterator[None]:
@@ -177,13 +176,13 @@ class StableDiffusionPrior:
 
     def token_embeddings(self, text: str) -> Float[Tensor, "n d"]:
         """The input embeddings of the tokens of ``text``, without those that mark its beginning and end."""
-        return people.token_embeddings(self.text_encoder, self.tokenizer, text).to(self.device)
+        return tokens.token_embeddings(self.text_encoder, self.tokenizer, text).to(self.device)
 
     def truncate(self, prompt: str, reserve: str = "") -> tuple[str, str]:
         """``(kept, cut)``: what is read of a prompt that leaves room for ``reserve`` after it, and what is not.
         ``<id>`` takes as many tokens as the identity has rows."""
         rows = 1 if self.identity is None else len(self.identity)
-        return text.truncate(self.tokenizer, self.token_length, prompt, reserve, rows)
+        return tokens.truncate(self.tokenizer, self.token_length, prompt, reserve, rows)
 
     def truncated(self, prompt: str) -> str:
         """The end of the prompt that does not fit into the token length ("" if all of it fits)."""
@@ -191,7 +190,7 @@ class StableDiffusionPrior:
 
     def unknown_words(self, prompt: str) -> list[str]:
         """The words that this prior never saw in training, if it knows its vocabulary (only small priors do)."""
-        return [] if self.vocabulary is None else text.unknown_words(prompt, self.vocabulary)
+        return [] if self.vocabulary is None else vocabulary.unknown_words(prompt, self.vocabulary)
 
     # ---- pictures
 
@@ -448,9 +447,9 @@ def load_prior(config: PriorConfig, device: torch.device | str = "cpu") -> Stabl
             config,
             parts,
             device,
-            vocabulary=text.read_vocabulary(folder) if folder else None,
-            known_names=people.known_names(folder),
-            describable=descriptions.describable(folder),
+            vocabulary=vocabulary.read_vocabulary(folder) if folder else None,
+            known_names=vocabulary.known_names(folder),
+            describable=vocabulary.describable(folder),
         )
 
 

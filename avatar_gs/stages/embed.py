@@ -22,13 +22,13 @@ from avatar_gs.core.errors import UserError
 from avatar_gs.core.images import contact_sheet, to_uint8, write_png
 from avatar_gs.core.runs import RunFolder
 from avatar_gs.core.seeding import generator
-from avatar_gs.identity.cross_init import LESSONS, EmbedState, train_identity
+from avatar_gs.identity.cross_init import CACHE_VERSION, EmbedState, train_identity
 from avatar_gs.identity.curve import loss_curve, smoothed
 from avatar_gs.identity.embedding import IdentityEmbedding, check_fits, read_identity, write_identity
 from avatar_gs.identity.photos import PhotoSet, load_photos
-from avatar_gs.prior import lora
 from avatar_gs.prior.config import FRAMINGS, PLACEHOLDER, VIEWS
 from avatar_gs.prior.fingerprint import prior_fingerprint
+from avatar_gs.prior.loading import lora
 from avatar_gs.prior.prompts import bucket_prompts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.settings import OUTPUTS, Settings
@@ -180,7 +180,7 @@ def key_of(settings: Settings, prior: StableDiffusionPrior, photos: PhotoSet) ->
         if name not in ("preview_every", "checkpoint_every", "fast", "min_size")
     }
     facts = [
-        LESSONS,
+        CACHE_VERSION,
         list(photos.hashes),
         config,
         style.name,

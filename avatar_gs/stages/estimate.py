@@ -10,9 +10,9 @@ from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.config import GuidanceConfig, Method, Variant
 from avatar_gs.identity.cross_init import ENCODE_BATCH
 from avatar_gs.prior.config import Encoder, Precision, PriorConfig
-from avatar_gs.prior.fetch import readable
-from avatar_gs.prior.loading import choose_dtype, choose_encoder_keeps, choose_vae_dtype
-from avatar_gs.prior.memory import Architecture, Load, expected_flops, expected_peak
+from avatar_gs.prior.loading.components import choose_dtype, choose_encoder_keeps, choose_vae_dtype
+from avatar_gs.prior.loading.hub import format_bytes
+from avatar_gs.prior.memory_estimate import Architecture, Load, expected_flops, expected_peak
 from avatar_gs.settings import Settings
 
 THROUGH_NETWORKS = frozenset({Method.de_sds, Method.l_diff, Method.vsd})
@@ -138,7 +138,7 @@ def advice(architecture: Architecture, load: Load, device: str, task: Task | Sin
     """What would fit, at the least cost: first what changes no result, then 16 bits, fewer views a step, smaller
     renders."""
     total = sum(expected_peak(architecture, load).values())
-    need = f"this needs about {readable(total)} of memory, and {readable(free)} are free on device={device}"
+    need = f"this needs about {format_bytes(total)} of memory, and {format_bytes(free)} are free on device={device}"
     for changed in cheaper(load, device, task):
         if fits(architecture, changed, free):
             return f"{need}: {words(load, changed, task)} would fit"

@@ -3,7 +3,7 @@
 import logging
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.prior.fetch import fetch
+from avatar_gs.prior.loading.hub import fetch
 from avatar_gs.settings import Settings
 
 LOGGER = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ import yaml
 from avatar_gs.core import runs
 from avatar_gs.core.errors import UserError
 from avatar_gs.prior.config import PLACEHOLDER
-from avatar_gs.prior.placeholder import SOMEBODY, with_placeholder
+from avatar_gs.prior.prompts import SOMEBODY, with_placeholder
 from avatar_gs.settings import OUTPUTS, Settings
 
 

@@ -10,10 +10,10 @@ from avatar_gs.core import gsplat_kernels
 from avatar_gs.core.device import choose_device, physical_cores
 from avatar_gs.core.errors import UserError
 from avatar_gs.identity.embedding import read_identity
-from avatar_gs.prior import lora
-from avatar_gs.prior.fetch import readable
-from avatar_gs.prior.folder import Source, locate
-from avatar_gs.prior.memory import (
+from avatar_gs.prior.loading import lora
+from avatar_gs.prior.loading.hub import format_bytes
+from avatar_gs.prior.loading.sources import Source, locate
+from avatar_gs.prior.memory_estimate import (
     PUBLISHED,
     Architecture,
     Load,
@@ -80,7 +80,7 @@ def _costs(settings: Settings, architecture: Architecture | None, device: str, t
     load = estimate.memory_load(settings, device, task)
     if architecture is None:
         presets = {name: sum(expected_peak(packaged_architecture(name), load).values()) for name in PUBLISHED}
-        known = ", ".join(f"with {name} it would be about {readable(size)}" for name, size in presets.items())
+        known = ", ".join(f"with {name} it would be about {format_bytes(size)}" for name, size in presets.items())
         return [Line("memory", f"unknown until the prior is here (stage=fetch); {known}")]
     memory = _memory(architecture, load, device, task)
     if architecture.assumed:
@@ -152,13 +152,15 @@ def _embedding(settings: Settings) -> Line:
 
 def _memory(architecture: Architecture, load: Load, device: str, task: Task | SingleImage) -> Line:
     peak, free = expected_peak(architecture, load), estimate.free_memory(device)
-    parts = ", ".join(f"{name} {readable(size)}" for name, size in peak.items())
-    found = f"about {readable(sum(peak.values()))} ({parts}), most in the phase “{largest_phase(architecture, load)}”"
+    parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in peak.items())
+    found = (
+        f"about {format_bytes(sum(peak.values()))} ({parts}), most in the phase “{largest_phase(architecture, load)}”"
+    )
     if device == "cuda":
-        found += f"; torch's allocator may hold {readable(expected_reserved(peak))} for it"
+        found += f"; torch's allocator may hold {format_bytes(expected_reserved(peak))} for it"
     if free is None:
         return Line("memory", found)
-    found += f"; {readable(free)} free"
+    found += f"; {format_bytes(free)} free"
     if estimate.fits(architecture, load, free):
         return Line("memory", found)
     return Line("memory", found, estimate.advice(architecture, load, device, task, free))

@@ -16,7 +16,7 @@ from avatar_gs.core.runs import RunFolder
 from avatar_gs.core.seeding import generator
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.distill import Distilled, build_guidance
-from avatar_gs.prior.sparing import MemoryGuard
+from avatar_gs.prior.memory_guard import MemoryGuard
 from avatar_gs.protocols import Prior
 from avatar_gs.settings import Settings
 from avatar_gs.splats.model import GaussianModel

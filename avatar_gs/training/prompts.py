@@ -8,8 +8,7 @@ from typing import Protocol, runtime_checkable
 from avatar_gs.guidance.conditions import corrupt_prompt
 from avatar_gs.guidance.config import Variant
 from avatar_gs.prior.config import PLACEHOLDER
-from avatar_gs.prior.placeholder import with_accessories, with_placeholder
-from avatar_gs.prior.prompts import bucket_prompts, fit_prompt
+from avatar_gs.prior.prompts import bucket_prompts, fit_prompt, with_accessories, with_placeholder
 from avatar_gs.settings import Settings
 from avatar_gs.types import Bucket, BucketPrompt
 

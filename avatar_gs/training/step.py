@@ -12,7 +12,7 @@ from avatar_gs.core.device import all_finite
 from avatar_gs.core.seeding import derive_seed, generator
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.distill import Distilled
-from avatar_gs.prior.sparing import MemoryGuard
+from avatar_gs.prior.memory_guard import MemoryGuard
 from avatar_gs.protocols import Prior
 from avatar_gs.settings import Settings
 from avatar_gs.splats.density import Refinement

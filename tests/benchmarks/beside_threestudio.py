@@ -32,7 +32,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout need not be installed
 
 from avatar_gs.guidance.config import Method
-from avatar_gs.prior.loading import Quiet
+from avatar_gs.prior.loading.components import Quiet
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from tests.benchmarks.side_by_side import PROMPT, Side, as_trained, command, ours
 from tests.benchmarks.threestudio_fork import import_guidance

@@ -24,7 +24,7 @@ from avatar_gs.guidance.distill import build_guidance
 from avatar_gs.guidance.presets import named_preset
 from avatar_gs.lab.benchmarks.random_weights import random_prior
 from avatar_gs.prior.config import Precision, PriorConfig
-from avatar_gs.prior.loading import Quiet
+from avatar_gs.prior.loading.components import Quiet
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.types import BucketPrompt
 from tests import full

@@ -52,7 +52,7 @@ def expected(settings: LabSettings) -> dict[str, float]:
     """The expected peak of memory by phase, in MiB: on a GPU of tensors alone, which is what torch counts there."""
     from avatar_gs.core.device import choose_device
     from avatar_gs.lab.benchmarks.random_weights import architecture_of
-    from avatar_gs.prior.memory import expected_by_phase
+    from avatar_gs.prior.memory_estimate import expected_by_phase
     from avatar_gs.stages import estimate
 
     device = choose_device(settings.device.value)

@@ -15,7 +15,7 @@ from unittest.mock import patch
 import torch
 from omegaconf import OmegaConf
 
-from avatar_gs.prior.loading import Quiet
+from avatar_gs.prior.loading.components import Quiet
 
 GUIDANCE, PROMPTS = "threestudio.models.guidance", "threestudio.models.prompt_processors"
 PACKAGES = ("threestudio", "threestudio.models", GUIDANCE, PROMPTS)

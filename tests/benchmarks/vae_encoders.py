@@ -27,9 +27,9 @@ from torch.nn import functional as F
 from avatar_gs.core.device import allow_tf32, choose_device
 from avatar_gs.prior.accelerate import AFTER, Accelerated, captured, compiled
 from avatar_gs.prior.config import EncoderKeeps
-from avatar_gs.prior.encoding import ImageEncoder, vae_mean
-from avatar_gs.prior.frozen import keep_less, keep_less_of_norms
-from avatar_gs.prior.memory import packaged_config
+from avatar_gs.prior.image_encoder import ImageEncoder, vae_mean
+from avatar_gs.prior.low_memory_layers import keep_less, keep_less_of_norms
+from avatar_gs.prior.memory_estimate import packaged_config
 
 FEW: dict[str, Any] = {"block_out_channels": [4, 4, 8, 8], "norm_num_groups": 2}
 FEW_TINY: dict[str, Any] = {"encoder_block_out_channels": (4,) * 4, "decoder_block_out_channels": (4,) * 4}

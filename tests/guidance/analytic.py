@@ -20,7 +20,7 @@ from avatar_gs.guidance.config import (
 )
 from avatar_gs.guidance.distill import Guidance, build_guidance
 from avatar_gs.guidance.learnables import ConsistentText, TrainedAdapter
-from avatar_gs.prior.prediction import to_eps
+from avatar_gs.prior.schedule import to_eps
 
 CHANNELS, SIDE = 2, 3
 SIZE = CHANNELS * SIDE * SIDE

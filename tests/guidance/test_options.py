@@ -26,7 +26,7 @@ from avatar_gs.guidance.config import (
     Weight,
 )
 from avatar_gs.guidance.weights import Cfg, guided, perpendicular
-from avatar_gs.prior.prediction import KINDS, to_eps
+from avatar_gs.prior.schedule import KINDS, to_eps
 from avatar_gs.types import BucketPrompt
 from tests.guidance.analytic import AnalyticPrior, Level, conditions, full, make, step
 

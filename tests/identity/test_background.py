@@ -81,7 +81,7 @@ def test_without_the_extra_the_message_says_how_to_install(
 ) -> None:
     for name in (missing, f"{missing}.sessions"):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setattr("avatar_gs.identity.background.find_spec", lambda name: None if name == missing else object())
+    monkeypatch.setattr("avatar_gs.identity.pixels.find_spec", lambda name: None if name == missing else object())
     refuses(str(photo), "embed.remove_background=true", "pip install 'avatar_gs[photos]'", remove_background=True)
 
 

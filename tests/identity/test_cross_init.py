@@ -9,8 +9,8 @@ from avatar_gs.core.errors import UserError
 from avatar_gs.core.runs import IDENTITY_CHECKPOINT
 from avatar_gs.identity import cross_init, denoising, description
 from avatar_gs.identity.config import RECIPES, Clothes, EmbedConfig, IdentityMethod
+from avatar_gs.identity.description import templates
 from avatar_gs.identity.photos import PhotoSet
-from avatar_gs.identity.templates import templates
 from avatar_gs.prior.config import PromptStyle
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.protocols import IdentityPrior

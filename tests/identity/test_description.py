@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from avatar_gs.identity import cross_init, description
-from avatar_gs.identity.description import Description, describe_photos, sort_photos
-from avatar_gs.identity.templates import templates
+from avatar_gs.identity.description import Description, describe_photos, sort_photos, templates
 from avatar_gs.lab.metrics import people
 from avatar_gs.lab.world.trials import trials
 from avatar_gs.prior.config import PriorConfig, PromptStyle

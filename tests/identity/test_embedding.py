@@ -18,8 +18,8 @@ from avatar_gs.core.errors import UserError
 from avatar_gs.identity.embedding import (
     IdentityEmbedding,
     check_fits,
-    fingerprint,
     read_identity,
+    text_encoder_fingerprint,
     write_identity,
 )
 from avatar_gs.prior.config import PriorConfig
@@ -335,7 +335,7 @@ def relatives(folder: Path) -> dict[str, StableDiffusionPrior]:
 def test_another_text_encoder_of_the_same_width_is_refused(
     prior: StableDiffusionPrior, relatives: dict[str, StableDiffusionPrior]
 ) -> None:
-    known = {"base_model": "anime-model", "text_encoder": fingerprint(prior)}
+    known = {"base_model": "anime-model", "text_encoder": text_encoder_fingerprint(prior)}
     check_fits(IdentityEmbedding(rows(2), known), prior)
     check_fits(IdentityEmbedding(rows(2), known), relatives["tuned"])
     check_fits(IdentityEmbedding(rows(2), known), relatives["half"])
@@ -350,9 +350,11 @@ def test_fingerprints_tell_encoders_apart_by_a_wide_margin(
     prior: StableDiffusionPrior, relatives: dict[str, StableDiffusionPrior]
 ) -> None:
     def differing(name: str) -> int:
-        return (int(fingerprint(prior), 16) ^ int(fingerprint(relatives[name]), 16)).bit_count()
+        return (
+            int(text_encoder_fingerprint(prior), 16) ^ int(text_encoder_fingerprint(relatives[name]), 16)
+        ).bit_count()
 
-    assert len(fingerprint(prior)) == 16
+    assert len(text_encoder_fingerprint(prior)) == 16
     assert differing("half") <= 1
     assert differing("tuned") <= 7
     assert 20 <= differing("other") <= 44

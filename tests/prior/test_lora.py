@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.prior import lora
 from avatar_gs.prior.config import Precision, PriorConfig, lora_entry
+from avatar_gs.prior.loading import lora
 from avatar_gs.prior.stable_diffusion import load_prior
 from tests import full, tiny
 

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from avatar_gs.lab.benchmarks.random_weights import random_prior
 from avatar_gs.prior.adapter import CameraLora
 from avatar_gs.prior.config import Precision, PriorConfig
-from avatar_gs.prior.frozen import FrozenConv2d, FrozenNormSilu, keep_less, keep_less_of_norms
+from avatar_gs.prior.low_memory_layers import FrozenConv2d, FrozenNormSilu, keep_less, keep_less_of_norms
 from avatar_gs.prior.stable_diffusion import load_prior
 from tests import full, tiny
 from tests.live_memory import LiveMemory, measured

@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.prior.config import Prediction, PriorConfig
-from avatar_gs.prior.folder import PACKAGED
+from avatar_gs.prior.loading.sources import PACKAGED
 from avatar_gs.prior.schedule import noise_schedule
 from avatar_gs.prior.stable_diffusion import load_prior
 from tests import tiny

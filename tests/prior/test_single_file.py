@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.prior import single_file
 from avatar_gs.prior.config import Prediction, PriorConfig
-from avatar_gs.prior.folder import locate
-from avatar_gs.prior.memory import architecture_of
+from avatar_gs.prior.loading import single_file
+from avatar_gs.prior.loading.sources import locate
+from avatar_gs.prior.memory_estimate import architecture_of
 from avatar_gs.prior.stable_diffusion import load_prior
 from tests import full
 

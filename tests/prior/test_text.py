@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from avatar_gs.prior.config import PromptConfig, PromptStyle
 from avatar_gs.prior.prompts import bucket_prompts, fit_prompt
-from avatar_gs.prior.text import truncate
+from avatar_gs.prior.tokens import truncate
 from tests import tiny
 
 

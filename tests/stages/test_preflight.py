@@ -25,12 +25,13 @@ from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.guidance.presets import CONF
 from avatar_gs.identity.embedding import IdentityEmbedding, write_identity
 from avatar_gs.lab.stages import playground
-from avatar_gs.prior import memory, single_file
+from avatar_gs.prior import memory_estimate
 from avatar_gs.prior.config import Encoder, EncoderKeeps, Precision, PriorConfig
-from avatar_gs.prior.fetch import readable
-from avatar_gs.prior.folder import locate
-from avatar_gs.prior.frozen import keep_less, keep_less_of_norms
-from avatar_gs.prior.memory import (
+from avatar_gs.prior.loading import single_file
+from avatar_gs.prior.loading.hub import format_bytes
+from avatar_gs.prior.loading.sources import locate
+from avatar_gs.prior.low_memory_layers import keep_less, keep_less_of_norms
+from avatar_gs.prior.memory_estimate import (
     Architecture,
     Load,
     architecture_of,
@@ -76,7 +77,9 @@ def lines(settings, **more):
 def networks_on_meta(kind):
     """The true networks as a prior has them, without weights."""
     with torch.device("meta"):
-        parts = full.networks({name: full.layout(kind, name) for name in (*memory.PUBLISHED[kind], "scheduler")})
+        parts = full.networks(
+            {name: full.layout(kind, name) for name in (*memory_estimate.PUBLISHED[kind], "scheduler")}
+        )
     networks = [parts[name].requires_grad_(False).eval() for name in ("vae", "unet", "controlnet")]
     for network in networks:
         keep_less(network)
@@ -104,8 +107,8 @@ def test_bytes_are_as_many_as_the_estimate_says(kind, monkeypatch):
     without_matrices(monkeypatch)
     vae, unet, controlnet = networks_on_meta(kind)
     for again, kept, within in (
-        (False, memory.ENCODER_GRAPH["least"], memory.ENCODER_WITHIN["least"]),
-        (True, memory.ENCODER_CHECKPOINTS["least"], memory.ENCODER_AGAIN["least"]),
+        (False, memory_estimate.ENCODER_GRAPH["least"], memory_estimate.ENCODER_WITHIN["least"]),
+        (True, memory_estimate.ENCODER_CHECKPOINTS["least"], memory_estimate.ENCODER_AGAIN["least"]),
     ):
         if again:
             vae.enable_gradient_checkpointing()
@@ -117,15 +120,15 @@ def test_bytes_are_as_many_as_the_estimate_says(kind, monkeypatch):
     unet.half()
     controlnet.half()
     assert measured(lambda: predict(unet, controlnet, 512, torch.half))[0] == pytest.approx(
-        memory.NETWORKS_GRAPH, rel=0.05
+        memory_estimate.NETWORKS_GRAPH, rel=0.05
     )
     with torch.no_grad():
         assert measured(lambda: predict(unet, controlnet, 512, torch.half))[1] == pytest.approx(
-            memory.NETWORKS_FORWARD, rel=0.05
+            memory_estimate.NETWORKS_FORWARD, rel=0.05
         )
         for expected, function in (
-            (memory.ENCODER_FORWARD, lambda: encode(vae, 512)),
-            (memory.DECODER_FORWARD, lambda: vae.decode(torch.empty(1, 4, 64, 64, device="meta")).sample),
+            (memory_estimate.ENCODER_FORWARD, lambda: encode(vae, 512)),
+            (memory_estimate.DECODER_FORWARD, lambda: vae.decode(torch.empty(1, 4, 64, 64, device="meta")).sample),
         ):
             assert measured(function)[1] == pytest.approx(expected, rel=0.05)
 
@@ -147,8 +150,8 @@ def test_bytes_of_every_encoder(keeps, bits, monkeypatch):
     if keeps == "least":
         keep_less_of_norms(network.encoder)
     for again, graphs, withins in (
-        (False, memory.ENCODER_GRAPH, memory.ENCODER_WITHIN),
-        (True, memory.ENCODER_CHECKPOINTS, memory.ENCODER_AGAIN),
+        (False, memory_estimate.ENCODER_GRAPH, memory_estimate.ENCODER_WITHIN),
+        (True, memory_estimate.ENCODER_CHECKPOINTS, memory_estimate.ENCODER_AGAIN),
     ):
         if again and keeps == "tiny":
             continue
@@ -170,20 +173,25 @@ def test_bytes_of_every_encoder(keeps, bits, monkeypatch):
 def test_bytes_of_a_prompts_graph(kind, monkeypatch):
     without_matrices(monkeypatch)
     with torch.device("meta"):
-        encoder = full.networks({name: full.layout(kind, name) for name in (*memory.PUBLISHED[kind], "scheduler")})[
-            "text_encoder"
-        ]
+        encoder = full.networks(
+            {name: full.layout(kind, name) for name in (*memory_estimate.PUBLISHED[kind], "scheduler")}
+        )["text_encoder"]
         encoder.requires_grad_(False).eval()
         encoder.get_input_embeddings().register_forward_hook(lambda *args: args[-1].detach().requires_grad_())
         kept = measured(lambda: encoder(torch.empty(8, 77, dtype=torch.long))[0])[0]
-    expected = memory.TEXT_GRAPH + memory.TEXT_GRAPH_PARAMETER * memory.PUBLISHED[kind]["text_encoder"]
+    expected = (
+        memory_estimate.TEXT_GRAPH
+        + memory_estimate.TEXT_GRAPH_PARAMETER * memory_estimate.PUBLISHED[kind]["text_encoder"]
+    )
     assert kept == pytest.approx(8 * expected, rel=0.05)
 
 
 def prior_on_meta(kind, folder, encoder_keeps="least", **changes):
     """The true prior as a run has it in 16 bits (its encoder in 32), without weights."""
     with torch.device("meta"):
-        parts = full.networks({name: full.layout(kind, name) for name in (*memory.PUBLISHED[kind], "scheduler")})
+        parts = full.networks(
+            {name: full.layout(kind, name) for name in (*memory_estimate.PUBLISHED[kind], "scheduler")}
+        )
     parts["tokenizer"] = tiny.save_tokenizer(folder / "tokenizer")
     keeps = EncoderKeeps[encoder_keeps]
     return StableDiffusionPrior(**parts, device="meta", dtype=torch.half, encoder_keeps=keeps, **changes)
@@ -227,7 +235,7 @@ def test_a_step_holds_what_the_forecast_says(kind, batch, saving, phase, tmp_pat
     without_matrices(monkeypatch)
     load = Load(batch, 2, through_encoder=True, through_networks=phase != "sds", predicted=2, overhead=0.0, **saving)
     load = replace(load, warms_up=phase == "warm-up")
-    phases = expected_phases(Architecture(memory.PUBLISHED[kind]), load)
+    phases = expected_phases(Architecture(memory_estimate.PUBLISHED[kind]), load)
     names = ["warm-up"] if phase == "warm-up" else [name for name in phases if name != "warm-up"]
     expected = max(sum(phases[name].values()) - phases[name]["weights"] for name in names)
     prior = prior_on_meta(kind, tmp_path, **saving)
@@ -239,7 +247,7 @@ def test_a_step_holds_what_the_forecast_says(kind, batch, saving, phase, tmp_pat
 def test_a_preview_holds_what_the_forecast_says(chunk, tmp_path, monkeypatch):
     without_matrices(monkeypatch)
     load = Load(1, 2, decoded=4, encode_chunk=chunk, predicted=0, overhead=0.0)
-    decoding = expected_phases(Architecture(memory.PUBLISHED["sd15"]), load)["decoding"]
+    decoding = expected_phases(Architecture(memory_estimate.PUBLISHED["sd15"]), load)["decoding"]
     prior = prior_on_meta("sd15", tmp_path, encode_chunk=chunk)
     with torch.no_grad():
         held = measured(lambda: prior.decode_latents(torch.empty(4, 4, 64, 64, device="meta")))[1]
@@ -256,13 +264,13 @@ def test_recipes_fit_into_their_gpus(experiment, most):
     architecture = packaged_architecture(settings.prior.name)
     load = estimate.memory_load(settings, "cuda", Task.optimize)
     assert load.network_bytes == 2 and load.warms_up and load.previewed
-    assert memory.expected_reserved(expected_peak(architecture, load)) <= most * 2**30
-    assert memory.largest_phase(architecture, load) == "learning"
+    assert memory_estimate.expected_reserved(expected_peak(architecture, load)) <= most * 2**30
+    assert memory_estimate.largest_phase(architecture, load) == "learning"
 
 
 def test_phases_follow_the_settings(settings):
     """Each is there where the run has it, and the one with the largest sum is the peak."""
-    architecture = Architecture(memory.PUBLISHED["sd15"])
+    architecture = Architecture(memory_estimate.PUBLISHED["sd15"])
 
     def phases(**guidance):
         load = estimate.memory_load(replace(settings, guidance=GuidanceConfig(**guidance)), "cuda", Task.optimize)
@@ -293,8 +301,8 @@ def test_memory_that_torch_holds_and_does_not_use_is_free(monkeypatch):
 def test_arithmetic_is_as_much_as_the_estimate_says(kind):
     vae, unet, controlnet = networks_on_meta(kind)
     for expected, function in (
-        (memory.ENCODER_FLOPS, lambda: encode(vae, 512)),
-        (memory.NETWORKS_FLOPS, lambda: predict(unet, controlnet, 512, torch.float32)),
+        (memory_estimate.ENCODER_FLOPS, lambda: encode(vae, 512)),
+        (memory_estimate.NETWORKS_FLOPS, lambda: predict(unet, controlnet, 512, torch.float32)),
     ):
         counts = []
         for backward in (False, True):
@@ -320,7 +328,7 @@ def test_the_estimate_is_what_the_allocator_gives_out(again, size, batch):
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         torch.cat([vae.encode(one).latent_dist.mean for one in picture.split(1)]).sum().backward()
     given = [event.nbytes() for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
-    architecture = Architecture(memory.PUBLISHED["sd15"], image_size=size)
+    architecture = Architecture(memory_estimate.PUBLISHED["sd15"], image_size=size)
     load = replace(FULL, batch=batch, encode_chunk=1, checkpoint_encoder=again, through_networks=False, predicted=0)
     backward = expected_phases(architecture, load)["backward"]
     assert backward["VAE"] + backward["networks"] == pytest.approx(max(accumulate(given)), rel=0.1)
@@ -328,38 +336,40 @@ def test_the_estimate_is_what_the_allocator_gives_out(again, size, batch):
 
 def test_the_estimate_of_the_presets():
     """Whole numbers that a person can check: weights by hand, the parts in proportion."""
-    architecture = Architecture(memory.PUBLISHED["sd15"])
+    architecture = Architecture(memory_estimate.PUBLISHED["sd15"])
     peak = expected_peak(architecture, FULL)
     assert peak["weights"] == 2 * (859_520_964 + 361_279_120) + 4 * (83_653_863 + 123_060_480)
-    assert peak["VAE"] == 4 * memory.ENCODER_GRAPH["least"]
-    assert peak["networks"] == 4 * (memory.NETWORKS_GRAPH + memory.NETWORKS_WITHIN)
+    assert peak["VAE"] == 4 * memory_estimate.ENCODER_GRAPH["least"]
+    assert peak["networks"] == 4 * (memory_estimate.NETWORKS_GRAPH + memory_estimate.NETWORKS_WITHIN)
     double = expected_peak(architecture, replace(FULL, network_bytes=4))
     assert double["networks"] == 2 * peak["networks"] and double["VAE"] == peak["VAE"]
 
     def total(**changes):
         return sum(expected_peak(architecture, replace(FULL, **changes)).values())
 
-    assert total(batch=1) < total() - 3 * memory.ENCODER_GRAPH["least"]
-    assert total() - total(vae_bytes=2) == 2 * memory.ENCODER_GRAPH["least"]
+    assert total(batch=1) < total() - 3 * memory_estimate.ENCODER_GRAPH["least"]
+    assert total() - total(vae_bytes=2) == 2 * memory_estimate.ENCODER_GRAPH["least"]
     assert total(encoder_keeps="tiny") < total() < total(encoder_keeps="convolutions") < total(encoder_keeps="all")
     assert total() - total(offload_text=True) == 4 * 123_060_480
     assert total(predict_chunk=1) < total(predict_chunk=2) < total(predict_chunk=4) == total(predict_chunk=8) == total()
     twice = expected_peak(architecture, replace(FULL, checkpoint_encoder=True, predict_chunk=1))
-    assert twice["networks"] == 4 * memory.ENCODER_AGAIN["least"], "all pictures at once are computed anew at once"
+    assert twice["networks"] == 4 * memory_estimate.ENCODER_AGAIN["least"], (
+        "all pictures at once are computed anew at once"
+    )
     checkpoints = expected_peak(architecture, replace(FULL, checkpoint_encoder=True))["VAE"]
-    assert checkpoints == 4 * memory.ENCODER_CHECKPOINTS["least"]
+    assert checkpoints == 4 * memory_estimate.ENCODER_CHECKPOINTS["least"]
     sampling = expected_peak(architecture, Load(batch=4, network_bytes=2, predicted=2, decoded=4))
     assert sum(sampling.values()) < total() and not {"renders", "VAE"} & set(sampling)
-    assert sampling["networks"] == 4 * memory.DECODER_FORWARD
+    assert sampling["networks"] == 4 * memory_estimate.DECODER_FORWARD
 
 
 def test_the_arithmetic_of_a_step():
-    flops = expected_flops(Architecture(memory.PUBLISHED["sd15"]), FULL, 2, 1)
-    assert flops == {"VAE": 4 * 2 * memory.ENCODER_FLOPS, "networks": 4 * 4 * memory.NETWORKS_FLOPS}
+    flops = expected_flops(Architecture(memory_estimate.PUBLISHED["sd15"]), FULL, 2, 1)
+    assert flops == {"VAE": 4 * 2 * memory_estimate.ENCODER_FLOPS, "networks": 4 * 4 * memory_estimate.NETWORKS_FLOPS}
     more = expected_flops(
-        Architecture(memory.PUBLISHED["sd15"]), replace(FULL, checkpoint_encoder=True, predict_chunk=2), 2, 1
+        Architecture(memory_estimate.PUBLISHED["sd15"]), replace(FULL, checkpoint_encoder=True, predict_chunk=2), 2, 1
     )
-    assert more == {"VAE": 4 * 3 * memory.ENCODER_FLOPS, "networks": 4 * 5 * memory.NETWORKS_FLOPS}
+    assert more == {"VAE": 4 * 3 * memory_estimate.ENCODER_FLOPS, "networks": 4 * 5 * memory_estimate.NETWORKS_FLOPS}
 
 
 def test_the_arithmetic_counts_how_often_y_con_learns():
@@ -382,7 +392,7 @@ def test_the_encoder_is_counted_as_it_will_be_made():
 
 def test_parameters_are_counted_from_the_headers(prior, tmp_path, monkeypatch):
     parts = tiny.parts(tmp_path / "again")
-    expected = {name: sum(p.numel() for p in parts[name].parameters()) for name in memory.PUBLISHED["sd15"]}
+    expected = {name: sum(p.numel() for p in parts[name].parameters()) for name in memory_estimate.PUBLISHED["sd15"]}
     architecture, absent = architecture_of(locate(str(prior), "", ""), "custom")
     assert architecture is not None and absent == []
     assert architecture.parameters == expected
@@ -479,7 +489,7 @@ def test_what_is_missing_is_refused_before_anything_loads(settings, monkeypatch)
 def test_what_would_fit_is_named_and_fits(device, task, free, named, monkeypatch):
     """SD 2.1 on a device that has so many gigabytes: the advice holds what is expected of it, and following it fits."""
     monkeypatch.setattr(estimate, "resident_memory", lambda: GB)
-    true = Architecture(memory.PUBLISHED["sd21"])
+    true = Architecture(memory_estimate.PUBLISHED["sd21"])
     settings = Settings(
         prior=PriorConfig(precision=Precision.bfloat16), optimize=OptimizeConfig(batch=4, supersample=2)
     )
@@ -507,7 +517,7 @@ def test_only_some_methods_go_through_the_networks(settings):
 
 def test_a_preset_that_is_not_here_yet(settings, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setattr("avatar_gs.prior.folder._hub_answers", lambda: True)
+    monkeypatch.setattr("avatar_gs.prior.loading.sources._hub_answers", lambda: True)
     names = {"path": "someone/base", "controlnet": "someone/pose", "vae": "someone/vae"}
     monkeypatch.setattr(estimate, "free_memory", lambda device: None)
     found = lines(replace(settings, prior=PriorConfig(name="sd15", **names)))
@@ -522,15 +532,17 @@ def test_a_preset_that_is_not_here_yet(settings, monkeypatch, tmp_path):
 def test_without_a_network_a_preset_is_counted_as_packaged(kind, settings, monkeypatch, tmp_path):
     """As much as once it is here: the table says both, what is missing and what the run would take."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setattr("avatar_gs.prior.folder._hub_answers", lambda: False)
+    monkeypatch.setattr("avatar_gs.prior.loading.sources._hub_answers", lambda: False)
     monkeypatch.setattr(estimate, "free_memory", lambda device: None)
     monkeypatch.setattr(estimate, "resident_memory", lambda: GB)
     settings = replace(settings, prior=PriorConfig(name=kind, path="someone/base", controlnet="someone/pose"))
     found = lines(settings)
     assert list(found) == ["body", "device", "renderer", "prior", "embedding", "memory", "time"]
     assert "cannot be reached" in found["prior"].wrong
-    peak = expected_peak(Architecture(memory.PUBLISHED[kind]), estimate.memory_load(settings, "cpu", Task.optimize))
-    assert f"about {readable(sum(peak.values()))}" in found["memory"].found
+    peak = expected_peak(
+        Architecture(memory_estimate.PUBLISHED[kind]), estimate.memory_load(settings, "cpu", Task.optimize)
+    )
+    assert f"about {format_bytes(sum(peak.values()))}" in found["memory"].found
     assert f"text_encoder, vae, unet, controlnet not here: counted as packaged for {kind}" in found["memory"].found
     assert "3 steps" in found["time"].found
     monkeypatch.setattr(estimate, "free_memory", lambda device: 4 * GB)
@@ -550,7 +562,7 @@ def test_what_the_program_holds_already_counts_on_a_cpu(settings, monkeypatch):
         assert estimate.resident_memory() - before == pytest.approx(len(kept), rel=0.1)
     monkeypatch.setattr(estimate, "resident_memory", lambda: GB)
     on_cpu, on_gpu = (estimate.memory_load(settings, device, Task.optimize) for device in ("cpu", "cuda"))
-    assert on_cpu.overhead == GB + estimate.ENGINE and on_gpu.overhead == memory.OVERHEAD
+    assert on_cpu.overhead == GB + estimate.ENGINE and on_gpu.overhead == memory_estimate.OVERHEAD
     free = estimate.free_memory("cpu")
     monkeypatch.setattr(estimate, "resident_memory", lambda: 3 * GB)
     more = estimate.free_memory("cpu")

@@ -15,8 +15,8 @@ from avatar_gs.core.runs import RunFolder
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import BridgeConfig, Method, Variant
 from avatar_gs.prior.config import PriorConfig
+from avatar_gs.prior.memory_guard import MemoryGuard
 from avatar_gs.prior.prompts import bucket_prompts
-from avatar_gs.prior.sparing import MemoryGuard
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.render.config import ShadingConfig
 from avatar_gs.splats.surface import RestSurface

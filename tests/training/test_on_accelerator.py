@@ -20,7 +20,7 @@ from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import BridgeConfig, Method, ScheduleKind, SmallNoise, Variant
 from avatar_gs.guidance.presets import preset
 from avatar_gs.guidance.residuals import base as residuals
-from avatar_gs.identity import rehearsal
+from avatar_gs.identity import outfits
 from avatar_gs.identity.config import Clothes, EmbedConfig
 from avatar_gs.identity.cross_init import train_identity
 from avatar_gs.identity.photos import PhotoSet
@@ -204,7 +204,7 @@ FEW_WORDS = Describable(
 
 def test_a_person_is_learned_asked_for_and_exported(accelerator, parts, body, tmp_path, monkeypatch):
     for name, value in {"OWN": 1, "OTHERS": 1, "STEPS": 2}.items():
-        monkeypatch.setattr(rehearsal, name, value)
+        monkeypatch.setattr(outfits, name, value)
     prior = prior_on("cuda", parts, describable=FEW_WORDS)
     images = torch.rand(2, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, 3, generator=torch.Generator().manual_seed(0))
     photos = PhotoSet(images, ("a", "b"), ("0", "1"))

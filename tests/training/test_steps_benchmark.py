@@ -115,7 +115,7 @@ def test_what_cannot_fit_is_refused_before_anything_is_made(settings, monkeypatc
 
 def test_how_another_hub_name_is_built_is_not_guessed(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("avatar_gs.prior.folder._hub_answers", lambda: True)
+    monkeypatch.setattr("avatar_gs.prior.loading.sources._hub_answers", lambda: True)
     config = PriorConfig(name="custom", path="someone/base", controlnet="someone/pose")
     for made in (random_prior, random_weights.architecture_of):
         with pytest.raises(UserError, match=r"prior\.path=someone/base: .*unet.* not here yet.*stage=fetch"):
@@ -190,7 +190,7 @@ def test_editing_has_nothing_to_edit(settings, body):
 @pytest.mark.parametrize("kind", full.KINDS)
 def test_presets_need_no_download(kind, tmp_path, monkeypatch):
     """The packaged layouts with few channels; prompts are read without the preset's tokenizer."""
-    from avatar_gs.prior import single_file
+    from avatar_gs.prior.loading import single_file
 
     monkeypatch.setattr(single_file, "LAYOUTS", full.save_layouts(tmp_path, 300))
     prior = random_prior(PriorConfig(name=kind, path="someone/base", controlnet="someone/pose"))

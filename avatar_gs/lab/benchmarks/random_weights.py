@@ -14,11 +14,12 @@ from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DCon
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.prior import memory, single_file
+from avatar_gs.prior import memory_estimate
 from avatar_gs.prior.config import Encoder, PriorConfig
-from avatar_gs.prior.folder import Source, locate
-from avatar_gs.prior.loading import Quiet, load_component
-from avatar_gs.prior.memory import Architecture, component_config
+from avatar_gs.prior.loading import single_file
+from avatar_gs.prior.loading.components import Quiet, load_component
+from avatar_gs.prior.loading.sources import Source, locate
+from avatar_gs.prior.memory_estimate import Architecture, component_config
 from avatar_gs.prior.schedule import noise_schedule
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, assemble
 
@@ -60,9 +61,9 @@ def architecture_of(config: PriorConfig) -> Architecture:
     Raises:
         UserError: as ``random_prior``.
     """
-    if config.name in memory.PUBLISHED:
-        return memory.packaged_architecture(config.name)
-    architecture, absent = memory.architecture_of(_sources(config), config.name)
+    if config.name in memory_estimate.PUBLISHED:
+        return memory_estimate.packaged_architecture(config.name)
+    architecture, absent = memory_estimate.architecture_of(_sources(config), config.name)
     if architecture is None:
         raise _not_here(config, absent)
     return architecture

@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 from avatar_gs.core.errors import UserError
 from avatar_gs.lab.scorer.model import embed_tokens, load_scorer
 from avatar_gs.prior.fingerprint import weights_fingerprint
-from avatar_gs.prior.folder import HUB_NAME
+from avatar_gs.prior.loading.sources import HUB_NAME
 
 PACKAGED = "packaged scorer"
 BATCH = 16

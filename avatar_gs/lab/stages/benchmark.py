@@ -55,7 +55,7 @@ def _steps(settings: LabSettings, device: str) -> list[dict[str, Any]]:
     from avatar_gs.lab.benchmarks.phases import measure_phases
     from avatar_gs.lab.benchmarks.random_weights import architecture_of, random_prior
     from avatar_gs.lab.benchmarks.steps import time_steps
-    from avatar_gs.prior.memory import expected_by_phase, expected_peak
+    from avatar_gs.prior.memory_estimate import expected_by_phase, expected_peak
     from avatar_gs.stages import estimate
 
     require_renderer(device)

@@ -14,7 +14,7 @@ from avatar_gs.core.images import RGBImage
 from avatar_gs.core.io import write_json
 from avatar_gs.guidance.config import Method
 from avatar_gs.identity.config import Clothes, IdentityMethod
-from avatar_gs.identity.cross_init import LESSONS, train_identity
+from avatar_gs.identity.cross_init import CACHE_VERSION, train_identity
 from avatar_gs.identity.embedding import IdentityEmbedding, read_identity, write_identity
 from avatar_gs.identity.photos import PhotoSet, load_photos
 from avatar_gs.lab.metrics import people
@@ -276,7 +276,7 @@ class Identities:
         """The identity of a person from the first ``pictures`` photos, trained as ``settings.embed`` says."""
         photos = self._photos(person, pictures, settings)
         style = settings.prior.prompts.style
-        facts = [LESSONS, photos.hashes, settings.plain()["embed"], style.name, settings.seed, self.fingerprint]
+        facts = [CACHE_VERSION, photos.hashes, settings.plain()["embed"], style.name, settings.seed, self.fingerprint]
         own = self.folder / "identities" / digest(facts)
         try:
             cost = Cost(**json.loads((own / "cost.json").read_text(encoding="utf-8")))

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from avatar_gs.identity import cross_init, rehearsal
+from avatar_gs.identity import cross_init, outfits
 from avatar_gs.identity.config import Clothes, EmbedConfig
 from avatar_gs.identity.description import Description
 from avatar_gs.identity.embedding import read_identity, write_identity
+from avatar_gs.identity.outfits import Rehearsals, other_outfits, rehearsal_error, rehearse
 from avatar_gs.identity.photos import PhotoSet
-from avatar_gs.identity.rehearsal import Rehearsals, other_outfits, rehearsal_error, rehearse
 from avatar_gs.prior.config import PromptStyle
 from tests import tiny
 from tests.identity.conftest import KINDS, WORDS
@@ -18,9 +18,9 @@ SOMEBODY = Description("a man", {"height": "very tall"}, {"top": "a red shirt", 
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
-    monkeypatch.setattr(rehearsal, "OWN", 3)
-    monkeypatch.setattr(rehearsal, "OTHERS", 4)
-    monkeypatch.setattr(rehearsal, "STEPS", 2)
+    monkeypatch.setattr(outfits, "OWN", 3)
+    monkeypatch.setattr(outfits, "OTHERS", 4)
+    monkeypatch.setattr(outfits, "STEPS", 2)
 
 
 def photos():
@@ -35,7 +35,7 @@ def test_other_outfits_have_nothing_of_the_own():
     assert all((one.person, one.looks) == (SOMEBODY.person, SOMEBODY.looks) for one in others)
     bare = Description("a man", {}, {"top": "a red shirt"})
     dressed = sum("bottoms" in one.clothes for one in other_outfits(WORDS, bare, 400, torch.Generator().manual_seed(0)))
-    assert dressed / 400 == pytest.approx(rehearsal.SOMETIMES, abs=0.08)
+    assert dressed / 400 == pytest.approx(outfits.SOMETIMES, abs=0.08)
 
 
 @pytest.mark.parametrize("style", list(PromptStyle))

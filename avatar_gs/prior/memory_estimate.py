@@ -17,8 +17,8 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
 
-from avatar_gs.prior import single_file
-from avatar_gs.prior.folder import CONFIGS, WITH_WEIGHTS, Source, weight_files
+from avatar_gs.prior.loading import single_file
+from avatar_gs.prior.loading.sources import CONFIGS, WITH_WEIGHTS, Source, weight_files
 
 PUBLISHED = {
     "sd15": {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480, "controlnet": 361_279_120},

@@ -30,7 +30,7 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.prior.config import Encoder, PriorConfig
-from avatar_gs.prior.folder import (
+from avatar_gs.prior.loading.sources import (
     CONFIGS,
     HUB_NAME,
     PICKLED,
@@ -74,7 +74,7 @@ def fetch(config: PriorConfig) -> int:
     _check_disk(sum(size for plan in missing.values() for size in plan.values()) + copies)
     for (override, name), plan in missing.items():
         for index, (file, size) in enumerate(sorted(plan.items(), key=lambda item: item[1]), 1):
-            LOGGER.info("%s: file %d of %d, %s (%s)", name, index, len(plan), file, readable(size))
+            LOGGER.info("%s: file %d of %d, %s (%s)", name, index, len(plan), file, format_bytes(size))
             _download(override, name, file)
         LOGGER.info("%s is complete in %s", name, constants.HF_HUB_CACHE)
     for override, name, components in repositories:
@@ -83,7 +83,7 @@ def fetch(config: PriorConfig) -> int:
     return sum(map(len, missing.values()))
 
 
-def readable(size: int) -> str:
+def format_bytes(size: int) -> str:
     """A number of bytes for people."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
@@ -165,8 +165,8 @@ def _check_disk(needed: int) -> None:
     free = shutil.disk_usage(existing).free
     if needed and needed + SPARE > free:
         raise UserError(
-            f"{readable(needed)} are to be fetched into {place}, where {readable(free)} are free: make room, or set "
-            "HF_HOME to a larger disk"
+            f"{format_bytes(needed)} are to be fetched into {place}, where {format_bytes(free)} are free: make room, "
+            "or set HF_HOME to a larger disk"
         )
 
 
@@ -202,7 +202,7 @@ def _complete(url: str, blob: Path, size: int | None, file: str) -> None:
     with part.open("ab") as target:
         here = target.tell()
         if here:
-            LOGGER.info("%s: going on after %s", file, readable(here))
+            LOGGER.info("%s: going on after %s", file, format_bytes(here))
         http_get(url, target, resume_size=here, headers=build_hf_headers(), expected_size=size, displayed_filename=file)
     if len(blob.name) == SHA256_LENGTH and _sha256(part) != blob.name:  # small files have a tag of another kind
         part.unlink()

@@ -11,13 +11,11 @@ from avatar_gs.cli import compose as config
 from avatar_gs.core.errors import UserError
 from avatar_gs.lab.world.people import individuals
 from avatar_gs.prior.config import PriorConfig, PromptConfig, PromptStyle
-from avatar_gs.prior.folder import PACKAGED
-from avatar_gs.prior.identity import known_names, placed_tokens
-from avatar_gs.prior.names import WELL_KNOWN
-from avatar_gs.prior.placeholder import with_accessories, with_placeholder
-from avatar_gs.prior.prompts import PLACEHOLDER, bucket_prompts, fit_prompt
+from avatar_gs.prior.loading.sources import PACKAGED
+from avatar_gs.prior.prompts import PLACEHOLDER, bucket_prompts, fit_prompt, with_accessories, with_placeholder
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
-from avatar_gs.prior.text import truncate
+from avatar_gs.prior.tokens import placed_tokens, truncate
+from avatar_gs.prior.vocabulary import WELL_KNOWN, known_names
 from avatar_gs.protocols import IdentityPrior
 from avatar_gs.types import Bucket, Framing, ViewDirection
 from tests import tiny

@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.prior import folder as folders
 from avatar_gs.prior.config import PriorConfig
-from avatar_gs.prior.folder import Source, choose_weights, weight_files
-from avatar_gs.prior.loading import check_finite
-from avatar_gs.prior.memory import architecture_of
+from avatar_gs.prior.loading import sources as folders
+from avatar_gs.prior.loading.components import check_finite
+from avatar_gs.prior.loading.sources import Source, choose_weights, weight_files
+from avatar_gs.prior.loading.weight_files import as_safetensors
+from avatar_gs.prior.memory_estimate import architecture_of
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
-from avatar_gs.prior.weights import as_safetensors
 from tests import tiny
 
 STEMS = {

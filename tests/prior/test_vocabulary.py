@@ -9,8 +9,8 @@ from avatar_gs.core.paths import MINI_PRIOR
 from avatar_gs.lab.world.descriptions import descriptions
 from avatar_gs.lab.world.vocabulary import words
 from avatar_gs.prior.config import PriorConfig
-from avatar_gs.prior.descriptions import COMMON, FILE, describable
 from avatar_gs.prior.stable_diffusion import load_prior
+from avatar_gs.prior.vocabulary import COMMON, FILE, describable
 
 
 def test_the_packaged_prior_has_its_own_and_knows_them():

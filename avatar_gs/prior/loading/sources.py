@@ -17,9 +17,9 @@ from huggingface_hub import constants, try_to_load_from_cache
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.paths import MINI_PRIOR
-from avatar_gs.prior import single_file
 from avatar_gs.prior.config import Prediction
-from avatar_gs.prior.weights import as_safetensors, check_no_pointer, check_safetensors, unfinished
+from avatar_gs.prior.loading import single_file
+from avatar_gs.prior.loading.weight_files import as_safetensors, check_no_pointer, check_safetensors, unfinished
 
 PACKAGED = MINI_PRIOR
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")

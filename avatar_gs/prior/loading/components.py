@@ -15,9 +15,9 @@ from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.prior import single_file
 from avatar_gs.prior.config import EncoderKeeps, Precision, Prediction, PriorConfig, VaePrecision
-from avatar_gs.prior.folder import PACKAGED, Source, locate_tiny
+from avatar_gs.prior.loading import single_file
+from avatar_gs.prior.loading.sources import PACKAGED, Source, locate_tiny
 from avatar_gs.prior.schedule import noise_schedule
 
 log = logging.getLogger(__name__)

@@ -18,11 +18,11 @@ from huggingface_hub import constants
 from safetensors.torch import load_file
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.prior import fetch as module
 from avatar_gs.prior.config import Encoder, PriorConfig
-from avatar_gs.prior.fetch import fetch
-from avatar_gs.prior.folder import Source, _hub_answers
-from avatar_gs.prior.loading import load_component
+from avatar_gs.prior.loading import hub as module
+from avatar_gs.prior.loading.components import load_component
+from avatar_gs.prior.loading.hub import fetch
+from avatar_gs.prior.loading.sources import Source, _hub_answers
 from avatar_gs.prior.stable_diffusion import load_prior
 from tests import tiny
 

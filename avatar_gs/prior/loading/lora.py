@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.prior.config import lora_entry
-from avatar_gs.prior.weights import check_safetensors, is_pickle, tensors_of
+from avatar_gs.prior.loading.weight_files import check_safetensors, is_pickle, tensors_of
 
 LOGGER = logging.getLogger(__name__)
 

@@ -4,10 +4,8 @@ The rows take the places that new tokens of these embeddings would take, so that
 diffusers' ``load_textual_inversion``; but no token is added, and nothing of the text encoder is ever changed.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from avatar_gs.core.errors import UserError
 from avatar_gs.prior.config import PLACEHOLDER
-from avatar_gs.prior.names import WELL_KNOWN
+from avatar_gs.prior.vocabulary import WORD
 
 
 def encode_with_rows(
@@ -60,24 +57,6 @@ def token_embeddings(text_encoder: Any, tokenizer: CLIPTokenizer, text: str) -> 
     return text_encoder.get_input_embeddings().weight.detach()[ids].float()
 
 
-def known_names(folder: Path | None) -> tuple[str, ...]:
-    """Names of people that a prior has seen often: its own list (``names.json`` in its folder), or well-known ones.
-
-    Raises:
-        UserError: if the prior's own list is no list of names.
-    """
-    file = folder / "names.json" if folder is not None else None
-    if file is None or not file.is_file():
-        return WELL_KNOWN
-    try:
-        names = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} is not valid JSON ({error}): expected a list of names") from error
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
-        raise UserError(f"{file}: expected a list of names of people that this prior knows")
-    return tuple(names)
-
-
 def _special(tokenizer: Any, name: str) -> int:
     return int(getattr(tokenizer, f"{name}_token_id"))
 
@@ -95,3 +74,32 @@ def _replaced_inputs(text_encoder: Any, places: Int[Tensor, "B L"], rows: Float[
         yield
     finally:
         handle.remove()
+
+
+def truncate(
+    tokenizer: CLIPTokenizer, length: int, prompt: str, reserve: str = "", identity_rows: int = 1
+) -> tuple[str, str]:
+    """``(kept, cut)`` with ``kept + cut == prompt``: ``kept`` and then ``reserve`` fit into ``length`` tokens, of which
+    each ``<id>`` takes ``identity_rows``."""
+    room = length - 2 - len(_token_starts(tokenizer, reserve, identity_rows))
+    starts = _token_starts(tokenizer, prompt, identity_rows)
+    if len(starts) <= room:
+        return prompt, ""
+    start = starts[max(room, 0)]
+    if start and prompt[start - 1].isalnum() and prompt[start].isalnum():  # never keep half of a word
+        start = max((match.start() for match in WORD.finditer(prompt) if match.start() < start), default=0)
+    return prompt[:start], prompt[start:]
+
+
+def _token_starts(tokenizer: CLIPTokenizer, prompt: str, identity_rows: int) -> list[int]:
+    """Where in ``prompt`` each of its tokens begins; the rows of an ``<id>`` all begin where it does."""
+    starts: list[int] = []
+    position = 0
+    for index, part in enumerate(prompt.split(PLACEHOLDER)):
+        if index:
+            starts += [position] * identity_rows
+            position += len(PLACEHOLDER)
+        tokens = tokenizer(part, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        starts += [position + begin for begin, _ in tokens.offset_mapping]
+        position += len(part)
+    return starts

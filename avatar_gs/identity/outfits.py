@@ -18,10 +18,9 @@ from torch import Tensor
 from avatar_gs.core.seeding import generator
 from avatar_gs.guidance.noise import with_noise
 from avatar_gs.identity.denoising import sample_latents, stratified_times
-from avatar_gs.identity.description import Description
-from avatar_gs.identity.templates import templates
+from avatar_gs.identity.description import Description, templates
 from avatar_gs.prior.config import MINI_NEGATIVE, PromptStyle
-from avatar_gs.prior.placeholder import PLACEHOLDER, with_accessories
+from avatar_gs.prior.prompts import PLACEHOLDER, with_accessories
 from avatar_gs.protocols import Describable, IdentityPrior
 
 OWN, OTHERS = 24, 24

@@ -7,7 +7,7 @@ import pytest
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.prior.config import PriorConfig
-from avatar_gs.prior.folder import _hub_answers
+from avatar_gs.prior.loading.sources import _hub_answers
 from avatar_gs.prior.stable_diffusion import load_prior
 from tests import tiny
 

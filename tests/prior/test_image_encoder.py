@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from avatar_gs.core.errors import UserError
 from avatar_gs.lab.benchmarks.random_weights import random_prior
 from avatar_gs.prior.config import Encoder, EncoderKeeps, Precision, PriorConfig, VaePrecision
-from avatar_gs.prior.encoding import LARGEST, scaled
-from avatar_gs.prior.frozen import FrozenConv2d, FrozenNormSilu
-from avatar_gs.prior.loading import choose_vae_dtype
+from avatar_gs.prior.image_encoder import LARGEST, scaled
+from avatar_gs.prior.loading.components import choose_vae_dtype
+from avatar_gs.prior.low_memory_layers import FrozenConv2d, FrozenNormSilu
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from tests import full, tiny
 
@@ -182,7 +182,7 @@ def test_a_run_may_begin_with_the_tiny_encoder(config):
 
 def test_random_weights_have_a_tiny_encoder_too(tmp_path, monkeypatch):
     """As TAESD is: 1.2 million parameters in its encoder."""
-    from avatar_gs.prior import single_file
+    from avatar_gs.prior.loading import single_file
 
     monkeypatch.setattr(single_file, "LAYOUTS", full.save_layouts(tmp_path, 300))
     prior = random_prior(PriorConfig(name="sd15", encoder=Encoder.tiny))

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.paths import LAYOUTS
-from avatar_gs.prior import lora
-from avatar_gs.prior.weights import as_safetensors, check_safetensors, is_pickle
+from avatar_gs.prior.loading import lora
+from avatar_gs.prior.loading.weight_files import as_safetensors, check_safetensors, is_pickle
 
 WIDTHS = {768: "sd15", 1024: "sd21"}
 """The layout by the width of the text that the UNet reads."""
