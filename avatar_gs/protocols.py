@@ -7,9 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from avatar_gs.core.lazy import Float, Int, Tensor, torch
 
 
 @runtime_checkable
@@ -24,7 +22,7 @@ class Prior(Protocol):
     token_length: int
     """L of the text conditions (77 for Stable Diffusion)."""
     num_timesteps: int
-    device: torch.device
+    device: "torch.device"
     calls: int
     """Number of noise predictions so far, counted per image of the batch."""
 

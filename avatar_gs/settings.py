@@ -93,7 +93,9 @@ class Settings:
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value):
-        return {entry.name: _plain(getattr(value, entry.name)) for entry in fields(value)}
+        values = {entry.name: getattr(value, entry.name) for entry in fields(value)}
+        # sections without settings (guidance.sds) are left out
+        return {name: _plain(entry) for name, entry in values.items() if not is_dataclass(entry) or fields(entry)}
     if isinstance(value, Enum):
         return value.name
     if isinstance(value, list | tuple):

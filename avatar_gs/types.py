@@ -10,9 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, NamedTuple
 
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from avatar_gs.core.lazy import Float, Int, Tensor, torch
 
 NUM_JOINTS = 55
 """Joints of SMPL-X."""
@@ -79,7 +77,7 @@ class Cameras:
     def __getitem__(self, index: int) -> "Cameras":
         return replace(self, T_camera_world=self.T_camera_world[index][None], K=self.K[index][None])
 
-    def to(self, device: torch.device | str) -> "Cameras":
+    def to(self, device: "torch.device | str") -> "Cameras":
         return replace(self, T_camera_world=self.T_camera_world.to(device), K=self.K.to(device))
 
     def resized(self, width: int, height: int) -> "Cameras":

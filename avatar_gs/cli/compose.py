@@ -19,7 +19,7 @@ from avatar_gs.core import runs
 from avatar_gs.core.device import physical_cores
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.paths import CONF
-from avatar_gs.guidance.config import require_source
+from avatar_gs.guidance.config import METHODS
 from avatar_gs.prior.config import PLACEHOLDER
 from avatar_gs.settings import OUTPUTS, Settings, run_name
 from avatar_gs.stages import RunUse
@@ -152,7 +152,7 @@ def resolve(config: DictConfig, overrides: Iterable[str], name: str | None = Non
             f"source_prompt={settings.source_prompt}: it says what init=<folder of a run> shows; give that too"
         )
     if settings.stage in ("all", "optimize"):
-        require_source(settings.guidance.method, bool(settings.init))
+        settings.guidance.chosen.require_source(bool(settings.init))
     _check_person(settings)
     if not settings.prompt.strip() and not settings.has_identity:
         raise UserError(
@@ -230,7 +230,7 @@ def _escaped(value: Any) -> Any:
 def enum_choices() -> dict[str, list[str]]:
     """The settings that take one of a few words, and these words."""
     schema = OmegaConf.structured(SCHEMA)
-    choices = {"stage": list(STAGES)}
+    choices = {"stage": list(STAGES), "guidance.method": list(METHODS)}
     for key in flatten(SCHEMA().plain()):
         kind = OmegaConf.select(schema, key)
         if isinstance(kind, Enum):
@@ -241,7 +241,7 @@ def enum_choices() -> dict[str, list[str]]:
 def text_keys() -> set[str]:
     """The settings that hold free text or a path."""
     schema = OmegaConf.structured(SCHEMA)
-    return {key for key in flatten(SCHEMA().plain()) if _is_text(schema, key)} - {"stage"}
+    return {key for key in flatten(SCHEMA().plain()) if _is_text(schema, key)} - {"stage", "guidance.method"}
 
 
 def _is_text(schema: DictConfig, key: str) -> bool:

@@ -2,17 +2,15 @@
 
 from collections.abc import Mapping
 
-from torch import Tensor
-from torch.optim import Optimizer
-
 from avatar_gs.core.errors import UserError
+from avatar_gs.core.lazy import Tensor, torch
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """The state of Adam and AdamW for one parameter."""
 
 
 def optimizer_tensors(
-    optimizer: Optimizer, parameters: Mapping[str, Tensor], key: str = "adam.{moment}.{name}"
+    optimizer: "torch.optim.Optimizer", parameters: Mapping[str, Tensor], key: str = "adam.{moment}.{name}"
 ) -> dict[str, Tensor]:
     """Copies of the moments and step counts; parameters without a step yet have none.
 
@@ -30,7 +28,7 @@ def optimizer_tensors(
 
 
 def load_optimizer_tensors(
-    optimizer: Optimizer,
+    optimizer: "torch.optim.Optimizer",
     parameters: Mapping[str, Tensor],
     tensors: Mapping[str, Tensor],
     key: str = "adam.{moment}.{name}",

@@ -1,14 +1,10 @@
-"""The prompts of a run as embeddings: every bucket's, encoded once."""
+"""Text conditions: the embeddings of a run's prompts, for every bucket of views."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-from avatar_gs.guidance.config import GuidanceConfig
+from avatar_gs.core.lazy import Float, Tensor, torch
 from avatar_gs.protocols import Prior
 from avatar_gs.types import BucketPrompt
 
@@ -31,6 +27,7 @@ class TextConditions:
         """Encode every distinct prompt once.
 
         Args:
+            prior: encodes the prompts.
             prompts: by bucket; all buckets have the same ``extra`` names.
         """
         texts = {
@@ -40,19 +37,12 @@ class TextConditions:
         names = list(dict.fromkeys(name for named in texts.values() for name in named))
         distinct = list(dict.fromkeys(["", *(named[name] for name in names for named in texts.values())]))
         with torch.no_grad():
-            rows = dict(zip(distinct, prior.encode_prompts(distinct).float(), strict=True))
-        encoded = {name: {bucket: rows[named[name]] for bucket, named in texts.items()} for name in names}
-        return cls(encoded.pop("text"), encoded.pop("negative"), rows[""], encoded)
+            embeddings = dict(zip(distinct, prior.encode_prompts(distinct).float(), strict=True))
+        encoded = {name: {bucket: embeddings[named[name]] for bucket, named in texts.items()} for name in names}
+        return cls(encoded.pop("text"), encoded.pop("negative"), embeddings[""], encoded)
 
     def batch(self, buckets: Sequence[Hashable]) -> dict[str, Float[Tensor, "B L d"]]:
-        """The conditions of a batch of views, as ``Guidance.step`` takes them."""
+        """The conditions of a batch of views, by name, as ``StepInputs`` takes them."""
         named = {"text": self.text, "negative": self.negative, **self.extra}
-        rows = {name: torch.stack([of[bucket] for bucket in buckets]) for name, of in named.items()}
-        return rows | {"null": self.null.expand(len(buckets), *self.null.shape)}
-
-
-def corrupt_prompt(config: GuidanceConfig, prompt: BucketPrompt) -> dict[str, str]:
-    """The extra prompt of a Bridge schedule (none where it is off), for ``BucketPrompt.extra``."""
-    if config.bridge.start >= 1:
-        return {}
-    return {"corrupt": f"{prompt.positive}, {config.bridge.words or prompt.negative}"}
+        batch = {name: torch.stack([of[bucket] for bucket in buckets]) for name, of in named.items()}
+        return batch | {"null": self.null.expand(len(buckets), *self.null.shape)}

@@ -1,4 +1,4 @@
-"""Each method as its paper has it: the presets of ``conf/guidance``, read without Hydra."""
+"""The presets of guidance, read without Hydra."""
 
 from dataclasses import is_dataclass, replace
 from enum import Enum
@@ -8,48 +8,51 @@ import yaml
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.paths import CONF
-from avatar_gs.guidance.config import GuidanceConfig, Method
-
-WARMUP_SHARE = 0.6
-"""Of a run: what 300 steps of warm-up are of 500, the playground's."""
-
-
-def preset(method: Method) -> GuidanceConfig:
-    """What ``guidance=<method>`` sets, and the defaults for the rest."""
-    return named_preset(method.name)
+from avatar_gs.guidance.config import GuidanceConfig
 
 
 def named_preset(name: str) -> GuidanceConfig:
-    """What ``guidance=<name>`` sets, and the defaults for the rest.
+    """The settings of ``guidance=<name>``. Methods have a preset of their own name.
 
     Raises:
-        UserError: if no preset is called so.
+        UserError: if there is no such preset.
     """
-    file = CONF / "guidance" / f"{name}.yaml"
-    if not file.is_file():
-        raise UserError(f"guidance={name}: no such preset; expected one of {', '.join(preset_names())}")
-    return _build(GuidanceConfig, yaml.safe_load(file.read_text(encoding="utf-8")))
+    return _build(GuidanceConfig, _content(name))
 
 
 def fitted(config: GuidanceConfig, steps: int) -> GuidanceConfig:
-    """The same for a run of so many steps: robust NFSD's warm-up takes at most ``WARMUP_SHARE`` of it."""
-    if config.method is not Method.robust_nfsd:
-        return config
-    warmup = min(config.robust_nfsd.warmup_steps, round(WARMUP_SHARE * steps))
-    return replace(config, robust_nfsd=replace(config.robust_nfsd, warmup_steps=warmup))
+    """The same for a run of ``steps`` steps (``MethodConfig.fitted``)."""
+    return replace(config, **{config.method: config.chosen.fitted(steps)})
 
 
 def preset_names() -> list[str]:
-    """Every ``guidance=<name>``, in alphabetical order."""
+    """All presets in alphabetical order."""
     return sorted(file.stem for file in (CONF / "guidance").glob("*.yaml"))
 
 
-def _build(kind: type, content: dict[str, Any]) -> Any:
-    types = get_type_hints(kind)
-    return kind(**{name: _value(types[name], value) for name, value in content.items()})
+def _content(name: str) -> dict[str, Any]:
+    """The nested values of a preset over those of the presets in its ``defaults``."""
+    file = CONF / "guidance" / f"{name}.yaml"
+    if not file.is_file():
+        raise UserError(f"guidance={name}: no such preset; expected one of {', '.join(preset_names())}")
+    own = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    content: dict[str, Any] = {}
+    for base in own.pop("defaults", []):
+        content = _merged(content, _content(base))
+    return _merged(content, own)
 
 
-def _value(kind: type, value: Any) -> Any:
-    if is_dataclass(kind):
-        return _build(kind, value)
-    return kind[value] if issubclass(kind, Enum) else kind(value)
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    nested = {key: _merged(below[key], value) for key, value in above.items() if isinstance(below.get(key), dict)}
+    return below | above | nested
+
+
+def _build(section: type, content: dict[str, Any]) -> Any:
+    types = get_type_hints(section)
+    return section(**{name: _value(types[name], value) for name, value in content.items()})
+
+
+def _value(expected: type, value: Any) -> Any:
+    if is_dataclass(expected):
+        return _build(expected, value)
+    return expected[value] if issubclass(expected, Enum) else expected(value)

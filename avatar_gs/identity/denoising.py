@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from avatar_gs.guidance.noise import with_noise
+from avatar_gs.guidance.methods.base import with_noise
 from avatar_gs.identity.config import Weighting
 from avatar_gs.protocols import IdentityPrior
 

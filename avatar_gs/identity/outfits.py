@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from avatar_gs.core.seeding import generator
-from avatar_gs.guidance.noise import with_noise
+from avatar_gs.guidance.methods.base import with_noise
 from avatar_gs.identity.denoising import sample_latents, stratified_times
 from avatar_gs.identity.description import Description, templates
 from avatar_gs.prior.config import MINI_NEGATIVE, PromptStyle

@@ -7,7 +7,8 @@ from typing import Any
 
 from avatar_gs.core.device import available_memory, convolution_rate, resident_memory
 from avatar_gs.core.errors import UserError
-from avatar_gs.guidance.config import GuidanceConfig, Method, Variant
+from avatar_gs.guidance.config import GuidanceConfig
+from avatar_gs.guidance.methods.base import MethodConfig
 from avatar_gs.identity.cross_init import ENCODE_BATCH
 from avatar_gs.prior.config import Encoder, Precision, PriorConfig
 from avatar_gs.prior.loading.components import choose_dtype, choose_encoder_keeps, choose_vae_dtype
@@ -15,11 +16,6 @@ from avatar_gs.prior.loading.hub import format_bytes
 from avatar_gs.prior.memory_estimate import Architecture, Load, expected_flops, expected_peak
 from avatar_gs.settings import Settings
 
-THROUGH_NETWORKS = frozenset({Method.de_sds, Method.l_diff, Method.vsd})
-"""Methods that go backward through the UNet."""
-PREDICTIONS = {Method.de_sds: (2, 1), Method.sds: (2, 0)}
-"""Predictions a step and image, without and with a backward pass, of the methods whose time is estimated; of DE-SDS
-where y_con learns."""
 PREVIEW_BATCH = 4
 """Views that previews show."""
 MARGIN = 0.95
@@ -40,7 +36,7 @@ class Task(Enum):
 class SingleImage:
     """Guidance of one image without splats, by one or more methods in turn."""
 
-    methods: frozenset[Method]
+    methods: tuple[MethodConfig, ...]
     through_encoder: bool
     """Whether gradients pass the encoder, since colours are optimised and not latents."""
 
@@ -48,14 +44,14 @@ class SingleImage:
 def memory_load(settings: Settings, device: str, task: Task | SingleImage) -> Load:
     """What a task asks of the prior."""
     prior = settings.prior
-    methods = task.methods if isinstance(task, SingleImage) else {settings.guidance.method}
+    methods = task.methods if isinstance(task, SingleImage) else (settings.guidance.chosen,)
     short = prior.precision is not Precision.float32
     load = Load(
         batch=1,
         network_bytes=2 if short and not (device == "cpu" and prior.precision is Precision.float16) else 4,
         encode_chunk=prior.encode_chunk,
         checkpoint_encoder=prior.checkpoint_encoder,
-        predict_chunk=0 if Method.vsd in methods else prior.predict_chunk,  # its adapter takes no chunks
+        predict_chunk=0 if any(method.through_adapter for method in methods) else prior.predict_chunk,
         offload_text=prior.offload_text and device == "cuda",
     )
     load = replace(load, **encoder_of(prior, device))
@@ -74,19 +70,18 @@ def memory_load(settings: Settings, device: str, task: Task | SingleImage) -> Lo
             through_text=True,
         )
     if isinstance(task, SingleImage):
-        through_networks = bool(THROUGH_NETWORKS & methods)
+        through_networks = any(method.through_networks or method.through_adapter for method in methods)
         return replace(load, decoded=1, through_encoder=task.through_encoder, through_networks=through_networks)
     config, guidance = settings.optimize, settings.guidance
-    learns = guidance.method in THROUGH_NETWORKS
     return replace(
         load,
         batch=config.batch,
         supersample=config.supersample,
         splats=settings.density.max_splats,
         through_encoder=True,
-        through_networks=learns and guidance.method is not Method.vsd,
-        through_adapter=guidance.method is Method.vsd,
-        warms_up=guidance.method is Method.de_sds and guidance.de_sds.warmup > 0,
+        through_networks=guidance.chosen.through_networks,
+        through_adapter=guidance.chosen.through_adapter,
+        warms_up=guidance.chosen.warms_up,
         refits=guidance.inner_steps > 1,
         predicted=predictions(guidance),
         encoded=config.batch if guidance.edits else 0,
@@ -103,23 +98,9 @@ def encoder_of(prior: PriorConfig, device: str) -> dict[str, Any]:
 
 
 def predictions(guidance: GuidanceConfig) -> int:
-    """Predictions that a step asks for at once without gradients, of each picture: at most."""
-    if guidance.method not in PREDICTIONS:
-        return 4
-    count = PREDICTIONS[guidance.method][0] + bool(guidance.perp_neg)
-    if guidance.method is Method.de_sds:
-        count += (guidance.de_sds.update_every > 1) + (guidance.de_sds.variant is Variant.composed)
-    return count
-
-
-def mean_predictions(guidance: GuidanceConfig) -> tuple[float, float]:
-    """Predictions a step and image, without and with a backward pass, in the mean over the steps of a run above the
-    noise cut: y_con learns in one of ``update_every`` steps, and is asked without a graph in the others."""
-    forward, backward = PREDICTIONS[guidance.method]
-    if guidance.method is not Method.de_sds:
-        return float(forward), float(backward)
-    learning = 1 / guidance.de_sds.update_every
-    return forward + 1 - learning, learning
+    """Largest number of predictions per image in one call without gradients."""
+    counted = guidance.chosen.predictions is not None
+    return guidance.chosen.peak_predictions() + (counted and guidance.perp_neg > 0)
 
 
 def fits(architecture: Architecture, load: Load, free: int) -> bool:
@@ -197,9 +178,9 @@ def words(load: Load, changed: Load, task: Task | SingleImage) -> str:
 
 def least_time(settings: Settings, architecture: Architecture, load: Load, device: str) -> str:
     """The networks' arithmetic at the rate that this device has just shown: a bound, since nothing else is in it."""
-    if settings.guidance.method not in PREDICTIONS:
-        return f"no estimate for guidance={settings.guidance.method.name}"
-    flops = expected_flops(architecture, load, *mean_predictions(settings.guidance))
+    if settings.guidance.chosen.predictions is None:
+        return f"no estimate for guidance={settings.guidance.method}"
+    flops = expected_flops(architecture, load, *settings.guidance.chosen.mean_predictions())
     flops["VAE"] *= settings.guidance.inner_steps
     short = settings.prior.precision is not Precision.float32
     rates = {

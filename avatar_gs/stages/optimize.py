@@ -12,7 +12,6 @@ from avatar_gs.core.console import progress
 from avatar_gs.core.device import choose_device
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.runs import RunFolder
-from avatar_gs.guidance.config import Method
 from avatar_gs.prior.config import Compile
 from avatar_gs.prior.stable_diffusion import load_prior
 from avatar_gs.render.rasterize import prepare_renderer, require_renderer
@@ -39,7 +38,7 @@ def run(settings: Settings) -> None:
         if parallel.anywhere(folder.finished("optimize"), torch.device(device)):
             LOGGER.info("%s is finished: nothing to do (overwrite=true makes it anew)", folder.path)
             return
-        if parallel.count() > 1 and settings.guidance.method is Method.vsd:
+        if parallel.count() > 1 and settings.guidance.chosen.through_adapter:
             raise UserError("guidance=vsd trains an adapter beside the prior: give it one process, without torchrun")
         preflight(settings)
         with parallel.first_alone():

@@ -17,7 +17,7 @@ SCALE_SLACK = 2.0
 def regulariser_scale(prior: Prior) -> int:
     """The factor of every regulariser in the total loss: the number of latent elements of one view.
 
-    The guidance loss (``guidance.weights.distance``) is half the squared gradient summed over these elements, and the
+    The guidance loss (``guidance.distill.distance``) is half the squared gradient summed over these elements, and the
     mean over views. Multiplied by their number, a regulariser that is a mean weighs the same beside it for every prior,
     image size, supersampling factor, batch and number of splats.
     """

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
-from avatar_gs.guidance.conditions import corrupt_prompt
-from avatar_gs.guidance.config import Variant
+from avatar_gs.guidance.methods.bridge import corrupt_prompt
+from avatar_gs.guidance.methods.de_sds import Variant
 from avatar_gs.prior.config import PLACEHOLDER
 from avatar_gs.prior.prompts import bucket_prompts, fit_prompt, with_accessories, with_placeholder
 from avatar_gs.settings import Settings
@@ -52,7 +52,7 @@ def with_extra(
     alone = bucket_prompts(PLACEHOLDER, "", settings.prior.prompts) if person else {}
     complete = {}
     for bucket, prompt in prompts.items():
-        extra = corrupt_prompt(settings.guidance, prompt)
+        extra = corrupt_prompt(settings.guidance.bridge, prompt)
         if person:
             extra["identity"] = alone[bucket].positive
         if source is not None:

@@ -12,6 +12,7 @@ from avatar_gs.core.device import all_finite
 from avatar_gs.core.seeding import derive_seed, generator
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.distill import Distilled
+from avatar_gs.guidance.methods.base import StepInputs
 from avatar_gs.prior.memory_guard import MemoryGuard
 from avatar_gs.protocols import Prior
 from avatar_gs.settings import Settings
@@ -145,18 +146,18 @@ def guide(
         with clock("source"):
             before = encoded(source, scene, settings, prior, state.background, step / total)
     with clock("prior"):
-        distilled = state.guidance.step(
-            latents,
-            conditions.batch(scene.buckets),
-            scene.pose_maps,
-            scene.buckets,
-            step,
-            total,
-            generator(settings.seed, step, "guidance"),
+        inputs = StepInputs(
+            conditions=conditions.batch(scene.buckets),
+            buckets=scene.buckets,
+            step=step,
+            total=total,
+            generator=generator(settings.seed, step, "guidance"),
+            control=scene.pose_maps,
             images=render.rgb,
             source=before,
             cameras=scene.views.cameras.T_camera_world.flatten(1).to(latents),
         )
+        distilled = state.guidance.step(latents, inputs)
     if not distilled.warming_up:
         graph.append((render, distilled.loss))
     return distilled.detached(), render.detached()

@@ -48,7 +48,6 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout need not be installed
 
-from avatar_gs.guidance.config import Method
 from avatar_gs.prior.loading.components import Quiet
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from tests.benchmarks.side_by_side import NEGATIVE, PROMPT, Side, as_trained, command, networks_of, ours
@@ -75,8 +74,8 @@ def sides(checkout: Path, prior: StableDiffusionPrior, batch: int) -> dict[str, 
         "GaussianIP": gaussianip(settings),
         "GaussianIP without IP-Adapter": gaussianip(settings, adapter=False),
         "GaussianIP with sds, without IP-Adapter": gaussianip(settings | {"use_anpg": False}, adapter=False),
-        "ours, nfsd": ours(prior, batch, Method.nfsd.name),
-        "ours, sds": ours(prior, batch, Method.sds.name),
+        "ours, nfsd": ours(prior, batch, "nfsd".name),
+        "ours, sds": ours(prior, batch, "sds".name),
         "ours, rescaled_de_sds": ours(prior, batch, "rescaled_de_sds"),
     }
 

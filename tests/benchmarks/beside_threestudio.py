@@ -31,7 +31,6 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout need not be installed
 
-from avatar_gs.guidance.config import Method
 from avatar_gs.prior.loading.components import Quiet
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from tests.benchmarks.side_by_side import PROMPT, Side, as_trained, command, ours
@@ -48,8 +47,8 @@ def sides(checkout: Path, prior: StableDiffusionPrior, batch: int) -> dict[str, 
     """What is compared, by name."""
     return {
         "threestudio": theirs(checkout, prior, batch),
-        "ours, sds without ControlNet": ours(prior, batch, Method.sds.name, control=False),
-        "ours, sds": ours(prior, batch, Method.sds.name),
+        "ours, sds without ControlNet": ours(prior, batch, "sds".name, control=False),
+        "ours, sds": ours(prior, batch, "sds".name),
         "ours, rescaled_de_sds": ours(prior, batch, "rescaled_de_sds"),
     }
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from avatar_gs.core.device import choose_device
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.distill import build_guidance
+from avatar_gs.guidance.methods.base import StepInputs
 from avatar_gs.guidance.presets import named_preset
 from avatar_gs.lab.benchmarks.random_weights import random_prior
 from avatar_gs.prior.config import Precision, PriorConfig
@@ -153,9 +154,16 @@ def ours(prior: StableDiffusionPrior, batch: int, preset: str, *, control: bool 
     at = every * (round(guidance.method.warmup * total) // every + 1)  # y_con learns: the costliest step
 
     def step(pictures: Tensor) -> None:
-        random = torch.Generator().manual_seed(0)
+        inputs = StepInputs(
+            conditions=conditions.batch(buckets),
+            buckets=buckets,
+            step=at,
+            total=total,
+            generator=torch.Generator().manual_seed(0),
+            control=pose_maps,
+        )
         latents = prior.encode_images(pictures)
-        out = guidance.step(latents, conditions.batch(buckets), pose_maps, buckets, at, total, random)
+        out = guidance.step(latents, inputs)
         out.loss.backward()
 
     return Side(step, networks_of(prior))

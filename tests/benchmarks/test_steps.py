@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.lab.benchmarks.config import BenchmarkConfig
 from avatar_gs.lab.stages import benchmark
 from avatar_gs.prior.config import PriorConfig
@@ -12,6 +11,7 @@ from avatar_gs.settings import Device
 from tests import tiny
 from tests.benchmarks import steps
 from tests.lab.settings import lab_settings
+from tests.plain import plain_guidance
 from tests.training.conftest import small_settings
 
 
@@ -40,7 +40,7 @@ def test_the_networks_are_asked_for_in_the_settings_own_words(networks: str) -> 
 
 def test_a_recipes_row_holds_what_the_benchmark_finds(tmp_path: Path) -> None:
     settings = small_settings(steps=30, preview_every=10)
-    settings.guidance = GuidanceConfig(method=Method.de_sds)
+    settings.guidance = plain_guidance(method="de_sds")
     settings.guidance.de_sds.warmup = 0.2
     prior = PriorConfig(name="custom", path=str(tiny.save_prior(tmp_path)))
     settings = lab_settings(settings, prior=prior, device=Device.cpu, benchmark=BenchmarkConfig(step=True, repeats=1))

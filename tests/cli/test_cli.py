@@ -220,7 +220,7 @@ def test_sweeps_over_several_keys(jobs):
     names = [job.name.split("/") for job in jobs]
     assert len({sweep for sweep, _ in names}) == 1
     assert [changed for _, changed in names] == [f"guidance={g},seed={s}" for g in ("sds", "de_sds") for s in (0, 1)]
-    assert [job.guidance.method.name for job in jobs] == ["sds", "sds", "de_sds", "de_sds"]
+    assert [job.guidance.method for job in jobs] == ["sds", "sds", "de_sds", "de_sds"]
 
 
 def test_a_failing_job_does_not_lose_the_others(jobs, capsys):

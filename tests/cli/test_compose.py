@@ -41,7 +41,7 @@ def test_the_same_command_is_no_conflict(resolve):
 def test_a_saved_run_gives_what_the_command_line_leaves_out(resolve):
     save(resolve("name=a", "prompt='a man'", "seed=5", "guidance=sds", "optimize.steps=7", "device=cpu", "threads=3"))
     settings = resolve("name=a", "stage=export", "export.frame=yup")
-    assert (settings.prompt, settings.seed, settings.guidance.method.name) == ("a man", 5, "sds")
+    assert (settings.prompt, settings.seed, settings.guidance.method) == ("a man", 5, "sds")
     assert (settings.optimize.steps, settings.device.name, settings.threads) == (7, "cpu", 3)
     assert (settings.stage, settings.export.frame.name) == ("export", "yup")
 

@@ -33,7 +33,7 @@ def test_preset_composes_and_parses(composed, group, name):
     if group == "prior":
         assert settings.prior.name == name
     if group == "guidance":
-        assert name.endswith(settings.guidance.method.name)  # annealed_nfsd is nfsd with its options set
+        assert name.endswith(settings.guidance.method)  # annealed_nfsd is nfsd with its options set
 
 
 def test_cluster_presets_set_only_hydras_launcher():

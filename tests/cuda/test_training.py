@@ -12,8 +12,8 @@ from avatar_gs.body.model import Body
 from avatar_gs.core.io import load_state
 from avatar_gs.core.runs import RunFolder
 from avatar_gs.guidance.conditions import TextConditions
-from avatar_gs.guidance.config import EDITING, GuidanceConfig, Method
-from avatar_gs.guidance.presets import preset
+from avatar_gs.guidance.config import METHODS
+from avatar_gs.guidance.presets import named_preset
 from avatar_gs.prior.config import Precision, PriorConfig
 from avatar_gs.prior.prompts import bucket_prompts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
@@ -28,6 +28,7 @@ from avatar_gs.training.state import CHECKPOINT, TrainingState
 from avatar_gs.training.step import Report
 from tests.cuda.conftest import MakePrior
 from tests.cuda.devices import DEVICE, on_request, place
+from tests.plain import plain_guidance
 from tests.training.conftest import small_settings
 
 PROMPT = "a man in red"
@@ -51,7 +52,7 @@ def test_twelve_steps_with_densification(body: Body, prior_of: MakePrior, name: 
     settings = small_settings(poses=PoseMode.random)
     # half of the splats count as large, so that some of those that grow are split and others duplicated
     settings.density = replace(settings.density, grow_share=0.1, split_scale=1.0, prune_opacity=0.0999)
-    settings.guidance = GuidanceConfig(method=Method.de_sds)
+    settings.guidance = plain_guidance(method="de_sds")
     settings.guidance.de_sds.warmup = 0.1
     settings.splats.opacity = 0.1
     refinements: list[Refinement] = []
@@ -105,9 +106,9 @@ def resumed_runs(settings: Settings, body: Body, prior: StableDiffusionPrior, fo
         yield resumed
 
 
-@pytest.mark.parametrize("method", [Method.de_sds, pytest.param(Method.vsd, marks=on_request)])
+@pytest.mark.parametrize("method", ["de_sds", pytest.param("vsd", marks=on_request)])
 def test_a_resumed_run_goes_on_as_the_unbroken_one(
-    body: Body, prior_of: MakePrior, tmp_path: Path, method: Method
+    body: Body, prior_of: MakePrior, tmp_path: Path, method: str
 ) -> None:
     """On a CPU to the bit. On CUDA atomics add in another order in every run, so the step after the checkpoint is
     compared: the resumed run's state may be as far from the unbroken one's as two unbroken runs are from each other,
@@ -116,7 +117,7 @@ def test_a_resumed_run_goes_on_as_the_unbroken_one(
     settings.density = replace(
         settings.density, start=0.9, stop=1.0
     )  # no refinement on the way: it would count splats apart
-    settings.guidance = GuidanceConfig(method=method)
+    settings.guidance = plain_guidance(method=method)
     settings.guidance.de_sds.warmup = 0.0
     prior = prior_of("tiny")
     unbroken, again = Recorder(last=6), Recorder(last=6)
@@ -136,7 +137,7 @@ def test_a_resumed_run_goes_on_as_the_unbroken_one(
 def test_a_checkpoint_comes_back_to_the_bit(body: Body, prior_of: MakePrior, tmp_path: Path) -> None:
     """Saved, loaded onto the device, and saved again without a step between: nothing in it depends on atomics."""
     settings = small_settings(steps=4)
-    settings.guidance = GuidanceConfig(method=Method.de_sds)
+    settings.guidance = plain_guidance(method="de_sds")
     settings.guidance.de_sds.warmup = 0.0
     run, prior = RunFolder(tmp_path), prior_of("tiny")
     train(settings, body, prior, run=run)
@@ -152,20 +153,20 @@ def test_a_checkpoint_comes_back_to_the_bit(body: Body, prior_of: MakePrior, tmp
 
 
 @on_request
-@pytest.mark.parametrize("method", [method for method in Method if method not in EDITING])
-def test_every_method_takes_two_steps(body: Body, prior_of: MakePrior, method: Method) -> None:
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.edits])
+def test_every_method_takes_two_steps(body: Body, prior_of: MakePrior, method: str) -> None:
     settings = small_settings(steps=2)
-    settings.guidance = preset(method)
+    settings.guidance = named_preset(method)
     check_avatar(train(settings, body, prior_of("tiny")), settings)
 
 
 @on_request
-@pytest.mark.parametrize("method", [Method.dds, Method.pds])
-def test_every_editing_method_takes_two_steps(body: Body, prior_of: MakePrior, tmp_path: Path, method: Method) -> None:
+@pytest.mark.parametrize("method", ["dds", "pds"])
+def test_every_editing_method_takes_two_steps(body: Body, prior_of: MakePrior, tmp_path: Path, method: str) -> None:
     run, prior, settings = RunFolder(tmp_path / "first"), prior_of("tiny"), small_settings(steps=2)
     train(settings, body, prior, run=run)
     run.record("optimize")
-    settings.init, settings.guidance = str(run.path), preset(method)
+    settings.init, settings.guidance = str(run.path), named_preset(method)
     check_avatar(train(settings, body, prior, initial=load_init(settings, body)), settings)
 
 
@@ -195,5 +196,5 @@ def test_two_steps_in_16_bits(body: Body, tiny_folder: Path) -> None:
     precision = Precision.bfloat16 if DEVICE == "cpu" else Precision.float16
     prior = load_prior(PriorConfig(name="custom", path=str(tiny_folder), precision=precision), DEVICE)
     settings = small_settings(steps=2)
-    settings.guidance = preset(Method.de_sds)
+    settings.guidance = named_preset("de_sds")
     check_avatar(train(settings, body, prior), settings)

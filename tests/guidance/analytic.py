@@ -10,17 +10,14 @@ The prior's network may predict the noise, v, or a flow's velocity (with that fl
 import torch
 
 from avatar_gs.guidance.conditions import TextConditions
-from avatar_gs.guidance.config import (
-    DeSdsConfig,
-    GuidanceConfig,
-    Method,
-    RobustNfsdConfig,
-    ScheduleConfig,
-    ScheduleKind,
-)
 from avatar_gs.guidance.distill import Guidance, build_guidance
-from avatar_gs.guidance.learnables import ConsistentText, TrainedAdapter
+from avatar_gs.guidance.methods.base import StepInputs
+from avatar_gs.guidance.methods.de_sds import ConsistentText
+from avatar_gs.guidance.methods.robust_nfsd import RobustNfsdConfig
+from avatar_gs.guidance.methods.vsd import TrainedAdapter
+from avatar_gs.guidance.schedule import ScheduleConfig, ScheduleKind
 from avatar_gs.prior.schedule import to_eps
+from tests.plain import plain_de_sds, plain_guidance
 
 CHANNELS, SIDE = 2, 3
 SIZE = CHANNELS * SIDE * SIDE
@@ -122,13 +119,13 @@ def fixed_time(t: int) -> ScheduleConfig:
     return ScheduleConfig(kind=ScheduleKind.uniform, t_min=t / T, t_max=t / T + 1e-9)
 
 
-def make(prior, conds, method=Method.de_sds, t=None, **options) -> Guidance:
+def make(prior, conds, method="de_sds", t=None, **options) -> Guidance:
     """Guidance without a warm-up of its own, unless ``options`` say otherwise."""
-    options.setdefault("de_sds", DeSdsConfig(warmup=0.0))
+    options.setdefault("de_sds", plain_de_sds(warmup=0.0))
     options.setdefault("robust_nfsd", RobustNfsdConfig(warmup_steps=0))
     if t is not None:
         options["schedule"] = fixed_time(t)
-    return build_guidance(GuidanceConfig(method=method, **options), prior, conds)
+    return build_guidance(plain_guidance(method, **options), prior, conds)
 
 
 def step(guidance, conds, z, buckets=None, index=0, total=100, seed=0, source=SOURCE, **arguments):
@@ -136,7 +133,9 @@ def step(guidance, conds, z, buckets=None, index=0, total=100, seed=0, source=SO
     buckets = buckets or ["all"] * len(z)
     generator = torch.Generator().manual_seed(seed)
     arguments["source"] = torch.full_like(z, source).detach()
-    return guidance.step(z, conds.batch(buckets), None, buckets, index, total, generator, **arguments)
+    batch = conds.batch(buckets)
+    inputs = StepInputs(conditions=batch, buckets=buckets, step=index, total=total, generator=generator, **arguments)
+    return guidance.step(z, inputs)
 
 
 def rows(guidance: Guidance) -> dict[str, torch.Tensor]:

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from avatar_gs.guidance.config import DeSdsConfig, Method, SmallNoise, Unconditional, Weight
+from avatar_gs.guidance.cfg import Unconditional
+from avatar_gs.guidance.methods.de_sds import SmallNoise
+from avatar_gs.guidance.schedule import Weight
 from tests.guidance.analytic import AnalyticPrior, Level, conditions, full, gaussian, make, rows, step
+from tests.plain import plain_de_sds
 
 DRAWS = 4000
 ONE: dict[str, Any] = {"weight": Weight.one}
@@ -30,7 +33,7 @@ def prior():
 def test_sds_pulls_to_the_mean_with_known_variance(prior, t):
     x, m = 0.9, 0.5
     conds, level = conditions(text=m), Level(prior, t)
-    guidance = make(prior, conds, Method.sds, t, cfg_scale=1.0, **ONE)
+    guidance = make(prior, conds, "sds", t, cfg_scale=1.0, **ONE)
     grad = step(guidance, conds, full(x, DRAWS)).grad
     error = grad.std() / grad.numel() ** 0.5
     assert abs(float(grad.mean()) - level.kappa * (x - m)) < 4 * error
@@ -43,7 +46,7 @@ def test_sds_classifier_free_guidance_shifts_the_target(prior, unconditional):
     x, s = 0.9, 4.0
     conds, level = conditions(text=0.5, negative=-0.25, null=0.1), Level(prior, 500)
     away = {Unconditional.negative: -0.25, Unconditional.empty: 0.1}[unconditional]
-    guidance = make(prior, conds, Method.sds, 500, cfg_scale=s, unconditional=unconditional, **ONE)
+    guidance = make(prior, conds, "sds", 500, cfg_scale=s, unconditional=unconditional, **ONE)
     grad = step(guidance, conds, full(x, DRAWS)).grad
     target = away + s * (0.5 - away)
     assert abs(float(grad.mean()) - level.kappa * (x - target)) < 4 * grad.std() / grad.numel() ** 0.5
@@ -79,8 +82,8 @@ def test_de_sds_is_vsd_at_one_more_with_the_negative_as_null(prior):
     conds = conditions(text=0.5, negative=-0.25)
     desds = make(prior, conds, t=t, cfg_scale=s, **ONE)
     at(0.3, desds)
-    sds = make(prior, conds, Method.sds, t, cfg_scale=s + 1, **ONE)
-    only_con = make(prior, conditions(text=0.3), Method.sds, t, cfg_scale=1.0, **ONE)
+    sds = make(prior, conds, "sds", t, cfg_scale=s + 1, **ONE)
+    only_con = make(prior, conditions(text=0.3), "sds", t, cfg_scale=1.0, **ONE)
     z = full(0.9, 4)
     difference = step(sds, conds, z).grad - step(only_con, conditions(text=0.3), z).grad
     torch.testing.assert_close(step(desds, conds, z).grad, difference, atol=1e-6, rtol=1e-6)
@@ -93,12 +96,12 @@ def test_noise_share_leads_from_de_sds_to_sds(prior, t, x):
     s, conds, z = 3.0, conditions(text=0.5, negative=-0.25), full(x, 4)
 
     def gradient(share):
-        config = DeSdsConfig(warmup=0.0, noise_share=share)
+        config = plain_de_sds(warmup=0.0, noise_share=share)
         guidance = make(prior, conds, t=t, cfg_scale=s, de_sds=config, **ONE)
         at(0.3, guidance)
         return step(guidance, conds, z).grad
 
-    sds = step(make(prior, conds, Method.sds, t, cfg_scale=s + 1, **ONE), conds, z).grad
+    sds = step(make(prior, conds, "sds", t, cfg_scale=s + 1, **ONE), conds, z).grad
     torch.testing.assert_close(gradient(1.0), sds, atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(gradient(0.5), (gradient(0.0) + sds) / 2, atol=1e-6, rtol=1e-6)
 
@@ -107,7 +110,7 @@ def test_noise_share_leads_from_de_sds_to_sds(prior, t, x):
 def test_noise_share_brings_its_share_of_noise_and_no_other_pull(prior, share):
     x, m, t = 0.9, 0.5, 500
     conds, level = conditions(text=m), Level(prior, t)
-    guidance = make(prior, conds, t=t, cfg_scale=0.0, de_sds=DeSdsConfig(warmup=0.0, noise_share=share), **ONE)
+    guidance = make(prior, conds, t=t, cfg_scale=0.0, de_sds=plain_de_sds(warmup=0.0, noise_share=share), **ONE)
     at(x, guidance)
     grad = step(guidance, conds, full(x, DRAWS)).grad
     assert abs(float(grad.mean()) - level.kappa * (x - m)) < 4 * float(grad.std()) / grad.numel() ** 0.5
@@ -128,7 +131,7 @@ def test_below_the_cut_the_seed_leaves_the_noise_in(prior, small_noise):
     x, m, t = 0.9, 0.5, 100
     conds, level = conditions(text=m), Level(prior, t)
     assert level.sigma / level.alpha < 0.57
-    config = DeSdsConfig(warmup=0.0, small_noise=small_noise, update_every=1)
+    config = plain_de_sds(warmup=0.0, small_noise=small_noise, update_every=1)
     guidance = make(prior, conds, t=t, cfg_scale=0.0, de_sds=config, **ONE)
     at(x, guidance)
     grad = step(guidance, conds, full(x, DRAWS)).grad
@@ -149,7 +152,7 @@ def test_subtracting_the_noise_helps_only_where_it_is_large(t):
     """Var(eps_hat) = (sigma^2/v)^2 and Var(eps_hat - eps) = (alpha^2 tau^2/v)^2."""
     prior = AnalyticPrior(tau=0.3)
     conds, level = conditions(), Level(prior, t)
-    subtracted = step(make(prior, conds, Method.sds, t, cfg_scale=1.0, **ONE), conds, full(0.5, DRAWS)).grad.var()
+    subtracted = step(make(prior, conds, "sds", t, cfg_scale=1.0, **ONE), conds, full(0.5, DRAWS)).grad.var()
     bare = (level.sigma**2 / level.v) ** 2
     helps = level.sigma**2 > level.alpha**2 * prior.tau**2
     assert float(subtracted) == pytest.approx((level.alpha**2 * prior.tau**2 / level.v) ** 2, rel=0.05)
@@ -158,7 +161,7 @@ def test_subtracting_the_noise_helps_only_where_it_is_large(t):
 
 def learned(prior, conds, buckets, values, t, rate=0.02, steps=600):
     """DE-SDS on fixed pictures until y_con has settled."""
-    config = DeSdsConfig(warmup=0.0, learning_rate=rate, norm_band=1.0)
+    config = plain_de_sds(warmup=0.0, learning_rate=rate, norm_band=1.0)
     guidance = make(prior, conds, t=t, cfg_scale=0.0, de_sds=config, **ONE)
     z = torch.cat([full(value) for value in values])
     for index in range(steps):
@@ -194,17 +197,17 @@ def mean_pull(method, t, x, effective_cfg=1.0):
     0.2, and a negative of one mode between them; y_con is the best of one mode."""
     prior = AnalyticPrior(tau=0.2)
     conds = conditions(text=0.0, negative=0.0, modes=1.0)
-    if method is Method.sds:
+    if method == "sds":
         guidance = make(prior, conds, method, t, cfg_scale=effective_cfg, **ONE)
     else:
-        config = DeSdsConfig(warmup=0.0, small_noise=SmallNoise.con)
+        config = plain_de_sds(warmup=0.0, small_noise=SmallNoise.con)
         guidance = make(prior, conds, method, t, cfg_scale=effective_cfg - 1, de_sds=config, **ONE)
         at(x, guidance)
     grad = step(guidance, conds, full(x, DRAWS)).grad
     return float(grad.mean()), float(grad.std() / grad.numel() ** 0.5), float(grad.var())
 
 
-@pytest.mark.parametrize("method", [Method.sds, Method.de_sds])
+@pytest.mark.parametrize("method", ["sds", "de_sds"])
 @pytest.mark.parametrize(("t", "separates"), [(100, True), (200, True), (300, False), (600, False)])
 def test_two_modes_are_told_apart_by_the_noise_level_alone(method, t, separates):
     """Just off the middle (x = 0.1): at low noise the pull is outwards (two fixed points), at high noise back to the
@@ -218,7 +221,7 @@ def test_two_modes_are_told_apart_by_the_noise_level_alone(method, t, separates)
 @pytest.mark.parametrize("t", [20, 100, 300, 600])
 @pytest.mark.parametrize("x", [0.1, 0.6, 1.0])
 def test_at_equal_effective_guidance_de_sds_pulls_as_sds_does_with_less_noise(t, x, effective_cfg):
-    sds_mean, sds_error, sds_variance = mean_pull(Method.sds, t, x, effective_cfg)
-    mean, error, variance = mean_pull(Method.de_sds, t, x, effective_cfg)
+    sds_mean, sds_error, sds_variance = mean_pull("sds", t, x, effective_cfg)
+    mean, error, variance = mean_pull("de_sds", t, x, effective_cfg)
     assert abs(mean - sds_mean) < 3 * (error**2 + sds_error**2) ** 0.5
     assert variance < sds_variance

@@ -9,25 +9,18 @@ import pytest
 import torch
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.guidance.config import (
-    CsdConfig,
-    DeSdsConfig,
-    HifaConfig,
-    IsmConfig,
-    Method,
-    NfsdConfig,
-    PdsConfig,
-    RobustNfsdConfig,
-    ScheduleConfig,
-    ScheduleKind,
-    SdiConfig,
-    Unconditional,
-    Variant,
-    VsdConfig,
-    Weight,
-)
-from avatar_gs.guidance.noise import ddim, with_noise
-from avatar_gs.guidance.residuals.pds import coefficients
+from avatar_gs.guidance.cfg import Unconditional
+from avatar_gs.guidance.methods.base import StepInputs, ddim, with_noise
+from avatar_gs.guidance.methods.csd import CsdConfig
+from avatar_gs.guidance.methods.de_sds import Variant
+from avatar_gs.guidance.methods.hifa import HifaConfig
+from avatar_gs.guidance.methods.ism import IsmConfig
+from avatar_gs.guidance.methods.nfsd import NfsdConfig
+from avatar_gs.guidance.methods.pds import PdsConfig, coefficients
+from avatar_gs.guidance.methods.robust_nfsd import RobustNfsdConfig
+from avatar_gs.guidance.methods.sdi import SdiConfig
+from avatar_gs.guidance.methods.vsd import VsdConfig
+from avatar_gs.guidance.schedule import ScheduleConfig, ScheduleKind, Weight
 from tests.guidance.analytic import (
     SOURCE,
     AnalyticPrior,
@@ -41,6 +34,7 @@ from tests.guidance.analytic import (
     rows,
     step,
 )
+from tests.plain import plain_de_sds
 
 DRAWS = 4000
 ONE: dict[str, Any] = {"weight": Weight.one}
@@ -62,14 +56,14 @@ def assert_mean(grad, expected):
 @pytest.mark.parametrize("x", [-2.0, 0.9])
 def test_csd_is_the_same_everywhere_and_free_of_noise(prior, t, x):
     conds = conditions()
-    grad = step(make(prior, conds, Method.csd, t, cfg_scale=1.0, **ONE), conds, full(x, 8)).grad
+    grad = step(make(prior, conds, "csd", t, cfg_scale=1.0, **ONE), conds, full(x, 8)).grad
     torch.testing.assert_close(grad, full(-Level(prior, t).kappa * (M - NULL), 8), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(("index", "against"), [(0, 1.0), (50, 0.5)])
 def test_csds_negative_fades(prior, index, against):
     conds = conditions()
-    guidance = make(prior, conds, Method.csd, 500, cfg_scale=1.0, csd=CsdConfig(negative_start=1.0), **ONE)
+    guidance = make(prior, conds, "csd", 500, cfg_scale=1.0, csd=CsdConfig(negative_start=1.0), **ONE)
     out = step(guidance, conds, full(0.9, 2), index=index)
     expected = -Level(prior, 500).kappa * ((M - NULL) - against * (NEGATIVE - NULL))
     torch.testing.assert_close(out.grad, full(expected, 2), atol=1e-6, rtol=0)
@@ -79,7 +73,7 @@ def test_csds_negative_fades(prior, index, against):
 @pytest.mark.parametrize("t", [30, 100, 180])
 def test_nfsd_leaves_a_noisy_pull_to_the_null_where_there_is_little_noise(prior, t):
     x, conds, level = 0.9, conditions(), Level(prior, t)
-    grad = step(make(prior, conds, Method.nfsd, t, cfg_scale=0.0, **ONE), conds, full(x, DRAWS)).grad
+    grad = step(make(prior, conds, "nfsd", t, cfg_scale=0.0, **ONE), conds, full(x, DRAWS)).grad
     assert_mean(grad, level.kappa * (x - NULL))
     assert float(grad.var()) == pytest.approx((level.sigma**2 / level.v) ** 2, rel=0.05)
 
@@ -89,14 +83,14 @@ def test_nfsd_leaves_a_noisy_pull_to_the_null_where_there_is_little_noise(prior,
 def test_nfsd_is_free_of_noise_where_there_is_more(prior, t, correction):
     s, conds, kappa = 7.5, conditions(), Level(prior, t).kappa
     config = NfsdConfig(correction_weight=correction)
-    grad = step(make(prior, conds, Method.nfsd, t, cfg_scale=s, nfsd=config, **ONE), conds, full(0.9, 8)).grad
+    grad = step(make(prior, conds, "nfsd", t, cfg_scale=s, nfsd=config, **ONE), conds, full(0.9, 8)).grad
     expected = -s * kappa * (M - NULL) - correction * kappa * (NULL - NEGATIVE)
     torch.testing.assert_close(grad, full(expected, 8), atol=1e-5, rtol=0)
 
 
 def test_nfsds_cut_is_each_pictures_own(prior):
     conds = conditions()
-    out = step(make(prior, conds, Method.nfsd, cfg_scale=0.0, **UNIFORM, **ONE), conds, full(0.9, 64))
+    out = step(make(prior, conds, "nfsd", cfg_scale=0.0, **UNIFORM, **ONE), conds, full(0.9, 64))
     above = prior.sigma(out.t) / prior.alpha(out.t) >= 0.57
     assert 0 < int(above.sum()) < 64
     assert out.prior_calls == 2 * 64 + int(above.sum())
@@ -108,8 +102,8 @@ def test_nfsds_cut_is_each_pictures_own(prior):
 def test_robust_nfsds_correction_is_twice_as_long_as_the_texts_direction(prior, t, weight):
     conds, z = conditions(), torch.cat([full(3.0, 4), full(-3.0, 4)])
     options = {"cfg_scale": 7.5, "weight": weight}
-    text = step(make(prior, conds, Method.csd, t, **options), conds, z).grad
-    correction = step(make(prior, conds, Method.robust_nfsd, t, **options), conds, z).grad - text
+    text = step(make(prior, conds, "csd", t, **options), conds, z).grad
+    correction = step(make(prior, conds, "robust_nfsd", t, **options), conds, z).grad - text
     torch.testing.assert_close(correction.flatten(1).norm(dim=1), 2 * text.flatten(1).norm(dim=1))
     assert (correction.flatten(1).mean(1).sign() == z.flatten(1).mean(1).sign()).all()  # it points away from the null
 
@@ -117,8 +111,8 @@ def test_robust_nfsds_correction_is_twice_as_long_as_the_texts_direction(prior, 
 def test_robust_nfsd_begins_as_nfsd(prior):
     conds, z = conditions(), full(0.9, 3)
     config = RobustNfsdConfig(warmup_steps=300)
-    robust = make(prior, conds, Method.robust_nfsd, 500, robust_nfsd=config)
-    plain = make(prior, conds, Method.nfsd, 500)
+    robust = make(prior, conds, "robust_nfsd", 500, robust_nfsd=config)
+    plain = make(prior, conds, "nfsd", 500)
     for index, same in ((299, True), (300, False)):
         pair = [step(guidance, conds, z, index=index, total=1000).grad for guidance in (robust, plain)]
         assert torch.equal(*pair) is same
@@ -129,7 +123,7 @@ def test_ism_is_the_difference_of_two_levels(prior, t, stride):
     """To 4 %: the inversion is only as good as its stride, and the first ones count most."""
     x, conds = 0.9, conditions()
     config = IsmConfig(gap_start=0.05, stride=stride)
-    guidance = make(prior, conds, Method.ism, t, ism=config, **PLAIN, **ONE)
+    guidance = make(prior, conds, "ism", t, ism=config, **PLAIN, **ONE)
     grad = step(guidance, conds, full(x, 2)).grad
     level, below = Level(prior, t), Level(prior, t - 50)
     pull, text = (level.r - below.r) * (x - NULL) / prior.tau, -level.kappa * (M - NULL)
@@ -139,7 +133,7 @@ def test_ism_is_the_difference_of_two_levels(prior, t, stride):
 
 @pytest.mark.parametrize(("progress", "gap"), [(0.0, 100), (0.15, 75), (0.3, 50), (0.9, 50)])
 def test_isms_gap_falls(prior, progress, gap):
-    ism: Any = make(prior, conditions(), Method.ism).method
+    ism: Any = make(prior, conditions(), "ism").method
     path = torch.stack(ism.path(torch.tensor([620, 30]), progress, T))
     assert (path[-1] - path[-2]).tolist() == [gap, 30]
     assert path[0].tolist() == [0, 0]
@@ -151,7 +145,7 @@ def test_sdis_target(prior, t):
     """With an exact inversion, z - G is m + rho (x - m), for every picture the same way."""
     x, conds = 0.9, conditions()
     config = SdiConfig(inversion_steps=100, inversion_scale=1.0)
-    guidance = make(prior, conds, Method.sdi, t, sdi=config, weight=Weight.sigma_over_alpha, **PLAIN)
+    guidance = make(prior, conds, "sdi", t, sdi=config, weight=Weight.sigma_over_alpha, **PLAIN)
     out = step(guidance, conds, full(x, 2))
     assert out.grad.std() < 1e-9
     assert float(out.target.mean()) == pytest.approx(M + Level(prior, t).rho * (x - M), abs=0.01)
@@ -175,8 +169,8 @@ def test_the_residual_with_cached_noise_is_ddim(prior):
 def test_hifa_with_one_step_is_sds(prior):
     conds, z, weight = conditions(), full(0.9, 4), Weight.sigma_over_alpha
     options = {"cfg_scale": 7.5, "weight": weight}
-    hifa = step(make(prior, conds, Method.hifa, 500, hifa=HifaConfig(denoising_steps=1), **options), conds, z)
-    sds = step(make(prior, conds, Method.sds, 500, **options), conds, z)
+    hifa = step(make(prior, conds, "hifa", 500, hifa=HifaConfig(denoising_steps=1), **options), conds, z)
+    sds = step(make(prior, conds, "sds", 500, **options), conds, z)
     torch.testing.assert_close(hifa.grad, sds.grad)
     torch.testing.assert_close(hifa.z0_hat, sds.z0_hat)
 
@@ -195,7 +189,7 @@ def test_hifa_is_a_product_of_linear_maps(prior, t, steps):
             later = Level(prior, t * (left - 1) // steps)
             product *= later.alpha * to_clean + later.sigma * here.sigma / here.v
     weight, config = Weight.sigma_over_alpha, HifaConfig(denoising_steps=steps)
-    guidance = make(prior, conds, Method.hifa, t, hifa=config, weight=weight, **PLAIN)
+    guidance = make(prior, conds, "hifa", t, hifa=config, weight=weight, **PLAIN)
     out = step(guidance, conds, full(x, DRAWS))
     first = Level(prior, t)
     assert_mean(out.grad, (x - M) * (1 - first.alpha * product))
@@ -208,8 +202,8 @@ def test_the_unets_jacobian_is_one_more_factor(prior, t):
     """d eps_hat / d z is alpha sigma / v, so L_Diff is SDS times that, to the digit."""
     conds, z, level = conditions(), full(0.9, 4), Level(prior, t)
     options = {"cfg_scale": 7.5, **ONE}
-    of_loss = step(make(prior, conds, Method.l_diff, t, **options), conds, z).grad
-    of_sds = step(make(prior, conds, Method.sds, t, **options), conds, z).grad
+    of_loss = step(make(prior, conds, "l_diff", t, **options), conds, z).grad
+    of_sds = step(make(prior, conds, "sds", t, **options), conds, z).grad
     torch.testing.assert_close(of_loss, level.alpha * level.sigma / level.v * of_sds)
 
 
@@ -223,7 +217,7 @@ def edit_shift(s: float) -> float:
 def test_dds_cancels_the_noise(prior, t, s):
     x, conds = 0.9, conditions(source=-0.6)
     options = {"unconditional": Unconditional.empty, "cfg_scale": s, **ONE}
-    grad = step(make(prior, conds, Method.dds, t, **options), conds, full(x, 8)).grad
+    grad = step(make(prior, conds, "dds", t, **options), conds, full(x, 8)).grad
     expected = Level(prior, t).kappa * ((x - SOURCE) - edit_shift(s))
     torch.testing.assert_close(grad, full(expected, 8), atol=1e-5, rtol=0)
 
@@ -241,8 +235,8 @@ def test_pds_coefficients(prior):
 @pytest.mark.parametrize("t", [100, 500, 900])
 def test_pds_with_stride_one_has_the_direction_of_dds(prior, t):
     conds, z = conditions(), torch.randn(full(0, 3).shape, dtype=torch.float64)
-    pds = step(make(prior, conds, Method.pds, t, pds=PdsConfig(stride=1), **ONE), conds, z).grad
-    dds = step(make(prior, conds, Method.dds, t, **ONE), conds, z).grad
+    pds = step(make(prior, conds, "pds", t, pds=PdsConfig(stride=1), **ONE), conds, z).grad
+    dds = step(make(prior, conds, "dds", t, **ONE), conds, z).grad
     torch.testing.assert_close(pds / pds.norm(), dds / dds.norm(), atol=1e-6, rtol=0)
 
 
@@ -256,24 +250,27 @@ def test_pds_shifts_by_a_share(prior, t, stride):
     assert (share == pytest.approx(1.0, abs=1e-9)) is (stride == 1)
     options = {"unconditional": Unconditional.empty, "cfg_scale": s, "pds": PdsConfig(stride=stride), **ONE}
     rest = full(SOURCE + share * edit_shift(s), 3)
-    assert step(make(prior, conds, Method.pds, t, **options), conds, rest).grad.abs().max() < 1e-6
-    assert step(make(prior, conds, Method.pds, t, **options), conds, rest + 0.1).grad.min() > 1e-4
+    assert step(make(prior, conds, "pds", t, **options), conds, rest).grad.abs().max() < 1e-6
+    assert step(make(prior, conds, "pds", t, **options), conds, rest + 0.1).grad.min() > 1e-4
 
 
-@pytest.mark.parametrize("method", [Method.dds, Method.pds])
+@pytest.mark.parametrize("method", ["dds", "pds"])
 def test_editing_needs_something_to_edit(prior, method):
-    with pytest.raises(UserError, match=f"guidance={method.value} changes what is there") as caught:
+    with pytest.raises(UserError, match=f"guidance={method} changes what is there") as caught:
         make(prior, conditions(source=None), method)
     assert "\n" not in str(caught.value)
     conds = conditions()
     guidance = make(prior, conds, method)
     with pytest.raises(ValueError, match="source"):
-        guidance.step(full(0.1), conds.batch(["all"]), None, ["all"], 0, 10, torch.Generator())
+        inputs = StepInputs(
+            conditions=conds.batch(["all"]), buckets=["all"], step=0, total=10, generator=torch.Generator()
+        )
+        guidance.step(full(0.1), inputs)
 
 
 def with_adapter(prior, conds, t, mean, tau, **options):
     """VSD whose adapter is the Gaussian that it is told to be, and stays so."""
-    guidance = make(prior, conds, Method.vsd, t, vsd=VsdConfig(learning_rate=0.0), **options)
+    guidance = make(prior, conds, "vsd", t, vsd=VsdConfig(learning_rate=0.0), **options)
     adapter = adapter_of(guidance)
     adapter.tau = tau
     with torch.no_grad():
@@ -286,7 +283,7 @@ def test_vsd_of_one_picture_is_sds_and_of_the_priors_own_is_zero(prior, t):
     x, conds = 0.9, conditions()
     z = full(x, 4)
     dirac = step(with_adapter(prior, conds, t, x, 0.0, cfg_scale=7.5, **ONE), conds, z).grad
-    sds = step(make(prior, conds, Method.sds, t, cfg_scale=7.5, **ONE), conds, z).grad
+    sds = step(make(prior, conds, "sds", t, cfg_scale=7.5, **ONE), conds, z).grad
     torch.testing.assert_close(dirac, sds)
     own = step(with_adapter(prior, conds, t, M, prior.tau, cfg_scale=1.0, **ONE), conds, z).grad
     assert own.abs().max() < 1e-9
@@ -300,8 +297,8 @@ def test_vsds_adapter_learns_the_renders_camera_by_camera(prior):
     cameras = torch.zeros(2 * batch, 16)
     cameras[:batch, 0], cameras[batch:, 0] = 1.0, -1.0
     config = VsdConfig(learning_rate=0.02, camera_dropout=0.0)
-    guidance = make(prior, conds, Method.vsd, 500, vsd=config, **ONE)
-    resting = make(prior, conds, Method.vsd, 500, vsd=VsdConfig(learning_rate=0.0, camera_dropout=0.0), **ONE)
+    guidance = make(prior, conds, "vsd", 500, vsd=config, **ONE)
+    resting = make(prior, conds, "vsd", 500, vsd=VsdConfig(learning_rate=0.0, camera_dropout=0.0), **ONE)
     grads = []
     for each in (guidance, resting):
         leaf = z.clone().requires_grad_(True)
@@ -319,7 +316,7 @@ def test_vsds_adapter_learns_the_renders_camera_by_camera(prior):
 
 def test_vsd_leaves_a_share_of_the_cameras_unsaid(monkeypatch, prior):
     conds = conditions()
-    guidance = make(prior, conds, Method.vsd, 500)
+    guidance = make(prior, conds, "vsd", 500)
     said, adapter = [], adapter_of(guidance)
     eps = adapter.eps
     monkeypatch.setattr(adapter, "eps", lambda *arguments: said.append(arguments[-1]) or eps(*arguments))
@@ -332,7 +329,7 @@ def test_vsd_leaves_a_share_of_the_cameras_unsaid(monkeypatch, prior):
 def test_a_prior_without_adapter_says_so(monkeypatch, prior):
     monkeypatch.delattr(AnalyticPrior, "adapter")
     with pytest.raises(UserError, match="guidance=vsd trains a LoRA"):
-        make(prior, conditions(), Method.vsd)
+        make(prior, conditions(), "vsd")
 
 
 @pytest.mark.parametrize("weight", [Weight.one, Weight.sigma_squared])
@@ -342,12 +339,12 @@ def test_de_sds_as_the_seed_wrote_it_leaks(prior, weight):
     conds, z = conditions(), full(0.9, 3)
     grads = {}
     for variant in (Variant.seed, Variant.standard):
-        guidance = make(prior, conds, t=t, weight=weight, de_sds=DeSdsConfig(warmup=0.0, variant=variant))
+        guidance = make(prior, conds, t=t, weight=weight, de_sds=plain_de_sds(warmup=0.0, variant=variant))
         with torch.no_grad():
             rows(guidance)["all"].copy_(gaussian(con))
         grads[variant] = step(guidance, conds, z).grad
     to_con = conditions(text=con)
-    sds = step(make(prior, to_con, Method.sds, t, cfg_scale=1.0, **ONE), to_con, z).grad
+    sds = step(make(prior, to_con, "sds", t, cfg_scale=1.0, **ONE), to_con, z).grad
     leak = grads[Variant.seed] - grads[Variant.standard]
     torch.testing.assert_close(leak, level.alpha * level.sigma / level.v * sds, atol=1e-6, rtol=1e-6)
 
@@ -355,7 +352,7 @@ def test_de_sds_as_the_seed_wrote_it_leaks(prior, weight):
 def test_de_sds_composed_asks_for_the_person_apart(prior):
     x, t, s, person = 0.9, 500, 3.0, 0.2
     conds = conditions(identity=person)
-    config = DeSdsConfig(warmup=0.0, variant=Variant.composed)
+    config = plain_de_sds(warmup=0.0, variant=Variant.composed)
     guidance = make(prior, conds, t=t, cfg_scale=s, de_sds=config, **ONE)
     with torch.no_grad():
         rows(guidance)["all"].copy_(gaussian(x))

@@ -7,30 +7,25 @@ import pytest
 import torch
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.guidance.conditions import TextConditions, corrupt_prompt
-from avatar_gs.guidance.config import (
-    BridgeConfig,
-    CsdConfig,
-    GuidanceConfig,
-    HifaConfig,
-    IsmConfig,
-    Method,
-    NfsdConfig,
-    PdsConfig,
-    RobustNfsdConfig,
-    ScheduleConfig,
-    ScheduleKind,
-    SdiConfig,
-    Unconditional,
-    VsdConfig,
-    Weight,
-)
-from avatar_gs.guidance.weights import Cfg, guided, perpendicular
+from avatar_gs.guidance.cfg import Cfg, Unconditional, guided, perpendicular
+from avatar_gs.guidance.conditions import TextConditions
+from avatar_gs.guidance.config import METHODS as METHODS_BY_NAME
+from avatar_gs.guidance.methods.bridge import BridgeConfig, corrupt_prompt
+from avatar_gs.guidance.methods.csd import CsdConfig
+from avatar_gs.guidance.methods.hifa import HifaConfig
+from avatar_gs.guidance.methods.ism import IsmConfig
+from avatar_gs.guidance.methods.nfsd import NfsdConfig
+from avatar_gs.guidance.methods.pds import PdsConfig
+from avatar_gs.guidance.methods.robust_nfsd import RobustNfsdConfig
+from avatar_gs.guidance.methods.sdi import SdiConfig
+from avatar_gs.guidance.methods.vsd import VsdConfig
+from avatar_gs.guidance.schedule import ScheduleConfig, ScheduleKind, Weight
 from avatar_gs.prior.schedule import KINDS, to_eps
 from avatar_gs.types import BucketPrompt
 from tests.guidance.analytic import AnalyticPrior, Level, conditions, full, make, step
+from tests.plain import plain_guidance
 
-METHODS = [method for method in Method if method is not Method.none]
+METHODS = [method for method in METHODS_BY_NAME if method != "none"]
 ONE: dict[str, Any] = {"weight": Weight.one}
 
 
@@ -98,11 +93,11 @@ def test_bridge_is_a_second_stage_of_any_method(prior, method):
 
 def test_bridges_prompts():
     front, back = BucketPrompt("a man, front view", "blurry"), BucketPrompt("a man", "blurry, face")
-    assert corrupt_prompt(GuidanceConfig(), front) == {}
-    config = GuidanceConfig(bridge=BridgeConfig(start=0.5))
+    assert corrupt_prompt(BridgeConfig(), front) == {}
+    config = BridgeConfig(start=0.5)
     assert corrupt_prompt(config, front) == {"corrupt": "a man, front view, blurry"}
     assert corrupt_prompt(config, back) == {"corrupt": "a man, blurry, face"}
-    config.bridge.words = "foggy"
+    config.words = "foggy"
     assert corrupt_prompt(config, back)["corrupt"] == "a man, foggy"
 
 
@@ -135,7 +130,7 @@ def test_several_updates_towards_one_target(prior):
     """What a step asked for is the target, wherever the avatar has got to meanwhile; the prior is not asked again."""
     conds, batch = conditions(), 2
     z = full(0.7, batch, grad=True)
-    out = step(make(prior, conds, Method.nfsd, 500, inner_steps=5), conds, z)
+    out = step(make(prior, conds, "nfsd", 500, inner_steps=5), conds, z)
     calls = prior.calls
     torch.testing.assert_close(out.refit(z), out.loss)
     moved = out.target.clone().requires_grad_(True)
@@ -174,16 +169,16 @@ def test_predictions_agree_in_single_precision(kind):
 def test_sds_under_a_flow_prior_pulls_home():
     prior, conds = AnalyticPrior(predicts="flow_prediction"), conditions()
     level = Level(prior, 500)
-    grad = step(make(prior, conds, Method.sds, 500, cfg_scale=1.0, **ONE), conds, full(0.9, 4000)).grad
+    grad = step(make(prior, conds, "sds", 500, cfg_scale=1.0, **ONE), conds, full(0.9, 4000)).grad
     assert abs(float(grad.mean()) - level.kappa * (0.9 - 0.5)) < 4 * float(grad.std()) / grad.numel() ** 0.5
 
 
 @pytest.mark.parametrize(
     ("make_it", "word"),
     [
-        (lambda: GuidanceConfig(perp_neg=-1.0), "perp_neg"),
-        (lambda: GuidanceConfig(rgb_weight=float("nan")), "rgb_weight"),
-        (lambda: GuidanceConfig(inner_steps=0), "inner_steps"),
+        (lambda: plain_guidance(perp_neg=-1.0), "perp_neg"),
+        (lambda: plain_guidance(rgb_weight=float("nan")), "rgb_weight"),
+        (lambda: plain_guidance(inner_steps=0), "inner_steps"),
         (lambda: BridgeConfig(start=1.5), "bridge.start"),
         (lambda: NfsdConfig(correction_weight=-1.0), "correction_weight"),
         (lambda: NfsdConfig(small_noise_cut=float("nan")), "small_noise_cut"),

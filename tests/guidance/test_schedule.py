@@ -4,14 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.guidance.config import DeSdsConfig, GuidanceConfig, ScheduleConfig, ScheduleKind
-from avatar_gs.guidance.schedule import draw_times
+from avatar_gs.guidance.config import GuidanceConfig
+from avatar_gs.guidance.methods.de_sds import DeSdsConfig
+from avatar_gs.guidance.schedule import ScheduleConfig, ScheduleKind, draw_times
 
 U = torch.linspace(0, 0.999, 50)
 
 
 def times(progress, uniform=U, **options):
-    return draw_times(ScheduleConfig(**options), progress, uniform, 1000)
+    return draw_times(ScheduleConfig(**{"kind": ScheduleKind.sqrt_annealed, **options}), progress, uniform, 1000)
 
 
 def test_sqrt_annealing_ends_and_third():

@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from avatar_gs.core.errors import UserError
+from avatar_gs.guidance.cfg import dynamic_threshold
 from avatar_gs.guidance.conditions import TextConditions
-from avatar_gs.guidance.config import GuidanceConfig, Method, ScheduleConfig, ScheduleKind, Weight
 from avatar_gs.guidance.distill import build_guidance
-from avatar_gs.guidance.weights import dynamic_threshold
+from avatar_gs.guidance.methods.base import StepInputs
+from avatar_gs.guidance.schedule import ScheduleConfig, ScheduleKind, Weight
 from avatar_gs.types import BucketPrompt
+from tests.plain import plain_guidance
 from tests.training.conftest import ColorPrior
 
 PROMPTS = {"body/front": BucketPrompt("red", "grey")}
@@ -33,19 +35,20 @@ def test_each_picture_is_drawn_into_the_range_by_itself():
     torch.testing.assert_close(whole, calm * 2)
 
 
-def distilled(method=Method.sds, **options):
+def distilled(method="sds", **options):
     """One step of guidance on latents of zero, at a time and a scale that overshoot."""
     schedule = ScheduleConfig(kind=ScheduleKind.uniform, t_min=0.79, t_max=0.8)
-    config = GuidanceConfig(method=method, cfg_scale=30.0, schedule=schedule, weight=Weight.sigma_over_alpha, **options)
+    config = plain_guidance(method=method, cfg_scale=30.0, schedule=schedule, weight=Weight.sigma_over_alpha, **options)
     prior = ColorPrior()
     guidance = build_guidance(config, prior, conditions := TextConditions.encode(prior, PROMPTS))
     latents = torch.zeros(2, 3, 8, 8, requires_grad=True)
     buckets = ["body/front"] * 2
     random = torch.Generator().manual_seed(4)
-    return guidance.step(latents, conditions.batch(buckets), None, buckets, 5, 10, random)
+    batch = conditions.batch(buckets)
+    return guidance.step(latents, StepInputs(conditions=batch, buckets=buckets, step=5, total=10, generator=random))
 
 
-@pytest.mark.parametrize("method", [Method.sds, Method.hifa])
+@pytest.mark.parametrize("method", ["sds", "hifa"])
 def test_with_the_weight_sigma_over_alpha_the_target_is_the_thresholded_picture(method):
     """G = (sigma / alpha)(eps_hat - eps) = z - z0_hat, so the avatar is drawn to where thresholding puts z0_hat."""
     free, held = distilled(method), distilled(method, dynamic_threshold=0.995, latent_range=1.5)
@@ -64,10 +67,10 @@ def test_it_is_off_by_default_and_says_nothing_where_all_is_in_range():
 @pytest.mark.parametrize("wrong", [{"dynamic_threshold": 1.5}, {"latent_range": 0.0}])
 def test_impossible_thresholds_are_refused_in_one_line(wrong):
     with pytest.raises(UserError, match=rf"^guidance\.{next(iter(wrong))}=[^\n]*$"):
-        GuidanceConfig(**wrong)
+        plain_guidance(**wrong)
 
 
-@pytest.mark.parametrize("method", [Method.l_diff, Method.pds])
+@pytest.mark.parametrize("method", ["l_diff", "pds"])
 def test_methods_that_are_no_plain_difference_refuse_it(method):
-    with pytest.raises(UserError, match=rf"^guidance\.dynamic_threshold=0\.9: guidance={method.value} [^\n]*$"):
-        GuidanceConfig(method=method, dynamic_threshold=0.9)
+    with pytest.raises(UserError, match=rf"^guidance\.dynamic_threshold=0\.9: guidance={method} [^\n]*$"):
+        plain_guidance(method=method, dynamic_threshold=0.9)

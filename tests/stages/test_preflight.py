@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from avatar_gs.cli import compose as config
 from avatar_gs.core import gsplat_kernels
 from avatar_gs.core.errors import UserError
-from avatar_gs.guidance.config import GuidanceConfig, Method
+from avatar_gs.guidance.methods.de_sds import DeSdsConfig
 from avatar_gs.guidance.presets import CONF
 from avatar_gs.identity.embedding import IdentityEmbedding, write_identity
 from avatar_gs.lab.stages import playground
@@ -48,8 +48,9 @@ from avatar_gs.training.config import OptimizeConfig
 from tests import full, tiny
 from tests.lab.settings import lab_settings
 from tests.live_memory import LiveMemory, measured, without_matrices
+from tests.plain import plain_guidance
 
-IMAGE = SingleImage(frozenset({Method.de_sds}), through_encoder=False)
+IMAGE = SingleImage((DeSdsConfig(),), through_encoder=False)
 GB = 10**9
 FULL = Load(batch=4, supersample=2, splats=200_000, network_bytes=2, through_encoder=True, through_networks=True)
 
@@ -273,18 +274,18 @@ def test_phases_follow_the_settings(settings):
     architecture = Architecture(memory_estimate.PUBLISHED["sd15"])
 
     def phases(**guidance):
-        load = estimate.memory_load(replace(settings, guidance=GuidanceConfig(**guidance)), "cuda", Task.optimize)
+        load = estimate.memory_load(replace(settings, guidance=plain_guidance(**guidance)), "cuda", Task.optimize)
         found = expected_phases(architecture, load)
         assert expected_peak(architecture, load) == max(found.values(), key=lambda parts: sum(parts.values()))
         return set(found)
 
     always = {"predictions", "backward", "densify", "preview"}
-    assert phases(method=Method.sds) == always
-    assert phases(method=Method.de_sds) == always | {"warm-up", "learning"}
-    assert phases(method=Method.de_sds, inner_steps=2) == always | {"warm-up", "learning", "refit"}
-    assert phases(method=Method.vsd) == always | {"adapter"}
-    assert phases(method=Method.hifa, rgb_weight=0.1) == always | {"decoding"}
-    assert phases(method=Method.dds) == always | {"encoding"}
+    assert phases(method="sds") == always
+    assert phases(method="de_sds") == always | {"warm-up", "learning"}
+    assert phases(method="de_sds", inner_steps=2) == always | {"warm-up", "learning", "refit"}
+    assert phases(method="vsd") == always | {"adapter"}
+    assert phases(method="hifa", rgb_weight=0.1) == always | {"decoding"}
+    assert phases(method="dds") == always | {"encoding"}
     embedding = estimate.memory_load(settings, "cuda", Task.embed)
     assert set(expected_phases(architecture, embedding)) == {"predictions", "learning", "encoding", "preview"}
 
@@ -373,11 +374,11 @@ def test_the_arithmetic_of_a_step():
 
 
 def test_the_arithmetic_counts_how_often_y_con_learns():
-    guidance = GuidanceConfig(method=Method.de_sds)
-    assert estimate.mean_predictions(guidance) == (2, 1)
+    guidance = plain_guidance(method="de_sds")
+    assert guidance.chosen.mean_predictions() == (2, 1)
     guidance.de_sds.update_every = 4
-    assert estimate.mean_predictions(guidance) == (2.75, 0.25)
-    assert estimate.mean_predictions(GuidanceConfig(method=Method.sds)) == (2, 0)
+    assert guidance.chosen.mean_predictions() == (2.75, 0.25)
+    assert plain_guidance("sds").chosen.mean_predictions() == (2, 0)
 
 
 def test_the_encoder_is_counted_as_it_will_be_made():
@@ -426,7 +427,7 @@ def test_the_table(settings, prior, tmp_path):
     assert "at least" in found["time"].found and "3 steps" in found["time"].found
     for task in (Task.preview, Task.embed, IMAGE):
         assert not {"renderer", "time"} & set(lines(settings, task=task))
-    other = replace(settings, guidance=GuidanceConfig(method=Method.ism))
+    other = replace(settings, guidance=plain_guidance(method="ism"))
     assert "no estimate for guidance=ism" in lines(other)["time"].found
 
 
@@ -510,7 +511,7 @@ def test_what_would_fit_is_named_and_fits(device, task, free, named, monkeypatch
 
 
 def test_only_some_methods_go_through_the_networks(settings):
-    cheap = replace(settings, guidance=GuidanceConfig(method=Method.sds))
+    cheap = replace(settings, guidance=plain_guidance(method="sds"))
     assert estimate.memory_load(settings, "cpu", Task.optimize).through_networks
     assert not estimate.memory_load(cheap, "cpu", Task.optimize).through_networks
 

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from avatar_gs.body.config import BodyConfig
 from avatar_gs.body.model import Body, load_body
-from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.prior.prompts import BUCKETS
 from avatar_gs.settings import Settings
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.training.config import OptimizeConfig
 from avatar_gs.types import Bucket, BucketPrompt, ViewDirection
+from tests.plain import plain_guidance
 
 COLORS = {"red": (0.9, 0.1, 0.1), "green": (0.1, 0.8, 0.2), "blue": (0.1, 0.2, 0.9), "grey": (0.5, 0.5, 0.5)}
 SPREAD = 0.1
@@ -87,7 +87,7 @@ def edit_prompts(source: dict[Bucket, BucketPrompt], prompts: dict[Bucket, Bucke
 
 def small_settings(**optimize: Any) -> Settings:
     """A run of seconds, seed 3, with density control at work within 12 steps."""
-    guidance = GuidanceConfig(method=Method.sds, cfg_scale=1.0)
+    guidance = plain_guidance(method="sds", cfg_scale=1.0)
     defaults: dict[str, Any] = {"steps": 12, "batch": 2, "preview_every": 0, "checkpoint_every": 0}
     settings = Settings(prompt="colours", seed=3, guidance=guidance)
     settings.splats = SplatsConfig(count=600)

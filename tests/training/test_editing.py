@@ -11,8 +11,9 @@ from avatar_gs.body.pose import a_pose
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.io import load_state, save_state
 from avatar_gs.core.runs import RunFolder
+from avatar_gs.guidance.cfg import Unconditional
 from avatar_gs.guidance.conditions import TextConditions
-from avatar_gs.guidance.config import GuidanceConfig, Method, Unconditional, Weight
+from avatar_gs.guidance.schedule import Weight
 from avatar_gs.prior.config import PriorConfig
 from avatar_gs.prior.prompts import bucket_prompts
 from avatar_gs.prior.stable_diffusion import load_prior
@@ -23,10 +24,11 @@ from avatar_gs.training.init import load_init
 from avatar_gs.training.loop import first_state, optimize
 from avatar_gs.training.state import CHECKPOINT
 from avatar_gs.types import Framing, ViewDirection
+from tests.plain import plain_guidance
 from tests.tiny import save_prior
 from tests.training.conftest import ColorPrior, color_prompts, edit_prompts, small_settings
 
-EDITING = [Method.dds, Method.pds]
+EDITING = ["dds", "pds"]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def editing(anna, method, **optimize):
     """Settings of an edit without regularisers, which know nothing of what was there."""
     settings = small_settings(losses=LossesConfig(scale=0.0, distance=0.0), **optimize)
     settings.init = str(anna)
-    settings.guidance = GuidanceConfig(
+    settings.guidance = plain_guidance(
         method=method, cfg_scale=1.0, unconditional=Unconditional.empty, weight=Weight.one
     )
     return settings
@@ -132,7 +134,7 @@ def test_an_edit_does_not_go_on_from_another_avatar(anna, body, tmp_path):
     copy = RunFolder(tmp_path / "copy")
     tensors, facts = load_state(anna / "checkpoints" / CHECKPOINT)
     save_state(copy.checkpoints / CHECKPOINT, tensors, facts)
-    settings, run = editing(copy.path, Method.pds, steps=2), RunFolder(tmp_path / "edit")
+    settings, run = editing(copy.path, "pds", steps=2), RunFolder(tmp_path / "edit")
     first = load_init(settings, body)
     optimize(settings, body, ColorPrior(), unchanged(), run, initial=first)
     tensors["splats/sh0"] += 0.01
@@ -145,7 +147,7 @@ def test_an_edit_does_not_go_on_from_another_avatar(anna, body, tmp_path):
 
 def test_any_method_may_begin_with_an_avatar(anna, body):
     """Its sizes are judged by those that its own run began with; only editing leaves the number of splats alone."""
-    prior, settings = ColorPrior(), editing(anna, Method.sds)
+    prior, settings = ColorPrior(), editing(anna, "sds")
     initial = load_init(settings, body)
     conditions = TextConditions.encode(prior, unchanged())
     state = first_state(settings, body, prior, conditions, initial)
@@ -154,7 +156,7 @@ def test_any_method_may_begin_with_an_avatar(anna, body):
     grey = first_state(replace(settings, init=""), body, prior, conditions)
     torch.testing.assert_close(state.strategy.unit, grey.strategy.unit)
     assert state.strategy.config.enabled and state.damping == 0
-    settings.guidance.method = Method.pds
+    settings.guidance.method = "pds"
     edit = first_state(settings, body, prior, conditions, initial)
     assert not edit.strategy.config.enabled and edit.damping == settings.splats.edit_damping > 0
     settings.density.editing = True
@@ -163,17 +165,17 @@ def test_any_method_may_begin_with_an_avatar(anna, body):
 
 @pytest.mark.parametrize("method", EDITING)
 def test_without_an_avatar_there_is_nothing_to_edit(anna, body, method):
-    with pytest.raises(UserError, match=f"guidance={method.value} .*init="):
+    with pytest.raises(UserError, match=f"guidance={method} .*init="):
         optimize(editing(anna, method), body, ColorPrior(), color_prompts())
 
 
 def test_an_avatar_of_another_body_is_refused(anna):
     taller = load_body(BodyConfig(betas=[2.0]))
     with pytest.raises(UserError, match=r"made on another body.*body\.betas") as caught:
-        load_init(editing(anna, Method.pds), taller)
+        load_init(editing(anna, "pds"), taller)
     assert "\n" not in str(caught.value)
 
 
 def test_a_folder_without_an_avatar_is_named(body, tmp_path):
     with pytest.raises(UserError, match="no avatar is there"):
-        load_init(editing(tmp_path, Method.pds), body)
+        load_init(editing(tmp_path, "pds"), body)

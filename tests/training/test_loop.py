@@ -11,7 +11,6 @@ from diffusers import AutoencoderTiny
 from avatar_gs.body.pose import a_pose
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.runs import RunFolder
-from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.prior.config import Encoder, PriorConfig
 from avatar_gs.prior.prompts import bucket_prompts
 from avatar_gs.prior.stable_diffusion import load_prior
@@ -22,6 +21,7 @@ from avatar_gs.training.config import PoseMode
 from avatar_gs.training.loop import optimize
 from avatar_gs.training.state import CHECKPOINT, load_model
 from avatar_gs.types import Framing
+from tests.plain import plain_guidance
 from tests.tiny import save_prior
 from tests.training.conftest import ColorPrior, color_prompts, small_settings
 
@@ -52,7 +52,7 @@ def test_the_avatar_gets_the_colours_that_each_view_asks_for(body):
     assert set(result.metrics["seconds_per_step"]) == parts
 
 
-@pytest.mark.parametrize("method", [Method.sds, Method.de_sds, Method.vsd])
+@pytest.mark.parametrize("method", ["sds", "de_sds", "vsd"])
 def test_a_killed_and_resumed_run_ends_with_the_same_bytes(body, tmp_path, method):
     prior = load_prior(PriorConfig(name="custom", path=str(save_prior(tmp_path / "prior"))))
     settings = small_settings(checkpoint_every=5, poses=PoseMode.random)
@@ -195,7 +195,7 @@ class BrokenUnet(ColorPrior):
 def test_predictions_that_are_not_finite_are_counted_and_named(body, value, caplog):
     """One bad value in one prediction: the step is skipped, and no splat moves by the rest of it."""
     settings = small_settings(steps=6)
-    settings.guidance = GuidanceConfig(method=Method.sds)
+    settings.guidance = plain_guidance(method="sds")
     result = optimize(settings, body, BrokenUnet({2, 3}, value), color_prompts())
     assert result.metrics["skipped_steps"] == 2
     said = [record.message for record in caplog.records if "is skipped" in record.message]
@@ -203,11 +203,11 @@ def test_predictions_that_are_not_finite_are_counted_and_named(body, value, capl
 
 
 @pytest.mark.parametrize("steps", [4, 40])
-@pytest.mark.parametrize("method", [Method.de_sds, Method.sds])
+@pytest.mark.parametrize("method", ["de_sds", "sds"])
 def test_a_prior_that_answers_nan_ends_the_run_in_words(body, steps, method, tmp_path):
     """However short the run is, and also while y_con warms up; a bare body is never called finished."""
     settings = small_settings(steps=steps)
-    settings.guidance = GuidanceConfig(method=method)
+    settings.guidance = plain_guidance(method=method)
     settings.guidance.de_sds.warmup = 0.5
     prior = BrokenUnet(range(1, 1000))
     with pytest.raises(UserError, match=r"UNet or ControlNet gave predictions that are NaN.*prior\.precision=float32"):
@@ -229,6 +229,6 @@ def test_previews_and_scalars_are_written(body, tmp_path):
 
 def test_guidance_none_leaves_the_colours_as_they_are(body):
     settings = small_settings()
-    settings.guidance.method = Method.none
+    settings.guidance.method = "none"
     result = optimize(settings, body, ColorPrior(), color_prompts())
     torch.testing.assert_close(result.model.colors(), torch.full((len(result.model), 3), 0.5))

@@ -11,8 +11,8 @@ from torch import Tensor
 from avatar_gs.body.pose import a_pose
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.seeding import generator
-from avatar_gs.guidance import weights
 from avatar_gs.guidance.conditions import TextConditions
+from avatar_gs.guidance.distill import distance
 from avatar_gs.render.cameras import fixed_views
 from avatar_gs.render.rasterize import rasterize
 from avatar_gs.splats.config import SplatsConfig
@@ -177,7 +177,7 @@ def pulls(model: GaussianModel, size: Size) -> dict[str, float]:
     factor = torch.ones((), requires_grad=True)
     drawn = factor * alpha
     latents = prior.encode_images(drawn.expand(-1, -1, -1, size.channels))
-    guidance = weights.distance(latents, latents.detach() + 1.0)
+    guidance = distance(latents, latents.detach() + 1.0)
     config, scale = LossesConfig(opacity=1.0, haze=1.0, scale=0.0, distance=0.0), regulariser_scale(prior)
     assert scale == latents[0].numel()
     losses = regularisers(config, model, drawn, torch.tensor(1.0), scale=scale)
@@ -221,7 +221,7 @@ def test_twice_as_many_splats_are_held_back_as_hard_beside_guidance(body):
         losses = regularisers(config, model, torch.zeros(1, 1, 1, 1), unit, scale=192)
         images = rasterize(model.pose(posed), cameras).rgb
         latents = ColorPrior().encode_images(images)
-        guidance = weights.distance(latents, latents.detach() + 1.0)
+        guidance = distance(latents, latents.detach() + 1.0)
         wanted = {"scale": (losses["scale"], "scales"), "guidance": (guidance, "sh0")}
         found = {k: torch.autograd.grad(loss, model.params[name])[0] for k, (loss, name) in wanted.items()}
         weight = model.opacities().detach()[:, None]  # a splat that counts half is held half as hard

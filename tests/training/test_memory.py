@@ -13,7 +13,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.runs import RunFolder
 from avatar_gs.guidance.conditions import TextConditions
-from avatar_gs.guidance.config import BridgeConfig, Method, Variant
+from avatar_gs.guidance.methods.bridge import BridgeConfig
+from avatar_gs.guidance.methods.de_sds import Variant
 from avatar_gs.prior.config import PriorConfig
 from avatar_gs.prior.memory_guard import MemoryGuard
 from avatar_gs.prior.prompts import bucket_prompts
@@ -63,7 +64,7 @@ def with_graph():
     return [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor) and thing.grad_fn is not None]
 
 
-def run_settings(method=Method.de_sds, **changes):
+def run_settings(method="de_sds", **changes):
     settings = small_settings(steps=8, **changes)
     settings.guidance.method = method
     settings.guidance.de_sds.warmup = 0.0
@@ -83,7 +84,7 @@ def refitted():
 
 
 def hifa():
-    settings = run_settings(Method.hifa)
+    settings = run_settings("hifa")
     settings.guidance.rgb_weight = 0.1
     return settings
 
@@ -95,7 +96,7 @@ def seed_variant():
 
 
 def bridged():
-    settings = run_settings(Method.sds)
+    settings = run_settings("sds")
     settings.guidance.bridge = BridgeConfig(start=0.0)
     return settings
 
@@ -109,11 +110,11 @@ RUNS = {
     "warm-up": warming,
     "ordinary": run_settings,
     "refit": refitted,
-    "editing": lambda: run_settings(Method.dds),
-    "vsd": lambda: run_settings(Method.vsd),
+    "editing": lambda: run_settings("dds"),
+    "vsd": lambda: run_settings("vsd"),
     "hifa": hifa,
     "seed": seed_variant,
-    "l_diff": lambda: run_settings(Method.l_diff),
+    "l_diff": lambda: run_settings("l_diff"),
     "bridge": bridged,
     "lit": lit,
 }

@@ -15,11 +15,13 @@ from avatar_gs.core.runs import RunFolder
 from avatar_gs.export.config import ExportConfig
 from avatar_gs.export.ply import read_ply
 from avatar_gs.export.writer import export_avatar
-from avatar_gs.guidance import noise
 from avatar_gs.guidance.conditions import TextConditions
-from avatar_gs.guidance.config import BridgeConfig, Method, ScheduleKind, SmallNoise, Variant
-from avatar_gs.guidance.presets import preset
-from avatar_gs.guidance.residuals import base as residuals
+from avatar_gs.guidance.config import METHODS
+from avatar_gs.guidance.methods import base as residuals
+from avatar_gs.guidance.methods.bridge import BridgeConfig
+from avatar_gs.guidance.methods.de_sds import SmallNoise, Variant
+from avatar_gs.guidance.presets import named_preset
+from avatar_gs.guidance.schedule import ScheduleKind
 from avatar_gs.identity import outfits
 from avatar_gs.identity.config import Clothes, EmbedConfig
 from avatar_gs.identity.cross_init import train_identity
@@ -40,7 +42,7 @@ from tests import tiny
 from tests.accelerator import Accelerator, on_device
 from tests.training.conftest import edit_prompts, small_settings
 
-SD_METHODS = [method for method in Method if method is not Method.none]
+SD_METHODS = [method for method in METHODS if method != "none"]
 
 
 @pytest.fixture
@@ -59,11 +61,11 @@ def prior_on(device, parts, **options):
     return StableDiffusionPrior(**copy.deepcopy(parts), device=device, **options)
 
 
-def settings_for(method=Method.de_sds, **optimize):
+def settings_for(method="de_sds", **optimize):
     settings = small_settings(**({"steps": 3, "batch": 2} | optimize))
     settings.splats = SplatsConfig(count=300)
     settings.density = DensityConfig(start=0.0, stop=1.0, prune_stop=1.0, every=2)
-    settings.guidance = preset(method)
+    settings.guidance = named_preset(method)
     return settings
 
 
@@ -74,7 +76,7 @@ def run(settings, prior, body, folder=None, *, on_step=None, prompt="a man in re
     initial = None
     if settings.guidance.edits:
         prompts = edit_prompts(prompts, prompts)
-        plain = replace(settings, guidance=preset(Method.sds))
+        plain = replace(settings, guidance=named_preset("sds"))
         first = first_state(plain, body, prior, TextConditions.encode(prior, prompts))
         initial = InitAvatar(first.model, first.strategy.unit, "0" * 16)
     return optimize(settings, body, prior, prompts, folder, initial=initial, on_step=on_step)
@@ -154,10 +156,10 @@ def test_the_accelerator_computes_what_the_cpu_does(parts, body):
     torch.testing.assert_close(there.params["means"], here.params["means"], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("method", SD_METHODS, ids=lambda method: method.name)
+@pytest.mark.parametrize("method", SD_METHODS)
 def test_every_method(accelerator, parts, body, method):
     settings = settings_for(method, steps=2, batch=1)
-    if method is Method.robust_nfsd:
+    if method == "robust_nfsd":
         settings.guidance = replace(
             settings.guidance, robust_nfsd=replace(settings.guidance.robust_nfsd, warmup_steps=1)
         )
@@ -187,13 +189,13 @@ def test_options_of_de_sds(accelerator, parts, body, name):
 
 def test_options_of_every_method(accelerator, parts, body):
     """Bridge, Perp-Neg, a decoded distance, CFG rescaled, and a prior that saves memory in every way."""
-    settings = settings_for(Method.hifa, steps=3, batch=2)
+    settings = settings_for("hifa", steps=3, batch=2)
     settings.guidance = replace(
         settings.guidance, bridge=BridgeConfig(start=0.5), perp_neg=1.0, rgb_weight=0.1, cfg_rescale=0.5
     )
     saving = {"encode_chunk": 1, "checkpoint_encoder": True, "predict_chunk": 1, "offload_text": True}
     run(settings, prior_on("cuda", parts, **saving), body)
-    settings.guidance = replace(preset(Method.l_diff), inner_steps=3)
+    settings.guidance = replace(named_preset("l_diff"), inner_steps=3)
     run(settings, prior_on("cuda", parts, **saving), body)
 
 
@@ -236,7 +238,7 @@ def bounds_on_the_cpu(model):
 
 
 def a_generator_of_the_cpu(prior, z, t, generators):
-    return noise.with_noise(prior, z, t, torch.randn(z.shape, generator=generators[0], device=z.device))
+    return residuals.with_noise(prior, z, t, torch.randn(z.shape, generator=generators[0], device=z.device))
 
 
 def numpy_of_splats(means, sizes, reach):
@@ -273,7 +275,7 @@ PLANTED = {
 @pytest.mark.parametrize("name", PLANTED)
 def test_planted_faults_are_noticed(accelerator, parts, body, tmp_path, monkeypatch, name):
     """A run on the CPU passes over each of them; none would pass on CUDA."""
-    settings, prior = settings_for(Method.sds, steps=2, batch=1), prior_on("cuda", parts)
+    settings, prior = settings_for("sds", steps=2, batch=1), prior_on("cuda", parts)
     settings.optimize.shading = ShadingConfig(probability=1.0, warmup=0.0)
     folder = RunFolder(tmp_path / "run")
     if name == "a resumed optimiser":

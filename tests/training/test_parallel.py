@@ -16,13 +16,13 @@ from avatar_gs import cli
 from avatar_gs.core import device
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.runs import RunFolder
-from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.render import shading
 from avatar_gs.render.config import ShadingConfig
 from avatar_gs.render.rasterize import rasterize
 from avatar_gs.training import parallel, rendering, step
 from avatar_gs.training.config import Background, EnvironmentConfig, PoseMode
 from avatar_gs.training.loop import optimize
+from tests.plain import plain_guidance
 from tests.training.conftest import ColorPrior, color_prompts, small_settings
 
 REPOSITORY = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ STEPS = 8
 def plain_settings():
     """DE-SDS with three views a step, one of them too many for two equal shares, and density control at work."""
     settings = small_settings(steps=STEPS, batch=3, checkpoint_every=5)
-    settings.guidance = GuidanceConfig(method=Method.de_sds)
+    settings.guidance = plain_guidance(method="de_sds")
     settings.guidance.de_sds.warmup = 0.1
     return settings
 

@@ -19,7 +19,7 @@ def test_every_phase_of_a_run_is_measured(body):
     settings = small_settings(steps=20)
     peaks = measure_phases(settings, body, ColorPrior())
     assert list(peaks) == ["prompts", "scenes", "step", "densify", "preview"]
-    settings.guidance.method = type(settings.guidance.method).de_sds
+    settings.guidance.method = "de_sds"
     settings.guidance.de_sds.warmup = 0.2
     peaks = measure_phases(settings, body, ColorPrior())
     assert list(peaks) == ["prompts", "scenes", "warm-up", "step", "densify", "preview"]

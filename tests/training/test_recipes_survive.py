@@ -18,8 +18,7 @@ from torch import Tensor
 from avatar_gs.cli import compose as config
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.distill import Guidance
-from avatar_gs.guidance.noise import Noised
-from avatar_gs.guidance.residuals.base import Context, Plain, Predictor, Residual
+from avatar_gs.guidance.methods.base import Context, Method, Noised, Predictor, Residual
 from avatar_gs.render.pose_map import body_depth
 from avatar_gs.render.rasterize import rasterize
 from avatar_gs.settings import Settings
@@ -70,7 +69,7 @@ class WillingPrior(ColorPrior):
         return torch.einsum("cr,brhw->bchw", self.axes, super().encode_images(images))
 
 
-class Willing(Plain):
+class Willing(Method):
     """G = cfg_scale (z - z of the solid person): the shortest way, before the recipe's clip."""
 
     def __init__(self, prior: WillingPrior, cfg_scale: float) -> None:

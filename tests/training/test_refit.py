@@ -3,7 +3,8 @@ person alone."""
 
 import pytest
 
-from avatar_gs.guidance.config import BridgeConfig, Variant
+from avatar_gs.guidance.methods.bridge import BridgeConfig
+from avatar_gs.guidance.methods.de_sds import Variant
 from avatar_gs.prior.prompts import BUCKETS
 from avatar_gs.training.loop import optimize
 from avatar_gs.training.prompts import with_extra

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.guidance.config import GuidanceConfig, Method
+from avatar_gs.guidance.config import METHODS
 from avatar_gs.lab.benchmarks import random_weights
 from avatar_gs.lab.benchmarks.config import BenchmarkConfig
 from avatar_gs.lab.benchmarks.random_weights import random_prior
@@ -20,9 +20,10 @@ from avatar_gs.prior.config import EncoderKeeps, PriorConfig, VaePrecision
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Device
 from avatar_gs.stages import estimate
-from avatar_gs.stages.estimate import PREDICTIONS, duration
+from avatar_gs.stages.estimate import duration
 from tests import full, tiny
 from tests.lab.settings import lab_settings
+from tests.plain import plain_guidance
 from tests.training.conftest import small_settings
 
 BATCH = 2
@@ -36,7 +37,7 @@ def config(tmp_path_factory):
 @pytest.fixture
 def settings(config):
     settings = small_settings(steps=30, batch=BATCH, supersample=2)
-    settings.guidance = GuidanceConfig(method=Method.de_sds)
+    settings.guidance = plain_guidance(method="de_sds")
     return lab_settings(settings, prior=config, device=Device.cpu, benchmark=BenchmarkConfig(step=True, repeats=4))
 
 
@@ -122,7 +123,7 @@ def test_how_another_hub_name_is_built_is_not_guessed(tmp_path, monkeypatch):
             made(config)
 
 
-@pytest.mark.parametrize("method", PREDICTIONS)
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.predictions])
 def test_a_step_makes_one_batched_call_and_one_that_y_con_learns_from(settings, body, monkeypatch, method):
     """Text and negative in one call without gradients; y_con's loss takes the residual's own prediction. Texts are
     encoded before the first step, all at once, and the pictures once a step."""
@@ -135,10 +136,10 @@ def test_a_step_makes_one_batched_call_and_one_that_y_con_learns_from(settings, 
             return original(*arguments)
 
         monkeypatch.setattr(StableDiffusionPrior, name, counted)
-    settings.guidance = GuidanceConfig(method=method)
+    settings.guidance = plain_guidance(method=method)
     repeats = 2
     found = time_steps(settings, body, random_prior(settings.prior), repeats)
-    forward, backward = PREDICTIONS[method]
+    forward, backward = METHODS[method].predictions or (0, 0)
     expected = [(forward * BATCH, False), (backward * BATCH, True)]
     assert list(found.calls) == [call for call in expected if call[0]]
     assert asked["encode_prompts"] == 1
@@ -182,7 +183,7 @@ def test_the_floor_is_the_networks_at_once(config):
 
 
 def test_editing_has_nothing_to_edit(settings, body):
-    settings.guidance = GuidanceConfig(method=Method.pds)
+    settings.guidance = plain_guidance(method="pds")
     with pytest.raises(UserError, match="guidance=pds edits an avatar"):
         time_steps(settings, body, random_prior(settings.prior), 1)
 

@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from avatar_gs.body.model import Body
 from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.conditions import TextConditions
-from avatar_gs.guidance.config import Method
 from avatar_gs.prior.prompts import bucket_prompts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.render.rasterize import rasterize
@@ -126,9 +125,7 @@ def time_steps(
         UserError: for a method that edits an avatar, which a benchmark has not.
     """
     if settings.guidance.edits:
-        raise UserError(
-            f"guidance={settings.guidance.method.name} edits an avatar that is there: benchmark another method"
-        )
+        raise UserError(f"guidance={settings.guidance.method} edits an avatar that is there: benchmark another method")
     density = replace(settings.density, start=0.0, stop=1.0, prune_stop=1.0, every=REFINE_EVERY)
     settings = replace(settings, density=density)
     prompts = with_extra(bucket_prompts(PROMPT, "", settings.prior.prompts), settings)
@@ -152,7 +149,7 @@ def time_steps(
 
         for _ in range(WARM_UP):
             step()
-        every = settings.guidance.de_sds.update_every if settings.guidance.method is Method.de_sds else 1
+        every = settings.guidance.de_sds.update_every if settings.guidance.method == "de_sds" else 1
         calls: dict[bool, list[Call]] = {}
         for _ in range(min(every, LONGEST_CYCLE)):
             with recorded(prior) as some:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from avatar_gs.core.errors import UserError, require, require_counts
-from avatar_gs.guidance.config import Method
+from avatar_gs.guidance.config import require_method
 
 MAX_STEPS = 100_000
 
@@ -91,7 +91,7 @@ class PlaygroundConfig:
     """The picture that ``init=picture`` begins with, and that editing methods edit."""
     source_prompt: str = ""
     """What ``picture`` shows, for editing methods (dds, pds)."""
-    methods: list[Method] = dataclasses.field(default_factory=list)
+    methods: list[str] = dataclasses.field(default_factory=list)
     """Methods to compare; empty: ``guidance``'s alone."""
     own_settings: bool = True
     """Each of ``methods`` with its own preset's scale, schedule and weight; false: all with those of ``guidance``."""
@@ -125,5 +125,7 @@ class PlaygroundConfig:
                 f"playground.picture={self.picture} is not used with playground.init={self.init.name}: add "
                 "playground.init=picture"
             )
+        for method in self.methods:
+            require_method("playground.methods", method)
         if len(set(self.methods)) < len(self.methods):
             raise UserError("playground.methods: names a method twice; give each once")

@@ -12,6 +12,7 @@ from avatar_gs.core.errors import UserError
 from avatar_gs.core.seeding import generator
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.distill import Distilled, Guidance
+from avatar_gs.guidance.methods.base import StepInputs
 from avatar_gs.lab.playground.config import PlaygroundConfig
 from avatar_gs.lab.playground.fields import Canvas
 from avatar_gs.lab.playground.strip import Frame
@@ -56,7 +57,7 @@ def play(
     Raises:
         UserError: if the picture is no longer finite.
     """
-    result = Play(guidance.config.method.name)
+    result = Play(guidance.config.method)
     rate = getattr(config.lr, config.field.name)
     optimizer = torch.optim.Adam(canvas.parameters, rate, eps=1e-15)
     start = canvas.latents().detach().clone()  # pixels are changed in place
@@ -104,18 +105,18 @@ def guided(
     """What the guidance asks of the picture as it is."""
     with torch.set_grad_enabled(not guidance.warming_up(step, total)):
         latents = canvas.latents()
-    return guidance.step(
-        latents,
-        conditions.batch([view.bucket]),
-        view.control,
-        [view.bucket],
-        step,
-        total,
-        generator(seed, step, "playground"),
+    inputs = StepInputs(
+        conditions=conditions.batch([view.bucket]),
+        buckets=[view.bucket],
+        step=step,
+        total=total,
+        generator=generator(seed, step, "playground"),
+        control=view.control,
         images=canvas.picture() if guidance.config.rgb_weight else None,
         source=source,
         cameras=view.camera,
     )
+    return guidance.step(latents, inputs)
 
 
 def update(canvas: Canvas, optimizer: torch.optim.Optimizer, distilled: Distilled, times: int) -> None:

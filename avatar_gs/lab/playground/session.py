@@ -13,9 +13,9 @@ from avatar_gs.core.errors import UserError
 from avatar_gs.core.images import write_png
 from avatar_gs.core.io import write_json
 from avatar_gs.guidance.conditions import TextConditions
-from avatar_gs.guidance.config import EDITING, GuidanceConfig, Method
+from avatar_gs.guidance.config import METHODS, GuidanceConfig
 from avatar_gs.guidance.distill import build_guidance
-from avatar_gs.guidance.presets import preset
+from avatar_gs.guidance.presets import named_preset
 from avatar_gs.lab.playground import strip
 from avatar_gs.lab.playground.config import FieldKind, Init
 from avatar_gs.lab.playground.curves import curves_picture
@@ -43,17 +43,17 @@ def chosen_methods(settings: LabSettings) -> dict[str, GuidanceConfig]:
     config, given = settings.lab.playground, settings.guidance
     chosen = {}
     for method in config.methods or [given.method]:
-        own = config.own_settings and method is not given.method
-        chosen[method.name] = preset(method) if own else replace(given, method=method)
-        if method not in EDITING:
+        own = config.own_settings and method != given.method
+        chosen[method] = named_preset(method) if own else replace(given, method=method)
+        if not chosen[method].edits:
             continue
         if config.init is not Init.picture:
             raise UserError(
-                f"{method.name} changes a picture that is there: add playground.init=picture "
+                f"{method} changes a picture that is there: add playground.init=picture "
                 'playground.picture=<file> playground.source_prompt="what it shows"'
             )
         if not config.source_prompt.strip():
-            raise UserError(f'{method.name} needs to know what is there: add playground.source_prompt="what it shows"')
+            raise UserError(f'{method} needs to know what is there: add playground.source_prompt="what it shows"')
     return chosen
 
 
@@ -133,9 +133,9 @@ def remove_earlier(folder: Path) -> None:
     """Removes what an earlier playground left there, and nothing else."""
     for name in (STRIP, VIDEO, FINAL, CURVES_PNG, CURVES_JSON, COMPARISON):
         (folder / name).unlink(missing_ok=True)
-    for method in Method:
+    for method in METHODS:
         for name in (STRIP, VIDEO, FINAL):
-            (folder / method.name / name).unlink(missing_ok=True)
+            (folder / method / name).unlink(missing_ok=True)
 
 
 def _plain(plays: dict[str, Play], settings: LabSettings) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def _steps(settings: LabSettings, device: str) -> list[dict[str, Any]]:
     tiny = f", the tiny encoder until {prior.tiny_until:g} of the run" if prior.tiny_encoder is not None else ""
     name = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU"
     print(
-        f"{settings.guidance.method.name}, {optimize.batch} views of {size}² drawn at {size * optimize.supersample}², "
+        f"{settings.guidance.method}, {optimize.batch} views of {size}² drawn at {size * optimize.supersample}², "
         f"{settings.splats.count:,} splats; {prior.name} with random weights, networks in {str(prior.dtype)[6:]}, "
         f"encoder in {str(prior.vae_encoder.dtype)[6:]} (it keeps {prior.encoder_keeps.name}){tiny}, "
         f"compile={faster.name}; {name}, {torch.get_num_threads()} threads"

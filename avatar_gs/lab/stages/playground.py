@@ -38,7 +38,7 @@ def run(settings: LabSettings) -> None:
     guidances = chosen_methods(settings)  # mistakes are reported before the prior is loaded
     if settings.lab.playground.picture:
         load_picture(settings.lab.playground.picture, 1)
-    methods = frozenset(guidance.method for guidance in guidances.values())
+    methods = tuple(guidance.chosen for guidance in guidances.values())
     preflight(settings, SingleImage(methods, through_encoder=not holds_latents(settings.lab.playground.field)))
     with progress("load the body and the prior"):
         body = load_body(settings.body, device)

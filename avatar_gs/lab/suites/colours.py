@@ -10,7 +10,6 @@ from typing import Any
 from avatar_gs.core.console import format_duration
 from avatar_gs.core.images import RGBImage
 from avatar_gs.core.seeding import generator
-from avatar_gs.guidance.config import Method
 from avatar_gs.lab.metrics.avatar import STRIP_LABELS, Measurement, Strip, measure, strip
 from avatar_gs.lab.metrics.colours import chroma_ratio, colour_difference, wilson_lower_bound
 from avatar_gs.lab.metrics.truth import CLOSE_UP, NEAR, Case, cases, red_blue_cases
@@ -96,7 +95,7 @@ class ColoursSuite(AvatarSuite[ColoursJob, Made, ColoursRecord]):
     def settings_of(self, job: ColoursJob) -> LabSettings:
         settings = replace(self.settings, prompt=job.subject.prompt, seed=job.seed)
         if job.variant is Variant.NO_GUIDANCE:
-            settings.guidance = replace(settings.guidance, method=Method.none)
+            settings.guidance = replace(settings.guidance, method="none")
         return settings
 
     def make(self, job: ColoursJob) -> Made:

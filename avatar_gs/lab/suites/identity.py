@@ -12,7 +12,6 @@ from typing import Any
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.images import RGBImage
 from avatar_gs.core.io import write_json
-from avatar_gs.guidance.config import Method
 from avatar_gs.identity.config import Clothes, IdentityMethod
 from avatar_gs.identity.cross_init import CACHE_VERSION, train_identity
 from avatar_gs.identity.embedding import IdentityEmbedding, read_identity, write_identity
@@ -156,8 +155,8 @@ class IdentitySuite(AvatarSuite[IdentityJob, Portrayed, IdentityRecord]):
             settings.embed = replace(settings.embed, fast=True)
         elif job.variant is Portrayal.NO_Y_CON:
             # SDS at s + 1 against the negative prompt has the gradient of DE-SDS at s
-            scale = settings.guidance.cfg_scale + (settings.guidance.method is Method.de_sds)
-            settings.guidance = replace(settings.guidance, method=Method.sds, cfg_scale=scale)
+            scale = settings.guidance.cfg_scale + (settings.guidance.method == "de_sds")
+            settings.guidance = replace(settings.guidance, method="sds", cfg_scale=scale)
         elif job.variant is Portrayal.NO_CONTROL:
             settings.prior = replace(settings.prior, control_scale=0.0)
         elif job.variant is Portrayal.NO_HEAD:

@@ -5,43 +5,44 @@ from hydra import compose, initialize_config_dir
 
 from avatar_gs.cli import compose as config
 from avatar_gs.core.errors import UserError
-from avatar_gs.guidance.config import GuidanceConfig, Method
-from avatar_gs.guidance.presets import preset
+from avatar_gs.guidance.config import METHODS
+from avatar_gs.guidance.presets import named_preset
 from avatar_gs.lab.playground.config import Init, PlaygroundConfig
 from avatar_gs.lab.playground.session import chosen_methods
 from tests.lab.settings import lab_settings
+from tests.plain import plain_guidance
 
 
-@pytest.mark.parametrize("method", Method)
+@pytest.mark.parametrize("method", METHODS)
 def test_a_preset_read_without_hydra_is_hydras(method):
     config.register()
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        composed = config.parse(compose(config.CONFIG_NAME, overrides=[f"guidance={method.name}"]))
-    assert preset(method) == composed.guidance
+        composed = config.parse(compose(config.CONFIG_NAME, overrides=[f"guidance={method}"]))
+    assert named_preset(method) == composed.guidance
 
 
 def settings(methods=(), own=True, **options):
     playground = PlaygroundConfig(methods=list(methods), own_settings=own, **options)
-    given = GuidanceConfig(method=Method.nfsd, cfg_scale=3.0)
+    given = plain_guidance(method="nfsd", cfg_scale=3.0)
     return lab_settings(prompt="a man", guidance=given, playground=playground)
 
 
 def test_without_a_list_the_guidance_alone():
-    assert chosen_methods(settings()) == {"nfsd": GuidanceConfig(method=Method.nfsd, cfg_scale=3.0)}
+    assert chosen_methods(settings()) == {"nfsd": plain_guidance(method="nfsd", cfg_scale=3.0)}
 
 
 def test_each_method_has_its_own_preset_but_the_one_that_is_set():
-    chosen = chosen_methods(settings([Method.csd, Method.nfsd]))
-    assert chosen["csd"] == preset(Method.csd)
+    chosen = chosen_methods(settings(["csd", "nfsd"]))
+    assert chosen["csd"] == named_preset("csd")
     assert chosen["nfsd"].cfg_scale == 3.0
 
 
 def test_or_all_have_the_given_settings():
-    chosen = chosen_methods(settings([Method.csd, Method.sds], own=False))
-    assert [(c.method, c.cfg_scale) for c in chosen.values()] == [(Method.csd, 3.0), (Method.sds, 3.0)]
+    chosen = chosen_methods(settings(["csd", "sds"], own=False))
+    assert [(c.method, c.cfg_scale) for c in chosen.values()] == [("csd", 3.0), ("sds", 3.0)]
 
 
-@pytest.mark.parametrize("method", [Method.dds, Method.pds])
+@pytest.mark.parametrize("method", ["dds", "pds"])
 def test_editing_needs_a_picture_and_what_it_shows(method):
     with pytest.raises(UserError, match="changes a picture that is there"):
         chosen_methods(settings([method]))
@@ -57,7 +58,7 @@ def test_editing_needs_a_picture_and_what_it_shows(method):
         ({"every": 0}, "playground.every=0"),
         ({"init": Init.picture}, "playground.picture=<file>"),
         ({"picture": "a.png"}, "playground.init=picture"),
-        ({"methods": [Method.sds, Method.sds]}, "twice"),
+        ({"methods": ["sds", "sds"]}, "twice"),
         ({"azimuth": float("nan")}, "playground.azimuth"),
     ],
 )

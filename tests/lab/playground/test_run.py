@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.guidance.config import DeSdsConfig, Method, ScheduleConfig, ScheduleKind
 from avatar_gs.guidance.distill import Guidance
+from avatar_gs.guidance.schedule import ScheduleConfig, ScheduleKind
 from avatar_gs.lab.playground import run as loop
 from avatar_gs.lab.playground.config import FieldKind, Init, LearningRates, PlaygroundConfig
 from avatar_gs.lab.playground.fields import build_canvas
@@ -19,12 +19,13 @@ from avatar_gs.lab.playground.strip import comparison, evenly, gradient_picture
 from avatar_gs.lab.playground.view import View
 from avatar_gs.types import Bucket, Framing, ViewDirection
 from tests.guidance import analytic
+from tests.plain import plain_de_sds
 
 VIEW = View(Bucket(Framing.BODY, ViewDirection.FRONT), None, torch.zeros(1, 16))
 HIGH = ScheduleConfig(kind=ScheduleKind.uniform, t_min=0.6, t_max=0.98)  # where SDS's gradient hardly varies
 
 
-def run(method=Method.sds, seed=0, source=None, field=FieldKind.epl, init=Init.gaussian, start=None, **options):
+def run(method="sds", seed=0, source=None, field=FieldKind.epl, init=Init.gaussian, start=None, **options):
     prior, conditions = analytic.AnalyticPrior(), analytic.conditions(buckets=(VIEW.bucket,))
     settings = {"steps": 200, "every": 50, "lr": LearningRates(epl=0.05, ehl=0.02)} | options.pop("playground", {})
     config = PlaygroundConfig(field=field, init=init, **settings)
@@ -52,7 +53,7 @@ def test_a_hash_grid_of_latents_ends_there_too():
 def test_editing_starts_from_the_source_and_moves_by_the_difference_of_the_texts():
     """DDS's fixed point: x - x_s = s (m_y - m_src), when both are guided away from the same condition."""
     source = torch.full((1, 2, 3, 3), analytic.SOURCE)
-    canvas, _ = run(Method.dds, cfg_scale=1.0, source=source, playground={"steps": 400})
+    canvas, _ = run("dds", cfg_scale=1.0, source=source, playground={"steps": 400})
     assert float(canvas.latents().mean()) == pytest.approx(analytic.SOURCE + (0.5 + 0.6), abs=0.02)
 
 
@@ -75,7 +76,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not():
 
 
 def test_while_y_con_warms_up_the_picture_rests():
-    _, result = run(Method.de_sds, field=FieldKind.ehl, de_sds=DeSdsConfig(warmup=0.5), playground={"steps": 6})
+    _, result = run("de_sds", field=FieldKind.ehl, de_sds=plain_de_sds(warmup=0.5), playground={"steps": 6})
     assert result.curves["distance"][:3] == [0, 0, 0] and result.curves["distance"][3] > 0
     assert all(math.isfinite(value) for value in result.curves["loss_learnable"])
 
@@ -143,5 +144,5 @@ def test_nothing_is_kept_for_a_backward_pass_while_y_con_warms_up(monkeypatch):
         return step(self, latents, *arguments, **options)
 
     monkeypatch.setattr(Guidance, "step", watched)
-    run(Method.de_sds, field=FieldKind.ehl, de_sds=DeSdsConfig(warmup=0.5), playground={"steps": 4})
+    run("de_sds", field=FieldKind.ehl, de_sds=plain_de_sds(warmup=0.5), playground={"steps": 4})
     assert seen == [False, False, True, True]

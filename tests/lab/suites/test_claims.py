@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.guidance.config import Method
-from avatar_gs.guidance.presets import fitted, preset
+from avatar_gs.guidance.presets import fitted, named_preset
 from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites import suites
 from avatar_gs.lab.suites.claims import figures, runs, toy
@@ -171,8 +170,8 @@ def test_points_move_towards_the_target_and_the_same_seed_moves_them_alike():
     start = toy.samples("source", 12, torch.Generator().manual_seed(1))
     ends = {method: toy.edit(method, start, seed=0, steps=60) for method in toy.METHODS}
     assert all(float(end[:, 0].mean() - start[:, 0].mean()) > 0.5 for end in ends.values())
-    assert torch.equal(toy.edit(Method.pds, start, seed=0, steps=60), ends[Method.pds])
-    sds, dds = (float(toy.deviation(ends[method])) for method in (Method.sds, Method.dds))
+    assert torch.equal(toy.edit("pds", start, seed=0, steps=60), ends["pds"])
+    sds, dds = (float(toy.deviation(ends[method])) for method in ("sds", "dds"))
     assert sds < dds, "DDS keeps the points apart"
 
 
@@ -187,7 +186,7 @@ def test_recipes_are_what_they_say():
     assert of["sds_modes"].cfg_scale == of["de_sds_modes"].cfg_scale + 1
     assert of["annealed_refit"].inner_steps * known["annealed_refit"].share == pytest.approx(1)
     assert not known["nfsd_free"].control and known["nfsd"].control
-    robust = preset(Method.robust_nfsd)
+    robust = named_preset("robust_nfsd")
     assert fitted(robust, 500) == robust and fitted(robust, 100).robust_nfsd.warmup_steps == 60
 
 

@@ -13,7 +13,6 @@ from PIL import Image
 from transformers import CLIPTokenizer
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.identity.config import Clothes, EmbedConfig, IdentityMethod
 from avatar_gs.lab.metrics import likeness, people
 from avatar_gs.lab.metrics.avatar import Pictures
@@ -45,6 +44,7 @@ from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.training.config import OptimizeConfig
 from avatar_gs.types import Framing
 from tests.lab.settings import lab_settings
+from tests.plain import plain_guidance
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def small_settings(**options) -> LabSettings:
     settings = lab_settings(
         stage="evaluate",
         suite=Suite.identity,
-        guidance=GuidanceConfig(method=Method.sds),
+        guidance=plain_guidance(method="sds"),
         splats=SplatsConfig(count=300),
         density=DensityConfig(enabled=False),
         optimize=OptimizeConfig(steps=2, batch=1),
@@ -323,12 +323,12 @@ def test_the_plan_makes_everyone_in_every_way(prior, tmp_path):
 
 
 def test_ways_differ_in_their_settings_and_in_nothing_else(prior, judges, tmp_path):
-    suite = IdentitySuite(small_settings(guidance=GuidanceConfig()), prior, tmp_path)
+    suite = IdentitySuite(small_settings(guidance=plain_guidance()), prior, tmp_path)
     of = {portrayal: suite.settings_of(IdentityJob(portrayal, 0, 0)) for portrayal in Portrayal}
     assert of[Portrayal.TEXTUAL_INVERSION].embed.method is IdentityMethod.textual_inversion
     assert of[Portrayal.FAST].embed.fast and not of[Portrayal.CROSS_INIT].embed.fast
     sds = of[Portrayal.NO_Y_CON].guidance
-    assert sds.method is Method.sds and sds.cfg_scale == suite.settings.guidance.cfg_scale + 1
+    assert sds.method == "sds" and sds.cfg_scale == suite.settings.guidance.cfg_scale + 1
     assert of[Portrayal.NO_CONTROL].prior.control_scale == 0 < of[Portrayal.CROSS_INIT].prior.control_scale
     assert of[Portrayal.NO_HEAD].cameras.head.probability == 0 < suite.settings.cameras.head.probability
     assert of[Portrayal.BOUND_REDRESSED].embed.clothes is Clothes.bound

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.guidance.config import EDITING, Method
+from avatar_gs.guidance.config import METHODS
 from avatar_gs.guidance.presets import named_preset, preset_names
 from avatar_gs.lab.metrics.avatar import Measurement, Pictures
 from avatar_gs.lab.metrics.colours import PartView
@@ -43,7 +43,7 @@ def small_settings(*methods: str) -> LabSettings:
 
 def test_every_method_that_begins_anew_is_compared():
     methods = {named_preset(name).method for name in runs.compared(EvaluateConfig())}
-    assert methods == set(Method) - EDITING - {Method.none}
+    assert methods == {name for name, method in METHODS.items() if not method.edits} - {"none"}
     assert "annealed_nfsd" in runs.compared(EvaluateConfig()), "a preset of its own"
     assert runs.compared(EvaluateConfig(methods=["csd", "rescaled_de_sds"])) == ["csd", "rescaled_de_sds"]
     assert all(named_preset(name) is not None for name in preset_names())

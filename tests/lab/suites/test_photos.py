@@ -11,7 +11,6 @@ from tests.lab.suites.test_clip import save_clip
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.runs import RunFolder
-from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.lab.metrics.clip import load_clip
 from avatar_gs.lab.metrics.faces import Faces, load_faces
 from avatar_gs.lab.metrics.photos import Judges, by_view, in_bytes
@@ -25,6 +24,7 @@ from avatar_gs.training.config import OptimizeConfig
 from avatar_gs.training.loop import optimize
 from avatar_gs.training.prompts import run_prompts
 from tests.lab.settings import lab_settings
+from tests.plain import plain_guidance
 
 
 class Found:
@@ -102,7 +102,7 @@ def run_settings(**options) -> LabSettings:
     settings = lab_settings(
         prompt="a man in a red shirt",
         name="anna",
-        guidance=GuidanceConfig(method=Method.sds),
+        guidance=plain_guidance(method="sds"),
         splats=SplatsConfig(count=300),
         optimize=OptimizeConfig(steps=1, batch=1, preview_every=0),
     )

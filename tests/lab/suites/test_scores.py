@@ -9,7 +9,6 @@ import pytest
 import torch
 from tests.lab.suites.test_clip import save_clip
 
-from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.lab.metrics import shots
 from avatar_gs.lab.metrics.avatar import Pictures
 from avatar_gs.lab.metrics.clip import Clip, load_clip
@@ -29,6 +28,7 @@ from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.training.config import OptimizeConfig
 from avatar_gs.training.prompts import run_prompts
 from tests.lab.settings import lab_settings
+from tests.plain import plain_guidance
 
 PROMPTS = 2
 
@@ -59,7 +59,7 @@ def small_settings(clip: str, **options) -> LabSettings:
     settings = lab_settings(
         stage="evaluate",
         suite=Suite.scores,
-        guidance=GuidanceConfig(method=Method.sds),
+        guidance=plain_guidance(method="sds"),
         splats=SplatsConfig(count=300),
         density=DensityConfig(enabled=False),
         optimize=OptimizeConfig(steps=2, batch=1),

@@ -10,7 +10,6 @@ import torch
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.seeding import generator
-from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.lab.metrics.avatar import Measurement
 from avatar_gs.lab.metrics.colours import PartView
 from avatar_gs.lab.metrics.shading import Retrieval, draw_looks, true_pictures
@@ -29,13 +28,14 @@ from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.splats.surface import surface_splats
 from avatar_gs.training.config import OptimizeConfig
 from tests.lab.settings import lab_settings
+from tests.plain import plain_guidance
 
 
 def small_settings() -> LabSettings:
     return lab_settings(
         stage="evaluate",
         suite=Suite.shading,
-        guidance=GuidanceConfig(method=Method.sds),
+        guidance=plain_guidance(method="sds"),
         splats=SplatsConfig(count=300),
         density=DensityConfig(enabled=False),
         optimize=OptimizeConfig(steps=2, batch=1),

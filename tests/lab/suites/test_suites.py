@@ -10,7 +10,6 @@ import torch
 
 from avatar_gs.cli import overrides
 from avatar_gs.core.errors import UserError
-from avatar_gs.guidance.config import GuidanceConfig, Method
 from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.stages import evaluate
 from avatar_gs.lab.stages.evaluate import run_suite
@@ -24,13 +23,14 @@ from avatar_gs.prior.fingerprint import prior_fingerprint
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.training.config import OptimizeConfig
 from tests.lab.settings import lab_settings
+from tests.plain import plain_guidance
 
 
 def small_settings(**options) -> LabSettings:
     """Six avatars of two steps."""
     settings = lab_settings(
         stage="evaluate",
-        guidance=GuidanceConfig(method=Method.sds),
+        guidance=plain_guidance(method="sds"),
         splats=SplatsConfig(count=300),
         density=DensityConfig(enabled=False),
         optimize=OptimizeConfig(steps=2, batch=1),

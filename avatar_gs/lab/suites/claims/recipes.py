@@ -5,8 +5,10 @@ Every method has its paper's scale and schedule (the preset's), but for what the
 
 from dataclasses import dataclass, replace
 
-from avatar_gs.guidance.config import GuidanceConfig, Method, ScheduleConfig, ScheduleKind, Unconditional
-from avatar_gs.guidance.presets import named_preset, preset
+from avatar_gs.guidance.cfg import Unconditional
+from avatar_gs.guidance.config import GuidanceConfig
+from avatar_gs.guidance.presets import named_preset
+from avatar_gs.guidance.schedule import ScheduleConfig, ScheduleKind
 from avatar_gs.lab.playground.config import FieldKind, Init, PlaygroundConfig
 
 AMBIGUOUS = "a person"
@@ -54,10 +56,10 @@ class Recipe:
 def recipes() -> dict[str, Recipe]:
     """Every recipe by its name."""
     uniform = ScheduleConfig(kind=ScheduleKind.uniform)
-    sds = GuidanceConfig(Method.sds, cfg_scale=7.5, unconditional=Unconditional.empty, schedule=uniform)
-    nfsd, robust, de_sds = preset(Method.nfsd), preset(Method.robust_nfsd), preset(Method.de_sds)
+    sds = replace(named_preset("sds"), cfg_scale=7.5, unconditional=Unconditional.empty, schedule=uniform)
+    nfsd, robust, de_sds = (named_preset(name) for name in ("nfsd", "robust_nfsd", "de_sds"))
     # SDS at s + 1 against the negative prompt pulls as DE-SDS at s does
-    equal = GuidanceConfig(Method.sds, cfg_scale=de_sds.cfg_scale + 1, schedule=uniform)
+    equal = replace(named_preset("sds"), cfg_scale=de_sds.cfg_scale + 1, schedule=uniform)
     annealed = replace(named_preset("annealed_nfsd"), inner_steps=1)
 
     def free(label: str, guidance: GuidanceConfig | None) -> Recipe:

@@ -16,16 +16,19 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from avatar_gs.core.seeding import generator
+from avatar_gs.guidance.cfg import Unconditional
 from avatar_gs.guidance.conditions import TextConditions
-from avatar_gs.guidance.config import GuidanceConfig, Method, ScheduleConfig, ScheduleKind, Unconditional, Weight
+from avatar_gs.guidance.config import GuidanceConfig
 from avatar_gs.guidance.distill import build_guidance
+from avatar_gs.guidance.methods.base import StepInputs
+from avatar_gs.guidance.schedule import ScheduleConfig, ScheduleKind, Weight
 from avatar_gs.types import BucketPrompt
 
 TAU = 0.3
 """The standard deviation of every mode."""
 SOURCE = ((-1.0, 0.6), (-1.0, -0.6))
 TARGET = ((1.0, 0.6), (1.0, -0.6))
-METHODS = (Method.sds, Method.dds, Method.pds)
+METHODS = ("sds", "dds", "pds")
 CFG_SCALE = 7.5
 POINTS, STEPS, RATE = 96, 300, 2e-2
 SUPPORT = 0.99
@@ -108,7 +111,7 @@ def log_density(points: Points, prompt: str) -> Float[Tensor, " N"]:
     return torch.logsumexp(-away / (2 * TAU**2), 1) - normaliser
 
 
-def edit(method: Method, start: Points, seed: int, steps: int = STEPS) -> Points:
+def edit(method: str, start: Points, seed: int, steps: int = STEPS) -> Points:
     """Where the points end that a method pulls to the target (Adam, t uniform, the same scale for all)."""
     prior = PlanePrior()
     conditions = TextConditions.encode(prior, {BUCKET: BucketPrompt("target", "", {"source": "source"})})
@@ -124,8 +127,15 @@ def edit(method: Method, start: Points, seed: int, steps: int = STEPS) -> Points
     points = source.clone().requires_grad_(True)
     optimizer = torch.optim.Adam([points], RATE, eps=1e-15)
     for step in range(steps):
-        random = generator(seed, step, "plane")
-        out = guidance.step(points, conditions.batch(buckets), None, buckets, step, steps, random, source=source)
+        inputs = StepInputs(
+            conditions=conditions.batch(buckets),
+            buckets=buckets,
+            step=step,
+            total=steps,
+            generator=generator(seed, step, "plane"),
+            source=source,
+        )
+        out = guidance.step(points, inputs)
         optimizer.zero_grad()
         out.loss.backward()
         optimizer.step()
@@ -165,7 +175,7 @@ def play(
     figures, pictures = {}, []
     for method in METHODS:
         end = edit(method, start, seed, steps)
-        figures[method.name] = measure(start, end, generator(seed, 1, "plane support"))
+        figures[method] = measure(start, end, generator(seed, 1, "plane support"))
         pictures.append(draw(start, end, truth))
     return figures, pictures
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from avatar_gs.core.console import format_duration
 from avatar_gs.core.images import RGBImage, contact_sheet
-from avatar_gs.guidance.config import EDITING
 from avatar_gs.guidance.presets import named_preset
 from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites.editing.records import BEFORE, EditRecord
@@ -57,8 +56,8 @@ def full_seconds(costs: dict[str, Any]) -> float:
 def _settings_in_words(name: str) -> str:
     config = named_preset(name)
     schedule = config.schedule
-    method = config.method.name
-    told = "from the old prompt to the new" if config.method in EDITING else "to the new prompt alone"
+    method = config.method
+    told = "from the old prompt to the new" if config.edits else "to the new prompt alone"
     return f"{method} {told}, s = {config.cfg_scale:g}, t {schedule.t_min:g} to {schedule.t_max:g}"
 
 

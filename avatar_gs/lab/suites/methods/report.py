@@ -10,7 +10,8 @@ from typing import Any
 
 from avatar_gs.core.console import format_duration
 from avatar_gs.core.images import RGBImage, contact_sheet
-from avatar_gs.guidance.presets import WARMUP_SHARE, named_preset
+from avatar_gs.guidance.methods.robust_nfsd import WARMUP_SHARE
+from avatar_gs.guidance.presets import named_preset
 from avatar_gs.lab.metrics.views import ORBIT
 from avatar_gs.lab.scorer.model import Scorer
 from avatar_gs.lab.settings import LabSettings

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.guidance.config import EDITING, GuidanceConfig, Method
+from avatar_gs.guidance.config import GuidanceConfig
 from avatar_gs.guidance.presets import fitted, named_preset, preset_names
 from avatar_gs.lab.metrics.avatar import Pictures, Strip, draw, draw_from, in_a_row, measure
 from avatar_gs.lab.metrics.truth import DIRECTIONS, Case, cases
@@ -52,8 +52,8 @@ class Job:
     @property
     def cost(self) -> float:
         """In any unit: what the job's method asks of the prior, beside rendering."""
-        heavy = {"sdi": 22.0, "hifa": 9.0, "ism": 8.0, "annealed_nfsd": 12.0}
-        return self.steps * (3.0 + heavy.get(self.preset, 3.0))
+        guidance = named_preset(self.preset)
+        return self.steps * (3.0 * guidance.inner_steps + guidance.chosen.cost)
 
 
 def compared(config: EvaluateConfig) -> list[str]:
@@ -71,7 +71,7 @@ def compared(config: EvaluateConfig) -> list[str]:
 
 
 def _begins_anew(config: GuidanceConfig) -> bool:
-    return config.method not in EDITING and config.method is not Method.none
+    return not config.edits and config.method != "none"
 
 
 def equal_steps(config: EvaluateConfig, seed: int) -> Iterator[Job]:

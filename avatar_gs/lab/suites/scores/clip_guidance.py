@@ -14,7 +14,6 @@ from torch import Tensor
 from avatar_gs.body.model import Body
 from avatar_gs.core.console import interruptible, progress
 from avatar_gs.guidance.conditions import TextConditions
-from avatar_gs.guidance.config import Method
 from avatar_gs.lab.metrics.clip import Clip
 from avatar_gs.lab.settings import LabSettings
 from avatar_gs.protocols import Prior
@@ -46,7 +45,7 @@ def optimize_by_similarity(
         UserError: if the run diverges.
         KeyboardInterrupt: after Ctrl-C.
     """
-    settings = replace(settings, guidance=replace(settings.guidance, method=Method.none))
+    settings = replace(settings, guidance=replace(settings.guidance, method="none"))
     positive = [prompt.positive for prompt in prompts.values()]
     wanted = dict(zip(prompts, clip.text_features(positive), strict=True))
     state = first_state(settings, body, prior, TextConditions.encode(prior, prompts))
