@@ -28,7 +28,7 @@ def test_modules_that_use_it_load_neither_torch_nor_numpy():
 
 def test_it_works_without_jaxtyping():
     code = (
-        "import sys; from avatar_gs.core.lazy import Tensor, torch; before = 'torch' in sys.modules;"
+        "import sys; from avatar_gs.core.lazy import Float, Tensor, torch; before = 'torch' in sys.modules;"
         "f = lambda x: x; f.__annotations__ = {'x': Float[Tensor, 'B 3'] | None};"
         "print(before, float(torch.ones(2).sum()))"
     )
