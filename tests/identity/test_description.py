@@ -9,7 +9,7 @@ import torch
 from avatar_gs.identity import cross_init, description
 from avatar_gs.identity.description import Description, describe_photos, sort_photos, templates
 from avatar_gs.lab.metrics import people
-from avatar_gs.lab.world.trials import trials
+from avatar_gs.lab.world.measure import trials
 from avatar_gs.prior.config import PriorConfig, PromptStyle
 from avatar_gs.prior.prompts import FRAMING_WORDS
 from avatar_gs.prior.stable_diffusion import load_prior

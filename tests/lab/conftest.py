@@ -9,7 +9,7 @@ from avatar_gs.lab.metrics.avatar import Pictures
 from avatar_gs.lab.metrics.truth import Stage, Truth, cases, draw_truth, set_stage
 from avatar_gs.lab.scorer.model import TOKENIZER, Scorer, build_model, frozen
 from avatar_gs.lab.world.dataset import part_masks
-from avatar_gs.lab.world.picture import BACKGROUND
+from avatar_gs.lab.world.rendering import BACKGROUND
 from avatar_gs.prior.config import PriorConfig
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.types import Gaussians

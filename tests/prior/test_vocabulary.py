@@ -6,8 +6,7 @@ import pytest
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.paths import MINI_PRIOR
-from avatar_gs.lab.world.descriptions import descriptions
-from avatar_gs.lab.world.vocabulary import words
+from avatar_gs.lab.world.vocabulary import descriptions, words
 from avatar_gs.prior.config import PriorConfig
 from avatar_gs.prior.stable_diffusion import load_prior
 from avatar_gs.prior.vocabulary import COMMON, FILE, describable

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from scipy.ndimage import distance_transform_edt
 from skimage.color import deltaE_ciede2000
 
-from avatar_gs.lab.world.colours import SHADING, nearest_names, table, to_lab
+from avatar_gs.lab.world.vocabulary import SHADING, nearest_names, table, to_lab
 
 RIGHT_SHARE = 0.8
 """A part is right in a view when this share of its pixels has the named colour as the nearest."""

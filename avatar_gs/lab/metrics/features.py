@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.stats import wasserstein_distance
 
-from avatar_gs.lab.world.colours import to_lab
+from avatar_gs.lab.world.vocabulary import to_lab
 
 
 def r_precision(

@@ -13,11 +13,10 @@ from avatar_gs.lab.metrics.colours import SOLID
 from avatar_gs.lab.metrics.portraits import SHOWN_IN, Portrait, sides
 from avatar_gs.lab.scorer.faces import THRESHOLD, FaceNet, face_score, load_detector
 from avatar_gs.lab.scorer.model import Scorer, load_scorer
-from avatar_gs.lab.world import picture as pic
-from avatar_gs.lab.world.colours import albedo, table, to_lab
+from avatar_gs.lab.world import rendering as pic
 from avatar_gs.lab.world.dataset import part_masks
 from avatar_gs.lab.world.measure import LEAST_PIXELS
-from avatar_gs.lab.world.vocabulary import SKIN
+from avatar_gs.lab.world.vocabulary import SKIN, albedo, table, to_lab
 from avatar_gs.prior.fingerprint import weights_fingerprint
 from avatar_gs.types import Framing, ViewDirection
 

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 
 from avatar_gs.core.images import write_png
 from avatar_gs.lab.metrics.portraits import AZIMUTHS
-from avatar_gs.lab.world.dataset import CAMERAS, draw_sample, paint
+from avatar_gs.lab.world.dataset import CAMERAS, paint, render_sample
 from avatar_gs.lab.world.people import Outfit, Person, held_out, random_person
 from avatar_gs.lab.world.vocabulary import CLOTHES
 from avatar_gs.lab.world.wardrobe import load_wardrobe
@@ -63,7 +63,7 @@ def photograph(index: int) -> tuple[UInt8[np.ndarray, "S S 3"], ...]:
 
 def _picture(person: Person, framing: Framing | None, rng: np.random.Generator) -> UInt8[np.ndarray, "S S 3"]:
     while True:
-        sample = draw_sample(load_wardrobe(), person, _cameras(framing), 1, rng, float(rng.uniform(0.1, 0.9)))
+        sample = render_sample(load_wardrobe(), person, _cameras(framing), 1, rng, float(rng.uniform(0.1, 0.9)))
         if _nearest_measured(math.degrees(float(sample.views.azimuth[0]))) > AWAY:
             return paint(person, sample.maps[0], rng)
 

@@ -16,10 +16,11 @@ from jaxtyping import Bool, Float
 from avatar_gs.body.pose import a_pose
 from avatar_gs.lab.metrics.avatar import Pictures
 from avatar_gs.lab.metrics.truth import LIGHT
-from avatar_gs.lab.world import picture as pic
-from avatar_gs.lab.world.dataset import OVERSAMPLING, SIZE, paint, part_masks, view_of
+from avatar_gs.lab.world import rendering as pic
+from avatar_gs.lab.world.dataset import OVERSAMPLING, SIZE, paint, part_masks
+from avatar_gs.lab.world.measure import COVERED
 from avatar_gs.lab.world.people import Person
-from avatar_gs.lab.world.trials import COVERED
+from avatar_gs.lab.world.views import view_of
 from avatar_gs.lab.world.vocabulary import CLOTHES
 from avatar_gs.lab.world.wardrobe import dress, load_wardrobe
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
@@ -122,7 +123,7 @@ def _maps(person: Person, views: Views, light: Float[np.ndarray, "3"]) -> list[p
     size = SIZE * OVERSAMPLING
     unshaped = np.zeros_like(wardrobe.vertices)
     cameras = views.cameras.resized(size, size)
-    return pic.draw_parts(wardrobe, dress(wardrobe, person), person, standing(), unshaped, cameras, light)
+    return pic.render_parts(wardrobe, dress(wardrobe, person), person, standing(), unshaped, cameras, light)
 
 
 def _plain(person: Person, part_map: pic.PartMap) -> np.ndarray:
@@ -139,7 +140,7 @@ def _plain(person: Person, part_map: pic.PartMap) -> np.ndarray:
     }
     out = np.empty((SIZE, SIZE, 3), np.uint8)
     colours = pic.palette(person, clothes, np.zeros(3))
-    pic.colour_picture(part_map.parts, part_map.shade, colours, out, OVERSAMPLING)
+    pic.colour_image(part_map.parts, part_map.shade, colours, out, OVERSAMPLING)
     return out
 
 

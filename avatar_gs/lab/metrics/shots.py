@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from avatar_gs.lab.metrics.avatar import Pictures, Strip, draw_from, in_a_row
 from avatar_gs.lab.metrics.truth import BACKGROUND, Case, Stage, draw_truth, middling
 from avatar_gs.lab.metrics.views import Sights
-from avatar_gs.lab.world import picture as pic
+from avatar_gs.lab.world import rendering as pic
 from avatar_gs.lab.world.dataset import OVERSAMPLING, SIZE, part_masks
 from avatar_gs.lab.world.wardrobe import dress, load_wardrobe
 from avatar_gs.prior.config import PromptConfig
@@ -97,8 +97,8 @@ def _white_truth(case: Case, stage: Stage) -> Float[np.ndarray, "V S S 3"]:
     out = np.empty((len(fine), SIZE, SIZE, 3), np.uint8)
     for view, eye in enumerate(camera_positions(fine).numpy()):
         light = eye - stage.posed.vertices.mean(0).numpy()
-        (drawn,) = pic.draw_parts(wardrobe, mesh, person, stage.posed, unshaped, fine[view], light)
-        pic.colour_picture(drawn.parts, drawn.shade, colours, out[view], OVERSAMPLING)
+        (drawn,) = pic.render_parts(wardrobe, mesh, person, stage.posed, unshaped, fine[view], light)
+        pic.colour_image(drawn.parts, drawn.shade, colours, out[view], OVERSAMPLING)
     return out.astype(np.float32) / np.float32(255)
 
 

@@ -12,13 +12,13 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from avatar_gs.body.model import Body
 from avatar_gs.body.pose import Pose, a_pose
-from avatar_gs.lab.world import picture as pic
+from avatar_gs.lab.world import rendering as pic
 from avatar_gs.lab.world.captions import caption
-from avatar_gs.lab.world.colours import paint_of
 from avatar_gs.lab.world.dataset import OVERSAMPLING, SIZE, part_masks
-from avatar_gs.lab.world.measure import LEAST_PIXELS, PARTS, asked_colours
-from avatar_gs.lab.world.people import Person, held_out, random_person
-from avatar_gs.lab.world.trials import COVERED
+from avatar_gs.lab.world.measure import COVERED, LEAST_PIXELS
+from avatar_gs.lab.world.people import Person, held_out, named_colours, random_person
+from avatar_gs.lab.world.rendering import PART_IDS
+from avatar_gs.lab.world.vocabulary import paint_of
 from avatar_gs.lab.world.wardrobe import dress, load_wardrobe
 from avatar_gs.render.cameras import fixed_views, subject
 from avatar_gs.types import Framing, PosedBody, Views
@@ -57,7 +57,7 @@ class Case:
     @property
     def asked(self) -> dict[str, str]:
         """The colour name of every part that the prompt names."""
-        return asked_colours(self.person)
+        return named_colours(self.person)
 
     @property
     def volumes(self) -> list[str]:
@@ -163,7 +163,7 @@ class Truth:
         """The pixels that a part covers fully, and whose eight neighbours it covers fully too: at a part's very edge,
         even splats that are the truth mix two colours."""
         # Maps hold stripes on plain shirts too, in the shirt's colour.
-        return self.covered(view, (pic.SHIRT, pic.STRIPE) if part == "shirt" else (PARTS[part],))
+        return self.covered(view, (pic.SHIRT, pic.STRIPE) if part == "shirt" else (PART_IDS[part],))
 
     def covered(self, view: int, ids: Sequence[int]) -> Bool[np.ndarray, "S S"]:
         """The same for what has any of these part ids (``mini.picture``)."""
@@ -199,7 +199,7 @@ class Truth:
     def picture(self, view: int) -> Float[np.ndarray, "S S 3"]:
         """What the person looks like."""
         out = np.empty((SIZE, SIZE, 3), np.uint8)
-        pic.colour_picture(self.maps[view].parts, self.maps[view].shade, self.colours, out, OVERSAMPLING)
+        pic.colour_image(self.maps[view].parts, self.maps[view].shade, self.colours, out, OVERSAMPLING)
         return out.astype(np.float32) / 255
 
 
@@ -210,7 +210,7 @@ def draw_truth(case: Case, stage: Stage) -> Truth:
     size = SIZE * OVERSAMPLING
     fine = stage.views.cameras.resized(size, size)
     unshaped = np.zeros_like(wardrobe.vertices)
-    maps = pic.draw_parts(wardrobe, dress(wardrobe, person), person, stage.posed, unshaped, fine, LIGHT)
+    maps = pic.render_parts(wardrobe, dress(wardrobe, person), person, stage.posed, unshaped, fine, LIGHT)
     return Truth(case, stage, maps)
 
 

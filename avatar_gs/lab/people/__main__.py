@@ -60,8 +60,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _sheet(parsed: argparse.Namespace) -> None:
+    from avatar_gs.lab.people.samples import random_samples
     from avatar_gs.lab.people.wardrobe import load_wardrobe
-    from avatar_gs.lab.people.world import random_samples
 
     wardrobe, images = load_wardrobe(parsed.assets), []
     for person in range(parsed.people):

@@ -1,4 +1,4 @@
-"""What is said about an image of a person: a small grammar over the vocabulary."""
+"""Captions of lifelike people: the mini world's grammar with more garments."""
 
 import numpy as np
 
@@ -7,16 +7,15 @@ from avatar_gs.lab.people.vocabulary import (
     CUT_TOPS,
     FRAMING_WORDS,
     HAIR_STYLES,
-    NEGATIVE_WORDS,
     SHOES,
     SUITS,
     SYNONYMS,
-    VIEW_WORDS,
 )
+from avatar_gs.lab.world.captions import MENTION, MORE, listed, synonym, with_looks
+from avatar_gs.lab.world.people import pick
+from avatar_gs.lab.world.vocabulary import NEGATIVE_WORDS, VIEW_WORDS, with_article
 
 OPENINGS = ("", "", "a photo of ", "a picture of ", "an image of ")
-MENTION = 0.88
-"""Probability that a caption mentions an attribute that it could mention."""
 
 
 def view_suffix(framing: str, view: str) -> str:
@@ -25,20 +24,16 @@ def view_suffix(framing: str, view: str) -> str:
 
 
 def caption(person: Person, rng: np.random.Generator, mention: float = MENTION, own_outfit: bool = True) -> str:
-    """One description of a person, without framing and view.
-
-    A named individual is often called by the name alone, but not in other clothes than their own: those are then all
-    mentioned.
-    """
+    """One description of a person, without framing and view (see ``world.captions.caption``)."""
     subject = person.name or _subject(person, rng, mention)
     if person.name and not own_outfit:
         mention = 1.0
     elif person.name and rng.random() < 0.4:
-        return _pick(rng, OPENINGS) + subject
-    phrases = [_clothes(person, rng, mention)]
+        return pick(rng, OPENINGS) + subject
+    phrases = [listed(_clothes(person, rng, mention), rng)]
     if not person.name:
         phrases.insert(int(rng.random() < 0.25), _looks(person, rng, mention))
-    return _pick(rng, OPENINGS) + subject + "".join(phrases)
+    return pick(rng, OPENINGS) + subject + "".join(phrases)
 
 
 def negative_caption(rng: np.random.Generator) -> str:
@@ -66,11 +61,6 @@ def bottoms_facts(garb: Garb) -> tuple[str, str]:
     return word, garb.colour or suit.bottoms_colour
 
 
-def with_article(words: str) -> str:
-    """ "an orange hat", "a blue hat"."""
-    return f"an {words}" if words[0] in "aeio" else f"a {words}"
-
-
 def _subject(person: Person, rng: np.random.Generator, mention: float) -> str:
     words = []
     if rng.random() < 0.6 * mention:
@@ -78,87 +68,69 @@ def _subject(person: Person, rng: np.random.Generator, mention: float) -> str:
     if person.build_word and rng.random() < mention:
         words.append(person.build_word)
     gender = {"f": "woman", "m": "man"}[person.sex] if rng.random() < mention else "person"
-    return with_article(" ".join([*words, _say(gender, rng)]))
+    return with_article(" ".join([*words, _synonym(gender, rng)]))
 
 
 def _looks(person: Person, rng: np.random.Generator, mention: float) -> str:
     parts = []
     if not person.hair:
         parts.append("a bald head")
-    elif rng.random() < mention + 0.06:
+    elif rng.random() < mention + MORE:
         parts.append(_hair(person, rng))
-    if rng.random() < 0.5:
-        parts.append(f"{person.skin_word} skin")
-    if rng.random() < 0.3:
-        parts.reverse()
-    return " with " + " and ".join(parts) if parts else ""
+    return with_looks(parts, person.skin_word, rng)
 
 
 def _hair(person: Person, rng: np.random.Generator) -> str:
-    colour, style = _say(person.hair_colour, rng), HAIR_STYLES[person.hair]
-    word = style.words[0]
-    if word in ("bob", "ponytail") and rng.random() < 0.6:
-        return f"{with_article(colour)} {word}"
-    if word == "braided" and rng.random() < 0.6:
+    colour, style = _synonym(person.hair_colour, rng), HAIR_STYLES[person.hair]
+    if style.word in ("bob", "ponytail") and rng.random() < 0.6:
+        return f"{with_article(colour)} {style.word}"
+    if style.word == "braided" and rng.random() < 0.6:
         return f"braided {colour} hair" if rng.random() < 0.5 else f"{with_article(colour)} braid"
     length = "long" if style.is_long else "short"
     return f"{length} {colour} hair" if rng.random() < 0.7 else f"{colour} hair"
 
 
-def _clothes(person: Person, rng: np.random.Generator, mention: float) -> str:
+def _clothes(person: Person, rng: np.random.Generator, mention: float) -> list[str]:
     outfit, items = person.outfit, []
     if outfit.is_dress:
         items.append(_dress(person, rng))
     else:
-        if rng.random() < mention + 0.06:
+        if rng.random() < mention + MORE:
             items.append(_top(outfit.top, rng))
-        if rng.random() < mention + 0.06:
+        if rng.random() < mention + MORE:
             word, colour = bottoms_facts(outfit.bottoms)
-            said = f"{_say(colour, rng)} {_say(word, rng)}"
-            items.append(with_article(said) if word.endswith("skirt") else said)
+            phrase = f"{_synonym(colour, rng)} {_synonym(word, rng)}"
+            items.append(with_article(phrase) if word.endswith("skirt") else phrase)
     if outfit.shoes_colour and rng.random() < mention:
-        items.append(f"{_say(outfit.shoes_colour, rng)} {_say(SHOES[outfit.shoes], rng)}")
-    if outfit.hat and rng.random() < mention + 0.06:
-        items.append(with_article(f"{_say(outfit.hat, rng)} hat"))
-    if outfit.glasses and rng.random() < mention + 0.06:
+        items.append(f"{_synonym(outfit.shoes_colour, rng)} {_synonym(SHOES[outfit.shoes], rng)}")
+    if outfit.hat and rng.random() < mention + MORE:
+        items.append(with_article(f"{_synonym(outfit.hat, rng)} hat"))
+    if outfit.glasses and rng.random() < mention + MORE:
         items.append("glasses")
-    if rng.random() < 0.3:
-        items = [items[index] for index in rng.permutation(len(items))]
-    if not items:
-        return ""
-    verb = _pick(rng, (" in ", " wearing ", " wearing "))
-    if len(items) == 1:
-        return verb + items[0]
-    if rng.random() < 0.5:
-        return verb + ", ".join(items[:-1]) + " and " + items[-1]
-    return verb + items[0] + " and " + ", ".join(items[1:])
+    return items
 
 
 def _dress(person: Person, rng: np.random.Generator) -> str:
     top, skirt = person.outfit.top, person.outfit.bottoms.item
     length = {"short skirt": "short ", "long skirt": "long "}.get(skirt, "") if rng.random() < 0.5 else ""
     striped = "striped " if top.stripe else ""
-    said = with_article(f"{length}{striped}{_say(top.colour, rng)} dress")
-    return said + _sleeves(CUT_TOPS[top.item], rng)
+    phrase = with_article(f"{length}{striped}{_synonym(top.colour, rng)} dress")
+    return phrase + _sleeves(CUT_TOPS[top.item], rng)
 
 
 def _top(garb: Garb, rng: np.random.Generator) -> str:
     word, colour, striped, long_sleeves = top_facts(garb)
-    colours = _say(colour, rng)
+    colours = _synonym(colour, rng)
     if garb.stripe_colour and rng.random() < 0.5:
-        colours = f"{colours} and {_say(garb.stripe_colour, rng)} striped"
+        colours = f"{colours} and {_synonym(garb.stripe_colour, rng)} striped"
     elif striped:
         colours = f"striped {colours}"
-    return with_article(f"{colours} {_say(word, rng)}") + _sleeves(long_sleeves, rng)
+    return with_article(f"{colours} {_synonym(word, rng)}") + _sleeves(long_sleeves, rng)
 
 
 def _sleeves(long_sleeves: bool, rng: np.random.Generator) -> str:
     return f" with {'long' if long_sleeves else 'short'} sleeves" if rng.random() < 0.25 else ""
 
 
-def _say(word: str, rng: np.random.Generator) -> str:
-    return _pick(rng, SYNONYMS[word]) if word in SYNONYMS else word
-
-
-def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
-    return options[int(rng.integers(len(options)))]
+def _synonym(word: str, rng: np.random.Generator) -> str:
+    return synonym(word, rng, SYNONYMS)

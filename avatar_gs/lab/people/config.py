@@ -3,62 +3,52 @@
 from dataclasses import dataclass
 from typing import Optional
 
-from avatar_gs.core.errors import require, require_counts
+from avatar_gs.core.errors import require
+from avatar_gs.core.validation import Section, bounded
+
+MOST = 10_000_000
 
 
 @dataclass
-class PeopleDatasetConfig:
-    """How many people are drawn: ``people`` x ``views`` images."""
+class PeopleDatasetConfig(Section):
+    """Size of the training set: ``people`` x ``views`` images."""
 
-    people: int = 12_000
-    views: int = 3
-    captions: int = 3
-    """Captions written for each image."""
-    people_per_shard: int = 40
-    degraded_fraction: float = 0.05
-    """Fraction of images that are spoilt and captioned with the negative words."""
+    section = "world.dataset"
+    people: int = bounded(12_000, low=1, high=MOST)
+    views: int = bounded(3, low=1, high=64)
+    """Images of each person."""
+    captions: int = bounded(3, low=1, high=64)
+    """Captions of each image."""
+    people_per_shard: int = bounded(40, low=1, high=MOST)
+    degraded_fraction: float = bounded(0.05, low=0, high=1, below=True)
+    """Fraction of images that are degraded and captioned with negative words."""
     size: int = 256
-    """Pixels of a side."""
+    """Pixels of a side; a multiple of 64."""
     workers: Optional[int] = None
-    """Processes; by default one for each core."""
+    """Processes; None: one per core."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        most = 10_000_000
-        require_counts(
-            "world.dataset", self, people=(1, most), views=(1, 64), captions=(1, 64), people_per_shard=(1, most)
-        )
+        super().__post_init__()
         require(self.size % 64 == 0 and self.size >= 64, "world.dataset.size", self.size, "a multiple of 64")
-        fraction = self.degraded_fraction
-        require(0 <= fraction < 1, "world.dataset.degraded_fraction", fraction, "a fraction from 0 to below 1")
 
 
 @dataclass
-class PeopleAutoencoderConfig:
-    """The autoencoder's training: AdamW, crops and whole images, a cosine over the last part."""
+class PeopleAutoencoderConfig(Section):
+    """Training of the autoencoder: AdamW, crops and whole images, cosine decay over the second half."""
 
-    steps: int = 9000
-    lr: float = 2e-3
-    crop: int = 128
-    """Pixels of a side of the crops, most of them of faces."""
-    crops: int = 8
-    """Crops of a step."""
-    whole: int = 2
-    """Whole images of a step that has no crops."""
-    whole_fraction: float = 0.3
+    section = "world.autoencoder"
+    steps: int = bounded(9000, low=1, high=MOST)
+    lr: float = bounded(2e-3, low=0, high=1, above=True)
+    crop: int = bounded(128, low=64, high=4096)
+    """Pixels of a side of the crops, most of which show faces."""
+    crops: int = bounded(8, low=1, high=4096)
+    """Crops per step."""
+    whole: int = bounded(2, low=1, high=4096)
+    """Whole images per step without crops."""
+    whole_fraction: float = bounded(0.3, low=0, high=1)
+    """Fraction of steps with whole images in place of crops."""
     bfloat16: bool = False
     """Mixed precision: a third faster on processors with AVX-512 BF16, slower on others."""
-    checkpoint_every: int = 250
-
-    def __post_init__(self) -> None:
-        require_counts(
-            "world.autoencoder",
-            self,
-            steps=(1, 10_000_000),
-            crop=(64, 4096),
-            crops=(1, 4096),
-            whole=(1, 4096),
-            checkpoint_every=(1, 10_000_000),
-        )
-        require(0 < self.lr <= 1, "world.autoencoder.lr", self.lr, "a rate above 0, at most 1")
-        require(0 <= self.whole_fraction <= 1, "world.autoencoder.whole_fraction", self.whole_fraction, "0 to 1")
+    checkpoint_every: int = bounded(250, low=1, high=MOST)
+    """Steps between checkpoints."""

@@ -17,9 +17,9 @@ from avatar_gs.core.errors import UserError
 from avatar_gs.core.io import atomic_write
 from avatar_gs.lab.people.config import PeopleDatasetConfig
 from avatar_gs.lab.people.rendering import Part
+from avatar_gs.lab.people.samples import FRAMINGS, VIEWS, Sample, random_samples
 from avatar_gs.lab.people.wardrobe import Wardrobe, load_wardrobe
-from avatar_gs.lab.people.world import FRAMINGS, VIEWS, Sample, random_samples
-from avatar_gs.lab.world.shards import write_missing
+from avatar_gs.lab.world.dataset import write_missing
 
 CELL = 8
 """Image pixels of a side of a latent cell."""

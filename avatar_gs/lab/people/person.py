@@ -1,4 +1,4 @@
-"""People of the lifelike world: every attribute of a person, drawn at random or fixed for named individuals."""
+"""People of the lifelike world: random ones, and named individuals."""
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -7,17 +7,17 @@ import numpy as np
 from jaxtyping import Float
 
 from avatar_gs.lab.people.vocabulary import CLOTHES, CUT_TOPS, HAIR_COLOURS, HAIR_STYLES, SHOES, SUITS
+from avatar_gs.lab.world.people import invented_names, jittered, pick
 
 NUM_INDIVIDUALS = 300
 YOUNG, MIDDLE_AGED, OLD = 0.74, 0.86, 1.0
-"""Upper limits of Anny's age (2/3 is a young adult, 1 is old) of the words young, middle-aged and old."""
+"""Upper limits of Anny's age (2/3: a young adult, 1: old) for the words young, middle-aged and old."""
 SLIM, HEAVY = 0.27, 0.66
-"""Weights below and above which captions say so."""
+"""Weights below and above which captions use these words."""
 RGB = tuple[float, float, float]
 SEXES = ("f", "m")
 RACES = ("african", "asian", "caucasian")
 
-# by name: sex, shape, age and what captions call its tone
 SKINS: dict[str, tuple[str, str, float, str]] = {
     "skin_yl_m": ("m", "caucasian", 0.67, "light"),
     "skin_yl_m2": ("m", "asian", 0.67, "light"),
@@ -42,19 +42,20 @@ SKINS: dict[str, tuple[str, str, float, str]] = {
     "skin_bronze": ("f", "caucasian", 0.67, "tan"),
     "skin_af_m": ("m", "african", 0.76, "dark"),
 }
+"""Skin textures of the pack: sex, race, age, and the word for the tone."""
 FACE_PARTS = ("eye", "chin", "nose", "mouth", "head-", "forehead", "cheek", "ear-", "eyebrows")
 NOT_VARIED = ("head-age", "head-trans", "head-angle", "ear-wing", "nubian", "mouth-trans-in", "mouth-trans-out")
-"""Local changes that are left alone: they tilt or deform the head."""
+"""Local changes that are not used, since they tilt or deform the head."""
 
 
 @dataclass(frozen=True)
 class Garb:
-    """A top or a bottom part: one half of a suit of the pack, or a garment cut from the helper meshes."""
+    """A top or bottoms: one half of a suit of the pack, or a garment cut from the helper meshes."""
 
     item: str
     is_suit: bool
     colour: str
-    """A word of ``CLOTHES``; empty: the suit's own colours."""
+    """A word of ``CLOTHES``; empty: the suit's original colours."""
     rgb: RGB = (128.0, 128.0, 128.0)
     stripe: float = 0.0
     """The period of stripes in decimetres; 0 for none."""
@@ -64,14 +65,14 @@ class Garb:
 
 @dataclass(frozen=True)
 class Outfit:
-    """All that a person wears. With ``is_dress`` top and bottoms are one garment of one colour."""
+    """All clothes of a person. With ``is_dress``, top and bottoms are one garment of one colour."""
 
     top: Garb
     bottoms: Garb
     is_dress: bool
     shoes: str
     shoes_colour: str
-    """A word of ``CLOTHES``; empty: the shoes' own colours."""
+    """A word of ``CLOTHES``; empty: the shoes' original colours."""
     shoes_rgb: RGB
     hat: str
     """The hat's colour; empty: none."""
@@ -88,7 +89,7 @@ class Person:
     sex: str
     phenotypes: dict[str, float]
     changes: dict[str, float]
-    """Local changes of the face, and the expression."""
+    """Local changes of the face, and the expression, by name."""
     skin: str
     second_skin: str
     skin_mix: float
@@ -107,23 +108,25 @@ class Person:
 
     @property
     def age_word(self) -> str:
+        """young, middle-aged or old."""
         age = self.phenotypes["age"]
         return "young" if age < YOUNG else "middle-aged" if age < MIDDLE_AGED else "old"
 
     @property
     def build_word(self) -> str:
+        """slim, heavy or empty."""
         weight = self.phenotypes["weight"]
         return "slim" if weight < SLIM else "heavy" if weight > HEAVY else ""
 
 
 def random_person(rng: np.random.Generator, local_changes: tuple[str, ...]) -> Person:
-    """A person with attributes drawn at random, in keeping with each other where they are in life.
+    """A person with random attributes that fit each other (skin and shape, sex and clothes, age and hair).
 
     Args:
-        local_changes: names that the shape basis knows.
+        local_changes: names of the shape basis.
     """
-    sex = _pick(rng, SEXES)
-    skin = _pick(rng, [name for name, facts in SKINS.items() if facts[0] == sex])
+    sex = pick(rng, SEXES)
+    skin = pick(rng, [name for name, facts in SKINS.items() if facts[0] == sex])
     _, race, age, word = SKINS[skin]
     second, mix, gain, word = _second_skin(rng, skin, word)
     phenotypes = {
@@ -131,14 +134,14 @@ def random_person(rng: np.random.Generator, local_changes: tuple[str, ...]) -> P
         "age": float(np.clip(rng.normal(age, 0.035), 0.62, 1)),
         "muscle": float(rng.beta(3, 2.6)),
         "weight": float(rng.beta(2.2, 2.6)),
-        "height": float(np.clip(rng.normal(0.36, 0.07), 0.15, 0.6)),  # 1.76 m and 1.63 m in the mean
+        "height": float(np.clip(rng.normal(0.36, 0.07), 0.15, 0.6)),  # mean 1.76 m and 1.63 m
         "proportions": float(rng.uniform(0.3, 1)),
         "cupsize": float(rng.beta(2.5, 3)),
         "firmness": float(rng.uniform(0.4, 0.8)),
         **{other: 1.0 if other == race else 0.06 for other in RACES},
     }
     hair, colour = _hair(rng, sex, race, phenotypes["age"])
-    hair_rgb = _jittered(rng, HAIR_COLOURS[colour]) if hair else (60.0, 45.0, 38.0)
+    hair_rgb = jittered(rng, HAIR_COLOURS[colour]) if hair else (60.0, 45.0, 38.0)
     brow = tuple(float(np.clip(value * rng.uniform(0.45, 0.75), 0, 110)) for value in hair_rgb)
     person = Person(
         sex=sex,
@@ -162,48 +165,46 @@ def random_person(rng: np.random.Generator, local_changes: tuple[str, ...]) -> P
 
 
 def with_hat_hair(person: Person) -> Person:
-    """The same with hair that fits under the hat, if there is one."""
+    """The person with hair that fits under the hat, if there is one."""
     if not person.outfit.hat or not person.hair:
         return person
     return replace(person, hair={"f": "short03", "m": "short04"}[person.sex])
 
 
 def random_outfit(rng: np.random.Generator, sex: str) -> Outfit:
-    """Clothes for a woman (f) or a man (m), colours independent of each other."""
+    """Clothes for a woman (f) or a man (m), of independent colours."""
     suits = [name for name, suit in SUITS.items() if suit.sex == sex]
     is_dress = sex == "f" and rng.random() < 0.12
     if is_dress:
-        top = _cut_garb(rng, _pick(rng, ["tank top", "T-shirt", "long-sleeved shirt"]), 0.15)
-        bottoms = replace(top, item=_pick(rng, ["short skirt", "skirt", "long skirt"]))
+        top = _cut_garb(rng, pick(rng, ["tank top", "T-shirt", "long-sleeved shirt"]), 0.15)
+        bottoms = replace(top, item=pick(rng, ["short skirt", "skirt", "long skirt"]))
     else:
         top = (
-            _suit_garb(rng, _pick(rng, suits))
-            if rng.random() < 0.55
-            else _cut_garb(rng, _pick(rng, list(CUT_TOPS)), 0.3)
+            _suit_garb(rng, pick(rng, suits)) if rng.random() < 0.55 else _cut_garb(rng, pick(rng, list(CUT_TOPS)), 0.3)
         )
         cut_bottoms = ["leggings", "shorts", "short skirt", "skirt", "long skirt"] if sex == "f" else ["shorts"]
         from_suit = rng.random() < (0.55 if sex == "f" else 0.78)
-        bottoms = _suit_garb(rng, _pick(rng, suits)) if from_suit else _cut_garb(rng, _pick(rng, cut_bottoms), 0.0)
-    hat = _pick(rng, list(CLOTHES)) if rng.random() < 0.12 else ""
-    shoes_colour = _pick(rng, list(CLOTHES)) if rng.random() < 0.8 else ""
-    shoes = _pick(rng, list(SHOES))
+        bottoms = _suit_garb(rng, pick(rng, suits)) if from_suit else _cut_garb(rng, pick(rng, cut_bottoms), 0.0)
+    hat = pick(rng, list(CLOTHES)) if rng.random() < 0.12 else ""
+    shoes_colour = pick(rng, list(CLOTHES)) if rng.random() < 0.8 else ""
+    shoes = pick(rng, list(SHOES))
     return Outfit(
         top=top,
         bottoms=bottoms,
         is_dress=is_dress,
         shoes=shoes,
         shoes_colour=shoes_colour,
-        shoes_rgb=_jittered(rng, CLOTHES[shoes_colour]) if shoes_colour else (128.0, 128.0, 128.0),
+        shoes_rgb=jittered(rng, CLOTHES[shoes_colour]) if shoes_colour else (128.0, 128.0, 128.0),
         hat=hat,
-        hat_rgb=_jittered(rng, CLOTHES[hat]) if hat else (0.0, 0.0, 0.0),
+        hat_rgb=jittered(rng, CLOTHES[hat]) if hat else (0.0, 0.0, 0.0),
         glasses=bool(rng.random() < 0.12),
         glasses_round=float(rng.uniform(0, 1)),
-        glasses_rgb=_jittered(rng, (25, 22, 20) if rng.random() < 0.7 else (120, 60, 30)),
+        glasses_rgb=jittered(rng, (25, 22, 20) if rng.random() < 0.7 else (120, 60, 30)),
     )
 
 
 def held_out(person: Person) -> bool:
-    """Whether this combination of colours is kept from training, for measurements (one in ten)."""
+    """Whether this combination of colours is reserved for evaluation (one in ten)."""
     colours = list(CLOTHES)
     top, bottoms = (
         colours.index(garb.colour) if garb.colour else len(colours)
@@ -231,31 +232,16 @@ def redressed(person: Person, rng: np.random.Generator) -> Person:
 
 @lru_cache(maxsize=4)
 def individuals(local_changes: tuple[str, ...]) -> tuple[Person, ...]:
-    """The well-known people of this world: fixed, each with a name of two invented words."""
+    """The named individuals of this world, always the same."""
     rng = np.random.default_rng(31_000)
-    names = _names(rng)
+    names = invented_names(rng, NUM_INDIVIDUALS)
     return tuple(replace(training_person(rng, local_changes), name=name) for name in names)
 
 
-def _names(rng: np.random.Generator) -> list[str]:
-    onsets = ["b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "kr", "st", "tr"]
-    vowels, codas = ["a", "e", "i", "o", "u"], ["l", "m", "n", "r", "s", "x"]
-    taken: set[str] = set()
-
-    def invented() -> str:
-        while True:
-            word = "".join(_pick(rng, onsets) + _pick(rng, vowels) for _ in range(2)) + _pick(rng, codas)
-            if word not in taken:
-                taken.add(word)
-                return word
-
-    return [f"{invented()} {invented()}" for _ in range(NUM_INDIVIDUALS)]
-
-
 def _second_skin(rng: np.random.Generator, skin: str, word: str) -> tuple[str, float, Float[np.ndarray, "3"], str]:
-    """Another skin that is mixed in, how much of it, a gain, and the word for the result.
+    """A second skin to mix in, its fraction, a gain, and the word for the result.
 
-    Skins of one tone are mixed freely; some dark and light ones are mixed to brown and tan, which the pack hardly has.
+    Skins of one tone are mixed freely; some dark and light ones are mixed to brown and tan, of which the pack has few.
     """
     sex, _, age, tone = SKINS[skin]
     gain = np.full(3, rng.uniform(0.88, 1.06))
@@ -267,34 +253,34 @@ def _second_skin(rng: np.random.Generator, skin: str, word: str) -> tuple[str, f
         others = [name for name, facts in SKINS.items() if facts[0] == sex and facts[3] == opposite]
         mix = float(rng.uniform(0.3, 0.7))
         light = 1 - mix if tone == "light" else mix
-        return _pick(rng, others), mix, gain, "tan" if light > 0.52 else "brown"
+        return pick(rng, others), mix, gain, "tan" if light > 0.52 else "brown"
     if tone == "light" and rng.random() < 0.15:  # tanned
-        return _pick(rng, same), float(rng.uniform(0, 0.5)), gain * np.array([0.78, 0.66, 0.56]), "tan"
-    return _pick(rng, same), float(rng.uniform(0, 0.5)), gain, word
+        return pick(rng, same), float(rng.uniform(0, 0.5)), gain * np.array([0.78, 0.66, 0.56]), "tan"
+    return pick(rng, same), float(rng.uniform(0, 0.5)), gain, word
 
 
 def _hair(rng: np.random.Generator, sex: str, race: str, age: float) -> tuple[str, str]:
-    """A style (empty: bald) and a colour. Dyed hair is rare; old people's is mostly grey or white."""
+    """A style (empty: bald) and a colour: rarely dyed, for old people mostly grey or white."""
     if rng.random() < (0.1 if sex == "m" else 0.03):
         return "", "brown"
     styles = [name for name, style in HAIR_STYLES.items() if sex in style.sexes]
     if rng.random() < 0.15:
-        colour = _pick(rng, list(HAIR_COLOURS))
+        colour = pick(rng, list(HAIR_COLOURS))
     elif age > MIDDLE_AGED:
-        colour = _pick(rng, ["grey", "white", "grey"])
+        colour = pick(rng, ["grey", "white", "grey"])
     elif race == "caucasian":
-        colour = _pick(rng, ["black", "brown", "brown", "blonde", "blonde", "red"])
+        colour = pick(rng, ["black", "brown", "brown", "blonde", "blonde", "red"])
     else:
-        colour = _pick(rng, ["black", "black", "brown"])
-    return _pick(rng, styles), colour
+        colour = pick(rng, ["black", "black", "brown"])
+    return pick(rng, styles), colour
 
 
 def _face(rng: np.random.Generator, local_changes: tuple[str, ...]) -> dict[str, float]:
-    """Local changes of the face, the same on both sides but for a little, and an expression."""
+    """Local changes of the face, nearly symmetric, and an expression."""
     changes: dict[str, float] = {}
     for label in local_changes:
-        kind, _, name = label.partition(":")
-        if kind != "local_change" or name.startswith("r-"):
+        group, _, name = label.partition(":")
+        if group != "local_change" or name.startswith("r-"):
             continue
         if not any(part in name for part in FACE_PARTS) or any(part in name for part in NOT_VARIED):
             continue
@@ -307,7 +293,7 @@ def _face(rng: np.random.Generator, local_changes: tuple[str, ...]) -> dict[str,
 
 
 def random_expression(rng: np.random.Generator) -> dict[str, float]:
-    """Facial actions: mostly a faint smile or none, now and then brows, lids or lips."""
+    """Facial actions: mostly a faint smile or none, sometimes brows, lids or lips."""
     smile, squint = float(rng.beta(1, 2.2)), float(rng.uniform(0.2, 0.6))
     actions = {"mouthSmile": 0.8 * smile, "cheekSquint": 0.5 * smile * squint}
     for name, chance, most in (
@@ -326,33 +312,23 @@ def random_expression(rng: np.random.Generator) -> dict[str, float]:
 
 def _eyes(rng: np.random.Generator, race: str) -> str:
     if race != "caucasian":
-        return _pick(rng, ["eye_brown", "eye_brown", "eye_brownlight"])
-    return "eye_" + _pick(rng, ["brown", "brownlight", "blue", "bluegreen", "deepblue", "green", "grey", "lightblue"])
+        return pick(rng, ["eye_brown", "eye_brown", "eye_brownlight"])
+    return "eye_" + pick(rng, ["brown", "brownlight", "blue", "bluegreen", "deepblue", "green", "grey", "lightblue"])
 
 
 def _suit_garb(rng: np.random.Generator, item: str) -> Garb:
     suit = SUITS[item]
     if suit.top_colour and rng.random() < 0.35:
         return Garb(item, True, "")
-    colour = _pick(rng, list(CLOTHES))
-    return Garb(item, True, colour, _jittered(rng, CLOTHES[colour]))
+    colour = pick(rng, list(CLOTHES))
+    return Garb(item, True, colour, jittered(rng, CLOTHES[colour]))
 
 
 def _cut_garb(rng: np.random.Generator, item: str, striped: float) -> Garb:
-    colour = _pick(rng, list(CLOTHES))
-    garb = Garb(item, False, colour, _jittered(rng, CLOTHES[colour]))
+    colour = pick(rng, list(CLOTHES))
+    garb = Garb(item, False, colour, jittered(rng, CLOTHES[colour]))
     if rng.random() >= striped:
         return garb
-    other = _pick(rng, [word for word in CLOTHES if word != colour])
+    other = pick(rng, [word for word in CLOTHES if word != colour])
     period = float(rng.choice([0.5, 0.7, 1.0]))
-    return replace(garb, stripe=period, stripe_colour=other, stripe_rgb=_jittered(rng, CLOTHES[other]))
-
-
-def _jittered(rng: np.random.Generator, rgb: tuple[int, int, int]) -> RGB:
-    """A colour near a word's, 0..255."""
-    values = np.clip(np.array(rgb) * (1 + rng.uniform(-0.06, 0.06)) + rng.uniform(-8, 8, 3), 0, 255).tolist()
-    return (values[0], values[1], values[2])
-
-
-def _pick(rng: np.random.Generator, options: list[str] | tuple[str, ...]) -> str:
-    return options[int(rng.integers(len(options)))]
+    return replace(garb, stripe=period, stripe_colour=other, stripe_rgb=jittered(rng, CLOTHES[other]))

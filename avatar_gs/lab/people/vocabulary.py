@@ -1,9 +1,9 @@
-"""The words of the lifelike world and what they look like; captions, images and measurements share this page."""
+"""The words of the lifelike world and the garments and colours that they name."""
 
 from dataclasses import dataclass
 
 from avatar_gs.lab.world import vocabulary as mini
-from avatar_gs.lab.world.vocabulary import NEGATIVE_WORDS, RGB, VIEW_WORDS
+from avatar_gs.lab.world.vocabulary import RGB
 
 CLOTHES: dict[str, RGB] = {**mini.CLOTHES, "black": (26, 26, 28)}
 HAIR_COLOURS: dict[str, RGB] = {
@@ -20,30 +20,30 @@ HAIR_COLOURS: dict[str, RGB] = {
 
 @dataclass(frozen=True)
 class HairStyle:
-    """A hair mesh of the pack: what captions call it, and for whom it is (f, m)."""
+    """A hair mesh of the pack: the word for it, the sexes that wear it (f, m), and its length."""
 
-    words: tuple[str, ...]
+    word: str
     sexes: str
     is_long: bool
 
 
 HAIR_STYLES: dict[str, HairStyle] = {
-    "long01": HairStyle(("long",), "f", True),
-    "bob02": HairStyle(("bob",), "f", False),
-    "braid01": HairStyle(("braided",), "f", True),
-    "ponytail01": HairStyle(("ponytail",), "f", True),
-    "short01": HairStyle(("short",), "m", False),
-    "short02": HairStyle(("short",), "m", False),
-    "short03": HairStyle(("short",), "f", False),
-    "short04": HairStyle(("short",), "m", False),
+    "long01": HairStyle("long", "f", True),
+    "bob02": HairStyle("bob", "f", False),
+    "braid01": HairStyle("braided", "f", True),
+    "ponytail01": HairStyle("ponytail", "f", True),
+    "short01": HairStyle("short", "m", False),
+    "short02": HairStyle("short", "m", False),
+    "short03": HairStyle("short", "f", False),
+    "short04": HairStyle("short", "m", False),
 }
 
 
 @dataclass(frozen=True)
 class Suit:
-    """A suit of the pack: for whom it is, what its halves are, and which colours its own textures have.
+    """A suit of the pack: its sex (f, m), and the words and original colours of its halves.
 
-    ``top_colour`` empty: it has none of its own that a word names.
+    ``top_colour`` is empty if no word fits the original colours.
     """
 
     sex: str
@@ -82,9 +82,8 @@ CUT_TOPS: dict[str, bool] = {
     "tank top": False,
     "turtleneck": True,
 }
-"""Tops that are cut from the helper mesh, and whether their sleeves are long."""
+"""Tops cut from the helper mesh, and whether their sleeves are long."""
 
-# What captions say for a word; repeated entries are more frequent. "shirt" is every top's general word.
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "T-shirt": ("t-shirt", "t-shirt", "shirt", "top"),
     "V-neck T-shirt": ("t-shirt", "shirt", "top"),
@@ -112,6 +111,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "grey": ("grey", "gray"),
     "blonde": ("blonde", "blond"),
 }
+"""Words that captions use for a term, each as often as it is listed; "shirt" is the general word for tops."""
 FRAMING_WORDS = {**mini.FRAMING_WORDS, "hands": "close-up of the hand"}
 
 EXTRA_WORDS = (
@@ -120,19 +120,16 @@ EXTRA_WORDS = (
     "glasses shorts skirt young old aged middle slim heavy avatar character colored coloured dark dress bob braid "
     "braided ponytail light tan brown from person plain his her their clothes outfit suit smiling"
 )
-"""Words besides those above that captions use, or that ask for nothing that could be missed: one token each."""
+"""Further words of one token: used in captions, or without an effect that a user could miss."""
 UNTAUGHT_WORDS = (
     "overhead cap standing boy girl adult tall eyes face behind people background studio portrait boots beard raincoat "
     "sandals scarf gloves uniform hoodie mustache"
 )
-"""One token each, but no caption says them: a prompt that does is told so."""
+"""Words of one token that no caption uses; prompts that contain them get a warning."""
 
 
 def words() -> list[str]:
-    """Every word that is one token, sorted; names of individuals excluded."""
-    found = set(EXTRA_WORDS.split()) | set(UNTAUGHT_WORDS.split()) | set(CLOTHES) | set(HAIR_COLOURS)
-    phrases = [*NEGATIVE_WORDS, *FRAMING_WORDS.values(), *VIEW_WORDS.values()]
-    phrases += [phrase for group in SYNONYMS.values() for phrase in group]
-    for phrase in phrases:
-        found |= set(phrase.lower().replace("-", " ").split())
-    return sorted(word for word in found if word.isalpha())
+    """All words of one token, sorted, without names of individuals."""
+    synonyms = [phrase for group in SYNONYMS.values() for phrase in group]
+    names = (*CLOTHES, *HAIR_COLOURS)
+    return mini.vocabulary(f"{EXTRA_WORDS} {UNTAUGHT_WORDS}", *names, *FRAMING_WORDS.values(), *synonyms)

@@ -1,13 +1,13 @@
 """The scorer's training set: each person in the same clothes from several views, in two poses, on many backgrounds.
 
-The prior's own set recolours every picture, so it never shows one person twice. Here a geometry is recoloured as a
-whole: all pictures of a row are one person. A share of the pictures is lit, white or in colours (``lighting``). Shards
-are restartable.
+The prior's training set recolours every image and never shows one person twice. Here a geometry is recoloured as a
+whole, so that all images of a row show one person. A fraction of the images is lit, white or in colours (``lighting``).
+Shards are resumable.
 """
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,59 +22,56 @@ from avatar_gs.lab.scorer.config import ScorerConfig
 from avatar_gs.lab.scorer.lighting import paint_lit
 from avatar_gs.lab.world import dataset
 from avatar_gs.lab.world.captions import brief_caption, caption, view_suffix
-from avatar_gs.lab.world.dataset import OVERSAMPLING, SIZE, recoloured, view_of
-from avatar_gs.lab.world.heads import Head, find_heads
-from avatar_gs.lab.world.measure import SHOWN_ON, asked_colours
-from avatar_gs.lab.world.people import Person, held_out, training_person
-from avatar_gs.lab.world.picture import PartMap, draw_parts
-from avatar_gs.lab.world.shards import write_missing
-from avatar_gs.lab.world.wardrobe import dress, load_wardrobe
+from avatar_gs.lab.world.dataset import OVERSAMPLING, SIZE, recoloured, render_maps, write_missing
+from avatar_gs.lab.world.people import Person, named_colours, training_person
+from avatar_gs.lab.world.rendering import SHOWN_ON, PartMap
+from avatar_gs.lab.world.views import Head, find_heads, view_of
+from avatar_gs.lab.world.wardrobe import load_wardrobe
 from avatar_gs.render.cameras import sample_views
 from avatar_gs.render.config import CamerasConfig, FramingConfig
 from avatar_gs.render.shading import Shade
 from avatar_gs.types import Framing, ViewDirection
 
 POSES = 2
-"""Poses in which each person is seen: one near the A-pose, one far from it."""
+"""Poses of each person: one near the A-pose, one far from it."""
 CAPTIONS = 4
-"""Texts for every picture, of which the last names one thing only (see ``_texts``)."""
+"""Captions of each image; the last names one part only (see ``_texts``)."""
 BRIEF = {"hair": 2.0, "shirt": 1.0, "bottoms": 1.0, "shoes": 3.0, "hat": 3.0}
-"""What such a text names, in proportion, of what the picture can show: small things would be learned last."""
+"""Relative frequency of the parts that such a caption names: small parts, learned last, are more frequent."""
 CAMERAS = replace(dataset.CAMERAS, lower=FramingConfig(0.12, 1.05, 1.25))
-"""Legs alone tell little of who somebody is: they are seen less often than the prior needs them."""
+"""The prior's cameras with fewer legs, which say little about who a person is."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One person's geometry: part maps with the framing, the view direction, the azimuth (radians) and the focal length
-    (in the map's pixels) of each, and where the head is in its picture."""
+    """Views of one person's geometry; the lists have one entry per view."""
 
     person: Person
-    maps: list[PartMap]
-    kinds: list[tuple[Framing, ViewDirection]]
-    azimuths: list[float]
-    focals: list[float]
-    heads: list[Head]
+    maps: list[PartMap] = field(default_factory=list)
+    kinds: list[tuple[Framing, ViewDirection]] = field(default_factory=list)
+    azimuths: list[float] = field(default_factory=list)
+    """Radians."""
+    focals: list[float] = field(default_factory=list)
+    """Focal lengths in pixels of the part map."""
+    heads: list[Head] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class PairSet:
-    """P people, V pictures of each; ``kinds`` numbers framing and view, ``looks`` the ``Shade`` that a picture is in,
-    ``captions`` holds several texts a picture."""
+    """P people with V images each."""
 
     pictures: UInt8[np.ndarray, "P V 128 128 3"]
     kinds: UInt8[np.ndarray, "P V 2"]
+    """Indices of framing and view direction."""
     looks: UInt8[np.ndarray, "P V"]
+    """Index of the ``Shade``."""
     captions: list[list[list[str]]]
+    """Several captions per image."""
 
 
 def see(person: Person, cameras: CamerasConfig, views: int, rng: np.random.Generator, poses: int = POSES) -> Seen:
-    """Draws ``views`` random views of a person, shared among ``poses`` poses (the first is near the A-pose)."""
-    wardrobe = load_wardrobe()
-    betas = torch.tensor(person.betas)
-    offset = (wardrobe.body.shaped(betas)[0] - wardrobe.body.shaped()[0]).numpy()
-    mesh = dress(wardrobe, person)
-    seen = Seen(person, [], [], [], [], [])
+    """Render ``views`` random views of a person, divided among ``poses`` random poses (the first near the A-pose)."""
+    wardrobe, betas, seen = load_wardrobe(), torch.tensor(person.betas), Seen(person)
     for pose in range(poses):
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         spread = float(rng.uniform(0.2, 0.8)) if pose else 0.1
@@ -84,7 +81,7 @@ def see(person: Person, cameras: CamerasConfig, views: int, rng: np.random.Gener
             continue
         shots = sample_views(cameras, count, generator, posed, SIZE * OVERSAMPLING)
         light = -shots.cameras.T_camera_world[0, 2, :3].numpy() + rng.normal(0, 0.5, 3) + [0, 0.3, 0]
-        seen.maps.extend(draw_parts(wardrobe, mesh, person, posed, offset, shots.cameras, light))
+        seen.maps.extend(render_maps(wardrobe, person, posed, shots.cameras, light))
         azimuths = [float(azimuth) for azimuth in shots.azimuth]
         seen.azimuths.extend(azimuths)
         seen.focals.extend(float(K[0, 0]) for K in shots.cameras.K)
@@ -94,22 +91,22 @@ def see(person: Person, cameras: CamerasConfig, views: int, rng: np.random.Gener
 
 
 def generate_pairs(config: ScorerConfig, folder: Path) -> Iterator[tuple[int, int]]:
-    """Writes all shards that are missing in ``folder``; yields (done, total) as it goes."""
+    """Write the missing shards of ``folder``; yields (done, total)."""
     shards = [folder / f"pairs_{index:04d}.npz" for index in range(-(-config.people // config.people_per_shard))]
     yield from write_missing(config, shards, _write_shard, config.workers)
 
 
 def read_pairs(folder: Path) -> PairSet:
-    """All shards of a folder together.
+    """All shards of a folder.
 
     Raises:
-        UserError: for a shard of an earlier version, which says nothing of light.
+        UserError: for a shard of an earlier version, without light.
     """
     pictures, kinds, looks, captions = [], [], [], []
     for shard in sorted(folder.glob("pairs_*.npz")):
         with np.load(shard, allow_pickle=False) as data:
             if "looks" not in data:
-                raise UserError(f"{shard}: drawn by an earlier version; remove {folder} to draw the people anew")
+                raise UserError(f"{shard}: of an earlier version; remove {folder} to render the people again")
             pictures.append(data["pictures"])
             kinds.append(data["kinds"])
             looks.append(data["looks"])
@@ -120,15 +117,16 @@ def read_pairs(folder: Path) -> PairSet:
 def _write_shard(config: ScorerConfig, index: int, path: Path) -> None:
     torch.set_num_threads(1)
     rng = np.random.default_rng([config.seed, index, 3])
+    framings, views = list(Framing), list(ViewDirection)
     pictures, kinds, looks, captions = [], [], [], []
     for _ in range(config.people_per_shard):
         seen = see(training_person(rng), CAMERAS, config.views, rng)
         for number in range(config.recolourings):
-            person = other_colours(seen.person, rng) if number else seen.person
+            person = recoloured(seen.person, rng) if number else seen.person
             shades = [random_look(config, rng) for _ in seen.maps]
             painted = zip(seen.maps, seen.focals, shades, strict=True)
             pictures.append([paint_lit(person, part_map, focal, shade, rng) for part_map, focal, shade in painted])
-            kinds.append([numbers(*kind) for kind in seen.kinds])
+            kinds.append([(framings.index(framing), views.index(view)) for framing, view in seen.kinds])
             looks.append([list(Shade).index(shade) for shade in shades])
             captions.append([_texts(person, *shown, rng) for shown in zip(seen.kinds, shades, strict=True)])
     with atomic_write(path) as temporary, temporary.open("wb") as file:
@@ -142,7 +140,7 @@ def _write_shard(config: ScorerConfig, index: int, path: Path) -> None:
 
 
 def random_look(config: ScorerConfig, rng: np.random.Generator) -> Shade:
-    """Plain colours, but for the shares of the pictures that are to be lit."""
+    """Without light, but for the configured fractions of lit images."""
     chance = rng.random() - config.textureless_share
     if chance < 0:
         return Shade.TEXTURELESS
@@ -150,28 +148,16 @@ def random_look(config: ScorerConfig, rng: np.random.Generator) -> Shade:
 
 
 def _texts(person: Person, kind: tuple[Framing, ViewDirection], shade: Shade, rng: np.random.Generator) -> list[str]:
-    """``CAPTIONS`` captions of a picture, of which the last names one thing that it can show. White pictures have none
-    of these: the colour of one thing says nothing of them."""
+    """``CAPTIONS`` captions of an image. The last names one visible part only, except for white images, which do not
+    show its colour."""
     full = [caption(person, rng) for _ in range(CAPTIONS)]
-    shares = {part: BRIEF[part] for part in asked_colours(person) if part in BRIEF and kind[0] in SHOWN_ON[part]}
-    if shares and shade is not Shade.TEXTURELESS:
-        part = rng.choice(list(shares), p=np.array(list(shares.values())) / sum(shares.values()))
+    weights = {part: BRIEF[part] for part in named_colours(person) if part in BRIEF and kind[0] in SHOWN_ON[part]}
+    if weights and shade is not Shade.TEXTURELESS:
+        part = rng.choice(list(weights), p=np.array(list(weights.values())) / sum(weights.values()))
         full[-1] = brief_caption(person, str(part), rng)
     return [text + view_suffix(*kind) for text in full]
 
 
-def numbers(framing: Framing, view: ViewDirection) -> tuple[int, int]:
-    """A picture's kind as two numbers."""
-    return list(Framing).index(framing), list(ViewDirection).index(view)
-
-
-def other_colours(person: Person, rng: np.random.Generator) -> Person:
-    """The same geometry in other colours, never in a held-out combination."""
-    while held_out(other := recoloured(person, rng)):
-        pass
-    return other
-
-
-def float_pictures(pictures: NDArray[np.uint8]) -> torch.Tensor:
-    """``[..., S, S, 3]`` in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).float() / 255
+def float_images(images: NDArray[np.uint8]) -> torch.Tensor:
+    """Images ``[..., S, S, 3]`` in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(images)).float() / 255

@@ -1,7 +1,7 @@
-"""The scorer: a small CLIP (transformers' ``CLIPModel``) of the mini world that also tells its people apart.
+"""The scorer: a small CLIP (transformers' ``CLIPModel``) of the mini world that also identifies persons.
 
-One image embedding serves both: all of it is compared with texts, and its first ``PERSON_WIDTH`` numbers, on their own,
-are trained to be alike for pictures of one person whatever the view, the pose and the background.
+One image embedding serves both: the whole is compared with texts, and its first ``PERSON_WIDTH`` dimensions are trained
+to agree for images of one person, independently of view, pose and background.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from avatar_gs.core.paths import MINI_PRIOR
 
 WEIGHTS = Path(__file__).parent / "weights"
 TOKENIZER = MINI_PRIOR / "tokenizer"
-"""The packaged prior's: prompts mean the same to both."""
+"""The packaged prior's."""
 IMAGE_SIZE, PATCH, WIDTH, LAYERS = 128, 16, 192, 4
 TEXT_WIDTH, TEXT_LAYERS = 128, 2
 EMBEDDING, PERSON_WIDTH = 192, 96
@@ -60,7 +60,7 @@ def build_model(tokenizer: CLIPTokenizer, seed: int = 0) -> CLIPModel:
     model = CLIPModel(config)
     nn.init.normal_(cast(nn.Embedding, model.text_model.get_input_embeddings()).weight, std=0.05)
     patches = model.vision_model.embeddings.patch_embedding.weight
-    with torch.no_grad():  # start from a thumbnail of 4 x 4 colours a patch, at places that are told apart
+    with torch.no_grad():  # start from 4 x 4 colours per patch and distinct positions
         coarse = torch.randn(*patches.shape[:2], 4, 4) * 0.01
         patches.copy_(F.interpolate(coarse, (PATCH, PATCH), mode="nearest"))
         nn.init.normal_(model.vision_model.embeddings.position_embedding.weight, std=0.2)
@@ -68,13 +68,12 @@ def build_model(tokenizer: CLIPTokenizer, seed: int = 0) -> CLIPModel:
 
 
 def vocabulary_hash(tokenizer: CLIPTokenizer) -> str:
-    """Stands for every word with its number: a model understands one vocabulary only."""
+    """Hash of all tokens and their ids, by which a model is matched with a tokenizer."""
     return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()[:16]
 
 
 def embed_images(model: CLIPModel, images: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B d"]:
-    """Unit embeddings of pictures in [0, 1]; other sizes than ``IMAGE_SIZE`` are resized (antialiased).
-    Differentiable in the pictures."""
+    """Unit embeddings of images in [0, 1], differentiable; other sizes than ``IMAGE_SIZE`` are resized."""
     pixels = images.permute(0, 3, 1, 2)
     if pixels.shape[-2:] != (IMAGE_SIZE, IMAGE_SIZE):
         pixels = F.interpolate(pixels, (IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", antialias=True)
@@ -89,45 +88,46 @@ def embed_tokens(model: CLIPModel, tokens: Int[Tensor, "B L"]) -> Float[Tensor, 
 
 
 def person_part(features: Float[Tensor, "B d"]) -> Float[Tensor, "B p"]:
-    """What of image features says who it is, at unit length."""
+    """The part of image features that identifies the person, normalised."""
     return F.normalize(features[:, :PERSON_WIDTH], dim=-1)
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """Features of pictures and texts; cosine similarity is the dot product. Pictures ``[B, H, W, 3]`` in [0, 1]."""
+    """Features of images (``[B, H, W, 3]`` in [0, 1]) and texts; cosine similarity is their dot product."""
 
     model: CLIPModel
     tokenizer: CLIPTokenizer
 
     def image_features(self, images: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B d"]:
-        """Unit features to compare with ``text_features``: what is worn, by whom, seen from where. Differentiable."""
+        """Unit features to compare with ``text_features``; differentiable."""
         device = self.model.device
         return torch.cat([embed_images(self.model, chunk.to(device)) for chunk in images.split(BATCH)])
 
     def person_features(self, images: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B p"]:
-        """Unit features of who it is: alike for one person in one outfit from every side, unlike for two."""
+        """Unit features of the person, similar for one person in one outfit from all sides."""
         return person_part(self.image_features(images))
 
     @torch.no_grad()
     def text_features(self, texts: Sequence[str]) -> Float[Tensor, "B d"]:
-        """Unit features of texts; what exceeds 64 tokens is cut."""
+        """Unit features of texts, truncated to 64 tokens."""
         ids = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").input_ids
         return embed_tokens(self.model, ids.to(self.model.device))
 
     def to(self, device: torch.device | str) -> "Scorer":
+        """Move the model in place."""
         self.model.to(device)  # pyright: ignore[reportArgumentType]  # its wrapper hides self
         return self
 
 
 def frozen(model: CLIPModel, tokenizer: CLIPTokenizer) -> Scorer:
-    """A scorer that no training changes."""
+    """A scorer with frozen weights."""
     return Scorer(model.float().eval().requires_grad_(False), tokenizer)
 
 
 @lru_cache(maxsize=2)
 def load_scorer(folder: Path = WEIGHTS) -> Scorer:
-    """The packaged scorer, or that of another folder, in single precision on the CPU.
+    """The scorer of a folder, by default the packaged one, in single precision on the CPU.
 
     Raises:
         UserError: if the folder holds no scorer, or one trained with another vocabulary than the packaged prior's.
@@ -139,7 +139,7 @@ def load_scorer(folder: Path = WEIGHTS) -> Scorer:
 
 
 def load_model(tokenizer: CLIPTokenizer, folder: Path = WEIGHTS) -> CLIPModel:
-    """The model of a folder in single precision, to be trained on.
+    """The trainable model of a folder in single precision.
 
     Raises:
         UserError: if the model was trained with another vocabulary than the tokenizer's.
@@ -155,7 +155,7 @@ def load_model(tokenizer: CLIPTokenizer, folder: Path = WEIGHTS) -> CLIPModel:
 
 
 def package_scorer(model: CLIPModel, folder: Path) -> None:
-    """Writes ``config.json``, ``model.safetensors`` (half precision) and ``preprocessor_config.json`` as transformers
+    """Write ``config.json``, ``model.safetensors`` (half precision) and ``preprocessor_config.json`` as transformers
     reads them."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().half().contiguous() for name, value in model.state_dict().items()}

@@ -18,8 +18,8 @@ from avatar_gs.lab.suites.control_priors import with_random_weights, with_words_
 from avatar_gs.lab.suites.parts import REPORTED, ExpectedPart, expected_parts, pixel_fraction, right_fraction
 from avatar_gs.lab.suites.report import markdown_table, mean_of, number
 from avatar_gs.lab.suites.suite import AvatarSuite, Figures, FullGrid, Job, Made, Record
-from avatar_gs.lab.world.colours import table
 from avatar_gs.lab.world.measure import LEAST_PIXELS
+from avatar_gs.lab.world.vocabulary import table
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.splats.surface import surface_splats

@@ -14,7 +14,7 @@ from avatar_gs.lab.suites.report import markdown_table, number
 from avatar_gs.lab.suites.suite import Figures, Suite
 from avatar_gs.lab.world import measure
 from avatar_gs.lab.world.dataset import SIZE
-from avatar_gs.lab.world.trials import Trial, trials
+from avatar_gs.lab.world.measure import Trial, trials
 
 SHEET_SAMPLES = 32
 SAMPLE_STEPS, SAMPLE_CFG_SCALE = 20, 4.0
@@ -42,7 +42,7 @@ class PriorSuite(Suite):
             some = trials(config.samples, seed)
         sampling = {"steps": SAMPLE_STEPS, "cfg_scale": SAMPLE_CFG_SCALE, "pose_scale": config.pose_scale}
         with progress("sample", len(some)) as bar:
-            samples = measure.draw(prior, some, seed=seed, **sampling, on_batch=bar.update)
+            samples = measure.sample(prior, some, seed=seed, **sampling, on_batch=bar.update)
         with progress("score"):
             scores = measure.score(some, samples)
         figures = {

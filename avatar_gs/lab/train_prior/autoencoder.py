@@ -1,8 +1,8 @@
-"""The mini prior's autoencoder: a stock AutoencoderKL, trained from an exact linear thumbnail.
+"""The autoencoder of both worlds' priors: a stock AutoencoderKL, initialised as an exact linear thumbnail.
 
-Started at random, so small a VAE learns colours late or never on a CPU. The linear start copies colours through
-± channel pairs (``silu(x) - silu(-x) = x``) and a constant ±K pair that pins GroupNorm's scale; downsamplers average,
-upsamplers smooth, and three latents begin as RGB.
+With random initialisation, a VAE this small learns colours late or never on a CPU. The linear start copies colours
+through ± channel pairs (``silu(x) - silu(-x) = x``) and a constant ±K pair that fixes GroupNorm's scale; downsamplers
+average, upsamplers smooth, and three latents start as RGB.
 """
 
 from collections.abc import Callable
@@ -19,25 +19,24 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from torch.nn import functional
 
-from avatar_gs.lab.train_prior.checkpoint import restore, save
 from avatar_gs.lab.train_prior.config import AutoencoderConfig
+from avatar_gs.lab.train_prior.training import OnStep, Training, cosine_rate
 
 CHANNELS = (16, 16, 32, 64)
 LATENTS = 8
-"""Four carry colours and little more: faces of 60 pixels stay smeared."""
+"""Latent channels. With four, faces of 60 pixels stay blurred."""
 COLOURS = range(6)
-"""Channels that carry +RGB and -RGB in the linear start; the next two carry the constant."""
+"""Channels of +RGB and -RGB in the linear start; the next two hold the constant."""
 CONSTANT, LATENT_SCALE = 3.0, 2.0
 DETAIL_STD = 0.7
-"""Spread of the latents beside the colours, which have 1: smaller, and guidance would not see details until its end."""
+"""Standard deviation of latents other than the colours (1): smaller, and guidance would not see details until late."""
 KL_WEIGHT, DETAIL_WEIGHT = 1e-5, 16.0
-Progress = Callable[[int, int, float], None]
-"""Called with (steps done, steps in all, loss)."""
 
 
 def build_autoencoder(seed: int = 0, size: int = 128) -> AutoencoderKL:
-    """An AutoencoderKL (f=8, 8 latents) at the linear start: decoding an encoding gives a smooth thumbnail."""
+    """An AutoencoderKL (f=8, 8 latents) at the linear start, which reconstructs a smooth thumbnail."""
     torch.manual_seed(seed)
     levels = len(CHANNELS)
     vae = AutoencoderKL(
@@ -70,8 +69,8 @@ def decode(vae: AutoencoderKL, latents: Float[Tensor, "B 8 h w"]) -> Float[Tenso
 
 @torch.no_grad()
 def balance_latents(vae: AutoencoderKL, mean: Float[Tensor, " c"], std: Float[Tensor, " c"]) -> None:
-    """Moves latents of this ``mean`` and ``std`` (of each channel) to mean 0 and spread 1 (colours) or ``DETAIL_STD``,
-    inside the 1x1 convolutions around them: what the autoencoder makes of a picture stays the same."""
+    """Normalise latents of this ``mean`` and ``std`` (per channel) to mean 0 and standard deviation 1 (colours) or
+    ``DETAIL_STD``, by the 1x1 convolutions next to them: reconstructions stay the same."""
     assert vae.quant_conv is not None and vae.post_quant_conv is not None
     wanted = torch.where(torch.arange(LATENTS) < 3, 1.0, DETAIL_STD)
     scale = wanted / std
@@ -138,7 +137,7 @@ def _linear_start(vae: AutoencoderKL) -> None:
 
 
 def _pass_through(conv: nn.Conv2d, kernel: Tensor) -> None:
-    """Makes a convolution carry the first eight channels by ``kernel`` and the constant by its bias."""
+    """Make a convolution pass the first eight channels on: colours by ``kernel``, the constant by its bias."""
     conv.weight[:, 6:8] = 0
     conv.weight[:8] = 0
     for channel in COLOURS:
@@ -160,7 +159,7 @@ def _read_colours(conv: nn.Conv2d, scale: float) -> None:
 
 
 def _normalised_scale(norm: nn.Module, run: Callable[[], object]) -> float:
-    """The factor that undoes a GroupNorm for the colour pairs, measured while ``run`` passes pictures through it."""
+    """The factor that inverts a GroupNorm for the colour pairs, measured while ``run`` passes images through it."""
     seen: dict[str, Tensor] = {}
 
     def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -174,69 +173,109 @@ def _normalised_scale(norm: nn.Module, run: Callable[[], object]) -> float:
 
 
 def train_autoencoder(
-    config: AutoencoderConfig,
-    pictures: UInt8[np.ndarray, "P 128 128 3"],
-    foreground: Float[np.ndarray, "P 16 16"],
-    checkpoint: Path,
-    on_step: Progress,
+    vae: AutoencoderKL,
+    training: Training,
+    batch_of: Callable[[np.random.Generator], tuple[Float[Tensor, "B 3 H W"], Float[Tensor, "B 1 H W"]]],
+    *,
+    lr: float,
+    seed: int,
+    gradient_weight: float = 0.0,
+    bfloat16: bool = False,
 ) -> AutoencoderKL:
-    """Trains from ``checkpoint`` if it is there, else from the linear start; returns the averaged (EMA) weights."""
-    vae = build_autoencoder()
-    parameters = dict(vae.named_parameters())
-    average = {name: value.detach().clone() for name, value in parameters.items()}
-    adam = torch.optim.AdamW(parameters.values(), lr=config.lr, betas=(0.9, 0.98), weight_decay=1e-4)
-    first = restore(checkpoint, parameters, adam, average)
-    for step in range(first, config.steps):
-        rng = np.random.default_rng([1, step])
-        rate = _rate(step, config)
-        for group in adam.param_groups:
-            group["lr"] = rate
-        index = rng.integers(len(pictures), size=config.batch)
-        loss = _loss(vae, *_batch(pictures, foreground, index, rng), torch.Generator().manual_seed(step))
-        adam.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        adam.step()
-        weight = max(0.01, 1 / (step + 2))
-        with torch.no_grad():
-            for name, value in parameters.items():
-                average[name].lerp_(value, weight)
-        on_step(step + 1, config.steps, float(loss.detach()))
-        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-            save(checkpoint, step + 1, parameters, adam, average)
-    vae.load_state_dict(average)
+    """Train an autoencoder, or resume; returns it with the averaged (EMA) weights, frozen.
+
+    Args:
+        batch_of: images in [-1, 1] and weights of their pixels from a random generator.
+        seed: of the batches.
+        gradient_weight: weight of the L1 error of image gradients at three scales.
+        bfloat16: mixed precision.
+    """
+    adam = torch.optim.AdamW(vae.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=1e-4)
+
+    def loss_of(step: int) -> Float[Tensor, ""]:
+        batch = batch_of(np.random.default_rng([seed, step]))
+        return _loss(vae, *batch, torch.Generator().manual_seed(step), gradient_weight, bfloat16)
+
+    vae.load_state_dict(training.run(dict(vae.named_parameters()), adam, loss_of))
     return vae.eval().requires_grad_(False)
 
 
-def _rate(step: int, config: AutoencoderConfig) -> float:
-    """A short warm-up, then constant, then a cosine to 3 % over the second half."""
-    share = step / config.steps
-    decay = 1.0 if share < 0.5 else 0.03 + 0.97 * 0.5 * (1 + np.cos(np.pi * (share - 0.5) / 0.5))
-    return config.lr * min(1.0, (step + 1) / 60) * float(decay)
+def _loss(
+    vae: AutoencoderKL,
+    images: Tensor,
+    weights: Tensor,
+    generator: torch.Generator,
+    gradient_weight: float,
+    bfloat16: bool,
+) -> Float[Tensor, ""]:
+    """Weighted L1 + L2 of the reconstruction, L1 of its gradients, and a small KL divergence."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        latents = posterior(vae, images)
+        mean, logvar = latents.mean.float(), latents.logvar.float()
+        noise = torch.randn(mean.shape, generator=generator)
+        error = decode(vae, mean + (0.5 * logvar).exp() * noise).float() - images
+    loss = (weights * (error.abs() + error.square())).mean()
+    for scale in range(3 if gradient_weight else 0):
+        if scale:
+            error, weights = functional.avg_pool2d(error, 2), functional.avg_pool2d(weights, 2)
+        across = (weights[..., 1:] * (error[..., 1:] - error[..., :-1]).abs()).mean()
+        down = (weights[:, :, 1:] * (error[:, :, 1:] - error[:, :, :-1]).abs()).mean()
+        loss = loss + gradient_weight * (across + down)
+    return loss - 0.5 * KL_WEIGHT * (1 + logvar - mean.square() - logvar.exp()).mean()
+
+
+def edges_and_details(
+    images: Float[Tensor, "B 3 H W"],
+) -> tuple[Float[Tensor, "B 1 H W"], Float[Tensor, "B 1 H W"]]:
+    """Where images in [-1, 1] have edges, and details smaller than 9 pixels; both in [0, 1]."""
+    across = functional.pad((images[..., 1:] - images[..., :-1]).abs().amax(1, keepdim=True), (0, 1))
+    down = functional.pad((images[:, :, 1:] - images[:, :, :-1]).abs().amax(1, keepdim=True), (0, 0, 0, 1))
+    edges = functional.max_pool2d((across + down).clamp(max=1), 3, 1, 1)
+    around = functional.avg_pool2d(functional.pad(images, (4, 4, 4, 4), mode="replicate"), 9, 1)
+    details = functional.max_pool2d((images - around).abs().amax(1, keepdim=True).clamp(max=1), 3, 1, 1)
+    return edges, details
+
+
+def as_batch(images: UInt8[np.ndarray, "B H W 3"]) -> Float[Tensor, "B 3 H W"]:
+    """Images in [-1, 1], channels last in memory."""
+    batch = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return batch.contiguous(memory_format=torch.channels_last)
+
+
+def train_mini_autoencoder(
+    config: AutoencoderConfig,
+    images: UInt8[np.ndarray, "P 128 128 3"],
+    foreground: Float[np.ndarray, "P 16 16"],
+    checkpoint: Path,
+    on_step: OnStep,
+) -> AutoencoderKL:
+    """Train the mini world's autoencoder from the linear start, or resume.
+
+    Args:
+        foreground: fraction of each latent cell covered by the person.
+    """
+
+    def batch_of(rng: np.random.Generator) -> tuple[Float[Tensor, "B 3 H W"], Float[Tensor, "B 1 H W"]]:
+        index = rng.integers(len(images), size=config.batch)
+        return _batch(images[index], foreground[index], rng)
+
+    rate = cosine_rate(config.lr, config.steps, hold=0.5, floor=0.03)
+    training = Training(
+        config.steps, rate, checkpoint, config.checkpoint_every, on_step, lambda step: max(0.01, 1 / (step + 2))
+    )
+    return train_autoencoder(build_autoencoder(), training, batch_of, lr=config.lr, seed=1)
 
 
 def _batch(
-    pictures: np.ndarray, foreground: np.ndarray, index: np.ndarray, rng: np.random.Generator
+    images: np.ndarray, foreground: np.ndarray, rng: np.random.Generator
 ) -> tuple[Float[Tensor, "B 3 H W"], Float[Tensor, "B 1 H W"]]:
-    """Pictures in [-1, 1] (mirrored half the time) and the weight of their pixels: the person, edges and most of all
-    small details (eyes, brows, stripes) count."""
-    images = torch.from_numpy(pictures[index]).permute(0, 3, 1, 2).float() / 127.5 - 1
-    covered = torch.from_numpy(foreground[index].astype(np.float32))[:, None]
-    flip = torch.from_numpy(rng.random(len(index)) < 0.5)[:, None, None, None]
-    images, covered = torch.where(flip, images.flip(3), images), torch.where(flip, covered.flip(3), covered)
-    down = nn.functional.pad((images[:, :, 1:] - images[:, :, :-1]).abs().amax(1, keepdim=True), (0, 0, 0, 1))
-    across = nn.functional.pad((images[..., 1:] - images[..., :-1]).abs().amax(1, keepdim=True), (0, 1, 0, 0))
-    edges = nn.functional.max_pool2d((down + across).clamp(max=1), 3, 1, 1)
-    scale = images.shape[-1] // covered.shape[-1]
-    around = nn.functional.avg_pool2d(nn.functional.pad(images, (4, 4, 4, 4), mode="replicate"), 9, 1)
-    details = nn.functional.max_pool2d((images - around).abs().amax(1, keepdim=True).clamp(max=1), 3, 1, 1)
-    weight = 0.5 + 4 * nn.functional.interpolate(covered, scale_factor=scale) + 2 * edges + DETAIL_WEIGHT * details
-    return images.contiguous(memory_format=torch.channels_last), weight / weight.mean()
-
-
-def _loss(vae: AutoencoderKL, images: Tensor, weight: Tensor, generator: torch.Generator) -> Float[Tensor, ""]:
-    latents = posterior(vae, images)
-    noise = torch.randn(latents.mean.shape, generator=generator)
-    error = decode(vae, latents.mean + latents.std * noise) - images
-    divergence = -0.5 * (1 + latents.logvar - latents.mean.square() - latents.logvar.exp()).mean()
-    return (weight * (error.abs() + error.square())).mean() + KL_WEIGHT * divergence
+    """Images in [-1, 1], mirrored half of the time, and weights of pixels: the person, edges and most of all small
+    details (eyes, brows, stripes) count more."""
+    batch = as_batch(images)
+    covered = torch.from_numpy(foreground.astype(np.float32))[:, None]
+    flip = torch.from_numpy(rng.random(len(images)) < 0.5)[:, None, None, None]
+    batch, covered = torch.where(flip, batch.flip(3), batch), torch.where(flip, covered.flip(3), covered)
+    edges, details = edges_and_details(batch)
+    scale = batch.shape[-1] // covered.shape[-1]
+    weight = 0.5 + 4 * functional.interpolate(covered, scale_factor=scale) + 2 * edges + DETAIL_WEIGHT * details
+    return batch.contiguous(memory_format=torch.channels_last), weight / weight.mean()

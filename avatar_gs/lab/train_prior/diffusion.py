@@ -1,15 +1,13 @@
-"""The mini prior's networks and their joint training from scratch: text encoder, UNet and ControlNet at once.
+"""The mini prior's networks and their joint training: text encoder, UNet and ControlNet at once.
 
-Loss weights by time step follow the measured recipe: ``min(1/ᾱ, 8) · min(1, 5/SNR)``, without which prompt colours
-are ignored for long.
+The loss of a time step is weighted by ``min(1/ᾱ, 8) · min(1, 5/SNR)``; without it, colours in prompts have no effect
+until late in the training.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import torch
 from diffusers import ControlNetModel, DDPMScheduler, ModelMixin, UNet2DConditionModel
 from diffusers.models.resnet import ResnetBlock2D
@@ -21,28 +19,28 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, PreTrainedModel
 
 from avatar_gs.lab.train_prior.autoencoder import LATENTS
-from avatar_gs.lab.train_prior.checkpoint import restore, save
 from avatar_gs.lab.train_prior.config import DiffusionConfig
+from avatar_gs.lab.train_prior.training import OnStep, Training, cosine_rate
 
 WIDTH, TEXT_LAYERS = 128, 3
 CHANNELS = (64, 96, 160)
 EMA_DECAY = 0.999
-Progress = Callable[[int, int, float, "Networks"], None]
-"""Called with (steps done, steps in all, loss, networks)."""
 
 
 @dataclass(frozen=True)
 class Networks:
-    """What is trained together."""
+    """The networks that are trained together."""
 
     text_encoder: CLIPTextModel
     unet: UNet2DConditionModel
     controlnet: ControlNetModel
 
     def modules(self) -> dict[str, PreTrainedModel | ModelMixin]:
+        """The networks by component name."""
         return {"text_encoder": self.text_encoder, "unet": self.unet, "controlnet": self.controlnet}
 
     def parameters(self) -> dict[str, nn.Parameter]:
+        """All parameters by component and name."""
         return {
             f"{part}.{name}": value
             for part, module in self.modules().items()
@@ -52,7 +50,7 @@ class Networks:
 
 @dataclass(frozen=True)
 class LatentSet:
-    """The training set, encoded: P pictures, V views (P is V x recolourings), three captions a picture."""
+    """The encoded training set: P images with three captions each, of V views (P = V x recolourings)."""
 
     latents: Float[Tensor, "P 8 16 16"]
     controls: UInt8[Tensor, "V 128 128 3"]
@@ -62,6 +60,7 @@ class LatentSet:
 
 
 def build_networks(tokenizer: CLIPTokenizer, seed: int = 0) -> Networks:
+    """The untrained networks; residual blocks and the UNet's output start at zero."""
     torch.manual_seed(seed)
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
@@ -105,6 +104,7 @@ def build_networks(tokenizer: CLIPTokenizer, seed: int = 0) -> Networks:
 
 
 def noise_schedule() -> DDPMScheduler:
+    """Stable Diffusion's noise schedule."""
     return DDPMScheduler(
         num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False
     )
@@ -116,43 +116,40 @@ def train_diffusion(
     tokenizer: CLIPTokenizer,
     checkpoint: Path,
     packaged: Path,
-    on_step: Progress,
+    on_step: OnStep,
 ) -> Networks:
-    """Trains from ``checkpoint`` if it is there; else from the ``packaged`` weights if asked, else from scratch.
+    """Train, or resume from ``checkpoint``; returns the networks with the averaged (EMA) weights.
 
-    Returns networks that hold the averaged (EMA) weights.
+    Args:
+        packaged: folder of the prior to start from with ``config.from_packaged``.
     """
     networks = build_networks(tokenizer)
     parameters = networks.parameters()
     if config.from_packaged and not checkpoint.exists():
         _load_packaged(networks, packaged)
-    average = {name: value.detach().clone() for name, value in parameters.items()}
     adam = torch.optim.AdamW(parameters.values(), lr=config.lr, betas=(0.9, 0.99), weight_decay=1e-3)
-    first = restore(checkpoint, parameters, adam, average)
     empty = torch.tensor(tokenizer("", padding="max_length", truncation=True).input_ids)
     scheduler = noise_schedule()
     weights = time_weights(scheduler.alphas_cumprod)
     if config.compiled:
         for network in (networks.unet, networks.controlnet):
             network.compile()
-    for step in range(first, config.steps):
+
+    def loss_of(step: int) -> Float[Tensor, ""]:
         generator = torch.Generator().manual_seed(1_000_003 * 7 + step)
-        for group in adam.param_groups:
-            group["lr"] = _rate(step, config)
         # the flash kernel's backward pass costs more than a quarter of a step at these small sizes on a CPU
-        with sdpa_kernel(SDPBackend.MATH):
-            with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
-                loss = _loss(networks, data, empty, scheduler, weights, config, generator)
-            adam.zero_grad()
-            loss.backward()
-        nn.utils.clip_grad_norm_(list(parameters.values()), 1.0)
-        adam.step()
-        decay = min(EMA_DECAY, (1 + step) / (10 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(average.values()), list(parameters.values()), 1 - decay)
-        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-            save(checkpoint, step + 1, parameters, adam, average)
-        on_step(step + 1, config.steps, float(loss.detach()), networks)
+        with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
+            return _loss(networks, data, empty, scheduler, weights, config, generator)
+
+    training = Training(
+        config.steps,
+        cosine_rate(config.lr, config.steps, warmup=50, hold=0.4, floor=0.02),
+        checkpoint,
+        config.checkpoint_every,
+        on_step,
+        average=lambda step: 1 - min(EMA_DECAY, (1 + step) / (10 + step)),
+    )
+    average = training.run(parameters, adam, loss_of)
     with torch.no_grad():
         for name, value in parameters.items():
             value.copy_(average[name])
@@ -160,29 +157,22 @@ def train_diffusion(
 
 
 def time_weights(alphas_cumprod: Float[Tensor, " T"]) -> Float[Tensor, " T"]:
-    """Loss weight of each time step, with mean 1."""
+    """Loss weight of each time step; the mean is 1."""
     snr = alphas_cumprod / (1 - alphas_cumprod)
     weights = (1 / alphas_cumprod).clamp(max=8) * (5 / snr).clamp(max=1)
     return weights / weights.mean()
 
 
 def place_weights(foreground: Float[Tensor, "B 16 16"], details: Float[Tensor, "B 16 16"]) -> Float[Tensor, "B 16 16"]:
-    """Loss weight of each latent cell, with mean 1 in each picture: the person counts three times, hair, hats, faces,
-    stripes and shoes six times.
+    """Loss weight of each latent cell; the mean of an image is 1. The person weighs three times as much as the
+    background, hair, hats, faces, stripes and shoes six times.
 
-    Both reach one cell beyond what they cover, so that the two sides of an outline weigh alike: otherwise the
-    weights, which know the answer, teach outlines that are too wide.
+    Both are dilated by one cell, so that the two sides of an outline have the same weight; otherwise the network learns
+    outlines that are too wide.
     """
     person, small = (functional.max_pool2d(cover, 3, stride=1, padding=1) for cover in (foreground, details))
     weights = 1 + 2 * person + 3 * small
     return weights / weights.mean((1, 2), keepdim=True)
-
-
-def _rate(step: int, config: DiffusionConfig) -> float:
-    """A short warm-up, constant for 40 %, then a cosine to 2 %."""
-    share = step / config.steps
-    decay = 1.0 if share < 0.4 else 0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * (share - 0.4) / 0.6))
-    return config.lr * min(1.0, (step + 1) / 50) * float(decay)
 
 
 def _loss(

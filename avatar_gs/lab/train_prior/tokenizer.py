@@ -14,20 +14,21 @@ END_OF_WORD = "</w>"
 
 
 def one_token_words() -> list[str]:
-    """All words that are one token, the individuals' names among them, sorted."""
+    """All words of one token, with the individuals' names, sorted."""
     names = {word for person in individuals() for word in person.name.split()}
     return sorted(set(words()) | names)
 
 
 def known_words() -> list[str]:
-    """Those of them that a prompt can say without asking for what no caption taught."""
+    """The words of one token that occur in captions, so that prompts may use them."""
     return [word for word in one_token_words() if word not in UNTAUGHT_WORDS.split()]
 
 
 def write_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Writes ``vocab.json``, ``merges.txt`` and the configuration, and returns the tokenizer read back from them.
+    """Write ``vocab.json``, ``merges.txt`` and the configuration; returns the tokenizer read back from them.
 
-    Raises ValueError if a known word is not one token (merges of one word can break another's).
+    Raises:
+        ValueError: if a known word is not one token (merges of one word can break another's).
     """
     vocabulary, merges = _byte_pairs(one_token_words())
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +54,8 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 def _byte_pairs(wanted: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Merges that are added one at a time, each to the current split of its word, so that none breaks another word."""
+    """Vocabulary and merges; merges are added one at a time, to the current split of each word, so that none breaks
+    another word."""
     letters = _byte_letters()
     vocabulary = letters + [letter + END_OF_WORD for letter in letters]
     known, ranks = set(vocabulary), {}
@@ -68,7 +70,7 @@ def _byte_pairs(wanted: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def _split(word: str, ranks: dict[tuple[str, str], int]) -> list[str]:
-    """Byte-pair encoding of one word under the merges so far."""
+    """Byte-pair encoding of one word with given merges."""
     pieces = [*word[:-1], word[-1] + END_OF_WORD]
     while len(pieces) > 1:
         pairs = list(pairwise(pieces))

@@ -1,14 +1,18 @@
-"""The mini prior's training set: pictures, pose maps and captions of synthetic people, in restartable shards.
+"""The mini prior's training set: images, pose maps and captions of synthetic people, in resumable shards.
 
-One posed person is seen from several views, and each view is recoloured several times: geometry costs more than
-paint. Named individuals make a third of the people; a share of the pictures is degraded and captioned with the
-negative words, so that a negative prompt means something.
+Each posed person is rendered from several views, and each view is coloured several times, since geometry is the
+expensive part. A third of the people are named individuals. A fraction of the images is degraded and captioned with the
+negative words, so that the prior learns what a negative prompt means.
 """
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -24,25 +28,25 @@ from avatar_gs.lab.world.people import (
     Person,
     held_out,
     individuals,
-    named_rgb,
+    jittered,
     pick,
     random_person,
     redressed,
     training_person,
 )
-from avatar_gs.lab.world.picture import (
+from avatar_gs.lab.world.rendering import (
     BACKGROUND,
     BOTTOMS,
     PARTS,
     SHIRT,
     SKIN,
     PartMap,
-    colour_picture,
-    draw_parts,
+    colour_image,
     mesh_depth,
     palette,
+    render_parts,
 )
-from avatar_gs.lab.world.shards import write_missing
+from avatar_gs.lab.world.views import view_of
 from avatar_gs.lab.world.vocabulary import CLOTHES
 from avatar_gs.lab.world.wardrobe import Wardrobe, dress, load_wardrobe
 from avatar_gs.render.cameras import sample_views
@@ -52,72 +56,53 @@ from avatar_gs.types import Cameras, Framing, PosedBody, ViewDirection, Views
 
 SIZE, OVERSAMPLING, LATENT_SIZE = 128, 2, 16
 CAMERAS = replace(CamerasConfig(), head=replace(CamerasConfig().head, probability=0.3))
-"""Where people are drawn from: heads less often than an avatar's run looks at them."""
+"""The avatar's camera sampler with fewer heads."""
 CAPTIONS = 3
-"""Captions written for every picture."""
+"""Captions of each image."""
 LARGE_PARTS = (BACKGROUND, SKIN, SHIRT, BOTTOMS)
-"""What is large wherever it is seen; hair, hats, faces, stripes and shoes are details."""
-VIEW_LIMIT_FRONT, VIEW_LIMIT_BACK = np.deg2rad(60), np.deg2rad(120)
-CLEAR = np.deg2rad(15)
-"""How far from where one view's name gives way to the next is beyond doubt."""
+"""Parts that are not details; hair, hats, faces, stripes and shoes are."""
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One geometry: a posed person, the views of it, and what was drawn."""
+    """A posed person, rendered from several views."""
 
     person: Person
     own_outfit: bool
+    """Whether a named individual is in the outfit that they are known by."""
     posed: PosedBody
     views: Views
     maps: list[PartMap]
     controls: list[NDArray[np.uint8]]
 
 
-def from_the_front(azimuth: float) -> float:
-    """How far an azimuth in radians (any turn) is from the front, 0 to pi, to either side."""
-    return abs((azimuth + np.pi) % (2 * np.pi) - np.pi)
-
-
-def view_of(azimuth: float) -> ViewDirection:
-    """Front, side or back by azimuth in radians (any turn)."""
-    turn = from_the_front(azimuth)
-    if turn < VIEW_LIMIT_FRONT:
-        return ViewDirection.FRONT
-    return ViewDirection.BACK if turn > VIEW_LIMIT_BACK else ViewDirection.SIDE
-
-
-def beyond_doubt(azimuth: float) -> bool:
-    """Whether an azimuth in radians (any turn) is well inside the view that ``view_of`` names."""
-    turn = from_the_front(azimuth)
-    return bool(min(abs(turn - limit) for limit in (VIEW_LIMIT_FRONT, VIEW_LIMIT_BACK)) > CLEAR)
-
-
-def draw_sample(
+def render_sample(
     wardrobe: Wardrobe, person: Person, views_of: CamerasConfig, count: int, rng: np.random.Generator, spread: float
 ) -> Sample:
-    """Poses and draws one person from ``count`` random views; ``spread`` is ``random_pose``'s."""
+    """Render one person in a random pose from ``count`` random views; ``spread`` is ``random_pose``'s."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
     betas = torch.tensor(person.betas)
     posed = wardrobe.body.pose(random_pose(generator, spread), betas)
     views = sample_views(views_of, count, generator, posed, SIZE * OVERSAMPLING)
-    return draw_views(wardrobe, person, posed, views, rng)
+    return render_views(wardrobe, person, posed, views, rng)
 
 
-def draw_views(wardrobe: Wardrobe, person: Person, posed: PosedBody, views: Views, rng: np.random.Generator) -> Sample:
-    """Part maps and pose maps (``SIZE``²) of a posed person from given views (drawn at ``SIZE * OVERSAMPLING``)."""
+def render_views(
+    wardrobe: Wardrobe, person: Person, posed: PosedBody, views: Views, rng: np.random.Generator
+) -> Sample:
+    """Part maps (``SIZE * OVERSAMPLING``)² and pose maps ``SIZE``² of a posed person from given views."""
     light = views.cameras.T_camera_world[0, 2, :3].numpy() * -1.0 + rng.normal(0, 0.5, 3) + [0, 0.3, 0]
-    maps = draw_maps(wardrobe, person, posed, views.cameras, light)
-    controls = control_maps(wardrobe, posed, views)
-    return Sample(person, False, posed, views, maps, controls)
+    maps = render_maps(wardrobe, person, posed, views.cameras, light)
+    return Sample(person, False, posed, views, maps, control_maps(wardrobe, posed, views))
 
 
-def draw_maps(
+def render_maps(
     wardrobe: Wardrobe, person: Person, posed: PosedBody, cameras: Cameras, light: NDArray[np.floating]
 ) -> list[PartMap]:
-    """Part maps of a posed person, in the person's own shape; ``light`` is a world direction towards the light."""
+    """Part maps of a posed person in their shape; ``light`` is a world direction towards the light."""
     offset = (wardrobe.body.shaped(torch.tensor(person.betas))[0] - wardrobe.body.shaped()[0]).numpy()
-    return draw_parts(wardrobe, dress(wardrobe, person), person, posed, offset, cameras, light)
+    return render_parts(wardrobe, dress(wardrobe, person), person, posed, offset, cameras, light)
 
 
 def control_maps(wardrobe: Wardrobe, posed: PosedBody, views: Views) -> list[NDArray[np.uint8]]:
@@ -134,7 +119,7 @@ def control_maps(wardrobe: Wardrobe, posed: PosedBody, views: Views) -> list[NDA
 
 
 def recoloured(person: Person, rng: np.random.Generator) -> Person:
-    """A person of the same geometry in other colours (skin, hair, face, clothes), never a held-out combination."""
+    """A person of the same geometry with other colours (skin, hair, face, clothes), never a held-out combination."""
     while True:
         other = random_person(rng)
         outfit = replace(
@@ -163,7 +148,7 @@ def in_other_colours(person: Person, rng: np.random.Generator) -> Person:
 
 
 def random_background(rng: np.random.Generator) -> NDArray[np.float64]:
-    """One plain colour in 0..255: mostly greys with a tint, as behind the avatar in optimisation."""
+    """One plain colour, 0..255: mostly tinted greys, as behind the avatar in optimisation."""
     grey = np.clip(rng.uniform(40, 250) + rng.normal(0, 12, 3), 0, 255)
     return rng.uniform(15, 250, 3) if rng.random() < 0.2 else grey
 
@@ -171,36 +156,62 @@ def random_background(rng: np.random.Generator) -> NDArray[np.float64]:
 def paint(
     person: Person, part_map: PartMap, rng: np.random.Generator, background: NDArray | None = None
 ) -> NDArray[np.uint8]:
-    """The picture ``[SIZE, SIZE, 3]`` of a part map in a person's colours, on a random plain background by default."""
+    """The image ``[SIZE, SIZE, 3]`` of a part map in a person's colours.
+
+    Args:
+        background: a colour, 0..255; None: random.
+    """
     outfit = person.outfit
     clothes = {
-        name: named_rgb(rng, colour, CLOTHES)
+        name: jittered(rng, CLOTHES[colour])
         for name, colour in (("shirt", outfit.shirt), ("bottoms", outfit.bottoms_colour), ("shoes", outfit.shoes))
     }
-    clothes["stripe"] = named_rgb(rng, outfit.stripe, CLOTHES) if outfit.stripe else clothes["shirt"]
-    clothes["hat"] = named_rgb(rng, outfit.hat, CLOTHES) if outfit.hat else (0.0, 0.0, 0.0)
+    clothes["stripe"] = jittered(rng, CLOTHES[outfit.stripe]) if outfit.stripe else clothes["shirt"]
+    clothes["hat"] = jittered(rng, CLOTHES[outfit.hat]) if outfit.hat else (0.0, 0.0, 0.0)
     if background is None:
         background = random_background(rng)
     out = np.empty((SIZE, SIZE, 3), np.uint8)
-    colour_picture(part_map.parts, part_map.shade, palette(person, clothes, background), out, OVERSAMPLING)
+    colour_image(part_map.parts, part_map.shade, palette(person, clothes, background), out, OVERSAMPLING)
     return out
 
 
-def degraded(picture: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A bad picture: one or more of blur, noise, swapped channels and wrong tones."""
-    image = picture.astype(np.float32)
-    faults = rng.random(3) < 0.5
+def degraded(
+    image: NDArray[np.uint8], rng: np.random.Generator, blur: tuple[float, float] = (1.5, 5.0)
+) -> NDArray[np.uint8]:
+    """A degraded image: one or more of blur (standard deviation in pixels), noise, swapped channels and wrong tones."""
+    changed, faults = image.astype(np.float32), rng.random(3) < 0.5
     if faults[0] or not faults.any():
-        image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(1.5, 5)))
+        changed = cv2.GaussianBlur(changed, (0, 0), float(rng.uniform(*blur)))
     if faults[1]:
-        image = image[..., rng.permutation(3)] * rng.uniform(0.4, 1.6, 3)
+        changed = changed[..., rng.permutation(3)] * rng.uniform(0.4, 1.6, 3)
     if faults[2]:
-        image = image + rng.normal(0, rng.uniform(15, 50), image.shape)
-    return np.clip(image, 0, 255).astype(np.uint8)
+        changed = changed + rng.normal(0, rng.uniform(15, 50), image.shape)
+    return np.clip(changed, 0, 255).astype(np.uint8)
+
+
+def write_missing(
+    config: Config, shards: list[Path], write: Callable[[Config, int, Path], None], workers: int | None
+) -> Iterator[tuple[int, int]]:
+    """Call ``write(config, index, path)`` for each missing shard, in parallel; yields (done, total).
+
+    Args:
+        write: a top-level function; the shard must depend on the configuration and the index only.
+        workers: processes; None: one per core.
+    """
+    for folder in {path.parent for path in shards}:
+        folder.mkdir(parents=True, exist_ok=True)
+    missing = [index for index, path in enumerate(shards) if not path.exists()]
+    done = len(shards) - len(missing)
+    yield done, len(shards)
+    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        for future in as_completed(pool.submit(write, config, index, shards[index]) for index in missing):
+            future.result()
+            done += 1
+            yield done, len(shards)
 
 
 def generate(config: DatasetConfig, folder: Path) -> Iterator[tuple[int, int]]:
-    """Writes all shards that are missing in ``folder``; yields (done, total) as it goes."""
+    """Write the missing shards of ``folder``; yields (done, total)."""
     shards = [folder / f"shard_{index:04d}.npz" for index in range(-(-config.people // config.people_per_shard))]
     yield from write_missing(config, shards, _write_shard, config.workers)
 
@@ -208,7 +219,7 @@ def generate(config: DatasetConfig, folder: Path) -> Iterator[tuple[int, int]]:
 def _write_shard(config: DatasetConfig, index: int, path: Path) -> None:
     torch.set_num_threads(1)
     rng = np.random.default_rng([config.seed, index])
-    pictures, controls, foreground, details, captions, kinds = [], [], [], [], [], []
+    images, controls, foreground, details, captions, kinds = [], [], [], [], [], []
     for _ in range(config.people_per_shard):
         sample = _random_sample(rng, config.views)
         for view in range(config.views):
@@ -218,13 +229,13 @@ def _write_shard(config: DatasetConfig, index: int, path: Path) -> None:
             framing, direction = sample.views.framings[view], view_of(float(sample.views.azimuth[view]))
             kinds.append((list(Framing).index(framing), list(ViewDirection).index(direction)))
             for _ in range(config.recolourings):
-                picture, texts = _picture(sample, view, view_suffix(framing, direction), rng, config.degraded_share)
-                pictures.append(picture)
+                image, texts = _image(sample, view, view_suffix(framing, direction), rng, config.degraded_share)
+                images.append(image)
                 captions.append(texts)
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez(
             file,
-            pictures=np.stack(pictures),
+            pictures=np.stack(images),
             controls=np.stack(controls),
             foreground=np.stack(foreground),
             details=np.stack(details),
@@ -234,7 +245,7 @@ def _write_shard(config: DatasetConfig, index: int, path: Path) -> None:
 
 
 def _random_sample(rng: np.random.Generator, views: int) -> Sample:
-    """A new person or one of the named individuals, in the A-pose or near it or far from it."""
+    """A new person or a named individual, in a pose near the A-pose or far from it."""
     wardrobe = load_wardrobe()
     own_outfit = False
     if rng.random() < 1 / 3:
@@ -244,32 +255,32 @@ def _random_sample(rng: np.random.Generator, views: int) -> Sample:
     else:
         person = training_person(rng)
     spread = 0.1 if rng.random() < 0.5 else float(rng.uniform(0.2, 0.9))
-    return replace(draw_sample(wardrobe, person, CAMERAS, views, rng, spread), own_outfit=own_outfit)
+    return replace(render_sample(wardrobe, person, CAMERAS, views, rng, spread), own_outfit=own_outfit)
 
 
-def _picture(
-    sample: Sample, view: int, suffix: str, rng: np.random.Generator, degraded_share: float
+def _image(
+    sample: Sample, view: int, suffix: str, rng: np.random.Generator, degraded_fraction: float
 ) -> tuple[NDArray[np.uint8], list[str]]:
     person = sample.person
     if not person.name:
         person = recoloured(person, rng)
     elif not sample.own_outfit:
         person = in_other_colours(person, rng)
-    picture = paint(person, sample.maps[view], rng)
-    if rng.random() < degraded_share:
+    image = paint(person, sample.maps[view], rng)
+    if rng.random() < degraded_fraction:
         texts = [negative_caption(rng) + (suffix if rng.random() < 0.5 else "") for _ in range(CAPTIONS)]
-        return degraded(picture, rng), texts
-    return picture, [caption(person, rng, own_outfit=sample.own_outfit) + suffix for _ in range(CAPTIONS)]
+        return degraded(image, rng), texts
+    return image, [caption(person, rng, own_outfit=sample.own_outfit) + suffix for _ in range(CAPTIONS)]
 
 
 def _cover(part_map: PartMap, without: tuple[int, ...]) -> NDArray[np.float16]:
-    """The share ``[LATENT_SIZE, LATENT_SIZE]`` of each latent cell that is covered by other parts than these."""
+    """The fraction ``[LATENT_SIZE, LATENT_SIZE]`` of each latent cell covered by other parts than these."""
     cell = len(part_map.parts) // LATENT_SIZE
     covered = ~np.isin(part_map.parts, without).reshape(LATENT_SIZE, cell, LATENT_SIZE, cell)
     return covered.mean((1, 3)).astype(np.float16)
 
 
 def part_masks(part_map: PartMap, part: int) -> NDArray[np.float32]:
-    """The share ``[SIZE, SIZE]`` of each picture pixel that a part covers."""
+    """The fraction ``[SIZE, SIZE]`` of each image pixel covered by a part."""
     assert 0 <= part < len(PARTS)
     return (part_map.parts == part).reshape(SIZE, OVERSAMPLING, SIZE, OVERSAMPLING).mean((1, 3)).astype(np.float32)

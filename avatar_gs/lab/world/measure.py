@@ -1,7 +1,9 @@
-"""How well a prior of the mini world does: samples for prompts that training never saw, against drawn truth."""
+"""How good a prior of the mini world is: samples for prompts that training never saw, compared with rendered truth."""
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -10,35 +12,81 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avatar_gs.lab.scorer.view_judge import JUDGED, LEAST_SHOWN, seen_view
-from avatar_gs.lab.world import picture as pic
-from avatar_gs.lab.world.colours import nearest_names
-from avatar_gs.lab.world.dataset import part_masks
-from avatar_gs.lab.world.people import Person
-from avatar_gs.lab.world.trials import Trial
-from avatar_gs.lab.world.vocabulary import NEGATIVE_WORDS
+from avatar_gs.lab.scorer.views import JUDGED, LEAST_SHOWN, seen_view
+from avatar_gs.lab.world import rendering as r
+from avatar_gs.lab.world.captions import caption, view_suffix
+from avatar_gs.lab.world.dataset import CAMERAS, SIZE, Sample, paint, part_masks, render_sample
+from avatar_gs.lab.world.people import Person, held_out, named_colours, random_person
+from avatar_gs.lab.world.rendering import PART_IDS, SHOWN_ON
+from avatar_gs.lab.world.views import Head, beyond_doubt, find_heads, view_of
+from avatar_gs.lab.world.vocabulary import NEGATIVE_WORDS, nearest_names
+from avatar_gs.lab.world.wardrobe import load_wardrobe
+from avatar_gs.render.config import CamerasConfig
 from avatar_gs.types import Framing, ViewDirection
 
-PARTS = {
-    "hair": pic.HAIR,
-    "shirt": pic.SHIRT,
-    "bottoms": pic.BOTTOMS,
-    "shoes": pic.SHOES,
-    "hat": pic.HAT,
-    "stripe": pic.STRIPE,
-}
-SHOWN_ON = {
-    "hair": (Framing.HEAD, Framing.UPPER, Framing.BODY),
-    "shirt": (Framing.UPPER, Framing.BODY),
-    "bottoms": (Framing.LOWER, Framing.BODY),
-    "shoes": (Framing.LOWER, Framing.BODY),
-    "hat": (Framing.HEAD, Framing.UPPER, Framing.BODY),
-    "stripe": (Framing.UPPER, Framing.BODY),
-}
+COVERED = 0.95
+"""Coverage from which a pixel belongs to a part."""
 LEAST_PIXELS = 6
+"""Parts with fewer pixels are not measured."""
 LEAST_STRIPE = 0.2
-"""Stripes are right where each of their two colours covers so much of the shirt."""
+"""Smallest fraction of a shirt that each colour of a correct stripe covers."""
 NEGATIVE = ", ".join(NEGATIVE_WORDS)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A prompt with the correct image: a random person in a random pose and view."""
+
+    person: Person
+    framing: Framing
+    view: ViewDirection
+    prompt: str
+    sample: Sample
+    truth: NDArray[np.float32]
+    """The rendered image ``[SIZE, SIZE, 3]`` in [0, 1]."""
+
+    @property
+    def control(self) -> NDArray[np.float32]:
+        """The pose map in [0, 1]."""
+        return self.sample.controls[0].astype(np.float32) / np.float32(255)
+
+    @cached_property
+    def head(self) -> Head:
+        """The head in a correct image."""
+        return find_heads(self.sample.posed, self.sample.views.cameras.resized(SIZE, SIZE))[0]
+
+    @property
+    def clear(self) -> bool:
+        """Whether body and head are both seen unambiguously from the view that the prompt names."""
+        turns = (float(self.sample.views.azimuth[0]), self.head.turn)
+        return all(view_of(turn) is self.view and beyond_doubt(turn) for turn in turns)
+
+    def mask(self, part: int) -> NDArray[np.bool_]:
+        """The pixels covered by a part."""
+        return part_masks(self.sample.maps[0], part) > COVERED
+
+
+def trials(count: int, seed: int, *, held: bool = True, cameras: CamerasConfig | None = None) -> list[Trial]:
+    """Random people in random poses, framings and views.
+
+    Args:
+        held: only colour combinations reserved for evaluation; False: only those of training.
+        cameras: by default those of the training set.
+    """
+    wardrobe = load_wardrobe()
+    rng = np.random.default_rng(seed)
+    found: list[Trial] = []
+    while len(found) < count:
+        person = random_person(rng)
+        if held_out(person) != held:
+            continue
+        spread = 0.1 if len(found) % 2 else float(rng.uniform(0.2, 0.9))
+        shown = render_sample(wardrobe, person, cameras or CAMERAS, 1, rng, spread)
+        framing, view = shown.views.framings[0], view_of(float(shown.views.azimuth[0]))
+        prompt = caption(person, rng, 1.0) + view_suffix(framing, view)
+        truth = paint(person, shown.maps[0], rng, np.full(3, 190.0)).astype(np.float32) / np.float32(255)
+        found.append(Trial(person, framing, view, prompt, shown, truth))
+    return found
 
 
 @runtime_checkable
@@ -59,7 +107,7 @@ class Sampler(Protocol):
 
 
 @torch.no_grad()
-def draw(
+def sample(
     prior: Sampler,
     some: list[Trial],
     *,
@@ -70,9 +118,14 @@ def draw(
     batch: int = 20,
     on_batch: Callable[[int], object] = lambda done: None,
 ) -> NDArray[np.float32]:
-    """The prior's pictures ``[N, SIZE, SIZE, 3]`` for the trials' prompts and pose maps, from the noise of ``seed``;
-    ``on_batch`` hears how many are done."""
-    pictures = []
+    """The prior's samples ``[N, SIZE, SIZE, 3]`` in [0, 1] for the trials' prompts and pose maps.
+
+    Args:
+        steps: denoising steps.
+        batch: images per call of the prior.
+        on_batch: called with the number of images done.
+    """
+    samples = []
     for start in range(0, len(some), batch):
         chunk = some[start : start + batch]
         control = torch.from_numpy(np.stack([trial.control for trial in chunk]))
@@ -85,30 +138,34 @@ def draw(
             generator=torch.Generator().manual_seed(1_000_003 * seed + start),
             pose_scale=pose_scale,
         )
-        pictures.append(images.clamp(0, 1).cpu().numpy())
+        samples.append(images.clamp(0, 1).cpu().numpy())
         on_batch(min(start + batch, len(some)))
-    return np.concatenate(pictures)
+    return np.concatenate(samples)
 
 
-def score(some: list[Trial], pictures: NDArray[np.float32]) -> dict[str, dict[str, float]]:
-    """Shares of right parts by framing, silhouette overlap, views as asked and faces; with the number of cases each."""
+def score(some: list[Trial], images: NDArray[np.float32]) -> dict[str, dict[str, float]]:
+    """Fractions of correct colours by part and framing, of views and of faces, and the overlap of silhouettes.
+
+    Returns:
+        By measure, ``mean`` and the number ``n`` of cases.
+    """
     hits: dict[str, list[float]] = {}
-    for trial, image in zip(some, pictures, strict=True):
+    for trial, image in zip(some, images, strict=True):
         striped = trial.person.outfit.stripe
-        if striped and trial.framing in SHOWN_ON["stripe"] and (share := lesser_stripe(trial, image)) is not None:
-            hits.setdefault(f"stripes/{trial.framing.value}", []).append(float(share >= LEAST_STRIPE))
-        for part, name in asked_colours(trial.person).items():
+        if striped and trial.framing in SHOWN_ON["stripe"] and (rarer := lesser_stripe(trial, image)) is not None:
+            hits.setdefault(f"stripes/{trial.framing.value}", []).append(float(rarer >= LEAST_STRIPE))
+        for part, name in named_colours(trial.person).items():
             if striped and part in ("shirt", "stripe"):
-                continue  # no prompt says where the stripes lie
-            mask = trial.mask(PARTS[part])
+                continue  # prompts do not specify where the stripes are
+            mask = trial.mask(PART_IDS[part])
             if mask.sum() < LEAST_PIXELS or trial.framing not in SHOWN_ON[part]:
                 continue
             colour = np.median(image[mask], 0)
             hits.setdefault(f"{part}/{trial.framing.value}", []).append(float(nearest_names(colour, part) == name))
         hits.setdefault("silhouette IoU", []).append(_silhouette_iou(trial, image))
         if trial.framing in JUDGED and trial.clear and trial.head.shown >= LEAST_SHOWN:
-            for key, picture in (("view", image), ("view of the drawn truth", trial.truth)):
-                seen = seen_view(picture, trial.head)
+            for key, shown in (("view", image), ("view of the drawn truth", trial.truth)):
+                seen = seen_view(shown, trial.head)
                 hits.setdefault(f"{key}/{trial.view.value}", []).append(float(seen is trial.view))
         if trial.framing is Framing.HEAD and trial.view is ViewDirection.FRONT:
             hits.setdefault("face contrast > 0.5 of truth", []).append(float(face_contrast(trial, image) > 0.5))
@@ -116,8 +173,8 @@ def score(some: list[Trial], pictures: NDArray[np.float32]) -> dict[str, dict[st
 
 
 def lesser_stripe(trial: Trial, image: NDArray[np.float32]) -> float | None:
-    """Of a striped shirt's pixels, the share of the rarer of its two colours; None where no shirt is seen."""
-    both = trial.mask(pic.SHIRT) | trial.mask(pic.STRIPE)
+    """Fraction of a striped shirt's pixels in the rarer of its two colours; None if no shirt is visible."""
+    both = trial.mask(r.SHIRT) | trial.mask(r.STRIPE)
     if both.sum() < LEAST_PIXELS:
         return None
     names = nearest_names(image[both], "shirt")
@@ -125,24 +182,10 @@ def lesser_stripe(trial: Trial, image: NDArray[np.float32]) -> float | None:
     return float(min((names == outfit.shirt).mean(), (names == outfit.stripe).mean()))
 
 
-def asked_colours(person: Person) -> dict[str, str]:
-    """The colour name of every part that a person has."""
-    outfit = person.outfit
-    names = {
-        "hair": person.hair,
-        "shirt": outfit.shirt,
-        "bottoms": outfit.bottoms_colour,
-        "shoes": outfit.shoes,
-        "hat": outfit.hat,
-        "stripe": outfit.stripe,
-    }
-    return {part: name for part, name in names.items() if name}
-
-
 def _silhouette_iou(trial: Trial, image: NDArray[np.float32]) -> float:
-    """Overlap of the sampled person with the drawn one. The background is the colour outside the drawn silhouette."""
-    truth = 1 - part_masks(trial.sample.maps[0], pic.BACKGROUND) > 0.5
-    outside = part_masks(trial.sample.maps[0], pic.BACKGROUND) > 0.99
+    """Overlap of the sampled person with the rendered one; the background is the colour outside the latter."""
+    truth = 1 - part_masks(trial.sample.maps[0], r.BACKGROUND) > 0.5
+    outside = part_masks(trial.sample.maps[0], r.BACKGROUND) > 0.99
     if not outside.any():
         return 1.0
     background = np.median(image[outside], 0)
@@ -151,11 +194,11 @@ def _silhouette_iou(trial: Trial, image: NDArray[np.float32]) -> float:
 
 
 def face_contrast(trial: Trial, image: NDArray[np.float32]) -> float:
-    """How much eyes, brows and mouth stand out from the skin, as a share of how much they do in the drawn truth."""
+    """Contrast of eyes, brows and mouth with the skin, relative to that of the rendered truth."""
     features = np.any(
-        [part_masks(trial.sample.maps[0], part) > 0.6 for part in (pic.EYE, pic.EYE_WHITE, pic.BROW, pic.MOUTH)], 0
+        [part_masks(trial.sample.maps[0], part) > 0.6 for part in (r.EYE, r.EYE_WHITE, r.BROW, r.MOUTH)], 0
     )
-    skin = trial.mask(pic.SKIN)
+    skin = trial.mask(r.SKIN)
     if features.sum() < LEAST_PIXELS or skin.sum() < LEAST_PIXELS:
         return math.inf
 

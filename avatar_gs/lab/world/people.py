@@ -1,5 +1,6 @@
-"""Synthetic people: every attribute of a person of the mini world, drawn at random or fixed for named individuals."""
+"""People of the mini world: random ones, and named individuals."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -10,7 +11,7 @@ from avatar_gs.lab.world.vocabulary import CLOTHES, HAIR, SKIN
 NUM_INDIVIDUALS = 200
 NUM_BETAS = 10
 GENDER, AGE, WEIGHT = 0, 1, 3
-"""The betas that captions speak of (see body_models/README.md)."""
+"""Indices of the betas that captions mention (see body_models/README.md)."""
 RGBFloat = tuple[float, float, float]
 
 
@@ -30,12 +31,12 @@ class Outfit:
 
 @dataclass(frozen=True)
 class Person:
-    """One person. Colours by name are what captions can say; the floats are what pictures show besides."""
+    """One person. Captions name attributes by the words; renders have the exact colours and lengths as well."""
 
     betas: tuple[float, ...]
     skin: str
     hair: str
-    """Hair colour, or empty when bald."""
+    """Hair colour; empty: bald."""
     long_hair: bool
     outfit: Outfit
     skin_rgb: RGBFloat
@@ -49,7 +50,7 @@ class Person:
     mouth_width: float
     stripe_width: float
     cut: tuple[float, ...]
-    """Free lengths in [0, 1]: sleeve, hem, neck, leg, shoe, looseness, hair length."""
+    """Lengths in [0, 1]: sleeve, hem, neck, leg, shoe, looseness, hair."""
     name: str = ""
 
     @property
@@ -58,22 +59,33 @@ class Person:
         return "person" if abs(value) < 0.25 else ("man" if value > 0 else "woman")
 
 
-def _jitter(rng: np.random.Generator, rgb: tuple[int, int, int]) -> RGBFloat:
+def named_colours(person: Person) -> dict[str, str]:
+    """The colour name of each part that a person has: hair, shirt, bottoms, shoes, hat, stripe."""
+    outfit = person.outfit
+    names = {
+        "hair": person.hair,
+        "shirt": outfit.shirt,
+        "bottoms": outfit.bottoms_colour,
+        "shoes": outfit.shoes,
+        "hat": outfit.hat,
+        "stripe": outfit.stripe,
+    }
+    return {part: name for part, name in names.items() if name}
+
+
+def jittered(rng: np.random.Generator, rgb: tuple[int, int, int]) -> RGBFloat:
+    """A colour (0..255) with small random changes of brightness and hue."""
     colour = np.array(rgb) * (1 + rng.uniform(-0.06, 0.06)) + rng.uniform(-8, 8, 3)
-    r, g, b = np.clip(colour, 0, 255).tolist()
-    return (r, g, b)
+    return _rgb(np.clip(colour, 0, 255))
 
 
-def named_rgb(rng: np.random.Generator, name: str, table: dict[str, tuple[int, int, int]]) -> RGBFloat:
-    """The picture's colour for a colour name: the palette's with a little brightness and hue jitter, 0..255."""
-    return _jitter(rng, table[name])
-
-
-def pick(rng: np.random.Generator, options: list[str]) -> str:
+def pick(rng: np.random.Generator, options: Sequence[str]) -> str:
+    """One of the options, uniformly."""
     return options[int(rng.integers(len(options)))]
 
 
 def random_outfit(rng: np.random.Generator) -> Outfit:
+    """Clothes of independent colours."""
     shirt = pick(rng, list(CLOTHES))
     other = pick(rng, [colour for colour in CLOTHES if colour != shirt])
     return Outfit(
@@ -89,7 +101,7 @@ def random_outfit(rng: np.random.Generator) -> Outfit:
 
 
 def held_out(person: Person) -> bool:
-    """Whether this combination of shirt, bottoms and hair colours is kept from training, for measuring."""
+    """Whether this combination of shirt, bottoms and hair colours is reserved for evaluation (one in ten)."""
     shirt = list(CLOTHES).index(person.outfit.shirt)
     bottoms = list(CLOTHES).index(person.outfit.bottoms_colour)
     hair = list(HAIR).index(person.hair) if person.hair else len(HAIR)
@@ -97,12 +109,12 @@ def held_out(person: Person) -> bool:
 
 
 def random_person(rng: np.random.Generator) -> Person:
-    """A person with every attribute drawn independently (betas in [-1.5, 1.5])."""
+    """A person whose attributes are sampled independently (betas in [-1.5, 1.5])."""
     skin = pick(rng, list(SKIN))
     bald = rng.random() < 0.06
     hair = "" if bald else pick(rng, list(HAIR))
-    skin_rgb = _jitter(rng, SKIN[skin])
-    hair_rgb = _jitter(rng, HAIR[hair]) if hair else skin_rgb
+    skin_rgb = jittered(rng, SKIN[skin])
+    hair_rgb = jittered(rng, HAIR[hair]) if hair else skin_rgb
     brow_base = np.array(hair_rgb) * 0.6 if hair and rng.random() < 0.7 else np.array(skin_rgb) * 0.4
     lips = np.array(skin_rgb) * [0.85, 0.5, 0.5] + [rng.uniform(0, 50), 0, rng.uniform(0, 20)]
     betas = np.clip(rng.normal(0, 0.7, NUM_BETAS), -1.5, 1.5)
@@ -145,28 +157,26 @@ def redressed(person: Person, rng: np.random.Generator) -> Person:
 
 @lru_cache(maxsize=1)
 def individuals() -> tuple[Person, ...]:
-    """The mini world's well-known people: fixed, each with a name of two invented words of its own."""
+    """The named individuals of the mini world, always the same."""
     rng = np.random.default_rng(20_000)
-    names = _names(rng)
+    names = invented_names(rng, NUM_INDIVIDUALS)
     return tuple(replace(training_person(rng), name=name) for name in names)
 
 
-def _names(rng: np.random.Generator) -> list[str]:
-    onsets, vowels, codas = (
-        ["b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "kr", "st", "tr"],
-        ["a", "e", "i", "o", "u"],
-        ["l", "m", "n", "r", "s", "x"],
-    )
+def invented_names(rng: np.random.Generator, count: int) -> list[str]:
+    """``count`` names of two invented words each; no word occurs twice."""
+    onsets = ["b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "kr", "st", "tr"]
+    vowels, codas = ["a", "e", "i", "o", "u"], ["l", "m", "n", "r", "s", "x"]
+    taken: set[str] = set()
 
-    def invent(taken: set[str], syllables: int) -> str:
+    def invent() -> str:
         while True:
-            word = "".join(pick(rng, onsets) + pick(rng, vowels) for _ in range(syllables)) + pick(rng, codas)
+            word = "".join(pick(rng, onsets) + pick(rng, vowels) for _ in range(2)) + pick(rng, codas)
             if word not in taken:
                 taken.add(word)
                 return word
 
-    taken: set[str] = set()
-    return [f"{invent(taken, 2)} {invent(taken, 2)}" for _ in range(NUM_INDIVIDUALS)]
+    return [f"{invent()} {invent()}" for _ in range(count)]
 
 
 def _rgb(values: np.ndarray) -> RGBFloat:

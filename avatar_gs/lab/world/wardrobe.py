@@ -1,26 +1,28 @@
-"""Dressed people: the free body with its clothes, hair, hat, glasses and skirt as volumes in the rest pose.
+"""Dressed people: the free body pushed out under cloth and hair, with meshes of long hair, hats, glasses and skirts.
 
 Everything is placed relative to joints of the rest (zero) pose, in metres: +y up, facing +z. Added meshes follow
 the shape (betas) of the nearest body vertex and are skinned like the part that they hang on.
 """
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree  # pyright: ignore[reportAttributeAccessIssue]  # compiled, without a stub
 
 from avatar_gs.body.config import BodyConfig
 from avatar_gs.body.files import FREE_BODY
 from avatar_gs.body.model import Body, load_body
-from avatar_gs.lab.world.kernels import on_scalp
 from avatar_gs.lab.world.people import Person
 
 Array = NDArray[np.float32]
 
-# Regions: what a face of the mesh belongs to before it is painted.
+# Regions of the mesh, which decide how its triangles are painted.
 TORSO, ARM, HAND, LEG, FOOT, NECK, HEAD, EYEBALL, HAIR_VOLUME, SKIRT, HAT, GLASSES = range(12)
 _REGION_OF_JOINT = (
     [TORSO, LEG, LEG, TORSO, LEG, LEG, TORSO, FOOT, FOOT, TORSO, FOOT, FOOT, NECK, TORSO, TORSO, HEAD]
@@ -32,9 +34,14 @@ _REGION_OF_JOINT = (
 HEAD_JOINT, NECK_JOINT, PELVIS, LEFT_HIP, RIGHT_HIP = 15, 12, 0, 1, 2
 
 
+def kernel(function: Callable) -> Any:
+    """Compile with numba, without the GIL, under run-time type checkers too (which wrap functions)."""
+    return njit(cache=True, nogil=True)(inspect.unwrap(function))
+
+
 @dataclass(frozen=True)
 class Wardrobe:
-    """The free body in the rest pose with what dressing needs. ``regions`` is per vertex."""
+    """The free body in the rest pose, prepared for dressing. ``regions`` is per vertex."""
 
     body: Body
     vertices: Array
@@ -48,8 +55,10 @@ class Wardrobe:
 
 @dataclass(frozen=True)
 class DressedMesh:
-    """A dressed person in the rest pose, before shape and pose: ``anchors`` are the body vertices whose shape
-    displacement each vertex follows."""
+    """A dressed person in the rest pose, before shape and pose.
+
+    ``anchors`` holds, for each vertex, the body vertex whose shape displacement it follows; ``regions`` is per vertex.
+    """
 
     vertices: Array
     faces: NDArray[np.int64]
@@ -60,7 +69,7 @@ class DressedMesh:
 
 @lru_cache(maxsize=1)
 def load_wardrobe() -> Wardrobe:
-    """The packaged free body, whatever other body files are present: the mini world is made of it."""
+    """The wardrobe of the packaged free body, even if other body files are installed."""
     body = load_body(BodyConfig(path=str(FREE_BODY)))
     rest = body.rest()
     vertices = rest.vertices.numpy().astype(np.float32)
@@ -73,6 +82,7 @@ def load_wardrobe() -> Wardrobe:
 
 
 def vertex_normals(vertices: Array, faces: NDArray[np.int64]) -> Array:
+    """Area-weighted unit normals ``[V, 3]``."""
     corners = vertices[faces]
     flat = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     summed = np.zeros_like(vertices)
@@ -83,7 +93,7 @@ def vertex_normals(vertices: Array, faces: NDArray[np.int64]) -> Array:
 
 
 def dress(wardrobe: Wardrobe, person: Person) -> DressedMesh:
-    """The rest-pose mesh of a person: the body pushed out under cloth and hair, plus the volumes that hang on it."""
+    """The rest-pose mesh of a person: the body pushed out under cloth and hair, plus the added meshes."""
     vertices = cast(Array, wardrobe.vertices + wardrobe.normals * _thickness(wardrobe, person)[:, None])
     pieces = [(vertices, wardrobe.faces, wardrobe.regions, wardrobe.weights, np.arange(len(vertices)))]
     for piece, region, weigh in _volumes(wardrobe, person):
@@ -119,6 +129,7 @@ class Cut:
 
 
 def cut_of(person: Person, joints: Array) -> Cut:
+    """The edges of a person's clothes and hair on the rest pose's ``joints`` ``[55, 3]``."""
     sleeve, hem, neck, leg, shoe, _, _ = person.cut
     outfit = person.outfit
     elbow, wrist = float(joints[18, 0]), float(joints[20, 0])
@@ -140,17 +151,27 @@ def cut_of(person: Person, joints: Array) -> Cut:
 
 
 def skirt_hem(person: Person, joints: Array) -> float:
+    """Height of a skirt's hem in metres."""
     return float(joints[4, 1] + 0.02 + 0.12 * person.cut[3])
 
 
 def hair_mask(vertices: Array, cut: Cut, joints: Array) -> NDArray[np.bool_]:
-    """Which rest-pose points of the head are scalp under hair (the picture paints by the same rule per pixel)."""
+    """Which rest-pose points of the head are under hair; rendering applies the same rule per pixel."""
     edges = float(joints[HEAD_JOINT, 1]), cut.hairline_y, cut.hair_side_z, cut.hair_low_y
     return np.array([on_scalp(abs(x), y, z, *edges) for x, y, z in vertices], bool)
 
 
+@kernel
+def on_scalp(ax, y, z, head_y, hairline_y, side_z, low_y):
+    """Whether a rest-pose point of the head is under hair; ``ax`` is its distance from the plane of symmetry."""
+    if abs(ax - 0.083) < 0.012 and abs(y - head_y - 0.029) < 0.033 and -0.01 < z < 0.06:
+        return False  # the ear
+    crown = y > hairline_y and (z < 0.02 or y > hairline_y + 2.8 * ax * ax)
+    return crown or (z < side_z - 1.1 * max(0.0, head_y - y) and y > low_y)
+
+
 def _thickness(wardrobe: Wardrobe, person: Person) -> Array:
-    """How far each body vertex is pushed out along its normal, in metres."""
+    """Displacement of each body vertex along its normal, in metres."""
     x, y, _ = wardrobe.vertices.T
     cut = cut_of(person, wardrobe.joints)
     loose = person.cut[5]
@@ -177,7 +198,7 @@ def _thickness(wardrobe: Wardrobe, person: Person) -> Array:
 
 
 def _volumes(wardrobe: Wardrobe, person: Person):
-    """(mesh, region, skinning of its points) of everything that is not the body's own surface."""
+    """(mesh, region, skinning function) of each added mesh."""
     head = _rigid(HEAD_JOINT)
     if person.long_hair:
         yield _curtain(wardrobe, person), HAIR_VOLUME, head
@@ -210,7 +231,7 @@ def _grid(points: NDArray, closed: bool) -> tuple[Array, NDArray[np.int64]]:
 
 
 def _curtain(wardrobe: Wardrobe, person: Person) -> tuple[Array, NDArray[np.int64]]:
-    """Long hair: a sheet around the sides and back of the head, down to the shoulder blades, outside the back."""
+    """Long hair: a sheet around the sides and back of the head, down to the shoulder blades, behind the back."""
     head = wardrobe.joints[HEAD_JOINT]
     levels = np.linspace(head[1] + 0.10, head[1] - 0.17 - 0.10 * person.cut[6], 16)
     angles = np.linspace(-1.75, 1.75, 25)
@@ -243,7 +264,7 @@ def _hat(wardrobe: Wardrobe) -> tuple[Array, NDArray[np.int64]]:
 
 
 def _glasses(wardrobe: Wardrobe) -> tuple[Array, NDArray[np.int64]]:
-    """Two round rims before the eyes, a bridge and temples, as flat bands that face outwards."""
+    """Two round rims, a bridge and temples, as flat bands that face outwards."""
     left_eye = wardrobe.joints[23]
     front = left_eye[2] + 0.048
     angles = np.linspace(0, 2 * np.pi, 21)
@@ -276,16 +297,16 @@ def _skirt(wardrobe: Wardrobe, person: Person) -> tuple[Array, NDArray[np.int64]
     body = wardrobe.vertices[np.isin(wardrobe.regions, [TORSO, LEG])]
     rings = []
     for row, level in enumerate(levels):
-        share = row / (len(levels) - 1)
+        down = row / (len(levels) - 1)
         near = body[np.abs(body[:, 1] - max(level, pelvis[1] - 0.12)) < 0.02]
-        rx = np.abs(near[:, 0]).max() + 0.014 + flare * share
-        middle, rz = (near[:, 2].max() + near[:, 2].min()) / 2, np.ptp(near[:, 2]) / 2 + 0.016 + flare * share
+        rx = np.abs(near[:, 0]).max() + 0.014 + flare * down
+        middle, rz = (near[:, 2].max() + near[:, 2].min()) / 2, np.ptp(near[:, 2]) / 2 + 0.016 + flare * down
         rings.append(np.stack([rx * np.sin(angles), np.full_like(angles, level), middle + rz * np.cos(angles)], -1))
     return _grid(np.stack(rings), closed=True)
 
 
 def _skirt_weights(points: Array, wardrobe: Wardrobe) -> Array:
-    """Pelvis at the waist, more and more of the nearer thigh towards the hem."""
+    """Skinned to the pelvis at the waist, increasingly to the nearer thigh towards the hem."""
     pelvis, knee = wardrobe.joints[PELVIS, 1], wardrobe.joints[4, 1]
     down = np.clip((pelvis - points[:, 1]) / (pelvis - knee), 0, 1)
     side = np.clip(0.5 + points[:, 0] / 0.24, 0, 1)

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from avatar_gs.lab.suites.summary import judged
 
 from avatar_gs.lab.metrics.avatar import Measurement, Pictures, draw, measure, strip
 from avatar_gs.lab.metrics.colours import NOTHING
 from avatar_gs.lab.metrics.truth import DIRECTIONS, VOLUME_FRAMING, cases, full_caption, red_blue_cases, volumes
-from avatar_gs.lab.suites.summary import judged
 from avatar_gs.lab.world.people import held_out
 from avatar_gs.types import Framing, Gaussians
 from tests.lab.conftest import true_pictures, true_splats

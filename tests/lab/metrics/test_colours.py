@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from avatar_gs.lab.metrics import colours as metrics
-from avatar_gs.lab.world.colours import SHADING
-from avatar_gs.lab.world.vocabulary import CLOTHES, HAIR
+from avatar_gs.lab.world.vocabulary import CLOTHES, HAIR, SHADING
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from avatar_gs.geometry import look_at
-from avatar_gs.lab.people import kernels, world
+from avatar_gs.lab.people import kernels, samples
 from avatar_gs.lab.people.assets import mip_pyramid
 from avatar_gs.lab.people.rendering import SUPERSAMPLE, Layer, Light, Part, project, render, to_linear, to_srgb
 from avatar_gs.types import Cameras
@@ -111,10 +111,10 @@ def test_light_is_turned_about_the_vertical_axis():
     turn = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
     directions = rng.normal(size=(20, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    before = world._basis(directions) @ harmonics
-    after = world._basis(directions @ turn.T) @ world._turned(harmonics, angle)
+    before = samples._basis(directions) @ harmonics
+    after = samples._basis(directions @ turn.T) @ samples._turned(harmonics, angle)
     assert np.allclose(before, after)
-    assert np.allclose(world._turned(harmonics, 2 * np.pi), harmonics)
+    assert np.allclose(samples._turned(harmonics, 2 * np.pi), harmonics)
 
 
 def test_the_kernel_and_numpy_agree_on_the_harmonics():
@@ -122,7 +122,7 @@ def test_the_kernel_and_numpy_agree_on_the_harmonics():
     harmonics = rng.normal(size=(9, 3))
     direction = rng.normal(size=3)
     direction /= np.linalg.norm(direction)
-    expected = (world._basis(direction[None]) @ harmonics)[0]
+    expected = (samples._basis(direction[None]) @ harmonics)[0]
     assert np.allclose([kernels._ambient(harmonics, *direction, channel) for channel in range(3)], expected)
 
 

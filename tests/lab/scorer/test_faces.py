@@ -8,21 +8,24 @@ import torch
 from safetensors.torch import save_file
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.lab.scorer.data import float_pictures
-from avatar_gs.lab.scorer.faces import THRESHOLD, FaceNet, face_score, load_detector
-from avatar_gs.lab.scorer.train_faces import (
+from avatar_gs.lab.scorer.data import float_images
+from avatar_gs.lab.scorer.faces import (
     BACK,
     FEATURES,
     FRONT,
     KINDS,
+    THRESHOLD,
+    FaceNet,
     Heads,
     draw_heads,
+    face_score,
+    load_detector,
     soft,
     with_face,
     without_face,
 )
-from avatar_gs.lab.train_prior.checkpoint import package_small
-from avatar_gs.lab.world import picture as pic
+from avatar_gs.lab.train_prior.training import package_small
+from avatar_gs.lab.world import rendering as pic
 
 FRONT_RATE, BACK_RATE = 0.95, 0.02
 
@@ -33,7 +36,7 @@ def heads() -> Heads:
 
 
 def share(heads: Heads, kind: str, *, blurred: bool = False) -> float:
-    images = float_pictures(heads.pictures[heads.kinds == KINDS.index(kind)])
+    images = float_images(heads.pictures[heads.kinds == KINDS.index(kind)])
     scores = face_score(soft(images, 3, 1.5) if blurred else images)
     assert scores.shape == (len(images),) and ((scores >= 0) & (scores <= 1)).all()
     return float((scores > THRESHOLD).float().mean())
@@ -55,7 +58,7 @@ def test_features_decide_not_hair_or_skin(heads):
 
 
 def test_other_sizes_and_plain_pictures(heads):
-    fronts = float_pictures(heads.pictures[heads.kinds == 0][:20])
+    fronts = float_images(heads.pictures[heads.kinds == 0][:20])
     larger = torch.nn.functional.interpolate(fronts.permute(0, 3, 1, 2), (256, 256), mode="bilinear")
     assert (face_score(larger.permute(0, 2, 3, 1)) > THRESHOLD).float().mean() >= 0.9
     assert face_score(torch.stack([torch.zeros(128, 128, 3), torch.full((128, 128, 3), 0.7)])).max() < THRESHOLD

@@ -11,7 +11,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.lab.scorer.config import ScorerConfig
-from avatar_gs.lab.scorer.data import CAMERAS, PairSet, generate_pairs, other_colours, random_look, read_pairs, see
+from avatar_gs.lab.scorer.data import CAMERAS, PairSet, generate_pairs, random_look, read_pairs, see
 from avatar_gs.lab.scorer.lighting import lambert_of_depth, paint_lit, points_of_depth, random_light
 from avatar_gs.lab.scorer.measure import CAPTION_POOL, PERSON_POOL, measure_scorer, table
 from avatar_gs.lab.scorer.model import (
@@ -34,8 +34,8 @@ from avatar_gs.lab.scorer.train import (
     train_model,
 )
 from avatar_gs.lab.world.captions import brief_caption
-from avatar_gs.lab.world.measure import asked_colours
-from avatar_gs.lab.world.people import held_out, random_person, training_person
+from avatar_gs.lab.world.dataset import recoloured
+from avatar_gs.lab.world.people import held_out, named_colours, random_person, training_person
 from avatar_gs.lab.world.vocabulary import SYNONYMS
 from avatar_gs.render.shading import Shade
 from avatar_gs.types import Framing
@@ -122,7 +122,7 @@ def test_a_brief_caption_names_one_thing():
     nouns["shoes"] = "shoes|sneakers"
     for _ in range(60):
         person = training_person(rng)
-        for part, colour in asked_colours(person).items():
+        for part, colour in named_colours(person).items():
             if part == "stripe":
                 continue
             text = brief_caption(person, part, rng)
@@ -264,7 +264,7 @@ def test_the_packaged_scorer_knows_unseen_people_and_captions():
 def test_training_people_are_never_held_out():
     rng = np.random.default_rng(0)
     person = random_person(rng)
-    assert not any(held_out(other_colours(person, rng)) for _ in range(60))
+    assert not any(held_out(recoloured(person, rng)) for _ in range(60))
 
 
 def test_pairs_of_an_earlier_version_are_refused_with_a_line(tmp_path):

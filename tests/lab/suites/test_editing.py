@@ -20,8 +20,7 @@ from avatar_gs.lab.suites.editing.edits import CHANGED, Edit, edits
 from avatar_gs.lab.suites.editing.kept import differences, silhouette_overlap
 from avatar_gs.lab.suites.editing.records import BEFORE, EditRecord
 from avatar_gs.lab.suites.editing.report import editing_markdown
-from avatar_gs.lab.world.measure import asked_colours
-from avatar_gs.lab.world.people import held_out
+from avatar_gs.lab.world.people import held_out, named_colours
 from avatar_gs.lab.world.vocabulary import words
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.training.config import OptimizeConfig
@@ -117,7 +116,7 @@ def record(edit: Edit, was: Truth, becomes: Truth, pictures: Pictures, preset: s
         "source_prompt": edit.before.prompt,
         "prompt": edit.after.prompt,
         "seed": 0,
-        "asked": asked_colours(edit.after.person),
+        "asked": named_colours(edit.after.person),
         "end": measure(pictures, becomes),
         "differences": differences(before, pictures, was, becomes),
         "overlap": silhouette_overlap(before, pictures, was),

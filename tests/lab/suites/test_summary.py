@@ -6,8 +6,7 @@ from avatar_gs.lab.metrics.avatar import Measurement
 from avatar_gs.lab.metrics.colours import PartView, wilson_lower_bound
 from avatar_gs.lab.suites.colours import ColoursRecord, Variant, controls_table, part_figures, summarise
 from avatar_gs.lab.suites.parts import expected_parts
-from avatar_gs.lab.world.colours import SHADING
-from avatar_gs.lab.world.vocabulary import CLOTHES
+from avatar_gs.lab.world.vocabulary import CLOTHES, SHADING
 
 GREY = [0.5, 0.5, 0.5]
 

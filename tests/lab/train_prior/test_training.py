@@ -15,7 +15,7 @@ from avatar_gs.lab.train_prior.autoencoder import (
     build_autoencoder,
     decode,
     posterior,
-    train_autoencoder,
+    train_mini_autoencoder,
 )
 from avatar_gs.lab.train_prior.config import AutoencoderConfig, DatasetConfig, DiffusionConfig
 from avatar_gs.lab.train_prior.diffusion import noise_schedule, place_weights, time_weights, train_diffusion
@@ -87,7 +87,7 @@ def test_autoencoder_training_resumes_exactly(shards, tmp_path):
             if done == stop:
                 raise KeyboardInterrupt
 
-        return train_autoencoder(config, pictures, foreground, tmp_path / name, on_step)
+        return train_mini_autoencoder(config, pictures, foreground, tmp_path / name, on_step)
 
     whole = run(4, "a.safetensors")
     with pytest.raises(KeyboardInterrupt):
@@ -107,7 +107,7 @@ def test_diffusion_training_resumes_exactly_and_its_folder_opens_in_diffusers(sh
     assert len(data.latents) == 2 * len(data.controls) == 16
 
     def run(name, stop=None):
-        def on_step(done, total, loss, networks):
+        def on_step(done, total, loss):
             if done == stop:
                 raise KeyboardInterrupt
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from avatar_gs.lab.world.measure import LEAST_STRIPE, draw, lesser_stripe, score
-from avatar_gs.lab.world.trials import trials
+from avatar_gs.lab.world.measure import LEAST_STRIPE, lesser_stripe, sample, score, trials
 
 
 def test_stripes_are_seen_where_they_are_and_not_on_a_plain_shirt():
@@ -27,9 +26,9 @@ class Noise:
 
 def test_every_picture_and_every_seed_has_noise_of_its_own():
     some = trials(5, seed=0)
-    drawn = {(seed, i): image for seed in (0, 1) for i, image in enumerate(draw(Noise(), some, seed=seed, batch=2))}
+    drawn = {(seed, i): image for seed in (0, 1) for i, image in enumerate(sample(Noise(), some, seed=seed, batch=2))}
     assert len({image.tobytes() for image in drawn.values()}) == 10
-    assert np.array_equal(draw(Noise(), some, seed=1, batch=2)[3], drawn[1, 3])
+    assert np.array_equal(sample(Noise(), some, seed=1, batch=2)[3], drawn[1, 3])
 
 
 @pytest.mark.slow

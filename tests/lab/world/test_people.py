@@ -8,21 +8,20 @@ import torch
 
 from avatar_gs.body.pose import a_pose
 from avatar_gs.lab.train_prior.tokenizer import TOKEN_LENGTH, known_words, one_token_words, write_tokenizer
-from avatar_gs.lab.world import picture as pic
+from avatar_gs.lab.world import rendering as pic
 from avatar_gs.lab.world.captions import caption, negative_caption, view_suffix
-from avatar_gs.lab.world.colours import nearest_names, table
 from avatar_gs.lab.world.dataset import (
     SIZE,
     control_maps,
-    draw_views,
     in_other_colours,
     paint,
     part_masks,
     recoloured,
-    view_of,
+    render_views,
 )
 from avatar_gs.lab.world.people import held_out, individuals, random_person, redressed, training_person
-from avatar_gs.lab.world.vocabulary import CLOTHES, HAIR, UNTAUGHT_WORDS
+from avatar_gs.lab.world.views import view_of
+from avatar_gs.lab.world.vocabulary import CLOTHES, HAIR, UNTAUGHT_WORDS, nearest_names, table
 from avatar_gs.lab.world.wardrobe import dress, load_wardrobe
 from avatar_gs.render.cameras import fixed_views
 from avatar_gs.types import Framing, ViewDirection
@@ -51,7 +50,7 @@ def drawn(person, framings, azimuths):
     wardrobe = load_wardrobe()
     posed = wardrobe.body.pose(a_pose(), torch.tensor(person.betas))
     views = fixed_views(posed, framings, azimuths, 2 * SIZE)
-    return draw_views(wardrobe, person, posed, views, np.random.default_rng(0))
+    return render_views(wardrobe, person, posed, views, np.random.default_rng(0))
 
 
 def test_every_caption_is_made_of_known_tokens_and_fits(tmp_path):
@@ -125,7 +124,7 @@ def test_left_and_right_are_not_mirrored(person):
     wardrobe = load_wardrobe()
     posed = wardrobe.body.pose(a_pose())
     views = fixed_views(posed, [Framing.HEAD], [90.0], 2 * SIZE)
-    sample = draw_views(wardrobe, person, posed, views, np.random.default_rng(0))
+    sample = render_views(wardrobe, person, posed, views, np.random.default_rng(0))
     mouth = np.nonzero(sample.maps[0].parts == pic.MOUTH)[1]
     hair = np.nonzero(sample.maps[0].parts == pic.HAIR)[1]
     assert mouth.mean() < hair.mean()

@@ -9,9 +9,9 @@ from skimage.color import deltaE_ciede2000
 from avatar_gs.lab.metrics.avatar import Pictures
 from avatar_gs.lab.metrics.colours import SOLID
 from avatar_gs.lab.metrics.truth import CLOSE_UP, DIRECTIONS, Truth
-from avatar_gs.lab.world import picture as pic
-from avatar_gs.lab.world.colours import to_lab
+from avatar_gs.lab.world import rendering as pic
 from avatar_gs.lab.world.measure import LEAST_PIXELS
+from avatar_gs.lab.world.vocabulary import to_lab
 from avatar_gs.types import Framing
 
 BARE = {

@@ -1,9 +1,8 @@
-"""Images of people with the truth about them: light, views, pose maps, labels, depth and captions."""
+"""Samples of the lifelike world: images of random people with pose map, labels, depth and captions."""
 
 import math
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
@@ -16,6 +15,8 @@ from avatar_gs.lab.people.person import Person, individuals, redressed, training
 from avatar_gs.lab.people.rendering import Drawn, Light, project, render
 from avatar_gs.lab.people.shape import free_body
 from avatar_gs.lab.people.wardrobe import Dressed, Wardrobe, dress
+from avatar_gs.lab.world import dataset
+from avatar_gs.lab.world.views import view_of
 from avatar_gs.render.cameras import orbit, sample_views
 from avatar_gs.render.config import CamerasConfig, FramingConfig
 from avatar_gs.render.pose_map import NUM_FACE, render_keypoints, stack_keypoints, visible_points
@@ -29,17 +30,15 @@ CAMERAS = CamerasConfig(
     upper=FramingConfig(0.18, 1.00, 1.25),
     lower=FramingConfig(0.12, 1.05, 1.25),
 )
-"""An avatar's own sampler, with heads a little rarer."""
+"""The avatar's camera sampler with fewer heads."""
 HANDS = 0.06
-"""Fraction of the views that show a hand from close by."""
-FRONT, BACK = math.radians(60), math.radians(120)
-"""Azimuths below the first are the front view, above the second the back view."""
+"""Fraction of the views that are close-ups of a hand."""
 KEY_FRACTION = (0.03, 0.22)
-"""How much of the light is the key light: the rest is ambient."""
+"""Range of the key light's fraction; the rest is ambient."""
 AMBIENT_CONTRAST = (0.15, 0.5)
-"""How much of the variation of a place's ambient light is kept; 0 is the same light from everywhere."""
+"""Range of the factor on the variation of a place's ambient light; 0: the same from everywhere."""
 SATURATION = 0.35
-"""How much of the light's colour is kept."""
+"""Factor on the saturation of light."""
 
 RIGHT_EYE, LEFT_EYE, MOUTH = slice(36, 42), slice(42, 48), slice(48, 68)
 """OpenPose's face points around the eyes and the mouth."""
@@ -59,27 +58,22 @@ class Sample:
     control: UInt8[np.ndarray, "S S 3"]
     captions: tuple[str, ...]
     face_points: Float[np.ndarray, "3 3"]
-    """Eyes (right, left) and mouth: pixels of the image, and 1 where they are seen."""
+    """Right eye, left eye and mouth: x and y in pixels, and 1 if visible."""
     eye_distance: float
-    """Pixels between the eyes as they would be seen from the front at their depth."""
+    """Distance between the eyes in pixels, as seen from the front."""
     degraded: bool = False
 
     @property
     def view(self) -> str:
-        return view_of(self.azimuth)
-
-
-def view_of(azimuth: float) -> str:
-    """The word for the side that a person is seen from."""
-    turn = abs(math.remainder(azimuth, math.tau))
-    return "front" if turn < FRONT else "back" if turn > BACK else "side"
+        """The direction that the person is seen from."""
+        return view_of(self.azimuth).value
 
 
 def random_light(wardrobe: Wardrobe, rng: np.random.Generator) -> Light:
-    """The light of a place, turned at random, mostly ambient and nearly white.
+    """The light of a place, randomly rotated, mostly ambient and nearly white.
 
-    Faces and cloth keep their relief, but the mean over all directions is 1: an avatar that is seen from all sides
-    takes up the ambient occlusion in folds, and hardly any side's shadow.
+    Its mean over all directions is 1, so that an avatar, which is seen from all sides, learns ambient occlusion in
+    folds but hardly any directional shading.
     """
     lights = wardrobe.assets.lights
     place = lights[sorted(lights)[int(rng.integers(len(lights)))]]
@@ -103,7 +97,7 @@ def random_light(wardrobe: Wardrobe, rng: np.random.Generator) -> Light:
 
 
 def _turned(harmonics: Float[np.ndarray, "9 3"], angle: float) -> Float[np.ndarray, "9 3"]:
-    """The same light turned about the y axis (radians)."""
+    """The light rotated about the y axis by ``angle`` radians."""
     c, s = math.cos(angle), math.sin(angle)
     turned = _DIRECTIONS @ np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
     return np.linalg.lstsq(_basis(_DIRECTIONS), _basis(turned) @ harmonics, rcond=None)[0]
@@ -118,14 +112,12 @@ def _basis(directions: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 9"]:
 
 
 def random_background(rng: np.random.Generator) -> Float[np.ndarray, "3"]:
-    """One plain colour, linear RGB: mostly greys with a tint, as behind the avatar in optimisation."""
-    grey = np.clip(rng.uniform(40, 250) + rng.normal(0, 12, 3), 0, 255)
-    colour = rng.uniform(15, 250, 3) if rng.random() < 0.2 else grey
-    return np.array([kernels.SRGB_TO_LINEAR[int(value)] for value in colour], np.float32)
+    """The mini world's random background in linear RGB."""
+    return kernels.SRGB_TO_LINEAR[dataset.random_background(rng).astype(int)]
 
 
 def random_views(posed: PosedBody, count: int, rng: np.random.Generator, size: int) -> tuple[Views, list[str]]:
-    """Cameras and framings as the avatar's own sampler draws them, and now and then one of a hand."""
+    """Cameras and framings of the avatar's sampler, with some close-ups of hands."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
     views = sample_views(CAMERAS, count, generator, posed, size)
     framings = [framing.value for framing in views.framings]
@@ -144,56 +136,46 @@ def random_views(posed: PosedBody, count: int, rng: np.random.Generator, size: i
 
 
 def _hand_camera(posed: PosedBody, azimuth: float, rng: np.random.Generator, size: int) -> Cameras:
-    """A camera at one hand, from the side of the body that the hand is on."""
+    """A close-up of the hand on the side of the body that the camera is on."""
     left = math.sin(azimuth) >= 0
     points = openpose_keypoints(free_body(), posed)
     hand = points.left_hand if left else points.right_hand
     centre = hand.mean(0, keepdim=True) + 0.01 * torch.from_numpy(rng.normal(size=(1, 3)).astype(np.float32))
     span = torch.tensor([float(rng.uniform(0.26, 0.38))])
-    elevation, fov = (
-        torch.tensor([math.radians(rng.uniform(-10, 30))]),
-        torch.tensor([math.radians(rng.uniform(35, 55))]),
-    )
+    elevation, fov = (torch.tensor([math.radians(rng.uniform(*bounds))]) for bounds in ((-10, 30), (35, 55)))
     return orbit(centre, span, torch.tensor([azimuth]), elevation, fov, size)
 
 
-@dataclass(frozen=True)
-class Pointed:
-    """A pose map, and where eyes and mouth are."""
+def control_map(
+    posed: PosedBody, cameras: Cameras, index: int
+) -> tuple[UInt8[np.ndarray, "S S 3"], Float[np.ndarray, "3 3"], float]:
+    """The pose map of a posed person, culled by the depth of the undressed body as in optimisation.
 
-    control: UInt8[np.ndarray, "S S 3"]
-    face_points: Float[np.ndarray, "3 3"]
-    eye_distance: float
-
-
-def control_map(posed: PosedBody, cameras: Cameras, index: int) -> Pointed:
-    """The pose map of a posed person, culled by the depth of the undressed body as in optimisation."""
+    Returns:
+        The pose map, and ``face_points`` and ``eye_distance`` of a ``Sample``.
+    """
     size = cameras.width
     T, K = cameras.T_camera_world[index].numpy(), cameras.K[index].numpy()
     inverse = np.zeros((size, size), np.float32)
     screen = project(posed.vertices.numpy(), T.astype(np.float32), K.astype(np.float32))
-    kernels.draw_depth(screen, _free_faces(), inverse)
+    kernels.draw_depth(screen, free_body().faces.numpy().astype(np.int32), inverse)
     depth = np.where(inverse > 0, 1 / np.maximum(inverse, 1e-9), np.inf)
     keypoints = openpose_keypoints(free_body(), posed)
     pixels, visible = visible_points(stack_keypoints(keypoints), T, K, (size, size), depth)
-    face = pixels[-NUM_FACE:], visible[-NUM_FACE:]
     points = np.zeros((3, 3))
     for row, chosen in enumerate((RIGHT_EYE, LEFT_EYE, MOUTH)):
-        points[row, :2], points[row, 2] = face[0][chosen].mean(0), face[1][chosen].mean() > 0.5
+        points[row, :2] = pixels[-NUM_FACE:][chosen].mean(0)
+        points[row, 2] = visible[-NUM_FACE:][chosen].mean() > 0.5
     eyes = (keypoints.face[RIGHT_EYE].mean(0) - keypoints.face[LEFT_EYE].mean(0)).norm()
     z = float(T[2, :3] @ keypoints.face.mean(0).numpy() + T[2, 3])
     control = render_keypoints(pixels * (512 / size), visible, 512, size)
-    return Pointed(control, points, float(eyes) * float(K[0, 0]) / max(z, 1e-3))
-
-
-def _free_faces() -> np.ndarray:
-    return free_body().faces.numpy().astype(np.int32)
+    return control, points, float(eyes) * float(K[0, 0]) / max(z, 1e-3)
 
 
 def draw_person(
     wardrobe: Wardrobe, person: Person, pose: Pose, views: Views, light: Light, background: np.ndarray
 ) -> tuple[Dressed, list[Drawn]]:
-    """A person in a pose from given views."""
+    """Render a person in a pose from given views."""
     dressed = dress(wardrobe, person, pose)
     cameras = views.cameras
     return dressed, [render(dressed.layers, cameras, index, light, background) for index in range(len(views))]
@@ -202,7 +184,14 @@ def draw_person(
 def random_samples(
     wardrobe: Wardrobe, rng: np.random.Generator, *, views: int, size: int, captions: int, degraded_fraction: float
 ) -> list[Sample]:
-    """``views`` images of one random person: a new one, or one of the named individuals, each in its own light."""
+    """Images of one random person, new or a named individual, each in another light.
+
+    Args:
+        views: number of images.
+        size: pixels of a side.
+        captions: captions per image.
+        degraded_fraction: probability that an image is degraded and captioned with negative words.
+    """
     person, own_outfit = _somebody(wardrobe, rng)
     spread = 0.1 if rng.random() < 0.4 else float(rng.uniform(0.2, 0.9))
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
@@ -211,23 +200,22 @@ def random_samples(
     samples = []
     for index in range(views):
         drawn = render(dressed.layers, seen.cameras, index, random_light(wardrobe, rng), random_background(rng))
-        azimuth, suffix = float(seen.azimuth[index]), view_suffix(framings[index], view_of(float(seen.azimuth[index])))
+        azimuth = float(seen.azimuth[index])
+        suffix = view_suffix(framings[index], view_of(azimuth).value)
         texts = tuple(caption(person, rng, own_outfit=own_outfit) + suffix for _ in range(captions))
-        pointed = control_map(dressed.posed.body, seen.cameras, index)
-        sample = Sample(
-            person, framings[index], azimuth, drawn, pointed.control, texts, pointed.face_points, pointed.eye_distance
+        control, face_points, eye_distance = control_map(dressed.posed.body, seen.cameras, index)
+        is_degraded = bool(rng.random() < degraded_fraction)
+        if is_degraded:
+            texts = tuple(negative_caption(rng) + (suffix if rng.random() < 0.5 else "") for _ in range(captions))
+            drawn = replace(drawn, image=dataset.degraded(drawn.image, rng, blur=(2.0, 8.0)))
+        samples.append(
+            Sample(person, framings[index], azimuth, drawn, control, texts, face_points, eye_distance, is_degraded)
         )
-        if rng.random() < degraded_fraction:
-            spoilt = tuple(negative_caption(rng) + (suffix if rng.random() < 0.5 else "") for _ in range(captions))
-            sample = replace(
-                sample, drawn=replace(drawn, image=degraded(drawn.image, rng)), captions=spoilt, degraded=True
-            )
-        samples.append(sample)
     return samples
 
 
 def _somebody(wardrobe: Wardrobe, rng: np.random.Generator) -> tuple[Person, bool]:
-    """A person and whether they are in the outfit that they are known by."""
+    """A random person, and whether they wear the outfit that they are known by."""
     changes = wardrobe.basis.local_changes
     if rng.random() < 1 / 4:
         known = individuals(changes)
@@ -236,15 +224,3 @@ def _somebody(wardrobe: Wardrobe, rng: np.random.Generator) -> tuple[Person, boo
             return person, True
         return redressed(person, rng), False
     return training_person(rng, changes), False
-
-
-def degraded(image: UInt8[np.ndarray, "S S 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "S S 3"]:
-    """A bad image: one or more of blur, noise, exchanged channels and wrong tones."""
-    changed, faults = image.astype(np.float32), rng.random(3) < 0.5
-    if faults[0] or not faults.any():
-        changed = cv2.GaussianBlur(changed, (0, 0), float(rng.uniform(2, 8)))
-    if faults[1]:
-        changed = changed[..., rng.permutation(3)] * rng.uniform(0.4, 1.6, 3)
-    if faults[2]:
-        changed = changed + rng.normal(0, rng.uniform(15, 50), image.shape)
-    return np.clip(changed, 0, 255).astype(np.uint8)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from avatar_gs.body.pose import JOINT, a_pose, random_pose, zero_pose
-from avatar_gs.lab.people import dataset, world
+from avatar_gs.lab.people import dataset, samples
 from avatar_gs.lab.people.config import PeopleDatasetConfig
 from avatar_gs.lab.people.person import random_person
 from avatar_gs.lab.people.rendering import SUPERSAMPLE, Part, to_srgb
@@ -61,8 +61,8 @@ def test_labels_depth_and_image_agree(wardrobe):
     person = somebody(wardrobe, sex="f")
     dressed = dress(wardrobe, person, a_pose())
     views = fixed_views(dressed.posed.body, [Framing.BODY, Framing.HEAD], [0.0, 0.0], 128)
-    light, background = world.random_light(wardrobe, np.random.default_rng(0)), np.array([0.0, 0.5, 0.0])
-    _, (body, head) = world.draw_person(wardrobe, person, a_pose(), views, light, background)
+    light, background = samples.random_light(wardrobe, np.random.default_rng(0)), np.array([0.0, 0.5, 0.0])
+    _, (body, head) = samples.draw_person(wardrobe, person, a_pose(), views, light, background)
     assert body.parts.shape == (128 * SUPERSAMPLE,) * 2
     solid = ~np.isin(body.parts, [Part.BACKGROUND, Part.HAIR, Part.LASHES, Part.BROWS])
     assert (np.isfinite(body.depth) >= solid).all()
@@ -74,11 +74,11 @@ def test_labels_depth_and_image_agree(wardrobe):
 
 
 def test_samples_are_a_function_of_their_seed_and_say_what_they_show(wardrobe):
-    def samples():
+    def seeded():
         rng = np.random.default_rng(5)
-        return world.random_samples(wardrobe, rng, views=3, size=128, captions=2, degraded_fraction=0.0)
+        return samples.random_samples(wardrobe, rng, views=3, size=128, captions=2, degraded_fraction=0.0)
 
-    for first, second in zip(samples(), samples(), strict=True):
+    for first, second in zip(seeded(), seeded(), strict=True):
         assert np.array_equal(first.drawn.image, second.drawn.image)
         assert np.array_equal(first.control, second.control) and first.captions == second.captions
         assert first.control.any() and first.drawn.alpha.max() > 0.9
@@ -91,8 +91,8 @@ def test_light_is_mostly_ambient(wardrobe):
     directions = rng.normal(size=(500, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     for _ in range(60):
-        light = world.random_light(wardrobe, rng)
-        ambient = world._basis(directions) @ light.harmonics
+        light = samples.random_light(wardrobe, rng)
+        ambient = samples._basis(directions) @ light.harmonics
         assert 0.7 < ambient.mean() < 1.1
         assert ambient.std() < 0.5 and light.key_colour.mean() < 0.3
 

@@ -1,7 +1,7 @@
-"""Pictures of dressed people: a mesh z-buffer that keeps each pixel's rest-pose position, painted per pixel.
+"""Renders of dressed people: a z-buffer of rest-pose positions, painted per pixel.
 
-Painting in rest-pose coordinates keeps seams, stripes and the face sharp however coarse the mesh is. What comes
-out is a map of part ids and a map of shading; colours are put on afterwards, so one geometry serves many outfits.
+Painting in rest-pose coordinates keeps seams, stripes and the face sharp on a coarse mesh. The result is a map of part
+ids and of shading; colours are applied afterwards, so that one geometry serves many outfits.
 """
 
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatar_gs.lab.world import wardrobe as w
-from avatar_gs.lab.world.kernels import kernel, on_scalp
 from avatar_gs.lab.world.people import Person
-from avatar_gs.lab.world.wardrobe import Cut, DressedMesh, Wardrobe, cut_of, vertex_normals
-from avatar_gs.types import Cameras, PosedBody
+from avatar_gs.lab.world.vocabulary import AMBIENT
+from avatar_gs.lab.world.wardrobe import Cut, DressedMesh, Wardrobe, cut_of, kernel, on_scalp, vertex_normals
+from avatar_gs.types import Cameras, Framing, PosedBody
 
 PARTS = (
     "background",
@@ -31,22 +31,31 @@ PARTS = (
     "glasses",
 )
 BACKGROUND, SKIN, HAIR, SHIRT, STRIPE, BOTTOMS, SHOES, EYE, BROW, MOUTH, EYE_WHITE, HAT, GLASSES = range(len(PARTS))
-AMBIENT = 0.84
-"""Shading stays within [AMBIENT, 1] of the albedo: darker, and yellow would measure as brown."""
+PART_IDS = {"hair": HAIR, "shirt": SHIRT, "bottoms": BOTTOMS, "shoes": SHOES, "hat": HAT, "stripe": STRIPE}
+"""Ids of the parts whose colours have names."""
+SHOWN_ON = {
+    "hair": (Framing.HEAD, Framing.UPPER, Framing.BODY),
+    "shirt": (Framing.UPPER, Framing.BODY),
+    "bottoms": (Framing.LOWER, Framing.BODY),
+    "shoes": (Framing.LOWER, Framing.BODY),
+    "hat": (Framing.HEAD, Framing.UPPER, Framing.BODY),
+    "stripe": (Framing.UPPER, Framing.BODY),
+}
+"""Framings in which these parts are expected to be visible."""
 TORSO, ARM, HAND, LEG, FOOT, NECK, HEAD = w.TORSO, w.ARM, w.HAND, w.LEG, w.FOOT, w.NECK, w.HEAD
 EYEBALL, HAIR_VOLUME, SKIRT, HAT_REGION, GLASSES_REGION = w.EYEBALL, w.HAIR_VOLUME, w.SKIRT, w.HAT, w.GLASSES
 
 
 @dataclass(frozen=True)
 class PartMap:
-    """Part ids and shading (255 = full albedo) of one picture at ``[S, S]``, and depth in metres (inf outside)."""
+    """Part ids, shading (255 = full albedo) and depth (metres, inf for background) of one image, each ``[S, S]``."""
 
     parts: NDArray[np.uint8]
     shade: NDArray[np.uint8]
     depth: NDArray[np.float32]
 
 
-def draw_parts(
+def render_parts(
     wardrobe: Wardrobe,
     mesh: DressedMesh,
     person: Person,
@@ -55,8 +64,12 @@ def draw_parts(
     cameras: Cameras,
     light: NDArray[np.floating],
 ) -> list[PartMap]:
-    """The person in ``posed`` from each camera. ``shape_offset`` is the body's displacement by betas ``[V, 3]``,
-    ``light`` a world direction towards the light."""
+    """A posed person from each camera.
+
+    Args:
+        shape_offset: displacement of the body's vertices by betas ``[V, 3]``, metres.
+        light: world direction towards the light; need not be normalised.
+    """
     vertices = skin(mesh, posed, shape_offset)
     lit = np.abs(vertex_normals(vertices, mesh.faces) @ (light / np.linalg.norm(light)))
     lit = (AMBIENT + (1 - AMBIENT) * lit).astype(np.float32)
@@ -81,7 +94,7 @@ def skin(mesh: DressedMesh, posed: PosedBody, shape_offset: NDArray[np.float32])
 
 
 def paint_parameters(person: Person, cut: Cut, joints: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The numbers that ``_paint`` reads, in its order."""
+    """The parameters of ``_paint``, in its order."""
     return np.array(
         [
             cut.sleeve_x, cut.hem_y, cut.neck_y, cut.leg_y, cut.shoe_y, cut.hairline_y, cut.hair_side_z, cut.hair_low_y,
@@ -94,7 +107,7 @@ def paint_parameters(person: Person, cut: Cut, joints: NDArray[np.float32]) -> N
 
 @kernel
 def _paint(region, x, y, z, p):
-    """The part at a rest-pose point."""
+    """The part at a rest-pose point, with the parameters ``p`` of ``paint_parameters``."""
     if region == HAIR_VOLUME:
         return HAIR
     if region == HAT_REGION:
@@ -145,7 +158,7 @@ def _paint_head(ax, y, z, p):
 
 @kernel
 def _rasterise(screen, faces, size):
-    """Z-buffer: depth, the nearest face (-1: none) and its first two barycentric coordinates, at each pixel centre."""
+    """Z-buffer at pixel centres: depth, nearest face (-1: none) and its first two barycentric coordinates."""
     buffer = np.full((size, size), np.inf, np.float32)
     nearest = np.full((size, size), -1, np.int64)
     first, second = np.zeros((size, size), np.float32), np.zeros((size, size), np.float32)
@@ -195,7 +208,7 @@ def _paint_pixels(nearest, first, second, faces, face_regions, rest, lit, paint)
 
 
 def mesh_depth(vertices: NDArray, faces: NDArray[np.int64], cameras: Cameras) -> NDArray[np.float32]:
-    """Depth in metres ``[B, S, S]`` of a mesh (inf where it is not)."""
+    """Depth in metres ``[B, S, S]`` of a mesh (inf for background)."""
     screens = (_screen(vertices, cameras, camera) for camera in range(len(cameras)))
     return np.stack([_rasterise(screen, faces, cameras.height)[0] for screen in screens])
 
@@ -209,7 +222,7 @@ def _screen(vertices: NDArray, cameras: Cameras, camera: int) -> NDArray[np.floa
 
 
 def palette(person: Person, clothes: dict[str, tuple[float, float, float]], background: NDArray) -> NDArray[np.float32]:
-    """Colours of the parts ``[13, 3]`` in 0..255; ``clothes`` holds shirt, stripe, bottoms, shoes and hat."""
+    """Colours of the parts ``[13, 3]``, 0..255; ``clothes`` holds those of shirt, stripe, bottoms, shoes and hat."""
     colours = np.zeros((len(PARTS), 3), np.float32)
     colours[BACKGROUND] = background
     colours[SKIN], colours[HAIR] = person.skin_rgb, person.hair_rgb
@@ -221,8 +234,8 @@ def palette(person: Person, clothes: dict[str, tuple[float, float, float]], back
 
 
 @kernel
-def colour_picture(parts, shade, colours, out, ratio):
-    """Paints a part map and box-filters it by ``ratio`` into ``out`` ([S/ratio, S/ratio, 3], uint8)."""
+def colour_image(parts, shade, colours, out, ratio):
+    """Colour a part map and box-filter it by ``ratio`` into ``out`` ([S/ratio, S/ratio, 3], uint8)."""
     size = parts.shape[0] // ratio
     for y in range(size):
         for x in range(size):

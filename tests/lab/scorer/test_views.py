@@ -11,21 +11,24 @@ from safetensors.torch import save_file
 from avatar_gs.body.pose import pose_of
 from avatar_gs.core.errors import UserError
 from avatar_gs.lab.scorer.config import ScorerConfig
-from avatar_gs.lab.scorer.data import float_pictures, see
-from avatar_gs.lab.scorer.train_faces import FEATURES
-from avatar_gs.lab.scorer.train_views import (
+from avatar_gs.lab.scorer.data import float_images, see
+from avatar_gs.lab.scorer.faces import FEATURES
+from avatar_gs.lab.scorer.views import (
     CLOSE,
+    VIEWS,
     TurnedHeads,
+    ViewNet,
     draw_turned,
+    load_view_judge,
+    seen_view,
     through_the_autoencoder,
     train_views,
 )
-from avatar_gs.lab.scorer.view_judge import VIEWS, ViewNet, load_view_judge, seen_view
-from avatar_gs.lab.train_prior.checkpoint import package_small
-from avatar_gs.lab.world import picture as pic
-from avatar_gs.lab.world.dataset import beyond_doubt, paint
-from avatar_gs.lab.world.heads import CUT, MARGIN, Head, cut_out, find_heads
+from avatar_gs.lab.train_prior.training import package_small
+from avatar_gs.lab.world import rendering as pic
+from avatar_gs.lab.world.dataset import paint
 from avatar_gs.lab.world.people import Person, held_out, random_person
+from avatar_gs.lab.world.views import CUT, MARGIN, Head, beyond_doubt, cut_out, find_heads
 from avatar_gs.lab.world.vocabulary import SKIN
 from avatar_gs.lab.world.wardrobe import load_wardrobe
 from avatar_gs.render.cameras import orbit
@@ -67,7 +70,7 @@ def heads() -> TurnedHeads:
 @pytest.mark.parametrize("softened", [False, True])
 def test_it_names_the_views_of_people_that_it_never_saw(heads, softened):
     sure = np.array([beyond_doubt(turn) for turn in heads.turns]) & (heads.softened == softened)
-    named = load_view_judge()(float_pictures(heads.cuts[sure])).argmax(1).numpy()
+    named = load_view_judge()(float_images(heads.cuts[sure])).argmax(1).numpy()
     assert all((heads.views[sure] == number).sum() >= 15 for number in range(len(VIEWS)))
     assert (named == heads.views[sure]).mean() >= 0.95
 
