@@ -1,6 +1,6 @@
 """A Stable Diffusion prior with ControlNet: any folder or hub name in diffusers' format, or single files.
 
-The one adapter between diffusers and the rest of the program, which knows only ``types.Prior``.
+The one adapter between diffusers and the rest of the program, which knows only ``protocols.Prior``.
 """
 
 import json

@@ -126,7 +126,7 @@ def require_same(device: torch.device, **values: int) -> None:
 
 class SharedPrior:
     """A prior whose encoder, UNet and ControlNet are computed in shares, a process some rows each; all else is its own.
-    Implements ``types.Prior``, differentiable as the prior is."""
+    Implements ``protocols.Prior``, differentiable as the prior is."""
 
     def __init__(self, prior: Prior) -> None:
         self.prior = prior

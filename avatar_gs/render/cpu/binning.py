@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from avatar_gs.render.cpu.projection import Projected
 from avatar_gs.render.cpu.runtime import helper, kernel, run_chunks, thread_count
 
 TILE = 32
@@ -93,10 +94,22 @@ def _touched(low, high, tiles):
 
 @kernel
 def _pack(
-    start, stop, bounds, sources, means2d, conics, depths, opacities, colors, columns, tiles,
-    rows, boxes, pairs_of_chunk, pairs_of_row,
-):  # fmt: skip
+    start,
+    stop,
+    bounds,
+    sources,
+    projected,
+    opacities,
+    colors,
+    columns,
+    tiles,
+    rows,
+    boxes,
+    pairs_of_chunk,
+    pairs_of_row,
+):
     """Pack the rows of chunks ``start <= k < stop``, find their boxes of tiles, count pairs by row and by tile."""
+    _, means2d, depths, conics = projected
     splats = opacities.shape[0]
     for chunk in range(start, stop):
         for m in range(bounds[chunk], bounds[chunk + 1]):
@@ -144,35 +157,41 @@ def _sorted_sources(radii: np.ndarray, depths: np.ndarray) -> np.ndarray:
 
 
 def bin_splats(
-    radii: np.ndarray,
-    means2d: np.ndarray,
-    conics: np.ndarray,
-    depths: np.ndarray,
-    opacities: np.ndarray,
-    colors: np.ndarray,
-    width: int,
-    height: int,
+    projected: Projected, opacities: np.ndarray, colors: np.ndarray, images: int, width: int, height: int
 ) -> Bins:
     """Sort and bin the splats that `projection.project` left visible.
 
     Args:
-        radii, means2d, conics, depths: ``[B, N, …]``, of `projection.project`.
+        projected: of `projection.project`, B images of N splats.
         opacities, colors: ``[N]`` and ``[N, 3]``.
+        images: B.
         width, height: of the images in memory, pixels.
     """
-    images = len(depths)
     columns = -(-width // TILE)
     tiles = columns * -(-height // TILE)
-    sources = _sorted_sources(radii, depths)
+    sources = _sorted_sources(
+        projected.radii.reshape(images, len(opacities), 2), projected.depths.reshape(images, len(opacities))
+    )
     count = len(sources)
     chunks = thread_count()
     bounds = np.linspace(0, count, chunks + 1).astype(np.int64)
     rows, boxes = np.empty((count, ROW), np.float32), np.empty((count, 3), np.int32)
     cursors, first_slot = np.zeros((chunks, images * tiles), np.int64), np.zeros(count + 1, np.int64)
     run_chunks(
-        _pack, chunks, bounds, sources, means2d.reshape(-1, 2), conics.reshape(-1, 3), depths.reshape(-1),
-        opacities, colors, columns, tiles, rows, boxes, cursors, first_slot[1:],
-    )  # fmt: skip
+        _pack,
+        chunks,
+        bounds,
+        sources,
+        projected,
+        opacities,
+        colors,
+        columns,
+        tiles,
+        rows,
+        boxes,
+        cursors,
+        first_slot[1:],
+    )
     np.cumsum(first_slot, out=first_slot)
     lengths = cursors.sum(axis=0)
     first = np.concatenate([[0], np.cumsum(lengths)])

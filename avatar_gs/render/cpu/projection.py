@@ -16,6 +16,7 @@ The kernels compute in float64: scalar code is as fast, and the determinant of a
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,6 +30,42 @@ MAX_EXTENT = 3.33
 """Largest radius of a splat in standard deviations."""
 WINDOW = 0.15
 """How far outside the image, in widths, the Jacobian's point of linearisation may lie."""
+
+
+class Splats(NamedTuple):
+    """Splats, or the gradients in them, as float32 arrays."""
+
+    means: np.ndarray
+    """``[N, 3]``"""
+    quats: np.ndarray
+    """``[N, 4]``, wxyz."""
+    scales: np.ndarray
+    """``[N, 3]``"""
+
+
+class View(NamedTuple):
+    """The cameras of a batch, of one image size."""
+
+    cameras: np.ndarray
+    """``[B, 16]``, of `pack_cameras`."""
+    width: int
+    height: int
+    near: float
+    far: float
+
+
+class Projected(NamedTuple):
+    """Projected (camera, splat) pairs, or the gradients in them (then ``radii`` stay those of the pairs)."""
+
+    radii: np.ndarray
+    """``[B N, 2]`` int32, 0 for culled splats."""
+    means2d: np.ndarray
+    """``[B N, 2]``"""
+    depths: np.ndarray
+    """``[B N]``"""
+    conics: np.ndarray
+    """``[B N, 3]``"""
+
 
 # ---- 3-vectors and 3x3 matrices as tuples
 
@@ -176,14 +213,15 @@ def pack_cameras(T_camera_world: np.ndarray, K: np.ndarray) -> np.ndarray:
 
 
 @kernel
-def project(
-    start, stop, means, quats, scales, opacities, cameras, width, height, near, far, radii, means2d, depths, conics
-):
+def project(start, stop, splats, opacities, view, projected):
     """Project the (camera, splat) pairs ``start <= i < stop``, with camera ``i // N`` and splat ``i % N``.
 
-    Writes rows i of the flattened ``radii [B N, 2]`` int32, ``means2d [B N, 2]``, ``depths [B N]`` and ``conics [B N,
-    3]``; all zero for culled splats: outside ``near``…``far`` or the image, too transparent, or not finite.
+    Writes rows i of ``projected``, all zero for culled splats: outside ``near``…``far`` or the image, too transparent,
+    or not finite.
     """
+    means, quats, scales = splats
+    cameras, width, height, near, far = view
+    radii, means2d, depths, conics = projected
     count = means.shape[0]
     for i in range(start, stop):
         splat = i % count
@@ -249,15 +287,15 @@ def _position_gradient(p, lens, window, v_mean2d, v_depth, v_jx, v_jxz, v_jy, v_
 
 
 @kernel
-def project_backward(
-    start, stop, means, quats, scales, cameras, width, height, radii, conics,
-    v_means2d, v_depths, v_conics, v_means, v_quats, v_scales,
-):  # fmt: skip
+def project_backward(start, stop, splats, view, conics, v_projected, v_splats):
     """Gradients of splats ``start <= i < stop``, summed over the cameras in order (so: deterministic).
 
-    Adds to rows of ``v_means [N, 3]``, ``v_quats [N, 4]``, ``v_scales [N, 3]``; the other arrays are those of `project`
-    and the gradients in its outputs.
+    Adds to rows of ``v_splats``; ``v_projected`` holds the gradients in the output of `project`, and its radii.
     """
+    means, quats, scales = splats
+    cameras, width, height, _, _ = view
+    radii, v_means2d, v_depths, v_conics = v_projected
+    v_means, v_quats, v_scales = v_splats
     count = means.shape[0]
     for splat in range(start, stop):
         for camera in range(cameras.shape[0]):

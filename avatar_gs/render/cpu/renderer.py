@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from avatar_gs.render.cpu import simd
 from avatar_gs.render.cpu.binning import TILE, bin_splats
 from avatar_gs.render.cpu.blending import SLOT, gather, render_tiles, render_tiles_backward
-from avatar_gs.render.cpu.projection import pack_cameras, project, project_backward
+from avatar_gs.render.cpu.projection import Projected, Splats, View, pack_cameras, project, project_backward
 from avatar_gs.render.cpu.runtime import run_chunks, run_everywhere
 from avatar_gs.render.cpu.tiles import BLOCK_WIDTH
 from avatar_gs.types import Cameras, Gaussians, Render
@@ -29,6 +29,16 @@ def _zeros(*shape: int) -> Tensor:
     return torch.from_numpy(np.zeros(shape, np.float32))
 
 
+def _flat(radii: Tensor, means2d: Tensor, depths: Tensor, conics: Tensor) -> Projected:
+    """The arrays of ``[B, N, …]`` tensors with one dimension for the (camera, splat) pairs."""
+    return Projected(
+        _array(radii).reshape(-1, 2),
+        _array(means2d).reshape(-1, 2),
+        _array(depths).reshape(-1),
+        _array(conics).reshape(-1, 3),
+    )
+
+
 class _Project(torch.autograd.Function):
     """means, quats, scales -> radii [B, N, 2] int32, means2d [B, N, 2], depths [B, N], conics [B, N, 3]."""
 
@@ -39,23 +49,17 @@ class _Project(torch.autograd.Function):
         quats: Tensor,
         scales: Tensor,
         opacities: Tensor,
-        cameras: np.ndarray,
-        width: int,
-        height: int,
-        near: float,
-        far: float,
+        view: View,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        images, splats = len(cameras), len(means)
+        images, splats = len(view.cameras), len(means)
         radii = torch.empty(images, splats, 2, dtype=torch.int32)
         means2d, depths = torch.empty(images, splats, 2), torch.empty(images, splats)
         conics = torch.empty(images, splats, 3)
-        run_chunks(
-            project, images * splats,
-            _array(means), _array(quats), _array(scales), _array(opacities), cameras, width, height, near, far,
-            radii.view(-1, 2).numpy(), means2d.view(-1, 2).numpy(), depths.view(-1).numpy(), conics.view(-1, 3).numpy(),
-        )  # fmt: skip
+        arrays = Splats(_array(means), _array(quats), _array(scales))
+        projected = _flat(radii, means2d, depths, conics)
+        run_chunks(project, images * splats, arrays, _array(opacities), view, projected)
         ctx.save_for_backward(means, quats, scales, radii, conics)
-        ctx.view = (cameras, width, height)
+        ctx.view = view
         ctx.mark_non_differentiable(radii)
         return radii, means2d, depths, conics
 
@@ -63,14 +67,11 @@ class _Project(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, _: Tensor, v_means2d: Tensor, v_depths: Tensor, v_conics: Tensor) -> tuple:  # pyright: ignore
         means, quats, scales, radii, conics = ctx.saved_tensors
+        arrays = Splats(_array(means), _array(quats), _array(scales))
         gradients = [_zeros(*x.shape) for x in (means, quats, scales)]
-        run_chunks(
-            project_backward, len(means), _array(means), _array(quats), _array(scales), *ctx.view,
-            _array(radii).reshape(-1, 2), _array(conics).reshape(-1, 3),
-            _array(v_means2d).reshape(-1, 2), _array(v_depths).reshape(-1), _array(v_conics).reshape(-1, 3),
-            *[x.numpy() for x in gradients],
-        )  # fmt: skip
-        return (*gradients, None, None, None, None, None, None)
+        v_projected, v_splats = _flat(radii, v_means2d, v_depths, v_conics), Splats(*[x.numpy() for x in gradients])
+        run_chunks(project_backward, len(means), arrays, ctx.view, _array(conics).reshape(-1, 3), v_projected, v_splats)
+        return (*gradients, None, None)
 
 
 class _Blend(torch.autograd.Function):
@@ -91,8 +92,8 @@ class _Blend(torch.autograd.Function):
         absgrad: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         images = len(means2d)
-        splats = (_array(opacities), _array(colors))
-        bins = bin_splats(_array(radii), _array(means2d), _array(conics), _array(depths), *splats, width, height)
+        projected = _flat(radii, means2d, depths, conics)
+        bins = bin_splats(projected, _array(opacities), _array(colors), images, width, height)
         rgb = torch.empty(images, 3, height, width)
         alpha, depth = torch.empty(images, height, width), torch.empty(images, height, width)
         stops = np.empty(len(bins.order), np.int64)
@@ -153,9 +154,9 @@ def render(
     """
     simd.check()
     width, height = cameras.width, cameras.height
-    packed = pack_cameras(_array(cameras.T_camera_world), _array(cameras.K))
+    view = View(pack_cameras(_array(cameras.T_camera_world), _array(cameras.K)), width, height, near, far)
     radii, means2d, depths, conics = _Project.apply(  # pyright: ignore[reportGeneralTypeIssues]
-        gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, packed, width, height, near, far
+        gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, view
     )
     padded = -(-width // BLOCK_WIDTH) * BLOCK_WIDTH
     rgb, alpha, depth = _Blend.apply(  # pyright: ignore[reportGeneralTypeIssues]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from avatar_gs.lab.benchmarks.renderers import capsule_person, person_camera
-from avatar_gs.render.cpu.projection import pack_cameras
+from avatar_gs.render.cpu.projection import View, pack_cameras
 from avatar_gs.render.cpu.renderer import _Project
 
 gsplat = pytest.importorskip("gsplat.cuda._torch_impl")
@@ -21,7 +21,7 @@ def test_projection_is_gsplats(shift: tuple[float, float]) -> None:
     ours = [getattr(person, name).clone().requires_grad_() for name in names]
     theirs = [getattr(person, name).double().requires_grad_() for name in names]
     radii, means2d, depths, conics = _Project.apply(  # pyright: ignore[reportGeneralTypeIssues]
-        *ours, person.opacities, pack_cameras(pose.numpy(), camera.K.numpy()), 256, 200, 0.01, 1e10
+        *ours, person.opacities, View(pack_cameras(pose.numpy(), camera.K.numpy()), 256, 200, 0.01, 1e10)
     )
     covariances, _ = gsplat._quat_scale_to_covar_preci(theirs[1], theirs[2], True, False)
     expected = gsplat._fully_fused_projection(theirs[0], covariances, pose.double(), camera.K.double(), 256, 200)

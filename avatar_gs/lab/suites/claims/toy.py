@@ -42,7 +42,7 @@ Points = Float[Tensor, "N 2"]
 
 
 class PlanePrior:
-    """Implements ``types.Prior`` for points of the plane. A condition is the four centres of its modes (two of them
+    """Implements ``protocols.Prior`` for points of the plane. A condition is the four centres of its modes (two of them
     twice, if there are two)."""
 
     name = "plane"
