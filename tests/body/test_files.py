@@ -85,7 +85,7 @@ def test_published_smplx_is_loaded_from_a_clean_copy(smplx_file: Path, tmp_path:
     assert difference[5:].max() == 0
 
 
-def test_the_bomb_would_have_gone_off(smplx_file: Path, tmp_path: Path) -> None:
+def test_an_unchecked_pickle_would_be_executed(smplx_file: Path, tmp_path: Path) -> None:
     with np.load(smplx_file, allow_pickle=True) as archive:
         archive["part2num"]
     assert (tmp_path / "exploded").exists()
@@ -216,7 +216,7 @@ def test_wrong_arrays_are_named(tmp_path: Path) -> None:
         one_line(error, words, "SMPLX_NEUTRAL.npz")
 
 
-def test_too_many_or_absurd_betas_are_refused() -> None:
+def test_too_many_or_extreme_betas_are_refused() -> None:
     with pytest.raises(UserError) as error:
         load_body(BodyConfig(path=str(FREE_BODY), betas=[0.0] * 11))
     one_line(error, "body.betas", "11", "10")

@@ -35,10 +35,10 @@ def point(body: Body, posed: PosedBody, name: str) -> Tensor:
 @pytest.mark.parametrize("joint", ["left_elbow", "right_knee", "left_shoulder", "right_hip", "left_index1", "head"])
 def test_a_bend_moves_what_hangs_on_the_joint_and_nothing_else(body: Body, joint: str) -> None:
     posed = body.pose(pose_of(**{joint: (0.3, 0.9, -0.6)}))
-    share = body.weights[:, below(joint)].sum(1)
-    assert moved(body, posed)[share == 0].max() < 1e-5
-    assert share[share > 0].numel() > 50
-    rigid = share > 1 - 1e-6
+    weight = body.weights[:, below(joint)].sum(1)
+    assert moved(body, posed)[weight == 0].max() < 1e-5
+    assert weight[weight > 0].numel() > 50
+    rigid = weight > 1 - 1e-6
     rest, pivot = body.rest(), body.rest().joints[JOINT[joint]]
     R = posed.T_posed_rest[JOINT[joint], :3, :3]
     expected = (rest.vertices[rigid] - pivot) @ R.T + pivot

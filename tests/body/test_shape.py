@@ -39,7 +39,7 @@ def test_every_joint_lies_inside_the_body(body: Body, betas: list[float]) -> Non
 
 @pytest.mark.parametrize("betas", SHAPES, ids=str)
 def test_every_joint_lies_where_its_part_begins(body: Body, betas: list[float]) -> None:
-    """The flesh around a joint belongs to it and to its parent, each with a share."""
+    """The flesh around a joint belongs to it and to its parent, each with a weight."""
     vertices, joints = body.shaped(torch.tensor(betas))
     near = torch.cdist(joints, vertices).topk(60, largest=False).indices.numpy()
     around = body.weights.numpy()[near].mean(1)

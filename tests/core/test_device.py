@@ -50,7 +50,7 @@ def test_the_gpus_allocator_grows_its_blocks_unless_the_user_says_otherwise(monk
     assert os.environ["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
 
 
-def test_what_says_that_memory_ran_out():
+def test_out_of_memory_errors_are_recognised():
     with pytest.raises(RuntimeError) as too_much:
         torch.empty(2**60, dtype=torch.uint8)
     assert device.is_out_of_memory(too_much.value)
@@ -64,7 +64,7 @@ def test_what_says_that_memory_ran_out():
         assert not device.is_out_of_memory(error)
 
 
-def test_a_programs_peak_of_memory_is_not_that_of_what_started_it():
+def test_the_peak_of_memory_is_not_that_of_the_parent_process():
     said = "from avatar_gs.core import device; print(device.peak_resident_memory())"
     with mmap.mmap(-1, 2**29) as held:
         held.write(bytes(2**29))
@@ -76,7 +76,7 @@ def test_a_programs_peak_of_memory_is_not_that_of_what_started_it():
     assert device.peak_resident_memory() > 2**29
 
 
-def test_where_there_is_no_proc_the_systems_own_figure_is_taken(monkeypatch, tmp_path):
+def test_without_proc_getrusage_is_used(monkeypatch, tmp_path):
     known = device.peak_resident_memory()
     monkeypatch.setattr(device, "Path", lambda path: tmp_path / "none")
     assert device.peak_resident_memory() >= 0.9 * known
@@ -89,7 +89,7 @@ def test_devices():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
-def test_cuda_without_cuda_is_a_users_mistake():
+def test_cuda_without_a_device_is_a_user_error():
     with pytest.raises(UserError, match="device=cuda"):
         device.choose_device("cuda")
 
@@ -104,7 +104,7 @@ def gpu(monkeypatch):
 
 
 @pytest.mark.usefixtures("gpu")
-def test_auto_takes_a_gpu_only_where_splats_can_be_drawn(monkeypatch, caplog):
+def test_auto_takes_a_gpu_only_if_splats_can_be_rendered(monkeypatch, caplog):
     monkeypatch.setattr(
         device.gsplat_kernels, "find_kernels", lambda cores: Kernels("no nvcc", "found no nvcc; install it")
     )
@@ -112,7 +112,7 @@ def test_auto_takes_a_gpu_only_where_splats_can_be_drawn(monkeypatch, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "device=auto takes the CPU, though torch finds a CUDA device: found no nvcc; install it"
     ]
-    assert device.choose_device("cuda") == "cuda", "what is asked for is given, or refused where it draws"
+    assert device.choose_device("cuda") == "cuda", "an explicit device is taken, or refused by the renderer"
     device._automatic.cache_clear()
     monkeypatch.setattr(device.gsplat_kernels, "find_kernels", lambda cores: Kernels("compiled"))
     assert device.choose_device("auto") == "cuda" and len(caplog.records) == 1

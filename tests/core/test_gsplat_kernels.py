@@ -51,7 +51,7 @@ def test_without_nvcc(machine):
     assert "\n" not in str(error.value)
 
 
-def test_what_a_build_will_need_and_take(machine, monkeypatch):
+def test_tools_and_time_of_a_build_are_reported(machine, monkeypatch):
     nvcc = nvcc_of(machine, "13.2")
     found = gsplat_kernels.find_kernels(16)
     assert not found.problem

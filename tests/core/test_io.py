@@ -4,6 +4,8 @@ import json
 import logging
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -94,13 +96,13 @@ def test_a_run_keeps_config_log_and_metrics(tmp_path):
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["schema"] == 1
 
 
-def test_the_log_says_how_a_run_failed(tmp_path):
+def test_the_log_records_why_a_run_failed(tmp_path):
     with pytest.raises(UserError), RunFolder.open(tmp_path / "run", {}):
         raise UserError("no more")
     assert "UserError: no more" in (tmp_path / "run" / "log.txt").read_text()
 
 
-def test_starting_anew_removes_the_run_and_nothing_of_the_users(tmp_path):
+def test_overwriting_removes_the_run_but_no_files_of_the_user(tmp_path):
     with RunFolder.open(tmp_path / "run", {"seed": 1}) as run:
         run.record("optimize")
         save_state(run.checkpoints / "last.safetensors", {"x": torch.ones(1)})
@@ -125,7 +127,7 @@ def test_damaged_metrics_are_named(tmp_path, content):
         RunFolder(tmp_path).metrics()
 
 
-def test_the_first_ctrl_c_asks_and_the_second_stops():
+def test_the_first_ctrl_c_requests_a_stop_and_the_second_stops():
     before = signal.getsignal(signal.SIGINT)
     with interruptible() as interrupt:
         assert not interrupt.requested
@@ -134,3 +136,9 @@ def test_the_first_ctrl_c_asks_and_the_second_stops():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_command_reads_run_folders_without_torch():
+    code = "import sys, avatar_gs.core.device, avatar_gs.core.runs; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

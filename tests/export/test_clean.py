@@ -50,7 +50,7 @@ def test_scales_colours_and_rotations_are_brought_into_range() -> None:
     assert gaussians.scales[0, 0] == 0  # the caller's values are not touched
 
 
-def test_nothing_left_is_an_error_that_says_why() -> None:
+def test_no_splat_left_is_an_error_with_its_reason() -> None:
     gaussians = numbered(3)
     gaussians.opacities[:] = 0.001
     with pytest.raises(UserError, match=r"none of the 3 splats .* export.min_opacity=0.005"):

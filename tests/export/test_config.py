@@ -23,7 +23,7 @@ from avatar_gs.export.config import ExportConfig, Frame
         ({"video_seconds": 1e9}, "export.video_seconds=1000000000.0"),
     ],
 )
-def test_senseless_values_are_refused(values: dict[str, Any], named: str) -> None:
+def test_invalid_values_are_refused(values: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=named):
         ExportConfig(**values)
 

@@ -1,4 +1,4 @@
-"""The PLY file: its bytes, its frames, and that readers which we did not write agree about what it says."""
+"""The PLY file: its bytes, its frames, and that readers which we did not write agree about its content."""
 
 import shutil
 import subprocess

@@ -14,9 +14,9 @@ COLORS = np.array([[200, 30, 40], [40, 180, 60], [30, 60, 200], [128, 128, 128]]
 
 def frames(height: int = 48, width: int = 64) -> np.ndarray:
     """One frame of each colour, with a white square at the upper left."""
-    pictures = np.broadcast_to(COLORS[:, None, None], (len(COLORS), height, width, 3)).copy()
-    pictures[:, :16, :16] = 255
-    return pictures
+    images = np.broadcast_to(COLORS[:, None, None], (len(COLORS), height, width, 3)).copy()
+    images[:, :16, :16] = 255
+    return images
 
 
 def test_decoded_frames_have_the_shape_the_colours_and_the_order(tmp_path: Path) -> None:
@@ -29,9 +29,9 @@ def test_decoded_frames_have_the_shape_the_colours_and_the_order(tmp_path: Path)
     assert info["fps"] == 10
     assert info["pix_fmt"].startswith("yuv420p")
     assert len(decoded) == len(COLORS)
-    for picture, color in zip(decoded, COLORS, strict=True):
-        np.testing.assert_allclose(picture[24:, 24:].reshape(-1, 3).mean(0), color, atol=6)
-        assert picture[2:14, 2:14].min() > 235
+    for image, color in zip(decoded, COLORS, strict=True):
+        np.testing.assert_allclose(image[24:, 24:].reshape(-1, 3).mean(0), color, atol=6)
+        assert image[2:14, 2:14].min() > 235
 
 
 def test_playing_can_start_before_all_is_loaded(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How far a renderer's images and gradients are from the float64 reference, beside what float32 costs any renderer.
+"""Errors of a renderer's images and gradients against the float64 reference, compared with the errors of float32.
 
     python tests/render/agreement.py --device cuda --json agreement.json
 
@@ -161,7 +161,7 @@ def main() -> int:
 
 
 def summary(found: list[Agreement]) -> dict[str, Any]:
-    """A scene's worst image, in bounds, and its worst gradient beside the yardsticks."""
+    """A scene's worst image, in bounds, and its worst gradient with the yardsticks."""
 
     def by_bound(row: Agreement) -> float:
         return row.error / row.bound

@@ -1,4 +1,4 @@
-"""The orbit sampler and the fixed views: the right part, from the right side, in the picture."""
+"""The orbit sampler and the fixed views: the right part, from the right side, in the image."""
 
 import math
 from dataclasses import replace
@@ -40,7 +40,7 @@ def test_each_framing_shows_its_part(standing):
 
 
 def test_azimuth_turns_towards_the_left_hand(standing):
-    """From +90 degrees the left hand is nearest; from the front it is on the right of the picture."""
+    """From +90 degrees the left hand is nearest; from the front it is on the right of the image."""
     views = fixed_views(standing, [Framing.BODY] * 2, [0.0, 90.0], 128)
     hands = standing.joints[[JOINT["left_wrist"], JOINT["right_wrist"]]]
     pixels, depth = project(hands, views.cameras)
@@ -62,7 +62,7 @@ def test_the_sampler_keeps_to_its_settings_and_its_seed(standing):
     assert sorted(sectors.tolist()) == list(range(64)), "one view in each sector"
 
 
-def test_framings_come_as_often_as_asked(standing):
+def test_framings_follow_their_probabilities(standing):
     none = FramingConfig(probability=0.0)
     config = replace(CamerasConfig(), body=none, upper=none, lower=none)
     views = sample_views(config, 32, torch.Generator().manual_seed(0), standing, 128)
@@ -80,12 +80,12 @@ def test_framings_come_as_often_as_asked(standing):
         {"head": FramingConfig(span_min=2.0, span_max=1.0)},
     ],
 )
-def test_absurd_settings_get_one_line(change):
+def test_invalid_settings_are_refused_in_one_line(change):
     with pytest.raises(UserError, match="cameras"):
         replace(CamerasConfig(), **change)
 
 
-def test_an_identity_raises_the_heads_share_and_keeps_the_others_proportions():
+def test_an_identity_raises_the_fraction_of_head_views_and_keeps_the_others_proportions():
     plain = CamerasConfig(head_share_with_identity=0.6)
     raised = plain.for_identity()
     names = ("body", "head", "upper", "lower")

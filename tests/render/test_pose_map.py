@@ -1,4 +1,4 @@
-"""Pose maps: the drawing, the culling, and the body's depth. Pictures use the free body's keypoints."""
+"""Pose maps: the drawing, the culling, and the body's depth. Images use the free body's keypoints."""
 
 import math
 
@@ -47,29 +47,29 @@ def seen(scene: tuple[PosedBody, Keypoints], cameras: Cameras) -> np.ndarray:
     """Visibility ``[B, 130]`` by the body's own depth."""
     posed, keypoints = scene
     depth = body_depth(posed, cameras).double().numpy()
-    picture, points = (cameras.width, cameras.height), stack_keypoints(keypoints)
+    image, points = (cameras.width, cameras.height), stack_keypoints(keypoints)
     poses, Ks = cameras.T_camera_world.double().numpy(), cameras.K.double().numpy()
     cases = zip(poses, Ks, depth, strict=True)
-    return np.stack([visible_points(points, pose, K, picture, surface)[1] for pose, K, surface in cases])
+    return np.stack([visible_points(points, pose, K, image, surface)[1] for pose, K, surface in cases])
 
 
-def colour_at(picture: Tensor, pixel: Tensor) -> list[int]:
+def colour_at(image: Tensor, pixel: Tensor) -> list[int]:
     x, y = pixel.long().tolist()
-    return (picture[y, x] * 255).round().long().tolist()
+    return (image[y, x] * 255).round().long().tolist()
 
 
 def test_limbs_have_their_openpose_colours_and_sides(scene: tuple[PosedBody, Keypoints]) -> None:
     posed, keypoints = scene
-    for azimuth, left_is_right_in_picture in ((0, True), (180, False)):
+    for azimuth, left_is_right_in_image in ((0, True), (180, False)):
         cameras = views(posed, azimuth).resized(512, 512)
-        picture = render_pose_map(keypoints, cameras, body_depth(posed, cameras), size=512, hands=False, face=False)[0]
+        image = render_pose_map(keypoints, cameras, body_depth(posed, cameras), size=512, hands=False, face=False)[0]
         pixels = project(keypoints.body, cameras)[0][0]
         limbs = {(2, 3): (255, 170, 0), (3, 4): (255, 255, 0), (5, 6): (170, 255, 0), (6, 7): (85, 255, 0),
                  (8, 9): (0, 255, 85), (11, 12): (0, 170, 255), (1, 8): (0, 255, 0)}  # fmt: skip
         for (a, b), colour in limbs.items():
             middle = (pixels[a] + pixels[b]) / 2
-            assert colour_at(picture, middle) == pytest.approx([0.6 * c for c in colour], abs=1), (azimuth, a, b)
-        assert (pixels[7, 0] > pixels[4, 0]) == left_is_right_in_picture
+            assert colour_at(image, middle) == pytest.approx([0.6 * c for c in colour], abs=1), (azimuth, a, b)
+        assert (pixels[7, 0] > pixels[4, 0]) == left_is_right_in_image
 
 
 def test_no_face_from_behind(scene: tuple[PosedBody, Keypoints]) -> None:
@@ -123,7 +123,7 @@ def test_random_views_never_show_a_face_through_the_head(scene: tuple[PosedBody,
     assert visible[degrees < 50].all()
 
 
-def test_points_outside_the_picture_are_left_out(scene: tuple[PosedBody, Keypoints]) -> None:
+def test_points_outside_the_image_are_left_out(scene: tuple[PosedBody, Keypoints]) -> None:
     posed, keypoints = scene
     cameras = views(posed, 0, framing=Framing.LOWER)
     visible = seen(scene, cameras)
@@ -159,7 +159,7 @@ def test_a_point_on_an_edge_is_not_hidden_by_a_neighbouring_pixel() -> None:
     surface = np.zeros((8, 8))
     surface[:, :4], surface[:, 4:] = 1.0, 2.0
     K = np.array([[8.0, 0, 4], [0, 8.0, 4], [0, 0, 1]])
-    point = np.array([[-0.05, 0.0, 2.0]])  # on the farther surface, a fraction of a pixel beside the edge
+    point = np.array([[-0.05, 0.0, 2.0]])  # on the farther surface, a fraction of a pixel from the edge
     assert visible_points(point, np.eye(4), K, (8, 8), surface, np.array([0.02]))[1].all()
     point = np.array([[-0.8, 0.0, 2.0]])  # three pixels behind the nearer one
     assert not visible_points(point, np.eye(4), K, (8, 8), surface, np.array([0.02]))[1].any()
@@ -180,7 +180,7 @@ def test_drawing_is_averaged_down() -> None:
 
 @pytest.mark.parametrize("size", [512, 768])
 def test_drawing_is_controlnet_auxs_own(size: int) -> None:
-    """The same picture as ``draw_poses`` makes of a detected pose in which everything was found."""
+    """The same image as ``draw_poses`` makes of a detected pose in which everything was found."""
     from controlnet_aux.open_pose import PoseResult, draw_poses
     from controlnet_aux.open_pose.body import BodyResult, Keypoint
 
@@ -203,8 +203,8 @@ DISCS = (
 def test_maps_above_512_pixels_are_drawn_at_their_own_size(scene: tuple[PosedBody, Keypoints], size: int) -> None:
     posed, keypoints = scene
     cameras = views(posed, 0).resized(size, size)
-    picture = render_pose_map(keypoints, cameras, body_depth(posed, cameras), size=size, hands=False, face=False)[0]
-    drawn = (picture * 255).round().int()
+    image = render_pose_map(keypoints, cameras, body_depth(posed, cameras), size=size, hands=False, face=False)[0]
+    drawn = (image * 255).round().int()
     pixels = project(keypoints.body, cameras)[0][0]
     for pixel, colour in zip(pixels, DISCS, strict=True):
         rows, columns = torch.nonzero((drawn == torch.tensor(colour)).all(-1), as_tuple=True)

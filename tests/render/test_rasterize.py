@@ -58,7 +58,7 @@ SCENES = {
     "one pixel": (person(40), person_camera(1, 1), GREY),
     "several cameras": (person(), several_cameras(40, 56, [0.3, 2.0, 4.0]), torch.rand(3, 3, generator=generator())),
     "from inside": (person(400), camera_at([0.05, 1.2, 0.1], [0.3, 1.0, 0.9], 60, 44), GREY),
-    "close, most of it outside the picture": (person(400), camera_at([0.3, 1.5, 0.7], [0.2, 1.6, 0], 64, 64), None),
+    "close, most of it outside the image": (person(400), camera_at([0.3, 1.5, 0.7], [0.2, 1.6, 0], 64, 64), None),
     "tiny splats": (person(300, (1e-5, 1e-4)), person_camera(48, 48), GREY),
     "huge splats": (person(25, (0.5, 4.0)), person_camera(48, 48), GREY),
     "extreme opacities": (extreme_opacities(), person_camera(48, 48), GREY),
@@ -85,7 +85,7 @@ def in_double(cameras: Cameras) -> Cameras:
 
 
 @pytest.mark.parametrize("scene", SCENES)
-def test_pictures_and_gradients_are_those_of_the_dense_reference(scene: str) -> None:
+def test_images_and_gradients_equal_the_dense_reference(scene: str) -> None:
     splats, cameras, background = SCENES[scene]
     ours, theirs = with_gradients(splats, torch.float32), with_gradients(splats, torch.float64)
     behind = torch.zeros(len(cameras), 3) if background is None else background
@@ -122,7 +122,7 @@ def test_splats_behind_the_camera_are_not_drawn() -> None:
     assert not render.alpha.any() and not render.depth.any() and not render.info["radii"].any()
 
 
-def test_near_and_far_bound_the_depth_of_what_is_drawn() -> None:
+def test_near_and_far_bound_the_depth_of_rendered_splats() -> None:
     splats, cameras = person(), person_camera(32, 32)
     depths = rasterize(splats, cameras).info["depths"]
     middle = float(depths.flatten().sort().values[150:152].mean())  # between two splats
@@ -211,7 +211,7 @@ def test_gsplats_default_strategy_runs_on_it(absgrad: bool) -> None:
         loss_of(render, torch.tensor([1.0, 0.5, -1.0, 0.1, 0.0])).backward()
         if step == 1:
             means2d, visible = render.info["means2d"], (render.info["radii"] > 0).all(dim=-1)
-            gradient = (means2d.absgrad if absgrad else means2d.grad) * 16 * 2  # half a picture, two cameras
+            gradient = (means2d.absgrad if absgrad else means2d.grad) * 16 * 2  # half an image, two cameras
             strategy.step_post_backward(params, optimizers, state, step, render.info)
             torch.testing.assert_close(state["grad2d"], (gradient.norm(dim=-1) * visible).sum(dim=0))
             assert torch.equal(state["count"], visible.sum(dim=0).float())
@@ -221,7 +221,7 @@ def test_gsplats_default_strategy_runs_on_it(absgrad: bool) -> None:
     assert all(len(value) == len(params["means"]) for value in params.values())
 
 
-def test_gradients_reach_only_what_asks_for_them() -> None:
+def test_gradients_reach_only_tensors_that_require_them() -> None:
     splats = person(50)
     colors = splats.colors.clone().requires_grad_()
     render = rasterize(replace(splats, colors=colors), person_camera(24, 24))
@@ -236,9 +236,9 @@ def test_strided_splats_and_changes_in_place_are_fine() -> None:
     colors = torch.tensor([0.1, 0.2, 0.3]).expand(50, 3)
     strided = replace(splats, means=splats.means.T.contiguous().T, colors=colors)
     whole = replace(splats, colors=colors.contiguous())
-    picture = rasterize(with_gradients(strided, torch.float32), cameras).rgb
-    assert torch.equal(picture, rasterize(whole, cameras).rgb)
-    assert picture.clone().clamp_(max=0.1).max() <= 0.1
+    image = rasterize(with_gradients(strided, torch.float32), cameras).rgb
+    assert torch.equal(image, rasterize(whole, cameras).rgb)
+    assert image.clone().clamp_(max=0.1).max() <= 0.1
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_the_renderer_is_there_for_the_cpu() -> None:
     spread=st.floats(0.01, 3),
     seed=st.integers(0, 1000),
 )
-def test_properties_of_any_picture(
+def test_properties_of_any_image(
     count: int, width: int, height: int, log_scale: float, spread: float, seed: int
 ) -> None:
     random = generator(seed)

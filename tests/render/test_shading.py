@@ -92,7 +92,7 @@ def test_shading_has_the_gradient_of_its_finite_differences():
     assert torch.autograd.gradcheck(colours, (quats, points, albedo))
 
 
-def test_what_faces_away_from_the_light_does_not_turn():
+def test_points_facing_away_from_the_light_give_normals_no_gradient():
     normals = torch.tensor([[0.0, 0.6, 0.8], [0.0, 0.6, -0.8]], requires_grad=True)
     colours = lambert(torch.ones(2, 3), normals, torch.zeros(2, 3), torch.tensor([0.0, 0, 2]), AMBIENT, DIFFUSE)
     colours.sum().backward()
@@ -108,8 +108,8 @@ def test_the_shortest_axis_of_each_splat():
     torch.testing.assert_close(shortest_axes(quarter, scales[2:]), torch.tensor([[0.0, -1, 0]]), atol=1e-6, rtol=0)
 
 
-def test_views_drawn_one_by_one_are_those_of_a_batch():
-    """With ambient light alone: pictures, alpha, and what densification reads, gradients of screen positions too."""
+def test_views_rendered_one_by_one_equal_a_batch():
+    """With ambient light alone: images, alpha, and what densification reads, gradients of screen positions too."""
     views, background = cameras((0, 0, 2), (2, 0.5, 0), (-1, 1, -2)), torch.rand(3, 3)
     weights = torch.randn(3, 32, 32, 3, generator=torch.Generator().manual_seed(5))
     sky = Lighting(Shade.LAMBERTIAN, torch.zeros(3, 3), ambient=1.0, diffuse=0.0)
@@ -136,7 +136,7 @@ def test_views_drawn_one_by_one_are_those_of_a_batch():
     assert single.info["n_cameras"] == 3 == batch.info["n_cameras"]
 
 
-def test_only_what_is_seen_and_faces_away_is_penalised():
+def test_only_visible_splats_that_face_away_are_penalised():
     """A wide flat splat before the camera: its weight times the squared cosine."""
     view = cameras((0, 0, 2))
     splat = Gaussians(
@@ -194,7 +194,7 @@ def test_camera_positions():
     torch.testing.assert_close(camera_positions(cameras((0, 0, 2), (1, 2, 3))), eyes)
 
 
-def test_the_shares_of_lit_and_of_white_steps():
+def test_the_fractions_of_lit_and_white_steps():
     config, view, centre = (
         ShadingConfig(probability=0.75, textureless=0.5, warmup=0.1),
         cameras((0, 0, 2)),

@@ -148,7 +148,7 @@ class Chromium:
 
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    """The browser of all tests. Without one, CI fails; a user's machine skips and says why."""
+    """The browser of all tests. Without one, CI fails; a user's machine skips with the reason."""
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if program is None:
         reason = "testing avatar.html needs chromium, chromium-browser or google-chrome on PATH (apt install chromium)"
@@ -167,7 +167,7 @@ def page(figure: Gaussians, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def face_at(chromium: Chromium) -> Callable[[], tuple[float, float]]:
-    """Tells where the figure's yellow face is in the browser's picture: column, row."""
+    """Position (column, row) of the figure's yellow face in the browser's image."""
 
     def find() -> tuple[float, float]:
         rows, columns = np.nonzero(np.abs(chromium.screenshot().astype(float) - (255, 230, 51)).max(-1) < 24)

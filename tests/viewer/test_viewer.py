@@ -35,11 +35,11 @@ def take(chromium: Any, page: Path, azimuth: float, elevation: float = 0) -> np.
     return chromium.screenshot().astype(float)
 
 
-def at(picture: np.ndarray, azimuth: float, point: tuple[float, float, float]) -> np.ndarray:
+def at(image: np.ndarray, azimuth: float, point: tuple[float, float, float]) -> np.ndarray:
     """The colour (0 to 255) where a world point appears, the mean of 5 x 5 pixels."""
     pixels, _ = project(torch.tensor([point]), camera(azimuth, 0))
     x, y = (int(value) for value in pixels[0, 0])
-    return picture[y - 2 : y + 3, x - 2 : x + 3].mean((0, 1))
+    return image[y - 2 : y + 3, x - 2 : x + 3].mean((0, 1))
 
 
 YELLOW, BROWN, RED, GREEN = (255, 230, 51), (102, 51, 26), (230, 26, 26), (26, 179, 26)
@@ -58,16 +58,16 @@ SIGHTS = [
 def test_every_side_shows_its_own_colours_in_the_right_places(
     chromium: Any, page: Path, azimuth: float, sights: dict[tuple[float, float, float], tuple[int, int, int]]
 ) -> None:
-    picture = take(chromium, page, azimuth)
+    image = take(chromium, page, azimuth)
     for point, color in sights.items():
-        np.testing.assert_allclose(at(picture, azimuth, point), color, atol=16, err_msg=f"{point} from {azimuth}")
+        np.testing.assert_allclose(at(image, azimuth, point), color, atol=16, err_msg=f"{point} from {azimuth}")
 
 
 def test_left_and_right_up_and_down(chromium: Any, page: Path) -> None:
-    picture = take(chromium, page, 0)
+    image = take(chromium, page, 0)
     rows, columns = {}, {}
     for name, color in {"left arm": RED, "right arm": GREEN, "face": YELLOW, "legs": BLACK}.items():
-        found = np.nonzero(np.abs(picture - color).max(-1) < 24)
+        found = np.nonzero(np.abs(image - color).max(-1) < 24)
         assert len(found[0]) > 50, name
         rows[name], columns[name] = (axis.mean() for axis in found)
     assert columns["right arm"] < columns["face"] < columns["left arm"]  # it faces us: its left is on our right
@@ -76,15 +76,15 @@ def test_left_and_right_up_and_down(chromium: Any, page: Path) -> None:
 
 @pytest.mark.parametrize(("azimuth", "leans"), [(0, 1), (180, -1)])
 def test_a_long_splat_leans_the_right_way(chromium: Any, page: Path, azimuth: float, leans: int) -> None:
-    picture = take(chromium, page, azimuth)
-    y, x = np.nonzero((picture[..., 2] - picture[..., 0] > 60) & (picture[..., 1] > 130))
+    image = take(chromium, page, azimuth)
+    y, x = np.nonzero((image[..., 2] - image[..., 0] > 60) & (image[..., 1] > 130))
     assert len(x) > 30
     covariance = np.cov(x, -y)
     angle = math.degrees(0.5 * math.atan2(2 * covariance[0, 1], covariance[0, 0] - covariance[1, 1]))
     assert angle * leans == pytest.approx(60, abs=4)
 
 
-def test_pictures_equal_those_of_the_programs_own_renderer(chromium: Any, figure: Gaussians, tmp_path: Path) -> None:
+def test_images_equal_those_of_the_programs_renderer(chromium: Any, figure: Gaussians, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     count = 5000
     cloud = Gaussians(
@@ -109,12 +109,12 @@ def test_pictures_equal_those_of_the_programs_own_renderer(chromium: Any, figure
 
 @pytest.fixture
 def listener() -> Iterator[tuple[str, list[str]]]:
-    """A web server on this machine, and the paths that were asked of it."""
-    asked: list[str] = []
+    """A web server on this machine, and the paths that were requested."""
+    requested: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
+            requested.append(self.path)
             self.send_response(200)
             self.send_header("Access-Control-Allow-Origin", "*")
             self.end_headers()
@@ -125,7 +125,7 @@ def listener() -> Iterator[tuple[str, list[str]]]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", asked
+    yield f"http://127.0.0.1:{server.server_port}", requested
     server.shutdown()
     server.server_close()
 
@@ -133,7 +133,7 @@ def listener() -> Iterator[tuple[str, list[str]]]:
 def test_nothing_is_requested_and_nothing_can_be(
     chromium: Any, page: Path, listener: tuple[str, list[str]], tmp_path: Path
 ) -> None:
-    address, asked = listener
+    address, requested = listener
     probe = (
         f"const address = '{address}';"
         + """
@@ -148,8 +148,8 @@ def test_nothing_is_requested_and_nothing_can_be(
     chromium.open(tmp_path / "open.html")
     chromium.evaluate(probe)
     chromium.wait("outcome && document.querySelector('iframe')")
-    assert "/fetch" in asked  # the probe itself works: a page without our policy is let through
-    asked.clear()
+    assert "/fetch" in requested  # the probe itself works: a page without our policy is let through
+    requested.clear()
 
     chromium.open(page, "spin=1")
     time.sleep(0.5)
@@ -159,7 +159,7 @@ def test_nothing_is_requested_and_nothing_can_be(
     chromium.wait("outcome")
     time.sleep(0.3)
     assert chromium.evaluate("outcome") == "refused"
-    assert asked == []
+    assert requested == []
 
 
 def test_a_title_with_markup_is_only_text(chromium: Any, page: Path) -> None:
@@ -203,16 +203,16 @@ def test_title_and_buttons_leave_the_avatar_free_and_can_be_reached(chromium: An
             assert bottom <= size[1]
             assert min(right - left, bottom - top) >= (44 if size[0] <= 480 else 40)
             assert name > 0
-        picture = chromium.screenshot().astype(float)
-        legs = np.nonzero(np.abs(picture - BLACK).max(-1) < 12)[0]
+        image = chromium.screenshot().astype(float)
+        legs = np.nonzero(np.abs(image - BLACK).max(-1) < 12)[0]
         legs = legs[legs < boxes[0][1] - 30]
-        brown = np.nonzero(np.abs(picture - BROWN).max(-1) < 24)[0]
+        brown = np.nonzero(np.abs(image - BROWN).max(-1) < 24)[0]
         title = chromium.evaluate("document.getElementById('title').getBoundingClientRect().bottom")
         assert brown.min() > title
         assert legs.max() < boxes[0][1] - 10
 
 
-def test_a_browser_without_webgl2_is_told(chromium: Any, page: Path) -> None:
+def test_a_missing_webgl2_is_reported(chromium: Any, page: Path) -> None:
     source = "HTMLCanvasElement.prototype.getContext = () => null;"
     script = chromium.send("Page.addScriptToEvaluateOnNewDocument", source=source)["identifier"]
     try:
@@ -223,7 +223,7 @@ def test_a_browser_without_webgl2_is_told(chromium: Any, page: Path) -> None:
         chromium.send("Page.removeScriptToEvaluateOnNewDocument", identifier=script)
 
 
-def test_a_lost_context_is_told_and_comes_back(chromium: Any, page: Path) -> None:
+def test_a_lost_context_is_reported_and_restored(chromium: Any, page: Path) -> None:
     chromium.open(page, "spin=0&background=light", (400, 500))
     before = chromium.screenshot()
     chromium.evaluate(
@@ -237,7 +237,7 @@ def test_a_lost_context_is_told_and_comes_back(chromium: Any, page: Path) -> Non
     np.testing.assert_allclose(chromium.screenshot().astype(float), before, atol=2)
 
 
-def test_splats_that_are_damaged_are_told(chromium: Any, page: Path, tmp_path: Path) -> None:
+def test_damaged_splats_are_reported(chromium: Any, page: Path, tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")
     start = text.index(">", text.index('id="splats"')) + 1
     (tmp_path / "cut.html").write_text(text[:start] + "AAAA" + text[text.index("</script>", start) :], encoding="utf-8")
@@ -259,11 +259,11 @@ def test_a_hundred_thousand_splats(chromium: Any, tmp_path: Path) -> None:
     path = tmp_path / "ball.html"
     write_html(path, ball, "a ball")
     assert path.stat().st_size < 3.4e6
-    picture = take(chromium, path, 0)
+    image = take(chromium, path, 0)
     # Its front is blue (+z) and hides its back; its upper side is green, its left (our right) is red.
     middle = SIZE // 2
     np.testing.assert_allclose(
-        picture[middle - 3 : middle + 3, middle - 3 : middle + 3].mean((0, 1)), [127, 127, 255], atol=12
+        image[middle - 3 : middle + 3, middle - 3 : middle + 3].mean((0, 1)), [127, 127, 255], atol=12
     )
-    assert picture[middle, middle + 40, 0] > picture[middle, middle - 40, 0] + 60
-    assert picture[middle - 40, middle, 1] > picture[middle + 40, middle, 1] + 60
+    assert image[middle, middle + 40, 0] > image[middle, middle - 40, 0] + 60
+    assert image[middle - 40, middle, 1] > image[middle + 40, middle, 1] + 60

@@ -10,7 +10,7 @@ from avatar_gs.render.cpu.renderer import _Project
 gsplat = pytest.importorskip("gsplat.cuda._torch_impl")
 
 
-@pytest.mark.parametrize("shift", [(0.0, 0.0), (0.5, -1.2)], ids=["whole person", "close and beside the picture"])
+@pytest.mark.parametrize("shift", [(0.0, 0.0), (0.5, -1.2)], ids=["whole person", "close and outside the image"])
 def test_projection_is_gsplats(shift: tuple[float, float]) -> None:
     generator = torch.Generator().manual_seed(3)
     person, camera = capsule_person(2000, generator), person_camera(256, 200)
