@@ -3,16 +3,18 @@
 import dataclasses
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
-from avatar_gs.core.errors import UserError, require, require_counts
+from avatar_gs.core.errors import UserError
+from avatar_gs.core.validation import Section, bounded
 from avatar_gs.guidance.config import require_method
 
 MAX_STEPS = 100_000
 
 
 class FieldKind(Enum):
-    """What is optimised: the latents' pixels (epl), a hash grid of latents (ehl), a hash grid of colours seen through
-    the encoder (ehc), or a picture's pixels seen through the encoder (rgb)."""
+    """What is optimised: latent pixels (epl), a hash grid of latents (ehl), a hash grid of colours seen through the
+    encoder (ehc), or image pixels seen through the encoder (rgb)."""
 
     epl = "epl"
     ehl = "ehl"
@@ -21,8 +23,8 @@ class FieldKind(Enum):
 
 
 class Init(Enum):
-    """How it begins: normal noise in the field's own values; a picture decoded from normal latents; all parameters zero
-    (a saddle for hash grids); mid-grey; or a picture of yours."""
+    """Initial values: Gaussian noise in the field's own space; an image decoded from Gaussian latents; all parameters
+    zero (a saddle point for hash grids); mid-grey; or an image file."""
 
     gaussian = "gaussian"
     decoded = "decoded"
@@ -31,8 +33,8 @@ class Init(Enum):
     picture = "picture"
 
 
-class Framing(Enum):
-    """Which part of the body the view shows."""
+class FramingName(Enum):
+    """Names of ``types.Framing``, which settings cannot import."""
 
     body = "body"
     head = "head"
@@ -40,84 +42,72 @@ class Framing(Enum):
     lower = "lower"
 
 
-@dataclass
-class LearningRates:
-    """Adam's, by field."""
+def _rate(default: float) -> Any:
+    return bounded(default, 0, 10, above=True, expected="a learning rate above 0, at most 10")
 
-    epl: float = 4e-2
-    ehl: float = 3e-3
-    ehc: float = 3e-3
-    rgb: float = 1e-2
 
-    def __post_init__(self) -> None:
-        for entry in dataclasses.fields(self):
-            value = getattr(self, entry.name)
-            require(0 < value <= 10, f"playground.lr.{entry.name}", value, "a learning rate above 0, at most 10")
+def _count(default: int, low: int, high: int) -> Any:
+    return bounded(default, low, high, expected=f"a whole number from {low} to {high}")
 
 
 @dataclass
-class GridConfig:
-    """The multiresolution hash grid (Instant-NGP) of ``ehl`` and ``ehc``, with a small MLP behind it."""
+class LearningRates(Section):
+    """Adam's learning rate for each field."""
 
-    levels: int = 8
-    features: int = 2
-    """Numbers that each level keeps at a corner."""
-    log2_table: int = 14
-    """Levels with more corners than 2 to this power share their entries by hashing."""
-    coarsest: int = 4
-    """Cells along a side of the coarsest level; the finest has one for each pixel."""
-    width: int = 32
-    """Of the MLP's hidden layer."""
+    section = "playground.lr"
 
-    def __post_init__(self) -> None:
-        require_counts(
-            "playground.grid",
-            self,
-            levels=(2, 32),
-            features=(1, 16),
-            log2_table=(2, 24),
-            coarsest=(1, 512),
-            width=(1, 512),
-        )
+    epl: float = _rate(4e-2)
+    ehl: float = _rate(3e-3)
+    ehc: float = _rate(3e-3)
+    rgb: float = _rate(1e-2)
 
 
 @dataclass
-class PlaygroundConfig:
-    """One picture instead of an avatar: what the guidance does to it, step by step."""
+class GridConfig(Section):
+    """The multiresolution hash grid (Instant-NGP) of ``ehl`` and ``ehc``, followed by a small MLP."""
+
+    section = "playground.grid"
+
+    levels: int = _count(8, 2, 32)
+    features: int = _count(2, 1, 16)
+    """Features per corner and level."""
+    log2_table: int = _count(14, 2, 24)
+    """Base-2 logarithm of a level's table size; levels with more corners are hashed."""
+    coarsest: int = _count(4, 1, 512)
+    """Cells along a side of the coarsest level; the finest has one cell per pixel."""
+    width: int = _count(32, 1, 512)
+    """Width of the MLP's hidden layer."""
+
+
+@dataclass
+class PlaygroundConfig(Section):
+    """One image instead of an avatar: what the guidance does to it, step by step."""
+
+    section = "playground"
 
     field: FieldKind = FieldKind.epl
     init: Init = Init.gaussian
     picture: str = ""
-    """The picture that ``init=picture`` begins with, and that editing methods edit."""
+    """Image file for ``init=picture``, which editing methods edit."""
     source_prompt: str = ""
-    """What ``picture`` shows, for editing methods (dds, pds)."""
+    """Description of ``picture`` for editing methods (dds, pds)."""
     methods: list[str] = dataclasses.field(default_factory=list)
-    """Methods to compare; empty: ``guidance``'s alone."""
+    """Methods to compare; empty: the method of ``guidance`` alone."""
     own_settings: bool = True
-    """Each of ``methods`` with its own preset's scale, schedule and weight; false: all with those of ``guidance``."""
+    """Use each method's own preset (scale, schedule, weight); false: those of ``guidance`` for all."""
     control: bool = True
-    """Whether the ControlNet sees the pose map of the view."""
-    framing: Framing = Framing.body
-    azimuth: float = 0.0
-    """Where the view stands around the A-pose, in degrees: 0 in front, 90 at its left hand."""
-    steps: int = 500
-    every: int = 10
-    """Steps between two pictures of the strip and the video."""
+    """Condition on the view's pose map through the ControlNet."""
+    framing: FramingName = FramingName.body
+    azimuth: float = bounded(0.0, -3600, 3600, expected="degrees, such as 0 (front) or 180 (back)")
+    """Azimuth of the view in degrees: 0 in front of the A-pose, 90 at its left hand."""
+    steps: int = _count(500, 1, MAX_STEPS)
+    every: int = _count(10, 1, MAX_STEPS)
+    """Steps between two frames of the strip and the video."""
     lr: LearningRates = dataclasses.field(default_factory=LearningRates)
     grid: GridConfig = dataclasses.field(default_factory=GridConfig)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "every"):
-            if not 1 <= getattr(self, name) <= MAX_STEPS:
-                raise UserError(
-                    f"playground.{name}={getattr(self, name)}: expected a whole number from 1 to {MAX_STEPS}"
-                )
-        require(
-            -3600 <= self.azimuth <= 3600,
-            "playground.azimuth",
-            self.azimuth,
-            "degrees, such as 0 (front) or 180 (back)",
-        )
+        super().__post_init__()
         if self.init is Init.picture and not self.picture:
             raise UserError("playground.init=picture: which one? Give playground.picture=<file>")
         if self.picture and self.init is not Init.picture:

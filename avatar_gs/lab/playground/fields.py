@@ -1,34 +1,38 @@
-"""What the playground optimises: one picture, held in latents or in colours, as pixels or as a hash grid.
+"""What the playground optimises: one image, as latents or colours, stored as pixels or as a hash grid.
 
-======  ==================  ====================
-field   what is optimised   seen by the guidance
-======  ==================  ====================
-epl     latent pixels       as they are
-ehl     a grid of latents   as they are
+======  ==================  ===================
+field   parameters          seen by guidance
+======  ==================  ===================
+epl     latent pixels       directly
+ehl     a grid of latents   directly
 ehc     a grid of colours   through the encoder
-rgb     a picture's pixels  through the encoder
-======  ==================  ====================
+rgb     image pixels        through the encoder
+======  ==================  ===================
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from avatar_gs.core.seeding import generator
 from avatar_gs.lab.playground.config import FieldKind, GridConfig, Init, PlaygroundConfig
-from avatar_gs.lab.playground.grid import HashGrid
 from avatar_gs.protocols import Prior
 
 GREY = 0.5
 NOISE = 0.25
-"""The deviation of a picture's pixels around grey under ``init=gaussian``."""
-FIT_STEPS, FIT_RATE, FIT_ERROR = 500, 2e-2, 1e-3
-"""A hash grid learns its start with Adam until its mean squared error falls below this share of the target's mean
-square, or for so many steps."""
+"""Standard deviation of colours around grey with ``init=gaussian``."""
+FIT_STEPS, FIT_RATE = 500, 2e-2
+"""Steps at most, and Adam's learning rate, of fitting a hash grid to its initial values."""
+FIT_ERROR = 1e-3
+"""Fitting ends when the mean squared error is below this fraction of the target's mean square."""
+PRIME = 2654435761
+"""Multiplier of y in the spatial hash; that of x is 1."""
+TABLE_RANGE = 1e-4
+"""Table entries are initialised uniformly within ± this."""
 
 
 class Pixels(nn.Module):
-    """Every value is a parameter of its own."""
+    """Every value is a parameter."""
 
     def __init__(self, values: Float[Tensor, "1 c S S"]) -> None:
         super().__init__()
@@ -38,8 +42,80 @@ class Pixels(nn.Module):
         return self.values
 
 
+class HashGrid(nn.Module):
+    """A multiresolution hash grid (Müller et al. 2022, Instant-NGP) over the pixels of a square image.
+
+    The features of each level's corners are interpolated at the pixel centres and go through an MLP without biases.
+    The corners of the finest level are the pixel centres themselves, so that the grid can represent any image.
+    """
+
+    def __init__(self, config: GridConfig, channels: int, size: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.size = size
+        corners, weights, entries = [], [], 0
+        for resolution in resolutions(config, size):
+            index, weight = corners_at_pixels(resolution, size, 2**config.log2_table)
+            corners.append(index + entries)
+            weights.append(weight)
+            entries += min(resolution**2, 2**config.log2_table)
+        self.corners: Tensor
+        self.weights: Tensor
+        self.register_buffer("corners", torch.stack(corners))
+        self.register_buffer("weights", torch.stack(weights))
+        table = torch.rand(entries, config.features, generator=generator) * 2 - 1
+        self.table = nn.Parameter(TABLE_RANGE * table)
+        inputs = config.levels * config.features
+        self.hidden = nn.Parameter(_he(config.width, inputs, generator))
+        self.head = nn.Parameter(_he(channels, config.width, generator))
+
+    def forward(self) -> Float[Tensor, "1 c S S"]:
+        features = (self.table[self.corners] * self.weights[..., None]).sum(1)  # [levels, pixels, features]
+        features = features.transpose(0, 1).flatten(1)
+        values = torch.relu(features @ self.hidden.T) @ self.head.T
+        return values.T.reshape(1, -1, self.size, self.size)
+
+
+def resolutions(config: GridConfig, size: int) -> list[int]:
+    """Cells along a side of each level, in geometric progression up to ``size``."""
+    coarsest = min(config.coarsest, size)
+    growth = (size / coarsest) ** (1 / (config.levels - 1))
+    return [round(coarsest * growth**level) for level in range(config.levels)]
+
+
+def corners_at_pixels(
+    resolution: int, size: int, table: int
+) -> tuple[Int[Tensor, "4 pixels"], Float[Tensor, "4 pixels"]]:
+    """Table entries of the four corners around each pixel centre, and their bilinear weights.
+
+    Corners are at the cells' centres; pixels outside the outermost ones take their values.
+    """
+    centres = (torch.arange(size, dtype=torch.float64) + 0.5) * (resolution / size) - 0.5
+    centres = centres.clamp(0, resolution - 1)
+    low = centres.floor().long()
+    high = (low + 1).clamp_max(resolution - 1)
+    above = centres - low
+    index, weight = [], []
+    for y, wy in ((low, 1 - above), (high, above)):
+        for x, wx in ((low, 1 - above), (high, above)):
+            rows, columns = torch.meshgrid(y, x, indexing="ij")
+            dense = rows * resolution + columns
+            hashed = torch.bitwise_xor(columns, rows * PRIME) % table
+            index.append((dense if resolution**2 <= table else hashed).flatten())
+            weight.append(torch.outer(wy, wx).flatten().float())
+    return torch.stack(index), torch.stack(weight)
+
+
+def _he(rows: int, columns: int, generator: torch.Generator) -> Float[Tensor, "rows columns"]:
+    """He's normal initialisation (2015)."""
+    return torch.randn(rows, columns, generator=generator) * (2 / columns) ** 0.5
+
+
 class Canvas:
-    """A picture that can be optimised; ``latents`` and ``picture`` carry its gradients."""
+    """An image to optimise; ``latents`` and ``image`` are differentiable.
+
+    Args:
+        values: the parameters; called without arguments, they give [1, c, S, S].
+    """
 
     def __init__(self, values: nn.Module, prior: Prior, kind: FieldKind) -> None:
         self.values = values.to(prior.device)
@@ -50,23 +126,23 @@ class Canvas:
         return list(self.values.parameters())
 
     def raw(self) -> Float[Tensor, "1 c S S"]:
-        """What the field itself holds: latents, or colours in [0, 1]."""
+        """The field's values: latents, or colours in [0, 1]."""
         return torch.sigmoid(self.values()) if self.kind is FieldKind.ehc else self.values()
 
     def latents(self) -> Float[Tensor, "1 c h w"]:
-        """As the guidance sees it."""
+        """What the guidance sees."""
         raw = self.raw()
         return raw if holds_latents(self.kind) else self.prior.encode_images(raw.permute(0, 2, 3, 1))
 
-    def picture(self) -> Float[Tensor, "1 H W 3"]:
-        """As the eye sees it, in [0, 1]."""
+    def image(self) -> Float[Tensor, "1 H W 3"]:
+        """The image in [0, 1], decoded if the field holds latents."""
         raw = self.raw()
         return self.prior.decode_latents(raw) if holds_latents(self.kind) else raw.permute(0, 2, 3, 1)
 
     @torch.no_grad()
     def constrain(self) -> None:
-        """After an update: pixels stay colours."""
-        if isinstance(self.values, Pixels) and not holds_latents(self.kind):
+        """Clamp image pixels to [0, 1] after an update."""
+        if isinstance(self.values, Pixels) and self.kind is FieldKind.rgb:
             self.values.values.clamp_(0, 1)
 
 
@@ -75,17 +151,18 @@ def holds_latents(kind: FieldKind) -> bool:
 
 
 def build_canvas(
-    config: PlaygroundConfig, prior: Prior, seed: int, picture: Float[Tensor, "1 H W 3"] | None = None
+    config: PlaygroundConfig, prior: Prior, seed: int, image: Float[Tensor, "1 H W 3"] | None = None
 ) -> Canvas:
-    """The field as it begins: exactly for pixels, fitted for hash grids.
+    """The initialised field: exact for pixels, fitted for hash grids.
 
     Args:
-        picture: what ``init=picture`` begins with, in [0, 1], of the prior's size.
+        image: the image of ``init=picture``, in [0, 1] and of the prior's size.
     """
-    target = first_values(config, prior, seed, picture)
+    target = initial_values(config, prior, seed, image)
     if config.field in (FieldKind.epl, FieldKind.rgb):
         return Canvas(Pixels(target), prior, config.field)
-    canvas = Canvas(_grid(config.grid, target, seed), prior, config.field)
+    grid = HashGrid(config.grid, target.shape[1], target.shape[-1], generator(seed, 0, "playground grid"))
+    canvas = Canvas(grid, prior, config.field)
     if config.init is Init.zero:
         with torch.no_grad():
             for parameter in canvas.parameters:
@@ -96,10 +173,10 @@ def build_canvas(
 
 
 @torch.no_grad()
-def first_values(
-    config: PlaygroundConfig, prior: Prior, seed: int, picture: Float[Tensor, "1 H W 3"] | None
+def initial_values(
+    config: PlaygroundConfig, prior: Prior, seed: int, image: Float[Tensor, "1 H W 3"] | None
 ) -> Float[Tensor, "1 c S S"]:
-    """What ``config.init`` asks the field to hold: latents, or colours in [0, 1]."""
+    """The values that ``config.init`` describes: latents, or colours in [0, 1]."""
     latent = holds_latents(config.field)
     size, channels = prior.image_size, prior.latent_channels
     random = generator(seed, 0, "playground init")
@@ -113,18 +190,17 @@ def first_values(
         shape = (channels, prior.latent_size, prior.latent_size) if latent else (3, size, size)
         return torch.zeros(1, *shape, device=prior.device)
     if config.init is Init.decoded:
-        seen = prior.decode_latents(normal(channels, prior.latent_size))
+        image = prior.decode_latents(normal(channels, prior.latent_size))
     elif config.init is Init.grey:
-        seen = torch.full((1, size, size, 3), GREY, device=prior.device)
-    else:
-        if picture is None:
-            raise ValueError("init=picture needs the picture")
-        seen = picture.to(prior.device)
-    return prior.encode_images(seen) if latent else seen.permute(0, 3, 1, 2).contiguous()
+        image = torch.full((1, size, size, 3), GREY, device=prior.device)
+    if image is None:
+        raise ValueError("init=picture needs the image")
+    image = image.to(prior.device)
+    return prior.encode_images(image) if latent else image.permute(0, 3, 1, 2).contiguous()
 
 
 def fit(canvas: Canvas, target: Float[Tensor, "1 c S S"]) -> None:
-    """Brings a hash grid to ``target``."""
+    """Fit a hash grid to ``target`` by least squares."""
     optimizer = torch.optim.Adam(canvas.parameters, FIT_RATE, eps=1e-15)
     enough = FIT_ERROR * float(target.square().mean())
     for _ in range(FIT_STEPS):
@@ -134,7 +210,3 @@ def fit(canvas: Canvas, target: Float[Tensor, "1 c S S"]) -> None:
         optimizer.zero_grad()
         error.backward()
         optimizer.step()
-
-
-def _grid(config: GridConfig, target: Float[Tensor, "1 c S S"], seed: int) -> HashGrid:
-    return HashGrid(config, target.shape[1], target.shape[-1], generator(seed, 0, "playground grid"))

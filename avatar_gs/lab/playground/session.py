@@ -1,12 +1,15 @@
-"""A playground from settings to files: every method on the same start, and what is written of it."""
+"""A playground from settings to files: every method from the same start."""
 
 import logging
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from avatar_gs.body.model import Body
 from avatar_gs.core.errors import UserError
@@ -16,13 +19,11 @@ from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import METHODS, GuidanceConfig
 from avatar_gs.guidance.distill import build_guidance
 from avatar_gs.guidance.presets import named_preset
-from avatar_gs.lab.playground import strip
+from avatar_gs.identity.pixels import Unusable, decode, on_grey, square
+from avatar_gs.lab.playground import figures
 from avatar_gs.lab.playground.config import FieldKind, Init
-from avatar_gs.lab.playground.curves import curves_picture
 from avatar_gs.lab.playground.fields import build_canvas
-from avatar_gs.lab.playground.picture import load_picture
-from avatar_gs.lab.playground.run import Play, play
-from avatar_gs.lab.playground.view import View, chosen_view
+from avatar_gs.lab.playground.loop import Objective, Play, View, chosen_view, play
 from avatar_gs.lab.settings import LabSettings
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.training.prompts import run_prompts
@@ -32,13 +33,19 @@ LOGGER = logging.getLogger(__name__)
 SCHEMA = 1
 STRIP, VIDEO, FINAL = "strip.png", "video.mp4", "final.png"
 CURVES_PNG, CURVES_JSON, COMPARISON = "curves.png", "curves.json", "comparison.png"
+FIELD_WORDS = {
+    FieldKind.epl: "latent pixels",
+    FieldKind.ehl: "a hash grid of latents",
+    FieldKind.ehc: "a hash grid of colours",
+    FieldKind.rgb: "pixels",
+}
 
 
 def chosen_methods(settings: LabSettings) -> dict[str, GuidanceConfig]:
-    """The settings of each method to be played, by its name.
+    """The guidance settings of each requested method, by its name.
 
     Raises:
-        UserError: an editing method has nothing to edit, or does not know what it is.
+        UserError: for an editing method without an image or source prompt.
     """
     config, given = settings.lab.playground, settings.guidance
     chosen = {}
@@ -57,101 +64,114 @@ def chosen_methods(settings: LabSettings) -> dict[str, GuidanceConfig]:
     return chosen
 
 
+def load_image(source: str, size: int) -> Float[Tensor, "1 size size 3"]:
+    """The largest centred square of a JPEG, PNG or WebP file, resized, in [0, 1]; on grey where it is transparent.
+
+    Raises:
+        UserError: if the file is missing or not an image.
+    """
+    try:
+        image, alpha = decode(Path(source).expanduser().read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"playground.picture={source}: no such file; expected a JPEG, PNG or WebP picture") from None
+    except OSError as error:
+        raise UserError(
+            f"playground.picture={source}: cannot be read ({error.strerror}); expected a picture"
+        ) from error
+    except Unusable as reason:
+        raise UserError(f"playground.picture={source}: {reason}; expected a JPEG, PNG or WebP picture") from reason
+    pixels = np.asarray(square(on_grey(image, alpha), size)).copy()
+    return torch.from_numpy(pixels).float()[None] / 255
+
+
 def play_all(settings: LabSettings, prior: StableDiffusionPrior, body: Body, folder: Path) -> None:
-    """Plays every chosen method and writes ``folder``; after Ctrl-C, what there is so far.
+    """Run every chosen method and write ``folder``; after Ctrl-C, the results so far.
 
     ``strip.png``, ``video.mp4`` and ``final.png`` (with several methods each in a folder of its own), ``curves.png``,
     ``curves.json`` and, with several methods, ``comparison.png``.
 
     Raises:
-        UserError: for a picture that cannot be read, or one that is no longer finite.
+        UserError: if the image file cannot be read, or the optimised image is no longer finite.
         KeyboardInterrupt: after Ctrl-C, once all is written.
     """
     config = settings.lab.playground
     guidances = chosen_methods(settings)
-    picture = load_picture(config.picture, prior.image_size) if config.picture else None
-    view = chosen_view(config, settings.prior.prompts, body, prior.image_size)
-    source = None
-    if picture is not None:
+    image, source = None, None
+    if config.picture:
+        image = load_image(config.picture, prior.image_size)
         with torch.no_grad():
-            source = prior.encode_images(picture.to(prior.device))
-    remove_earlier(folder)
+            source = prior.encode_images(image.to(prior.device))
+    view = chosen_view(config, settings.prior.prompts, body, prior.image_size)
+    output = Output(folder, settings, figures.cell_size(prior.image_size))
+    output.clear()
     plays: dict[str, Play] = {}
-    for name, guidance_config in guidances.items():
-        conditions = encode_texts(replace(settings, guidance=guidance_config), prior, view)
-        canvas = build_canvas(config, prior, settings.seed, picture)
-        guidance = build_guidance(guidance_config, prior, conditions)
+    for name, guidance in guidances.items():
+        conditions = encode_texts(replace(settings, guidance=guidance), prior, view)
+        canvas = build_canvas(config, prior, settings.seed, image)
+        objective = Objective(build_guidance(guidance, prior, conditions), conditions, view, source)
         began = time.perf_counter()
-        result = play(canvas, guidance, conditions, view, config, settings.seed, source)
-        plays[name] = result
+        plays[name] = result = play(canvas, objective, config, settings.seed)
         seconds, steps = time.perf_counter() - began, len(result.curves["t"])
         LOGGER.info("%s: %d steps of %.3f s, %d prior calls", name, steps, seconds / steps, result.prior_calls)
-        write_play(folder / name if len(guidances) > 1 else folder, result, settings, prior.image_size)
-        write_summary(folder, plays, settings, prior.image_size)
+        output.write(folder / name if len(guidances) > 1 else folder, result, plays)
         if result.interrupted:
             raise KeyboardInterrupt("what was drawn is written, and the same command begins anew")
 
 
 def encode_texts(settings: LabSettings, prior: StableDiffusionPrior, view: View) -> TextConditions:
-    """The prompts of the view, and what the method asks for beside them."""
+    """The encoded prompts of the view, including the extra ones that the method needs."""
     prompt = run_prompts(settings, prior)[view.bucket]
     if settings.guidance.edits:
-        # the picture is of the run's person only if its own prompt says so
+        # the image shows the run's person only if its own prompt says so
         shown = replace(settings, prompt=settings.lab.playground.source_prompt, photos="", identity="")
         source = run_prompts(shown, prior)[view.bucket].positive
         prompt = replace(prompt, extra={**prompt.extra, "source": source})
     return TextConditions.encode(prior, {view.bucket: prompt})
 
 
-def write_play(folder: Path, result: Play, settings: LabSettings, image_size: int) -> None:
-    """One method's pictures."""
-    title = f"{result.method}, {settings.lab.playground.field.name}: {settings.prompt}"
-    write_png(folder / STRIP, strip.strip(result.frames, title, strip.cell_size(image_size)))
-    write_png(folder / FINAL, result.frames[-1].image)
-    strip.write_video(folder / VIDEO, result.frames)
+@dataclass(frozen=True)
+class Output:
+    """Writes a playground's files.
 
+    Args:
+        cell: side of the sheets' cells in pixels.
+    """
 
-def write_summary(folder: Path, plays: dict[str, Play], settings: LabSettings, image_size: int) -> None:
-    """What is written of all methods together, as far as they have come."""
-    title = f"{FIELD_WORDS[settings.lab.playground.field]}: {settings.prompt}"
-    write_png(folder / CURVES_PNG, curves_picture({name: p.curves for name, p in plays.items()}, title))
-    write_json(folder / CURVES_JSON, _plain(plays, settings))
-    if len(plays) > 1:
-        frames = {name: p.frames for name, p in plays.items()}
-        write_png(folder / COMPARISON, strip.comparison(frames, title, strip.cell_size(image_size)))
+    folder: Path
+    settings: LabSettings
+    cell: int
 
+    def clear(self) -> None:
+        """Remove the files of an earlier playground, and nothing else."""
+        for name in (STRIP, VIDEO, FINAL, CURVES_PNG, CURVES_JSON, COMPARISON):
+            (self.folder / name).unlink(missing_ok=True)
+        for method in METHODS:
+            for name in (STRIP, VIDEO, FINAL):
+                (self.folder / method / name).unlink(missing_ok=True)
 
-FIELD_WORDS = {
-    FieldKind.epl: "latent pixels",
-    FieldKind.ehl: "a hash grid of latents",
-    FieldKind.ehc: "a hash grid of colours",
-    FieldKind.rgb: "pixels",
-}
+    def write(self, own: Path, result: Play, plays: dict[str, Play]) -> None:
+        """One method's files in ``own``, and those of all methods so far in the playground's folder."""
+        field, prompt = self.settings.lab.playground.field, self.settings.prompt
+        title = f"{result.method}, {field.name}: {prompt}"
+        write_png(own / STRIP, figures.strip(result.frames, title, self.cell))
+        write_png(own / FINAL, result.frames[-1].image)
+        figures.write_video(own / VIDEO, result.frames)
+        title = f"{FIELD_WORDS[field]}: {prompt}"
+        curves = figures.plot_curves({name: play.curves for name, play in plays.items()}, title)
+        write_png(self.folder / CURVES_PNG, figures.to_image(curves))
+        write_json(self.folder / CURVES_JSON, self._plain(plays))
+        if len(plays) > 1:
+            frames = {name: play.frames for name, play in plays.items()}
+            write_png(self.folder / COMPARISON, figures.comparison(frames, title, self.cell))
 
-
-def remove_earlier(folder: Path) -> None:
-    """Removes what an earlier playground left there, and nothing else."""
-    for name in (STRIP, VIDEO, FINAL, CURVES_PNG, CURVES_JSON, COMPARISON):
-        (folder / name).unlink(missing_ok=True)
-    for method in METHODS:
-        for name in (STRIP, VIDEO, FINAL):
-            (folder / method / name).unlink(missing_ok=True)
-
-
-def _plain(plays: dict[str, Play], settings: LabSettings) -> dict[str, Any]:
-    """Curves as JSON has them: NaN, where a method reported nothing, becomes null."""
-    return {
-        "schema": SCHEMA,
-        "settings": settings.plain(),
-        "methods": {
-            name: {
+    def _plain(self, plays: dict[str, Play]) -> dict[str, Any]:
+        """``curves.json``; NaN becomes null."""
+        methods = {}
+        for name, result in plays.items():
+            curves = {key: [None if v != v else v for v in values] for key, values in result.curves.items()}
+            methods[name] = {
                 "prior_calls": result.prior_calls,
                 "finished": not result.interrupted,
-                "curves": {
-                    key: [None if value != value else value for value in values]
-                    for key, values in result.curves.items()
-                },
+                "curves": curves,
             }
-            for name, result in plays.items()
-        },
-    }
+        return {"schema": SCHEMA, "settings": self.settings.plain(), "methods": methods}

@@ -1,7 +1,7 @@
-"""``stage=playground``: one picture in place of the avatar, to see what a method of guidance does, step by step.
+"""``stage=playground``: optimise one image instead of an avatar, to see what a guidance method does, step by step.
 
-No settings are saved, as in ``stage=preview``. Sweeps (``-m guidance=sds,nfsd``) get a sheet of their runs' last
-pictures in the folder that these share.
+No settings are saved, as in ``stage=preview``. A sweep (``-m guidance=sds,nfsd``) gets a sheet of its runs' final
+images in their common folder.
 """
 
 import logging
@@ -11,9 +11,8 @@ from avatar_gs.core.console import progress
 from avatar_gs.core.device import choose_device
 from avatar_gs.core.runs import RunFolder
 from avatar_gs.lab.playground.fields import holds_latents
-from avatar_gs.lab.playground.picture import load_picture
-from avatar_gs.lab.playground.session import FINAL, chosen_methods, play_all
-from avatar_gs.lab.playground.strip import write_sweep_sheet
+from avatar_gs.lab.playground.figures import write_sweep_sheet
+from avatar_gs.lab.playground.session import FINAL, chosen_methods, load_image, play_all
 from avatar_gs.lab.settings import LabSettings
 from avatar_gs.prior.stable_diffusion import load_prior
 from avatar_gs.render.rasterize import require_renderer
@@ -27,17 +26,17 @@ FOLDER = "playground"
 
 
 def run(settings: LabSettings) -> None:
-    """Writes ``outputs/<name>/playground/`` (see ``playground.session.play_all``).
+    """Write ``outputs/<name>/playground/`` (see ``playground.session.play_all``).
 
     Raises:
-        UserError: if a part or the picture is missing or damaged, or an editing method has nothing to edit.
-        KeyboardInterrupt: after Ctrl-C, once what has been drawn is written.
+        UserError: if a part or the image is missing or damaged, or an editing method has nothing to edit.
+        KeyboardInterrupt: after Ctrl-C, once the results so far are written.
     """
     device = choose_device(settings.device.name)
-    require_renderer(device)  # pose maps are drawn with the body's depth
+    require_renderer(device)  # pose maps need the body's depth
     guidances = chosen_methods(settings)  # mistakes are reported before the prior is loaded
     if settings.lab.playground.picture:
-        load_picture(settings.lab.playground.picture, 1)
+        load_image(settings.lab.playground.picture, 1)
     methods = tuple(guidance.chosen for guidance in guidances.values())
     preflight(settings, SingleImage(methods, through_encoder=not holds_latents(settings.lab.playground.field)))
     with progress("load the body and the prior"):

@@ -1,12 +1,11 @@
-"""The four parameterisations: their gradients, and how each begins."""
+"""The four parameterisations: gradients and initial values."""
 
 import pytest
 import torch
 
 from avatar_gs.core.seeding import generator
 from avatar_gs.lab.playground.config import FieldKind, GridConfig, Init, PlaygroundConfig
-from avatar_gs.lab.playground.fields import FIT_ERROR, GREY, build_canvas
-from avatar_gs.lab.playground.grid import corners_at_pixels, resolutions
+from avatar_gs.lab.playground.fields import FIT_ERROR, GREY, build_canvas, corners_at_pixels, resolutions
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from tests import tiny
 
@@ -19,14 +18,14 @@ def prior(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def picture():
+def image():
     return torch.rand(1, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, 3, generator=torch.Generator().manual_seed(1))
 
 
-def canvas(prior, kind, init=Init.gaussian, picture=None, seed=0, grid=None):
+def canvas(prior, kind, init=Init.gaussian, image=None, seed=0, grid=None):
     name = "somewhere.png" if init is Init.picture else ""
     config = PlaygroundConfig(field=kind, init=init, picture=name, grid=grid or GridConfig())
-    return build_canvas(config, prior, seed, picture)
+    return build_canvas(config, prior, seed, image)
 
 
 @pytest.mark.parametrize("kind", FieldKind)
@@ -58,15 +57,15 @@ def test_gradients_are_those_of_finite_differences(prior, kind):
 
 
 @pytest.mark.parametrize("kind", FieldKind)
-def test_guidance_sees_latents_and_the_eye_a_picture(prior, kind):
+def test_latents_and_image_have_the_priors_shapes(prior, kind):
     field = canvas(prior, kind)
     assert field.latents().shape == (1, 4, tiny.LATENT_SIZE, tiny.LATENT_SIZE)
-    seen = field.picture()
+    seen = field.image()
     assert seen.shape == (1, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, 3)
     assert seen.min() >= 0 and seen.max() <= 1
 
 
-def test_epl_begins_as_each_init_says(prior, picture):
+def test_epl_starts_with_the_values_of_each_init(prior, image):
     size = tiny.LATENT_SIZE
     noise = torch.randn(1, 4, size, size, generator=generator(0, 0, "playground init"))
     with torch.no_grad():
@@ -75,14 +74,14 @@ def test_epl_begins_as_each_init_says(prior, picture):
             Init.decoded: prior.encode_images(prior.decode_latents(noise)),
             Init.zero: torch.zeros(1, 4, size, size),
             Init.grey: prior.encode_images(torch.full((1, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, 3), GREY)),
-            Init.picture: prior.encode_images(picture),
+            Init.picture: prior.encode_images(image),
         }
     for init, values in expected.items():
-        assert torch.equal(canvas(prior, FieldKind.epl, init, picture).latents(), values), init
+        assert torch.equal(canvas(prior, FieldKind.epl, init, image).latents(), values), init
     assert not torch.equal(canvas(prior, FieldKind.epl, seed=1).latents(), noise)
 
 
-def test_pixels_begin_as_each_init_says(prior, picture):
+def test_pixels_start_with_the_values_of_each_init(prior, image):
     size = tiny.LATENT_SIZE
     noise = torch.randn(1, 4, size, size, generator=generator(0, 0, "playground init"))
     with torch.no_grad():
@@ -91,23 +90,23 @@ def test_pixels_begin_as_each_init_says(prior, picture):
         Init.decoded: decoded,
         Init.zero: torch.zeros_like(decoded),
         Init.grey: torch.full_like(decoded, GREY),
-        Init.picture: picture,
+        Init.picture: image,
     }
     for init, values in expected.items():
-        assert torch.equal(canvas(prior, FieldKind.rgb, init, picture).picture(), values), init
-    noisy = canvas(prior, FieldKind.rgb).picture()
+        assert torch.equal(canvas(prior, FieldKind.rgb, init, image).image(), values), init
+    noisy = canvas(prior, FieldKind.rgb).image()
     assert float(noisy.mean()) == pytest.approx(GREY, abs=0.05) and 0.15 < float(noisy.std()) < 0.3
 
 
 @pytest.mark.parametrize("init", [Init.gaussian, Init.decoded, Init.grey, Init.picture])
 @pytest.mark.parametrize(("grid", "pixels"), [(FieldKind.ehl, FieldKind.epl), (FieldKind.ehc, FieldKind.rgb)])
-def test_hash_grids_are_fitted_to_the_same_start(prior, picture, grid, pixels, init):
-    fitted, exact = canvas(prior, grid, init, picture).raw(), canvas(prior, pixels, init, picture).raw()
+def test_hash_grids_are_fitted_to_the_same_start(prior, image, grid, pixels, init):
+    fitted, exact = canvas(prior, grid, init, image).raw(), canvas(prior, pixels, init, image).raw()
     assert float((fitted - exact).square().mean()) <= 1.001 * FIT_ERROR * float(exact.square().mean())
 
 
 @pytest.mark.parametrize("kind", [FieldKind.ehl, FieldKind.ehc])
-def test_zero_is_a_saddle_of_hash_grids(prior, kind):
+def test_all_zero_is_a_saddle_point_of_hash_grids(prior, kind):
     field = canvas(prior, kind, Init.zero)
     field.latents().square().sum().backward()
     (field.latents() - 1).square().sum().backward()
@@ -119,7 +118,7 @@ def test_levels_grow_geometrically_up_to_the_pixels():
     assert resolutions(GridConfig(levels=3, coarsest=4), 2) == [2, 2, 2]
 
 
-def test_corners_interpolate_linear_functions_exactly_and_the_finest_level_is_the_pixels():
+def test_corners_interpolate_linear_functions_exactly_and_the_finest_level_has_a_corner_per_pixel():
     index, weight = corners_at_pixels(4, 16, 64)
     ramp = torch.arange(4.0).repeat(4)  # x at each corner
     inside = ((ramp[index] * weight).sum(0)).reshape(16, 16)
@@ -128,7 +127,7 @@ def test_corners_interpolate_linear_functions_exactly_and_the_finest_level_is_th
     assert torch.equal(index[0], torch.arange(256)) and bool((weight[0] == 1).all())
 
 
-def test_a_small_table_is_shared_by_hashing():
+def test_levels_larger_than_the_table_are_hashed_evenly():
     index, _ = corners_at_pixels(64, 64, 32)
     assert index.min() == 0 and index.max() == 31
     counts = torch.bincount(index[0], minlength=32)

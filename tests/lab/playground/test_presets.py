@@ -1,4 +1,4 @@
-"""Methods of one comparison have the settings that ``guidance=<name>`` gives them."""
+"""Each compared method has the settings of ``guidance=<name>``."""
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -14,7 +14,7 @@ from tests.plain import plain_guidance
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_preset_read_without_hydra_is_hydras(method):
+def test_a_preset_read_without_hydra_equals_hydras(method):
     config.register()
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
         composed = config.parse(compose(config.CONFIG_NAME, overrides=[f"guidance={method}"]))
@@ -27,23 +27,23 @@ def settings(methods=(), own=True, **options):
     return lab_settings(prompt="a man", guidance=given, playground=playground)
 
 
-def test_without_a_list_the_guidance_alone():
+def test_without_methods_the_guidance_alone_is_chosen():
     assert chosen_methods(settings()) == {"nfsd": plain_guidance(method="nfsd", cfg_scale=3.0)}
 
 
-def test_each_method_has_its_own_preset_but_the_one_that_is_set():
+def test_each_method_has_its_own_preset_except_the_configured_one():
     chosen = chosen_methods(settings(["csd", "nfsd"]))
     assert chosen["csd"] == named_preset("csd")
     assert chosen["nfsd"].cfg_scale == 3.0
 
 
-def test_or_all_have_the_given_settings():
+def test_without_own_settings_all_have_the_configured_ones():
     chosen = chosen_methods(settings(["csd", "sds"], own=False))
     assert [(c.method, c.cfg_scale) for c in chosen.values()] == [("csd", 3.0), ("sds", 3.0)]
 
 
 @pytest.mark.parametrize("method", ["dds", "pds"])
-def test_editing_needs_a_picture_and_what_it_shows(method):
+def test_editing_needs_an_image_and_a_source_prompt(method):
     with pytest.raises(UserError, match="changes a picture that is there"):
         chosen_methods(settings([method]))
     with pytest.raises(UserError, match="source_prompt="):
@@ -52,7 +52,7 @@ def test_editing_needs_a_picture_and_what_it_shows(method):
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"steps": 0}, "playground.steps=0"),
         ({"every": 0}, "playground.every=0"),
@@ -62,7 +62,7 @@ def test_editing_needs_a_picture_and_what_it_shows(method):
         ({"azimuth": float("nan")}, "playground.azimuth"),
     ],
 )
-def test_mistakes_are_one_line(values, said):
-    with pytest.raises(UserError, match=said) as error:
+def test_user_errors_are_one_line(values, message):
+    with pytest.raises(UserError, match=message) as error:
         PlaygroundConfig(**values)
     assert "\n" not in str(error.value)

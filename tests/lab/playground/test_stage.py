@@ -12,7 +12,7 @@ from PIL import Image
 
 from avatar_gs import cli
 from avatar_gs.identity.embedding import IdentityEmbedding, write_identity
-from avatar_gs.lab.playground import run as playground_run
+from avatar_gs.lab.playground import loop
 from avatar_gs.lab.playground.fields import FieldKind
 from tests import tiny
 
@@ -64,7 +64,7 @@ def curves(folder, method):
     return json.loads((folder / "curves.json").read_text())["methods"][method]["curves"]
 
 
-def test_the_stage_writes_its_files_and_no_run(play):
+def test_the_stage_writes_its_files_and_no_run_settings(play):
     folder = play("guidance=sds") / "playground"
     assert names(folder) == FILES
     assert names(folder.parent) == {"playground"}
@@ -79,7 +79,7 @@ def test_the_stage_writes_its_files_and_no_run(play):
 
 
 @pytest.mark.parametrize("field", FieldKind)
-def test_every_field_moves(play, field):
+def test_every_field_changes(play, field):
     folder = play("guidance=csd", f"playground.field={field.name}", "playground.init=grey") / "playground"
     assert curves(folder, "csd")["distance"][-1] > 0
 
@@ -127,7 +127,7 @@ def test_editing_starts_from_the_picture(play, tmp_path, method):
     assert curves(moved, method)["grad_norm"][0] > 100 * curves(kept, method)["grad_norm"][0]
 
 
-def test_the_pose_map_and_the_view_are_heard(play):
+def test_pose_map_and_view_change_the_result(play):
     words = ["guidance=csd", "playground.steps=1"]
     with_map = play(*words, name="a") / "playground" / "final.png"
     without = play(*words, "playground.control=false", name="b") / "playground" / "final.png"
@@ -135,33 +135,33 @@ def test_the_pose_map_and_the_view_are_heard(play):
     assert len({path.read_bytes() for path in (with_map, without, behind)}) == 3
 
 
-def test_a_person_is_told_to_the_prior(play, tmp_path):
+def test_an_identity_changes_the_result(play, tmp_path):
     metadata = {"base_model": "custom", "text_width": "16", "tokens": "1"}
-    drawn = []
+    results = []
     for seed in (0, 1):
         rows = torch.randn(1, 16, generator=torch.Generator().manual_seed(seed))
         write_identity(tmp_path / f"{seed}.safetensors", IdentityEmbedding(rows, metadata))
         words = ["prompt=<id>", f"identity={tmp_path / f'{seed}.safetensors'}", "guidance=csd"]
-        drawn.append(play(*words, name=f"p{seed}") / "playground" / "final.png")
-    assert drawn[0].read_bytes() != drawn[1].read_bytes()
+        results.append(play(*words, name=f"p{seed}") / "playground" / "final.png")
+    assert results[0].read_bytes() != results[1].read_bytes()
 
 
-def test_ctrl_c_leaves_the_pictures_so_far(play, monkeypatch):
-    step = playground_run.guided
+def test_ctrl_c_writes_the_results_so_far(play, monkeypatch):
+    distill = loop.Objective.distill
 
-    def interrupted(*arguments):
-        if arguments[5] == 1:
+    def interrupted(self, canvas, step, *arguments):
+        if step == 1:
             os.kill(os.getpid(), signal.SIGINT)
-        return step(*arguments)
+        return distill(self, canvas, step, *arguments)
 
-    monkeypatch.setattr(playground_run, "guided", interrupted)
+    monkeypatch.setattr(loop.Objective, "distill", interrupted)
     folder = play("playground.methods=[csd,sds]", code=130) / "playground"
     assert (folder / "csd" / "strip.png").exists() and not (folder / "sds").exists()
     assert json.loads((folder / "curves.json").read_text())["methods"]["csd"]["finished"] is False
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["playground.init=picture", "playground.picture=nobody.png"], "nobody.png: no such file"),
         (["playground.init=picture", "playground.picture=words.png"], "not a JPEG, PNG or WebP picture"),
@@ -170,8 +170,8 @@ def test_ctrl_c_leaves_the_pictures_so_far(play, monkeypatch):
         (["guidance=pds"], "pds changes a picture that is there"),
     ],
 )
-def test_mistakes_are_one_line(play, tmp_path, capsys, words, said):
+def test_user_errors_are_one_line(play, tmp_path, capsys, words, message):
     (tmp_path / "words.png").write_text("words")
     play(*words, code=1)
     line = capsys.readouterr().err.strip()
-    assert said in line and "\n" not in line
+    assert message in line and "\n" not in line

@@ -21,9 +21,8 @@ from avatar_gs.lab.metrics.avatar import Strip, in_a_row
 from avatar_gs.lab.metrics.truth import cases, neutral_body
 from avatar_gs.lab.playground.config import FieldKind
 from avatar_gs.lab.playground.fields import build_canvas
-from avatar_gs.lab.playground.run import play
+from avatar_gs.lab.playground.loop import Objective, View, chosen_view, play
 from avatar_gs.lab.playground.session import encode_texts
-from avatar_gs.lab.playground.view import View, chosen_view
 from avatar_gs.lab.scorer.model import Scorer
 from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites.claims import toy
@@ -146,11 +145,11 @@ class Maker:
         conditions = encode_texts(settings, self.prior, view)
         canvas = build_canvas(settings.lab.playground, self.prior, settings.seed)
         guidance = build_guidance(settings.guidance, self.prior, conditions)
-        result = play(canvas, guidance, conditions, view, settings.lab.playground, settings.seed)
+        result = play(canvas, Objective(guidance, conditions, view), settings.lab.playground, settings.seed)
         if result.interrupted:
             raise KeyboardInterrupt
         with torch.no_grad():
-            picture = canvas.picture().clamp(0, 1).cpu().numpy()
+            picture = canvas.image().clamp(0, 1).cpu().numpy()
         return picture, {"distance": result.curves["distance"][-1]}
 
     @cached_property

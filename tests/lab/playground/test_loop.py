@@ -1,4 +1,4 @@
-"""The loop on a prior whose score is known exactly."""
+"""The loop with an analytic prior."""
 
 import math
 import os
@@ -11,12 +11,11 @@ import torch
 from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.distill import Guidance
 from avatar_gs.guidance.schedule import ScheduleConfig, ScheduleKind
-from avatar_gs.lab.playground import run as loop
+from avatar_gs.lab.playground import loop
 from avatar_gs.lab.playground.config import FieldKind, Init, LearningRates, PlaygroundConfig
 from avatar_gs.lab.playground.fields import build_canvas
-from avatar_gs.lab.playground.run import Play, play
-from avatar_gs.lab.playground.strip import comparison, evenly, gradient_picture
-from avatar_gs.lab.playground.view import View
+from avatar_gs.lab.playground.figures import comparison, evenly, gradient_image
+from avatar_gs.lab.playground.loop import Objective, Play, View, play
 from avatar_gs.types import Bucket, Framing, ViewDirection
 from tests.guidance import analytic
 from tests.plain import plain_de_sds
@@ -33,11 +32,11 @@ def run(method="sds", seed=0, source=None, field=FieldKind.epl, init=Init.gaussi
     canvas = build_canvas(config, prior, seed)
     if start is not None:
         canvas.parameters[0].data.fill_(start)
-    return canvas, play(canvas, guidance, conditions, VIEW, config, seed, source)
+    return canvas, play(canvas, Objective(guidance, conditions, VIEW, source), config, seed)
 
 
 @pytest.mark.parametrize(("scale", "mode"), [(1.0, 0.5), (2.0, -0.25 + 2 * 0.75)])
-def test_sds_ends_at_the_mode_in_closed_form(scale, mode):
+def test_sds_converges_to_the_closed_form_mode(scale, mode):
     """The fixed point of SDS is m_n + s (m_y - m_n)."""
     canvas, result = run(cfg_scale=scale)
     assert float(canvas.latents().mean().detach()) == pytest.approx(mode, abs=0.02)
@@ -45,24 +44,24 @@ def test_sds_ends_at_the_mode_in_closed_form(scale, mode):
     assert result.curves["grad_norm"][-1] < 0.2 * result.curves["grad_norm"][0]
 
 
-def test_a_hash_grid_of_latents_ends_there_too():
+def test_a_hash_grid_of_latents_converges_there_too():
     canvas, _ = run(cfg_scale=1.0, field=FieldKind.ehl)
     assert float((canvas.latents() - 0.5).square().mean().sqrt()) < 0.15
 
 
-def test_editing_starts_from_the_source_and_moves_by_the_difference_of_the_texts():
+def test_dds_moves_the_source_by_the_difference_of_the_prompts():
     """DDS's fixed point: x - x_s = s (m_y - m_src), when both are guided away from the same condition."""
     source = torch.full((1, 2, 3, 3), analytic.SOURCE)
     canvas, _ = run("dds", cfg_scale=1.0, source=source, playground={"steps": 400})
     assert float(canvas.latents().mean()) == pytest.approx(analytic.SOURCE + (0.5 + 0.6), abs=0.02)
 
 
-def test_curves_and_frames_are_of_every_step_and_every_few():
+def test_curves_have_every_step_and_frames_every_few():
     canvas, result = run(playground={"steps": 25, "every": 10})
     assert [frame.step for frame in result.frames] == [0, 10, 20, 24, 25]
     last = result.frames[-1]
     assert last.gradient is None and last.t is None and result.frames[-2].clean is not None
-    shown = (canvas.picture()[0].clamp(0, 1) * 255).round().byte().numpy()
+    shown = (canvas.image()[0].clamp(0, 1) * 255).round().byte().numpy()
     assert np.array_equal(last.image, shown)
     assert {"t", "grad_norm", "distance", "spread"} <= set(result.curves)
     assert {len(values) for values in result.curves.values()} == {25}
@@ -75,19 +74,19 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not():
     assert torch.equal(first, second) and not torch.equal(first, other)
 
 
-def test_while_y_con_warms_up_the_picture_rests():
+def test_the_image_does_not_change_while_y_con_warms_up():
     _, result = run("de_sds", field=FieldKind.ehl, de_sds=plain_de_sds(warmup=0.5), playground={"steps": 6})
     assert result.curves["distance"][:3] == [0, 0, 0] and result.curves["distance"][3] > 0
     assert all(math.isfinite(value) for value in result.curves["loss_learnable"])
 
 
-def test_inner_steps_go_further_with_as_many_prior_calls():
+def test_inner_steps_move_further_with_the_same_prior_calls():
     once, thrice = (run(inner_steps=count, playground={"steps": 3}) for count in (1, 3))
     assert thrice[1].prior_calls == once[1].prior_calls
     assert thrice[1].curves["distance"][-1] > 1.5 * once[1].curves["distance"][-1]
 
 
-def test_ctrl_c_leaves_what_has_been_drawn(monkeypatch):
+def test_ctrl_c_returns_the_frames_so_far(monkeypatch):
     update = loop.update
 
     def interrupted(canvas, *arguments):
@@ -104,12 +103,12 @@ def test_ctrl_c_leaves_what_has_been_drawn(monkeypatch):
     assert len(result.curves["t"]) == 13
 
 
-def test_a_picture_that_blows_up_is_said_in_one_line():
+def test_a_diverging_image_is_an_error_of_one_line():
     with pytest.raises(UserError, match=r"sds the picture is no longer finite .*playground.lr.epl"):
         run(start=float("inf"))
 
 
-def test_what_a_method_reports_now_and_then_is_missing_elsewhere():
+def test_curves_are_nan_in_steps_without_a_report():
     result = Play("any")
     result.note(0, {"t": 5.0})
     result.note(1, {"t": 4.0, "late": 1.0})
@@ -118,15 +117,15 @@ def test_what_a_method_reports_now_and_then_is_missing_elsewhere():
     assert [math.isnan(value) for value in result.curves["late"]] == [True, False, True]
 
 
-def test_the_gradients_picture_is_grey_where_nothing_pulls():
-    assert torch.equal(gradient_picture(torch.zeros(4, 2, 2)), torch.full((2, 2, 3), 0.5))
+def test_the_gradient_image_is_grey_where_the_gradient_is_zero():
+    assert torch.equal(gradient_image(torch.zeros(4, 2, 2)), torch.full((2, 2, 3), 0.5))
     pushed = torch.zeros(4, 2, 2)
     pushed[0, 0, 0] = -3.0  # down the gradient: the first channel grows
-    picture = gradient_picture(pushed)
-    assert picture[0, 0, 0] == 1 and torch.equal(picture[1], torch.full((2, 3), 0.5))
+    image = gradient_image(pushed)
+    assert image[0, 0, 0] == 1 and torch.equal(image[1], torch.full((2, 3), 0.5))
 
 
-def test_a_comparison_has_a_row_for_each_method_even_one_cut_short():
+def test_a_comparison_has_a_row_for_each_method_even_an_interrupted_one():
     _, long = run(playground={"steps": 20, "every": 10})
     _, short = run(playground={"steps": 10, "every": 10})
     assert [frame.step for frame in evenly(long.frames, 3)] == [0, 19, 20]
@@ -135,8 +134,7 @@ def test_a_comparison_has_a_row_for_each_method_even_one_cut_short():
     assert two.shape[0] > one.shape[0] + 60
 
 
-def test_nothing_is_kept_for_a_backward_pass_while_y_con_warms_up(monkeypatch):
-    """The picture's graph is made for the steps that move it only, and does not outlive them."""
+def test_no_graph_is_built_while_y_con_warms_up(monkeypatch):
     seen, step = [], Guidance.step
 
     def watched(self, latents, *arguments, **options):
