@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from avatar_gs.lab.suites.summary import judged
 
 from avatar_gs.lab.metrics.avatar import Measurement, Pictures, draw, measure, strip
 from avatar_gs.lab.metrics.colours import NOTHING
 from avatar_gs.lab.metrics.truth import DIRECTIONS, VOLUME_FRAMING, cases, full_caption, red_blue_cases, volumes
+from avatar_gs.lab.suites.parts import expected_parts
 from avatar_gs.lab.world.people import held_out
 from avatar_gs.types import Framing, Gaussians
 from tests.lab.conftest import true_pictures, true_splats
@@ -41,7 +41,7 @@ def test_red_and_blue_prompts_are_red_and_blue_in_shirt_and_bottoms_only():
 def test_the_person_itself_is_right_in_every_view(truths):
     for truth in truths:
         result = measure(true_pictures(truth), truth)
-        items = judged(result, truth.case.asked)
+        items = expected_parts(result, truth.case.asked)
         assert {item.part for item in items} == set(truth.case.asked)
         assert all(view.share(item.name) == 1.0 for item in items for view in item.views)
         assert all(both / either > 0.9 for both, either in result.volumes.values())
@@ -61,7 +61,7 @@ def test_splats_in_the_persons_colours_score_one(truths, stage):
         result = measure(draw(true_splats(truth), stage), truth)
         # the strands between a hat and a face are thinner than splats
         hidden = "hair" if truth.case.person.outfit.hat else ""
-        items = [item for item in judged(result, truth.case.asked) if item.part != hidden]
+        items = [item for item in expected_parts(result, truth.case.asked) if item.part != hidden]
         assert all(all(item.hits()) for item in items), {item.part: item.hits() for item in items}
         assert min(view.share(item.name) for item in items for view in item.views) > 0.88
         assert all(both / either > 0.6 for both, either in result.volumes.values()), result.volumes
@@ -81,7 +81,7 @@ def test_a_grey_avatar_is_wrong_and_an_absent_one_is_nothing(truths):
     for truth in truths:
         pictures = true_pictures(truth)
         grey = measure(Pictures(0.5 * pictures.alpha[..., None].repeat(3, -1), pictures.alpha), truth)
-        items = judged(grey, truth.case.asked)
+        items = expected_parts(grey, truth.case.asked)
         assert not any(any(item.hits()) for item in items if item.name != "grey")
         absent = measure(Pictures(np.zeros_like(pictures.rgb), np.zeros_like(pictures.alpha)), truth)
         assert all(view.names == {NOTHING: view.pixels} for views in absent.parts.values() for view in views)
