@@ -6,7 +6,7 @@ from hydra import compose, initialize_config_dir
 
 from avatar_gs.cli import compose as config
 from avatar_gs.guidance.presets import named_preset
-from avatar_gs.lab.suites.methods.runs import DEFAULT
+from avatar_gs.lab.suites.methods_report import DEFAULT
 from avatar_gs.prior.memory_estimate import PUBLISHED, Architecture, expected_peak
 from avatar_gs.settings import Settings
 from avatar_gs.stages.estimate import Task, memory_load

@@ -23,9 +23,9 @@ def number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def plus_minus(mean: float | None, deviation: float | None, digits: int = 2) -> str:
+def plus_minus(mean: float | None, std: float | None, digits: int = 2) -> str:
     """Mean ± standard deviation, as far as they are known."""
-    return number(mean, digits) + ("" if deviation is None else f" ± {number(deviation, digits)}")
+    return number(mean, digits) + ("" if std is None else f" ± {number(std, digits)}")
 
 
 def mean_of(values: Iterable[float | bool | None]) -> float | None:

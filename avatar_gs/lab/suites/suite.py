@@ -298,8 +298,12 @@ class JobSuite(Suite, Generic[J, M, R]):
         return RecordStore(self.folder / f"{self.item}s", self.record)  # type: ignore[arg-type]
 
     def evaluate(self) -> tuple[Figures, RGBImage]:
-        records = self.complete(self.plan())
+        records = self.records()
         return self.figures(records), self.sheet(records)
+
+    def records(self) -> dict[str, R]:
+        """All records by key, in the order of their jobs."""
+        return self.complete(self.plan())
 
     def complete(self, jobs: Iterable[J]) -> dict[str, R]:
         """The record of every job by its key, in the jobs' order; stored ones are not made again.

@@ -19,20 +19,13 @@ from avatar_gs.lab.suites.colours import ColoursSuite
 from avatar_gs.lab.suites.config import Suite
 from avatar_gs.lab.suites.editing import report as editing
 from avatar_gs.lab.suites.identity import IdentitySuite
-from avatar_gs.lab.suites.methods.report import (
-    FULL_PROMPTS,
-    FULL_SEEDS,
-    FULL_STEPS,
-    full_seconds,
-    measure_methods,
-    methods_markdown,
-)
+from avatar_gs.lab.suites.methods import MethodsSuite
 from avatar_gs.lab.suites.photos.report import likeness_markdown, measure_likeness
 from avatar_gs.lab.suites.prior_samples import PriorSuite
 from avatar_gs.lab.suites.report import machine
 from avatar_gs.lab.suites.scores.report import measure_scores
 from avatar_gs.lab.suites.scores.tables import scores_markdown
-from avatar_gs.lab.suites.shading.report import measure_shading, shading_markdown
+from avatar_gs.lab.suites.shading import ShadingSuite
 from avatar_gs.prior.fingerprint import prior_fingerprint
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 
@@ -60,17 +53,14 @@ class FullGrid:
         }
 
 
-SUITES = {Suite.colours: ColoursSuite, Suite.identity: IdentitySuite, Suite.prior: PriorSuite}
+SUITES = {
+    Suite.colours: ColoursSuite,
+    Suite.identity: IdentitySuite,
+    Suite.prior: PriorSuite,
+    Suite.shading: ShadingSuite,
+    Suite.methods: MethodsSuite,
+}
 FULL_GRIDS = {
-    Suite.methods: FullGrid(
-        (
-            f"evaluate.method_prompts={FULL_PROMPTS}",
-            f"evaluate.method_seeds={FULL_SEEDS}",
-            f"evaluate.method_steps={FULL_STEPS}",
-        ),
-        f"{FULL_PROMPTS} prompts × {FULL_SEEDS} seeds × {FULL_STEPS} steps",
-        full_seconds,
-    ),
     Suite.scores: FullGrid(
         ("evaluate.scored_prompts=12", "evaluate.scored_seeds=5"),
         "12 prompts × 5 seeds",
@@ -96,9 +86,7 @@ def run_suite(settings: LabSettings, prior: StableDiffusionPrior, folder: Path, 
     if settings.lab.suite in SUITES:
         return SUITES[settings.lab.suite](settings, prior, folder).run(arguments)
     run, markdown = {
-        Suite.methods: (_methods, methods_markdown),
         Suite.claims: (_claims, claims_markdown),
-        Suite.shading: (measure_shading, shading_markdown),
         Suite.scores: (measure_scores, scores_markdown),
         Suite.likeness: (measure_likeness, likeness_markdown),
         Suite.editing: (editing.measure_editing, editing.editing_markdown),
@@ -128,10 +116,6 @@ def _results(
     if settings.lab.suite in FULL_GRIDS:
         results["full_grid"] = FULL_GRIDS[settings.lab.suite].plain(figures["costs"], arguments)
     return results
-
-
-def _methods(settings: LabSettings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], RGBImage]:
-    return measure_methods(settings, prior, load_scorer(), folder)
 
 
 def _claims(settings: LabSettings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], RGBImage]:

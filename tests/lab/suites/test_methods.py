@@ -2,7 +2,7 @@
 end with a prior and a scorer of random weights."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -14,13 +14,16 @@ from avatar_gs.guidance.config import METHODS
 from avatar_gs.guidance.presets import named_preset, preset_names
 from avatar_gs.lab.metrics.avatar import Measurement, Pictures
 from avatar_gs.lab.metrics.colours import PartView
+from avatar_gs.lab.metrics.truth import cases
 from avatar_gs.lab.scorer.model import EMBEDDING
 from avatar_gs.lab.settings import LabSettings
-from avatar_gs.lab.suites import suites
+from avatar_gs.lab.stages.evaluate import run_suite
+from avatar_gs.lab.suites import methods
+from avatar_gs.lab.suites import methods_report as report
 from avatar_gs.lab.suites.config import EvaluateConfig, Suite
-from avatar_gs.lab.suites.methods import report, runs, summary
-from avatar_gs.lab.suites.methods.records import Record
-from avatar_gs.lab.suites.methods.reference import around, saturation
+from avatar_gs.lab.suites.methods import MethodsJob, MethodsSuite, around, compared, saturation
+from avatar_gs.lab.suites.methods_report import DEFAULT, MethodsRecord
+from avatar_gs.lab.suites.suite import restored
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.training.config import OptimizeConfig
 from tests.lab.settings import lab_settings
@@ -42,10 +45,10 @@ def small_settings(*methods: str) -> LabSettings:
 
 
 def test_every_method_that_begins_anew_is_compared():
-    methods = {named_preset(name).method for name in runs.compared(EvaluateConfig())}
-    assert methods == {name for name, method in METHODS.items() if not method.edits} - {"none"}
-    assert "annealed_nfsd" in runs.compared(EvaluateConfig()), "a preset of its own"
-    assert runs.compared(EvaluateConfig(methods=["csd", "rescaled_de_sds"])) == ["csd", "rescaled_de_sds"]
+    found = {named_preset(name).method for name in compared(EvaluateConfig())}
+    assert found == {name for name, method in METHODS.items() if not method.edits} - {"none"}
+    assert "annealed_nfsd" in compared(EvaluateConfig()), "a preset of its own"
+    assert compared(EvaluateConfig(methods=["csd", "rescaled_de_sds"])) == ["csd", "rescaled_de_sds"]
     assert all(named_preset(name) is not None for name in preset_names())
 
 
@@ -54,39 +57,47 @@ def test_every_method_that_begins_anew_is_compared():
 )
 def test_what_cannot_be_compared_is_refused(name, said):
     with pytest.raises(UserError, match=said):
-        runs.compared(EvaluateConfig(methods=[name]))
+        compared(EvaluateConfig(methods=[name]))
 
 
-def test_methods_that_ask_more_get_fewer_steps_at_equal_compute():
+def test_methods_that_ask_more_get_fewer_steps_at_equal_compute(prior, tmp_path):
     config = EvaluateConfig(methods=["sds", "hifa"], method_prompts=1, method_seeds=2, method_steps=100)
-    jobs = list(runs.equal_steps(config, seed=3))
+    suite = MethodsSuite(lab_settings(small_settings(), evaluate=config, seed=3), prior, tmp_path)
+    jobs = list(suite.plan())
     assert len(jobs) == 2 * 2 * 2 and {job.steps for job in jobs} == {100} and {job.seed for job in jobs} == {3, 4}
     per_step = {"sds": 2, "hifa": 8}
-    records = [record(job.preset, steps=100, calls=per_step[job.preset] * 100 * 2, batch=2) for job in jobs]
-    steps = {job.preset: job.steps for job in runs.equal_compute(config, jobs, records)}
+    records = [record(job.variant, steps=100, calls=per_step[job.variant] * 100 * 2, batch=2) for job in jobs]
+    steps = {job.variant: job.steps for job in suite.equal_compute(jobs, records)}
     assert steps == {"sds": 150, "hifa": round(300 / 8)}
     spent = {name: steps[name] * per_step[name] for name in steps}
     assert max(spent.values()) / min(spent.values()) < 1.03
 
 
-def test_methods_differ_in_guidance_steps_and_controlnet_only(prior, scorer):
-    maker, case = runs.Maker(small_settings(), prior, scorer), runs.cases(1)[0]
-    job = runs.Job("vsd", True, case, 0, 7)
-    one, free = maker.settings_of(job), maker.settings_of(replace(job, control=False))
+def test_methods_differ_in_guidance_steps_and_controlnet_only(prior, scorer, tmp_path, monkeypatch):
+    monkeypatch.setattr(methods, "load_scorer", lambda: scorer)
+    suite, case = MethodsSuite(small_settings(), prior, tmp_path), cases(1)[0]
+    job = MethodsJob("vsd", case, 0, 7)
+    one, free = suite.settings_of(job), suite.settings_of(replace(job, control=False))
     assert one.guidance == named_preset("vsd") and one.optimize.steps == 7
     assert free.prior.control_scale == 0 < one.prior.control_scale
     assert replace(free, prior=one.prior) == one
-    assert replace(one, guidance=maker.settings.guidance, optimize=maker.settings.optimize) == replace(
-        maker.settings, prompt=case.prompt
+    assert replace(one, guidance=suite.settings.guidance, optimize=suite.settings.optimize) == replace(
+        suite.settings, prompt=case.prompt
     )
-    others = [job, replace(job, control=False), replace(job, preset="csd"), replace(job, steps=8), replace(job, seed=1)]
-    assert len({maker.key(other) for other in others}) == 5
+    others = [
+        job,
+        replace(job, control=False),
+        replace(job, variant="csd"),
+        replace(job, steps=8),
+        replace(job, seed=1),
+    ]
+    assert len({suite.key(other) for other in others}) == 5
 
 
 # ---- the summary
 
 
-def record(preset="sds", *, calls=400, right=True, axis=0, wasserstein=3.0, **changes) -> Record:
+def record(preset="sds", *, calls=400, right=True, axis=0, wasserstein=3.0, **changes) -> MethodsRecord:
     names = {"red": 90, "blue": 10} if right else {"blue": 100}
     views = [PartView("body", "front", 100, names, [1.0, 0.0, 0.0])]
     orbit = [np.eye(EMBEDDING)[axis].tolist()] * 8
@@ -101,33 +112,33 @@ def record(preset="sds", *, calls=400, right=True, axis=0, wasserstein=3.0, **ch
         "seconds": 10.0,
     }
     end = Measurement({"shirt": views}, {}, 0.0)
-    return Record(preset=preset, end=end, orbit=orbit, metrics={"prior_calls": calls}, **(facts | changes))
+    return MethodsRecord(preset=preset, end=end, orbit=orbit, metrics={"prior_calls": calls}, **(facts | changes))
 
 
 def test_rows_of_known_records():
-    row = summary.row([record(), record(seed=1, axis=1, right=False, wasserstein=5.0)])
+    row = report.row([record(), record(seed=1, axis=1, right=False, wasserstein=5.0)])
     assert row["right"] == 0.5 and row["pixels"] == 0.45 and row["calls_per_step"] == 2
     assert row["saturation"] == 4 and row["chroma"] == -1 and row["spread"]["saturation"] == pytest.approx(2**0.5)
     assert row["view_distance"] == pytest.approx(0), "all sides are alike"
     assert row["diversity"] == pytest.approx(1), "and the seeds are not"
-    alone = summary.row([record(saturation=None)])
+    alone = report.row([record(saturation=None)])
     assert alone["diversity"] is None and alone["saturation"] is None and alone["spread"]["right"] is None
 
 
 def test_the_default_is_told_where_it_loses():
-    some = summary.rows([record(runs.DEFAULT, right=False, wasserstein=1.0), record("sds", seconds=20.0)])
-    lost = {entry["figure"]: entry["preset"] for entry in summary.behind(some)}
+    some = report.rows([record(DEFAULT, right=False, wasserstein=1.0), record("sds", seconds=20.0)])
+    lost = {entry["figure"]: entry["preset"] for entry in report.behind(some)}
     assert lost == {"right": "sds"}
-    assert summary.behind(summary.rows([record("sds")])) == []
-    assert "*not* the best in: colours right (0.00; sds 1.00)" in report._reading(some, summary.behind(some))
-    assert "was not among them" in report._reading(summary.rows([record("sds")]), [])
+    assert report.behind(report.rows([record("sds")])) == []
+    assert "*not* the best in: colours right (0.00; sds 1.00)" in report._reading(some, report.behind(some))
+    assert "was not among them" in report._reading(report.rows([record("sds")]), [])
     table = report._table(some)
     assert "| **1.0** |" in table and "| **1.00** |" in table
 
 
 def test_records_survive_json():
     one = record()
-    assert Record.of_plain(json.loads(json.dumps(one.plain()))) == one
+    assert restored(MethodsRecord, json.loads(json.dumps(asdict(one)))) == one
 
 
 def test_saturation_compares_the_figure_alone():
@@ -146,9 +157,9 @@ def test_saturation_compares_the_figure_alone():
 
 
 def test_methods_are_compared_reported_and_never_made_twice(prior, scorer, tmp_path, monkeypatch):
-    monkeypatch.setattr(suites, "load_scorer", lambda: scorer)
+    monkeypatch.setattr(methods, "load_scorer", lambda: scorer)
     settings, arguments = small_settings("nfsd", "csd"), ["stage=evaluate", "suite=methods"]
-    text = suites.run_suite(settings, prior, tmp_path, arguments).read_text()
+    text = run_suite(settings, prior, tmp_path, arguments).read_text()
     results = json.loads((tmp_path / "results.json").read_text())
     tables = results["figures"]["modes"]
     for table in tables.values():
@@ -159,12 +170,12 @@ def test_methods_are_compared_reported_and_never_made_twice(prior, scorer, tmp_p
     assert steps["equal steps"] == {"nfsd": 4, "csd": 4}
     assert steps["equal compute"]["csd"] == 6, "two calls a step instead of three"
     assert "evaluate.method_prompts=12 evaluate.method_seeds=5 evaluate.method_steps=250" in text
-    assert text.count(f"The default ({runs.DEFAULT}) was not among them.") == 4 and "s = 7.5, t uniform" in text
+    assert text.count(f"The default ({DEFAULT}) was not among them.") == 4 and "s = 7.5, t uniform" in text
     assert prior.control_scale == 1, "the prior is left as it was"
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.height > 9 * 96
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "avatars").iterdir()}
-    suites.run_suite(settings, prior, tmp_path, arguments)
+    run_suite(settings, prior, tmp_path, arguments)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "avatars").iterdir()} == kept
     assert json.loads((tmp_path / "results.json").read_text())["figures"] == results["figures"]
 

@@ -16,12 +16,11 @@ from avatar_gs.lab.metrics.shading import Retrieval, draw_looks, true_pictures
 from avatar_gs.lab.metrics.truth import cases, neutral_body
 from avatar_gs.lab.scorer.model import load_scorer
 from avatar_gs.lab.settings import LabSettings
-from avatar_gs.lab.suites import suites
+from avatar_gs.lab.stages.evaluate import run_suite
+from avatar_gs.lab.suites import suite
 from avatar_gs.lab.suites.config import EvaluateConfig, Suite
-from avatar_gs.lab.suites.shading import ablation
-from avatar_gs.lab.suites.shading.ablation import FRONT_ONLY, Job, plan, settings_of
-from avatar_gs.lab.suites.shading.records import Row
-from avatar_gs.lab.suites.shading.report import right_views
+from avatar_gs.lab.suites.shading import FRONT_ONLY, Row, ShadingSuite, right_views
+from avatar_gs.lab.suites.suite import Job
 from avatar_gs.render.config import ShadingConfig
 from avatar_gs.render.shading import Shade
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
@@ -43,8 +42,9 @@ def small_settings() -> LabSettings:
     )
 
 
-def test_each_row_adds_one_thing():
-    made = {row: settings_of(lab_settings(), Job(row, cases(1)[0], 3)) for row in Row}
+def test_each_row_adds_one_thing(prior, tmp_path):
+    ablation = ShadingSuite(lab_settings(), prior, tmp_path)
+    made = {row: ablation.settings_of(Job(row, cases(1)[0], 3)) for row in Row}
     switches = {
         row: (
             made[row].cameras.azimuth_max == 180,
@@ -64,14 +64,14 @@ def test_each_row_adds_one_thing():
     assert view_dep.plain() == plain.plain(), "the default job is the row ViewDep"
 
 
-def test_every_prompt_has_every_row_and_keys_tell_them_apart(prior):
-    config = EvaluateConfig(ablated=2, seeds=2)
-    jobs = list(plan(config, 5))
-    assert len(jobs) == len({(job.row, job.case.prompt, job.seed) for job in jobs}) == 2 * 2 * len(Row)
-    maker = ablation.Maker(small_settings(), prior, load_scorer())
-    assert len({maker.key(job) for job in jobs}) == len(jobs)
+def test_every_prompt_has_every_row_and_keys_tell_them_apart(prior, tmp_path):
+    settings = lab_settings(small_settings(), evaluate=EvaluateConfig(ablated=2, seeds=2), seed=5)
+    ablation = ShadingSuite(settings, prior, tmp_path)
+    jobs = list(ablation.plan())
+    assert len(jobs) == len({(job.variant, job.subject.prompt, job.seed) for job in jobs}) == 2 * 2 * len(Row)
+    assert len({ablation.key(job) for job in jobs}) == len(jobs)
     longer = replace(small_settings(), optimize=OptimizeConfig(steps=3, batch=1))
-    assert ablation.Maker(longer, prior, load_scorer()).key(jobs[0]) != maker.key(jobs[0])
+    assert ShadingSuite(longer, prior, tmp_path).key(jobs[0]) != ablation.key(jobs[0])
 
 
 def test_looks_differ_in_what_they_show(stage):
@@ -112,7 +112,7 @@ def test_shares_of_right_views():
 
 def test_the_ablation_is_measured_reported_and_resumed(prior, tmp_path, monkeypatch):
     settings, arguments = small_settings(), ["stage=evaluate", "suite=shading"]
-    report = suites.run_suite(settings, prior, tmp_path, arguments)
+    report = run_suite(settings, prior, tmp_path, arguments)
     results = json.loads((tmp_path / "results.json").read_text())
     figures, text = results["figures"], report.read_text()
     assert list(figures["rows"]) == [row.value for row in Row]
@@ -124,12 +124,12 @@ def test_the_ablation_is_measured_reported_and_resumed(prior, tmp_path, monkeypa
     def never(*_, **__):
         raise AssertionError("made twice")
 
-    monkeypatch.setattr(ablation, "optimize", never)
-    suites.run_suite(settings, prior, tmp_path, arguments)
+    monkeypatch.setattr(suite, "optimize", never)
+    run_suite(settings, prior, tmp_path, arguments)
     assert json.loads((tmp_path / "results.json").read_text())["figures"] == figures
     (tmp_path / "avatars" / f"{figures['avatars'][2]}.json").unlink()
     with pytest.raises(AssertionError, match="made twice"):
-        suites.run_suite(settings, prior, tmp_path, arguments)
+        run_suite(settings, prior, tmp_path, arguments)
 
 
 @pytest.mark.parametrize("count", [0, 65])
