@@ -1,11 +1,11 @@
-"""Times one refinement of many splats and the searches for neighbours in it, on one core, on all, and by cells.
+"""Times one refinement of many splats and its neighbour searches, on one core, on all cores, and by cells.
 
     python tests/benchmarks/refinement.py [--splats 107092] [--device auto] [--repeats 5] [--json FILE]
 
-Columns are ways to find neighbours: the k-d tree of a CPU with one thread and with torch's number of threads (what a
-run on a CPU does), and the grid of cells on ``--device`` (what a run on any other device does). All are timed in one
-process, turn by turn; ``refinement`` is the whole of it: growth, pruning and the renewed neighbours. The splats lie on
-the packaged body's surface, some millimetres off it.
+Columns are methods of finding neighbours: the k-d tree on a CPU with one thread and with torch's number of threads (as
+in runs on a CPU), and the grid of cells on ``--device`` (as in runs on other devices). All are timed in one process,
+alternating; ``refinement`` is the total: growth, pruning and updated neighbours. The splats are some millimetres off
+the packaged body's surface.
 """
 
 import argparse
@@ -35,13 +35,13 @@ from avatar_gs.splats.smoothing import nearest
 from avatar_gs.splats.surface import RestSurface, surface_splats
 
 OFF_SURFACE = 0.003
-"""Metres that a splat lies off the surface, in the mean."""
-Ways = dict[str, tuple[torch.device, int, bool]]
+"""Mean distance of splats from the surface in metres."""
+Methods = dict[str, tuple[torch.device, int, bool]]
 """By name: the device, torch's threads, and whether cells are used where a tree would serve."""
 
 
-def ways(device: torch.device) -> Ways:
-    """What is compared."""
+def methods(device: torch.device) -> Methods:
+    """The compared methods."""
     cpu, threads = torch.device("cpu"), torch.get_num_threads()
     several = {} if threads == 1 else {f"tree, {threads} threads": (cpu, threads, False)}
     return {"tree, 1 thread": (cpu, 1, False), **several, f"cells, {device.type}": (device, threads, True)}
@@ -49,7 +49,7 @@ def ways(device: torch.device) -> Ways:
 
 @contextmanager
 def searching(threads: int, cells: bool) -> Iterator[None]:
-    """Neighbours are found so while this lasts."""
+    """Use this method of finding neighbours within the context."""
     before, tree = torch.get_num_threads(), Points.nearest
     torch.set_num_threads(threads)
     if cells:
@@ -64,7 +64,7 @@ def searching(threads: int, cells: bool) -> Iterator[None]:
 
 
 def parts(model: GaussianModel, surface: RestSurface) -> dict[str, Callable[[], Any]]:
-    """Everything that is timed, by name."""
+    """The timed parts by name."""
     means, normals = model.params["means"].detach(), model.params["normals"].detach()
     sizes = model.scales().detach().amax(-1)
     return {
@@ -75,7 +75,7 @@ def parts(model: GaussianModel, surface: RestSurface) -> dict[str, Callable[[], 
 
 
 def refinement(model: GaussianModel, surface: RestSurface) -> Callable[[], Any]:
-    """One refinement of a copy of the splats, as long recipes have it: colours are not smoothed."""
+    """One refinement of a copy of the splats, as in long recipes, which do not smooth colours."""
     copy = GaussianModel(model.tensors())
     optimizers = build_optimizers(copy, SplatsConfig().lr)
     for name, parameter in copy.trainable().items():
@@ -94,28 +94,28 @@ def refinement(model: GaussianModel, surface: RestSurface) -> Callable[[], Any]:
 
 
 def measure(splats: int, device: torch.device, repeats: int) -> list[dict[str, Any]]:
-    """Rows of median milliseconds by way, and how many times as fast as one thread each is."""
+    """Rows of median milliseconds by method, and the speed-up over one thread."""
     body = load_body(BodyConfig(), "cpu")
     generator = torch.Generator().manual_seed(0)
     model = surface_splats(SplatsConfig(count=splats), body.rest(), body.weights, generator)
     with torch.no_grad():
         model.params["means"] += OFF_SURFACE * torch.randn(splats, 3, generator=generator)
     times: dict[str, dict[str, list[float]]] = {}
-    compared = ways(device)
+    compared = methods(device)
     surfaces = {where: RestSurface(load_body(BodyConfig(), where.type).rest()) for where, _, _ in compared.values()}
     for turn in range(repeats + 1):
-        for way, (where, threads, cells) in compared.items():
+        for method, (where, threads, cells) in compared.items():
             placed, surface = model.to(where), surfaces[where]
             with searching(threads, cells):
                 for name, part in (parts(placed, surface) | {"refinement": refinement(placed, surface)}).items():
                     seconds = _timed(part, where)
                     if turn:  # the first chooses kernels
-                        times.setdefault(name, {}).setdefault(way, []).append(seconds)
+                        times.setdefault(name, {}).setdefault(method, []).append(seconds)
     rows = []
-    for name, by_way in times.items():
-        milliseconds = {way: 1e3 * median(seconds) for way, seconds in by_way.items()}
+    for name, by_method in times.items():
+        milliseconds = {method: 1e3 * median(seconds) for method, seconds in by_method.items()}
         first = next(iter(milliseconds.values()))
-        faster = {way: first / value for way, value in milliseconds.items()}
+        faster = {method: first / value for method, value in milliseconds.items()}
         rows.append({"part": name, "splats": splats, "milliseconds": milliseconds, "times as fast": faster})
     return rows
 
@@ -131,10 +131,10 @@ def _timed(part: Callable[[], Any], device: torch.device) -> float:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as text."""
-    lines = [f"{'milliseconds (times as fast)':<32}" + "".join(f"{way:>24}" for way in rows[0]["milliseconds"])]
+    """The rows as a text table."""
+    lines = [f"{'milliseconds (times as fast)':<32}" + "".join(f"{method:>24}" for method in rows[0]["milliseconds"])]
     for row in rows:
-        cells = (f"{value:.1f} ({row['times as fast'][way]:.2f})" for way, value in row["milliseconds"].items())
+        cells = (f"{value:.1f} ({row['times as fast'][method]:.2f})" for method, value in row["milliseconds"].items())
         lines.append(f"{row['part']:<32}" + "".join(f"{cell:>24}" for cell in cells))
     return "\n".join(lines)
 
@@ -144,7 +144,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--splats", type=int, default=107_092)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="where the rows are written, too")
+    parser.add_argument("--json", type=Path, help="write the rows to this file as well")
     given = parser.parse_args(arguments)
     device = torch.device(choose_device(given.device))
     name = torch.cuda.get_device_name() if device.type == "cuda" else "no GPU"

@@ -1,10 +1,10 @@
-"""Times the steps of one recipe with random weights, and writes what ``stage=benchmark benchmark.step=true`` finds.
+"""Times the steps of one recipe with random weights, and writes the result of ``stage=benchmark benchmark.step=true``.
 
     python tests/benchmarks/steps.py --json sd21.json experiment=sd21 device=cuda benchmark.repeats=3
 
-The overrides are the command line's (``avatar-gs stage=benchmark benchmark.step=true …``), and so is the code that
-runs; beside its table a flat row of plain values is written. ``--few-channels`` is a trial: the prior's blocks and
-layers, a few channels wide, for images of 128².
+Overrides and code are those of ``avatar-gs stage=benchmark benchmark.step=true …``; in addition to its table, a flat
+row of plain values is written. ``--few-channels`` is a test run with the prior's blocks and layers, few channels and
+images of 128².
 """
 
 import argparse
@@ -25,13 +25,13 @@ from avatar_gs.core.device import prepare_environment
 from avatar_gs.lab.settings import LabSettings
 
 NETWORKS = {"eager": "never", "graphs": "graphs", "compiled": "always"}
-"""Ways to run the networks, as ``prior.compile`` calls them."""
+"""How the networks run, and the value of ``prior.compile``."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the row to this file")
-    parser.add_argument("--few-channels", action="store_true", help="a trial of sd15 or sd21, a few channels wide")
+    parser.add_argument("--few-channels", action="store_true", help="a test run of sd15 or sd21 with few channels")
     parser.add_argument("--networks", choices=tuple(NETWORKS), default="eager", help="how they run")
     parser.add_argument("overrides", nargs="*", help="settings, key=value")
     options = parser.parse_intermixed_args()
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def expected(settings: LabSettings) -> dict[str, float]:
-    """The expected peak of memory by phase, in MiB: on a GPU of tensors alone, which is what torch counts there."""
+    """The expected peak memory by phase in MiB; on a GPU of tensors alone, since torch counts these there."""
     from avatar_gs.core.device import choose_device
     from avatar_gs.lab.benchmarks.random_weights import architecture_of
     from avatar_gs.prior.memory_estimate import expected_by_phase
@@ -75,13 +75,13 @@ def composed(overrides: Sequence[str]) -> LabSettings:
 
 
 def compile_override(networks: str) -> str:
-    """The override of ``prior.compile`` that runs the networks in this way."""
+    """The override of ``prior.compile`` for a value of ``NETWORKS``."""
     return f"prior.compile={NETWORKS[networks]}"
 
 
 def with_few_channels(settings: LabSettings, folder: Path) -> LabSettings:
-    """The same with a prior of the preset's blocks and layers, a few channels wide, saved in ``folder``; the packaged
-    prior is small and stays."""
+    """The settings with a prior of the preset's blocks and layers and few channels, saved in ``folder``; the packaged
+    prior is kept, since it is small."""
     from tests import full
 
     if settings.prior.name not in full.KINDS:

@@ -1,4 +1,4 @@
-"""The benchmark of a refinement runs, and its ways find the same."""
+"""The benchmark of a refinement runs, and its methods find the same."""
 
 import json
 
@@ -19,6 +19,6 @@ def test_it_times_every_part_in_every_way(tmp_path):
         "refinement",
     ]
     for row in rows:
-        assert len(row["milliseconds"]) == len(refinement.ways(torch.device("cpu")))
+        assert len(row["milliseconds"]) == len(refinement.methods(torch.device("cpu")))
         assert all(value > 0 for value in row["milliseconds"].values())
     assert Points.nearest is before and torch.get_num_threads() == threads

@@ -1,4 +1,4 @@
-"""Imports the guidance of threestudio, or of a program made from it, out of a checkout, without the rest of it."""
+"""Imports the guidance of threestudio, or of a fork, from a checkout, without the rest of it."""
 
 import importlib
 import importlib.util
@@ -20,11 +20,11 @@ from avatar_gs.prior.loading.components import Quiet
 GUIDANCE, PROMPTS = "threestudio.models.guidance", "threestudio.models.prompt_processors"
 PACKAGES = ("threestudio", "threestudio.models", GUIDANCE, PROMPTS)
 ABSENT = ("tinycudann", "igl", "typeguard", "pytorch_lightning.utilities.rank_zero")
-"""What every one of them imports, and guidance calls nothing of."""
+"""Imported by all of them and not called by guidance."""
 
 
 def find_guidance(checkout: Path, program: str, module: str) -> None:
-    """Raises SystemExit where the folder holds no checkout of the program, which has its guidance in ``module``."""
+    """Raise SystemExit unless the folder is a checkout of the program with the guidance module ``module``."""
     file = checkout / "threestudio" / "models" / "guidance" / f"{module}.py"
     if not checkout.is_dir():
         raise SystemExit(f"{checkout}: no such folder; expected a checkout of {program}")
@@ -35,12 +35,11 @@ def find_guidance(checkout: Path, program: str, module: str) -> None:
 def import_guidance(
     checkout: Path, program: str, module: str, device: torch.device, absent: tuple[str, ...] = ()
 ) -> tuple[ModuleType, ModuleType]:
-    """The module ``module`` of a checkout's guidance, and that of its prompts, without its package's own beginning,
-    which imports all of its renderers. Empty modules take the place of those of ``ABSENT`` and ``absent`` that are not
-    found.
+    """The guidance module ``module`` of a checkout, and that of its prompts, without the package's ``__init__``, which
+    imports all renderers. Modules of ``ABSENT`` and ``absent`` that are not installed are replaced by empty ones.
 
     Raises:
-        SystemExit: as ``find_guidance``; a part of the checkout, or something that its guidance needs, is missing.
+        SystemExit: as ``find_guidance``; or a part of the checkout, or a requirement of its guidance, is missing.
     """
     find_guidance(checkout, program, module)
     with _room_for_theirs(), Quiet():
@@ -65,8 +64,8 @@ def import_guidance(
 
 @contextmanager
 def _room_for_theirs() -> Iterator[None]:
-    """Forgets afterwards what was imported while this lasts under names that the next checkout has too, or that stand
-    for nothing. Each registers the same resolvers: the last one's stay."""
+    """Afterwards removes the imported modules of names that the next checkout has too, and the empty ones. Each
+    checkout registers the same resolvers: the last one's stay."""
     register = partial(OmegaConf.register_new_resolver, replace=True)
     try:
         with patch.object(OmegaConf, "register_new_resolver", register):
@@ -87,7 +86,7 @@ def _stand_in(names: tuple[str, ...]) -> None:
 
 
 class Absent(ModuleType):
-    """Stands in for a module that is imported and not called: all that it holds are decorators that change nothing."""
+    """Replaces a module that is imported and not called: its attributes are decorators without effect."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)

@@ -1,10 +1,10 @@
-"""Times ways to encode renders beside each other, forward and backward; and how far gradients are from float32's.
+"""Times encoders of renders, forward and backward, and compares their gradients with float32's.
 
-    python tests/benchmarks/vae_encoders.py --few-channels          # a trial on a CPU, of all layers
+    python tests/benchmarks/vae_encoders.py --few-channels          # a test run of all layers on a CPU
     python tests/benchmarks/vae_encoders.py --device cuda           # Stable Diffusion's VAE at 512², batch 4
 
-Random weights; nothing is downloaded. The rows take turns, so that a busy machine slows all; each is divided by the
-first. ``compare`` is the same as a function.
+The weights are random; nothing is downloaded. Passes of the rows alternate, so that other load affects all alike;
+ratios are to the first row. ``compare`` is the same as a function.
 """
 
 import argparse
@@ -38,14 +38,16 @@ SHORT = {"cuda": torch.float16, "cpu": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Row:
-    """One way to encode. ``milliseconds``: the median of forward and backward; ``cosine``: of the images' gradient with
-    that of the first row (None for another network); ``gigabytes``: the peak of a GPU's tensors."""
+    """One encoder."""
 
     name: str
     milliseconds: float
+    """Median of forward and backward."""
     ratio: float
     cosine: float | None
+    """Cosine similarity of the images' gradient with the first row's; None for another network."""
     gigabytes: float | None
+    """Peak of a GPU's tensors."""
 
 
 def compare(
@@ -54,15 +56,15 @@ def compare(
     """The rows of the table.
 
     Args:
-        few_channels: all layers, a few channels wide.
+        few_channels: all layers, few channels.
         make: also compiled and, on a GPU, as a CUDA graph; compiling takes minutes.
     """
-    allow_tf32(True)  # as a prior in 16 bits has it
+    allow_tf32(True)  # as for a prior in 16 bits
     random = torch.Generator().manual_seed(0)
     images = (torch.rand(batch, 3, size, size, generator=random) * 2 - 1).to(device)
     images = images.contiguous(memory_format=torch.channels_last)
     cotangent = torch.randn(batch, 4, size // 8, size // 8, generator=random).to(device)
-    rows = ways(device, few_channels, make)
+    rows = encoders(device, few_channels, make)
     seconds: dict[str, list[float]] = {name: [] for name in rows}
     gradients, peaks = {}, {}
     for index in range(AFTER + 1 + repeats):  # the first ones choose kernels, and compile
@@ -87,8 +89,8 @@ def compare(
     ]
 
 
-def ways(device: str, few_channels: bool, make: bool) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Encoders by what a row is called."""
+def encoders(device: str, few_channels: bool, make: bool) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Encoders by row name."""
     short = SHORT[device]
     word = str(short)[6:]
     torch.manual_seed(0)
@@ -121,10 +123,10 @@ def ways(device: str, few_channels: bool, make: bool) -> dict[str, Callable[[Ten
         for keeps in (EncoderKeeps.least, EncoderKeeps.convolutions, EncoderKeeps.all)
     }
     makers = {"compiled": compiled, "CUDA graph": captured} if device == "cuda" else {"compiled": compiled}
-    for said, maker in makers.items() if make else ():
+    for how, maker in makers.items() if make else ():
         encoder = vae(EncoderKeeps.all, short)
-        encoder.encode = Accelerated(encoder.encode, maker, short, f"VAE {word}, {said}")
-        rows[f"VAE {word}, {said}"] = encoder
+        encoder.encode = Accelerated(encoder.encode, maker, short, f"VAE {word}, {how}")
+        rows[f"VAE {word}, {how}"] = encoder
     return rows | {"tiny float32": tiny(torch.float32), f"tiny {word}": tiny(short)}
 
 
@@ -146,7 +148,7 @@ def _cosine(one: Tensor, other: Tensor) -> float:
 
 
 def table(rows: list[Row]) -> list[str]:
-    """A line a row."""
+    """One line per row."""
     lines = [f"{'encode, forward and backward':<34}{'ms':>10}{'of the first':>14}{'cosine':>11}{'peak GB':>9}"]
     for row in rows:
         cosine = "" if row.cosine is None else f"{row.cosine:.6f}"

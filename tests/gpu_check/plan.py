@@ -122,9 +122,9 @@ def peers(options: Options) -> Iterator[Part]:
         ("threestudio", "sd21", options.threestudio),
         ("gaussianip", "sd15", options.gaussianip),
     ):
-        known = (ROOT / "tests" / "benchmarks" / f"beside_{name}.py").is_file()
+        known = (ROOT / "tests" / "benchmarks" / f"compare_with_{name}.py").is_file()
         command = python(
-            f"benchmarks/beside_{name}.py", checkout, "--prior", prior, *few, *("--device", options.device)
+            f"benchmarks/compare_with_{name}.py", checkout, "--prior", prior, *few, *("--device", options.device)
         )
         reason = "" if known else "no such script"
         if not checkout:

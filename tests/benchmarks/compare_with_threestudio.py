@@ -1,22 +1,22 @@
-"""Times a step of our guidance beside one of threestudio's DreamFusion-SD, on random weights of one architecture.
+"""Times a step of our guidance compared with one of threestudio's DreamFusion-SD, on random weights.
 
     git clone https://github.com/threestudio-project/threestudio /tmp/threestudio
-    python tests/benchmarks/beside_threestudio.py /tmp/threestudio --prior sd21 --batch 4
+    python tests/benchmarks/compare_with_threestudio.py /tmp/threestudio --prior sd21 --batch 4
 
-Both start from the same pictures of 512² and end with the gradient on their pixels: VAE encoding, noise, UNet, the loss
-and its backward pass. Steps alternate in one process. threestudio is Apache-2.0; nothing of it is a part of this
-project, and its guidance runs as it is. Its other requirements (tiny-cuda-nn, libigl, lightning, typeguard) are not
-needed: where they are not installed, empty modules take their place, since its guidance calls nothing of them.
+Both start from the same images of 512² and end with the gradient on their pixels: VAE encoding, noise, UNet, the loss
+and its backward pass. Steps alternate in one process. threestudio is Apache-2.0; no part of it is in this project, and
+its guidance runs unchanged. Requirements that its guidance imports but does not call (tiny-cuda-nn, libigl, lightning,
+typeguard) are replaced by empty modules where they are not installed.
 
-What remains different:
+Remaining differences:
 
-- Ours is told the pose by a ControlNet, in every prediction; theirs has none. ``sds`` of ours, without ControlNet, asks
-  the prior for the same as theirs.
-- ``rescaled_de_sds``, what experiment=sd21 chooses, learns y_con beside it: a third prediction, with a backward pass.
-- Theirs encodes with the VAE in 16 bits, ours in 32 (TF32 on a GPU). Theirs also decodes a picture in every step.
+- Ours has a ControlNet for the pose in every prediction, theirs has none. Our ``sds`` without ControlNet calls the
+  prior for the same predictions as theirs.
+- ``rescaled_de_sds``, the default of experiment=sd21, also learns y_con: a third prediction, with a backward pass.
+- Theirs encodes with the VAE in 16 bits, ours in 32 (TF32 on a GPU). Theirs also decodes an image in every step.
 
-NeRF, renderer and optimisers of theirs, which need tiny-cuda-nn and nerfacc, are not timed. Its loss is computed under
-autocast and scaled, as its configuration's ``precision: 16-mixed`` does it. ``--few-channels`` is a trial on a CPU
+Their NeRF, renderer and optimisers, which need tiny-cuda-nn and nerfacc, are not timed. Their loss is computed under
+autocast and scaled, as with ``precision: 16-mixed`` of their configuration. ``--few-channels`` is a test run on a CPU
 (``THREESTUDIO=/tmp/threestudio pytest tests/benchmarks`` does the same).
 """
 
@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout nee
 
 from avatar_gs.prior.loading.components import Quiet
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
-from tests.benchmarks.side_by_side import PROMPT, Side, as_trained, command, ours
+from tests.benchmarks.comparison import PROMPT, Side, as_trained, command, ours
 from tests.benchmarks.threestudio_fork import import_guidance
 
 MODULE = "stable_diffusion_guidance"
@@ -44,18 +44,18 @@ def main() -> None:
 
 
 def sides(checkout: Path, prior: StableDiffusionPrior, batch: int) -> dict[str, Side]:
-    """What is compared, by name."""
+    """The compared sides by name."""
     return {
         "threestudio": theirs(checkout, prior, batch),
-        "ours, sds without ControlNet": ours(prior, batch, "sds".name, control=False),
-        "ours, sds": ours(prior, batch, "sds".name),
+        "ours, sds without ControlNet": ours(prior, batch, "sds", control=False),
+        "ours, sds": ours(prior, batch, "sds"),
         "ours, rescaled_de_sds": ours(prior, batch, "rescaled_de_sds"),
     }
 
 
 def theirs(checkout: Path, prior: StableDiffusionPrior, batch: int) -> Side:
-    """threestudio's ``stable-diffusion-guidance`` on the weights of ``prior``, as configs/dreamfusion-sd.yaml sets
-    it."""
+    """threestudio's ``stable-diffusion-guidance`` with the weights of ``prior`` and the settings of
+    configs/dreamfusion-sd.yaml."""
     module, prompts = import_guidance(checkout, "threestudio", MODULE, prior.device)
     pipeline: Any = StableDiffusionPipeline(
         vae=prior.vae,

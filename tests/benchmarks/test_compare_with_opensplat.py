@@ -10,7 +10,7 @@ from torch import Tensor
 from avatar_gs.lab.benchmarks.renderers import person_scene
 from avatar_gs.render.rasterize import rasterize
 from avatar_gs.types import Cameras, Gaussians, Render
-from tests.benchmarks.beside_opensplat import disagreement, projection_matrix, ranks, table_row
+from tests.benchmarks.compare_with_opensplat import disagreement, projection_matrix, ranks, table_row
 
 
 def doubled_gradient(splats: Gaussians) -> Gaussians:

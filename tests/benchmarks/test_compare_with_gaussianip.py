@@ -9,10 +9,10 @@ import torch
 
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from tests import full
-from tests.benchmarks import beside_gaussianip, side_by_side
-from tests.benchmarks.beside_gaussianip import copied, read_settings
-from tests.benchmarks.side_by_side import Asked
-from tests.benchmarks.test_side_by_side import SameTypes
+from tests.benchmarks import compare_with_gaussianip, comparison
+from tests.benchmarks.compare_with_gaussianip import copied, read_settings
+from tests.benchmarks.comparison import Calls
+from tests.benchmarks.test_comparison import SameTypes
 
 CHECKOUT = os.environ.get("GAUSSIANIP", "")
 NETWORKS = ("text_encoder", "vae", "unet", "controlnet")
@@ -25,9 +25,9 @@ def prior(tmp_path: Path) -> StableDiffusionPrior:
 
 
 def test_what_is_no_checkout_is_named_before_anything_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["beside_gaussianip", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["compare_with_gaussianip", str(tmp_path)])
     with pytest.raises(SystemExit, match="no checkout of GaussianIP: expected its guidance"):
-        beside_gaussianip.main()
+        compare_with_gaussianip.main()
 
 
 def test_their_settings_are_read_or_missed_by_name(tmp_path: Path) -> None:
@@ -49,12 +49,12 @@ def test_their_unet_is_ours_without_what_we_changed_of_it(prior: StableDiffusion
 
 @pytest.mark.skipif(not CHECKOUT, reason="GAUSSIANIP names no checkout of GaussianIP")
 def test_both_sides_run(prior: StableDiffusionPrior, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(side_by_side, "WARM_UP", 0)
-    compared = beside_gaussianip.sides(Path(CHECKOUT), prior, 1)
-    rows = side_by_side.measure(compared, 1, prior.device, repeats=1)
-    asked = {row.name: row.asked for row in rows}
+    monkeypatch.setattr(comparison, "WARM_UP", 0)
+    compared = compare_with_gaussianip.sides(Path(CHECKOUT), prior, 1)
+    rows = comparison.measure(compared, 1, prior.device, repeats=1)
+    asked = {row.name: row.calls for row in rows}
     assert len(rows) == 6 and all(row.seconds > 0 for row in rows)
-    assert asked["GaussianIP"]["UNet"] == asked["GaussianIP"]["ControlNet"] == Asked(3)
+    assert asked["GaussianIP"]["UNet"] == asked["GaussianIP"]["ControlNet"] == Calls(3)
     assert asked["GaussianIP without IP-Adapter"] == asked["GaussianIP"]
     assert asked["GaussianIP with sds, without IP-Adapter"] == asked["ours, sds"]
     with_face, without = (
@@ -68,8 +68,8 @@ def test_their_step_has_its_backward_pass_in_16_bits(prior: StableDiffusionPrior
     short = StableDiffusionPrior(
         **{name: getattr(prior, name) for name in (*NETWORKS, "tokenizer", "scheduler")}, dtype=torch.float16
     )
-    side = beside_gaussianip.sides(Path(CHECKOUT), short, 1)["GaussianIP"]
-    images = torch.rand(1, side_by_side.SIZE, side_by_side.SIZE, 3, requires_grad=True)
+    side = compare_with_gaussianip.sides(Path(CHECKOUT), short, 1)["GaussianIP"]
+    images = torch.rand(1, comparison.SIZE, comparison.SIZE, 3, requires_grad=True)
     with SameTypes():
         side.step(images)
     assert images.grad is not None and images.grad.any()

@@ -1,26 +1,26 @@
-"""Times our CPU renderer beside OpenSplat's (``rasterizer/gsplat-cpu``), forward and backward, in one process.
+"""Times our CPU renderer compared with OpenSplat's (``rasterizer/gsplat-cpu``), forward and backward, in one process.
 
     git clone https://github.com/pierotofy/OpenSplat /tmp/OpenSplat
-    OMP_WAIT_POLICY=PASSIVE python tests/benchmarks/beside_opensplat.py /tmp/OpenSplat
+    OMP_WAIT_POLICY=PASSIVE python tests/benchmarks/compare_with_opensplat.py /tmp/OpenSplat
 
-It needs g++ and ninja on the PATH, and compiles OpenSplat's projection and rasteriser, nothing else of it, which takes
-more than a minute. OpenSplat is AGPL-3.0: neither it nor what is built from it is a part of this project.
+It needs g++ and ninja on the PATH, and compiles only OpenSplat's projection and rasteriser, which takes more than a
+minute. OpenSplat is AGPL-3.0: neither it nor the compiled module is part of this project.
 
-Both draw the person of ``stage=benchmark`` and their passes alternate. No ratio is printed unless the pictures, and the
-gradients of colours and opacities for the same loss on the picture, agree. What remains different:
+Both render the person of ``stage=benchmark``, in alternating passes. No ratio is printed unless the images, and the
+gradients of colours and opacities of the same loss, agree. Remaining differences:
 
-- Ours draws colour, alpha and depth, all with gradients; OpenSplat's draws colour only, and depth would be its second
-  pass. The times are those of one pass, with a loss on all that it draws.
-- OpenSplat cuts a splat off at 3 standard deviations and 2 pixels along each axis, ours where it falls below 1/255
-  (3.33 at most); the 2 pixels hide that at these sizes.
-- OpenSplat sorts by the depth of the projection matrix. Float32 rounds it in another way than metres, so that splats of
-  nearly one depth change places; for the comparison of the pictures, not for the times, it sorts by our depths.
-- OpenSplat's backward pass clamps alpha at .99 (forward: .999, which is ours in both), and halves the gradient of the
-  conics' off-diagonal, so its gradients of means, quaternions and scales are other ones: they are not compared.
-- OpenSplat rasterises on one thread; only torch's share of its projection uses more.
-- OpenSplat's rasteriser reads depths and the picture's gradient as if they were contiguous, which the depths of its own
-  projection are not (so its own program draws in another order than that of depth): two small copies, timed as its
-  own, make them so.
+- Ours renders colour, alpha and depth, all with gradients; OpenSplat's renders colour only, and would need a second
+  pass for depth. The times are those of one pass, with a loss on all outputs.
+- OpenSplat cuts a splat off at 3 standard deviations plus 2 pixels along each axis, ours where it falls below 1/255
+  (3.33 at most); the 2 pixels hide the difference at these sizes.
+- OpenSplat sorts by the depth of the projection matrix. Its float32 rounding differs from that of metres, so that
+  splats of nearly equal depth change places; for the comparison of images, not for the times, it sorts by our depths.
+- OpenSplat's backward pass clamps alpha at .99 (forward: .999, ours in both), and halves the gradient of the conics'
+  off-diagonal, so the gradients of means, quaternions and scales differ and are not compared.
+- OpenSplat rasterises on one thread; only torch's part of its projection uses more.
+- OpenSplat's rasteriser reads depths and the image's gradient as if they were contiguous, which the depths of its
+  projection are not (so its program renders in another order than that of depth): two small copies, included in its
+  time, make them contiguous.
 """
 
 import argparse
@@ -44,13 +44,13 @@ from avatar_gs.render.rasterize import rasterize
 from avatar_gs.types import Cameras, Gaussians, Render
 
 NEAR, FAR = 1.0, 10.0
-"""Metres; only the depths that OpenSplat sorts by depend on them."""
-PICTURE_TOLERANCE = 0.01
+"""Metres; they affect only the depths that OpenSplat sorts by."""
+IMAGE_TOLERANCE = 0.01
 """Largest difference at a pixel: float32 may put a splat on either side of the threshold of 1/255."""
 MEAN_TOLERANCE = 1e-6
-"""Mean absolute difference of the pictures."""
+"""Mean absolute difference of the images."""
 GRADIENT_TOLERANCE = 1e-3
-"""Norm of the difference of two gradients, as a share of the norm of ours."""
+"""Norm of the difference of two gradients, relative to the norm of ours."""
 
 
 def build(checkout: Path, folder: Path, flags: list[str]) -> ModuleType:
@@ -69,7 +69,7 @@ def build(checkout: Path, folder: Path, flags: list[str]) -> ModuleType:
 
 
 def projection_matrix(cameras: Cameras) -> Tensor:
-    """``[4, 4]``, from the camera frame to OpenGL's clip space, so that pixel centres are where ours are."""
+    """``[4, 4]`` from the camera frame to OpenGL's clip space, with our pixel centres."""
     (fx, _, cx), (_, fy, cy), _ = cameras.K[0].tolist()
     width, height = cameras.width, cameras.height
     return torch.tensor(
@@ -83,7 +83,7 @@ def projection_matrix(cameras: Cameras) -> Tensor:
 
 
 def renderer(opensplat: ModuleType) -> Callable[..., Render]:
-    """OpenSplat as a renderer of one camera, without alpha and depth (zeros that carry no gradient)."""
+    """OpenSplat as a renderer of one camera; alpha and depth are zeros without gradient."""
 
     def render(splats: Gaussians, cameras: Cameras, sort_by: Tensor | None = None) -> Render:
         view, (fx, fy, cx, cy) = cameras.T_camera_world[0], cameras.K[0, [0, 1, 0, 1], [0, 1, 2, 2]].tolist()
@@ -104,12 +104,12 @@ def renderer(opensplat: ModuleType) -> Callable[..., Render]:
 
 
 def ranks(depths: Tensor) -> Tensor:
-    """Each splat's place in our order, ties included: by depth, then by index."""
+    """Rank of each splat in our order: by depth, then by index."""
     return depths.argsort(stable=True).argsort().float()
 
 
 def disagreement(theirs: Callable[..., Render], scene: Scene) -> tuple[dict[str, float], bool]:
-    """How far the two renderers are apart, and whether that is too far."""
+    """Differences of the two renderers by name, and whether one exceeds its tolerance."""
 
     def draw(render: Callable[..., Render], **options: Any) -> tuple[Render, tuple[Tensor, ...]]:
         splats = Gaussians(*[x.clone().requires_grad_() for x in vars(scene.splats).values()])
@@ -123,7 +123,7 @@ def disagreement(theirs: Callable[..., Render], scene: Scene) -> tuple[dict[str,
     found = {"largest difference of a pixel": float(apart.max()), "mean difference": float(apart.mean())}
     for name, a, b in zip(("colours", "opacities"), our_gradients, other_gradients, strict=True):
         found[f"gradient of {name}"] = float((a - b).norm() / a.norm())
-    limits = (PICTURE_TOLERANCE, MEAN_TOLERANCE, GRADIENT_TOLERANCE, GRADIENT_TOLERANCE)
+    limits = (IMAGE_TOLERANCE, MEAN_TOLERANCE, GRADIENT_TOLERANCE, GRADIENT_TOLERANCE)
     return found, any(not value <= limit for value, limit in zip(found.values(), limits, strict=True))
 
 
@@ -138,14 +138,14 @@ def table_row(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Time our CPU renderer beside OpenSplat's.")
+    parser = argparse.ArgumentParser(description="Time our CPU renderer compared with OpenSplat's.")
     parser.add_argument("checkout", type=Path, help="a checkout of OpenSplat")
-    parser.add_argument("--folder", type=Path, help="where to compile it and keep that; a temporary folder if left out")
+    parser.add_argument("--folder", type=Path, help="folder to compile in and to keep; default: a temporary one")
     parser.add_argument("--flags", default="-O3 -DNDEBUG -march=native -fopenmp", help="for g++")
     parser.add_argument("--splats", type=int, nargs="+", default=[10_000, 20_000, 50_000, 100_000])
     parser.add_argument("--pixels", type=int, nargs="+", default=[128, 256, 512, 512])
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--threads", type=int, help="torch's and ours; all cores if left out")
+    parser.add_argument("--threads", type=int, help="default: all cores")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     if not (arguments.checkout / "rasterizer/gsplat-cpu/gsplat_cpu.cpp").is_file():
@@ -169,7 +169,7 @@ def main() -> None:
         found, apart = disagreement(theirs, person_scene(count, side, arguments.seed))
         print(f"{count:,}, {side}²: " + ", ".join(f"{name} {value:.1e}" for name, value in found.items()))
         if apart:
-            raise SystemExit("error: the renderers do not draw the same, so their times say nothing")
+            raise SystemExit("error: the renders differ, so the times cannot be compared")
     print(
         f"\nForward + backward, threads: {torch.get_num_threads()}, {arguments.repeats} passes of each in turn, "
         f"OpenSplat compiled with {arguments.flags}; ms min / median\n\n"

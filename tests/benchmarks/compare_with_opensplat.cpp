@@ -1,4 +1,4 @@
-// Binds OpenSplat's two differentiable CPU functions to Python: the signatures are theirs, see beside_opensplat.py.
+// Binds OpenSplat's two differentiable CPU functions to Python: the signatures are theirs, see compare_with_opensplat.py.
 #include <torch/extension.h>
 
 #include "project_gaussians.hpp"

@@ -8,24 +8,24 @@ import pytest
 
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from tests import full
-from tests.benchmarks import beside_threestudio, side_by_side
-from tests.benchmarks.side_by_side import Asked
+from tests.benchmarks import compare_with_threestudio, comparison
+from tests.benchmarks.comparison import Calls
 
 CHECKOUT = os.environ.get("THREESTUDIO", "")
 
 
 def test_what_is_no_checkout_is_named_before_anything_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["beside_threestudio", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["compare_with_threestudio", str(tmp_path)])
     with pytest.raises(SystemExit, match="no checkout of threestudio"):
-        beside_threestudio.main()
+        compare_with_threestudio.main()
 
 
 @pytest.mark.skipif(not CHECKOUT, reason="THREESTUDIO names no checkout of threestudio")
 def test_both_sides_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(side_by_side, "WARM_UP", 0)
+    monkeypatch.setattr(comparison, "WARM_UP", 0)
     prior = StableDiffusionPrior(**full.few(tmp_path, "sd15"))
-    rows = side_by_side.measure(beside_threestudio.sides(Path(CHECKOUT), prior, 1), 1, prior.device, repeats=1)
+    rows = comparison.measure(compare_with_threestudio.sides(Path(CHECKOUT), prior, 1), 1, prior.device, repeats=1)
     theirs, plain, *_ = rows
     assert len(rows) == 4 and all(row.seconds > 0 for row in rows)
-    assert theirs.asked["UNet"] == plain.asked["UNet"] == Asked(2)
-    assert (theirs.asked["decoder"], plain.asked["decoder"]) == (Asked(1), Asked(0))
+    assert theirs.calls["UNet"] == plain.calls["UNet"] == Calls(2)
+    assert (theirs.calls["decoder"], plain.calls["decoder"]) == (Calls(1), Calls(0))
