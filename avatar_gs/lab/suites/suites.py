@@ -17,7 +17,7 @@ from avatar_gs.lab.suites import report as tables
 from avatar_gs.lab.suites.claims.report import claims_markdown, measure_claims
 from avatar_gs.lab.suites.colours import ColoursSuite
 from avatar_gs.lab.suites.config import Suite
-from avatar_gs.lab.suites.editing import report as editing
+from avatar_gs.lab.suites.editing import EditingSuite
 from avatar_gs.lab.suites.identity import IdentitySuite
 from avatar_gs.lab.suites.methods import MethodsSuite
 from avatar_gs.lab.suites.photos.report import likeness_markdown, measure_likeness
@@ -59,17 +59,13 @@ SUITES = {
     Suite.prior: PriorSuite,
     Suite.shading: ShadingSuite,
     Suite.methods: MethodsSuite,
+    Suite.editing: EditingSuite,
 }
 FULL_GRIDS = {
     Suite.scores: FullGrid(
         ("evaluate.scored_prompts=12", "evaluate.scored_seeds=5"),
         "12 prompts × 5 seeds",
         lambda costs: 12 * 5 * costs["case_seconds"],
-    ),
-    Suite.editing: FullGrid(
-        (f"evaluate.edit_prompts={editing.FULL_PROMPTS}", f"evaluate.edit_seeds={editing.FULL_SEEDS}"),
-        f"{editing.FULL_PROMPTS} people × {editing.FULL_SEEDS} seeds",
-        editing.full_seconds,
     ),
 }
 
@@ -89,7 +85,6 @@ def run_suite(settings: LabSettings, prior: StableDiffusionPrior, folder: Path, 
         Suite.claims: (_claims, claims_markdown),
         Suite.scores: (measure_scores, scores_markdown),
         Suite.likeness: (measure_likeness, likeness_markdown),
-        Suite.editing: (editing.measure_editing, editing.editing_markdown),
     }[settings.lab.suite]
     figures, picture = run(settings, prior, folder)
     results = _results(settings, prior, figures, arguments)

@@ -2,7 +2,7 @@
 prior of random weights."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -13,13 +13,13 @@ from avatar_gs.guidance.presets import named_preset
 from avatar_gs.lab.metrics.avatar import Pictures, measure
 from avatar_gs.lab.metrics.truth import Truth, draw_truth
 from avatar_gs.lab.settings import LabSettings
-from avatar_gs.lab.suites import suites
+from avatar_gs.lab.stages.evaluate import run_suite
+from avatar_gs.lab.suites import editing_report as report
 from avatar_gs.lab.suites.config import EvaluateConfig, Suite
-from avatar_gs.lab.suites.editing import runs, summary
-from avatar_gs.lab.suites.editing.edits import CHANGED, Edit, edits
-from avatar_gs.lab.suites.editing.kept import differences, silhouette_overlap
-from avatar_gs.lab.suites.editing.records import BEFORE, EditRecord
-from avatar_gs.lab.suites.editing.report import editing_markdown
+from avatar_gs.lab.suites.editing import COMPARED, EditingSuite
+from avatar_gs.lab.suites.editing_report import BEFORE, EditRecord
+from avatar_gs.lab.suites.edits import CHANGED, Edit, differences, edits, silhouette_overlap
+from avatar_gs.lab.suites.suite import restored
 from avatar_gs.lab.world.people import held_out, named_colours
 from avatar_gs.lab.world.vocabulary import words
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
@@ -68,23 +68,26 @@ def test_the_packaged_prior_reads_every_word():
         assert set(edit.after.prompt.replace(",", "").split()) <= set(words())
 
 
-def test_unknown_methods_are_refused_before_anything_is_made():
+def test_unknown_methods_are_refused_before_anything_is_made(prior, tmp_path):
     with pytest.raises(UserError, match="expected one of"):
-        list(runs.plan(EvaluateConfig(edit_methods=["pdz"]), 0))
+        list(EditingSuite(small_settings("pdz"), prior, tmp_path).plan())
 
 
 def test_the_avatar_comes_before_its_edits_and_edits_begin_with_it(prior, tmp_path):
-    maker = runs.Maker(small_settings(), prior, tmp_path)
-    jobs = list(runs.plan(EvaluateConfig(edit_prompts=2, edit_seeds=2), 5))
-    assert [job.preset for job in jobs] == [BEFORE, *runs.COMPARED] * 4 and [job.seed for job in jobs[::12]] == [5, 6]
-    assert len({maker.key(job) for job in jobs}) == len(jobs)
-    base, edit = maker.settings_of(jobs[0]), maker.settings_of(jobs[1])
-    assert edit.init == str(tmp_path / maker.key(jobs[0])) and edit.source_prompt == base.prompt != edit.prompt
-    assert edit.guidance == named_preset(runs.COMPARED[0]) and edit.optimize.steps == 2 and base.init == ""
+    config = EvaluateConfig(edit_prompts=2, edit_seeds=2, edit_steps=2)
+    suite = EditingSuite(lab_settings(small_settings(), evaluate=config, seed=5), prior, tmp_path)
+    jobs = list(suite.plan())
+    assert [job.variant for job in jobs] == [BEFORE, *COMPARED] * 4 and [job.seed for job in jobs[::12]] == [5, 6]
+    assert len({suite.key(job) for job in jobs}) == len(jobs)
+    base, edit = suite.settings_of(jobs[0]), suite.settings_of(jobs[1])
+    assert (
+        edit.init == str(tmp_path / "avatars" / suite.key(jobs[0])) and edit.source_prompt == base.prompt != edit.prompt
+    )
+    assert edit.guidance == named_preset(COMPARED[0]) and edit.optimize.steps == 2 and base.init == ""
     longer = small_settings()
     longer.optimize.steps = 3
-    keys = [maker.key(job) for job in jobs[:2]]
-    assert not set(keys) & {runs.Maker(longer, prior, tmp_path).key(job) for job in jobs[:2]}, "of another avatar"
+    keys = [suite.key(job) for job in jobs[:2]]
+    assert not set(keys) & {EditingSuite(longer, prior, tmp_path).key(job) for job in jobs[:2]}, "of another avatar"
 
 
 # ---- the figures
@@ -126,7 +129,7 @@ def record(edit: Edit, was: Truth, becomes: Truth, pictures: Pictures, preset: s
 
 
 def means(some: EditRecord) -> dict[str, float]:
-    return {name: figure["mean"] for name, figure in summary.row([some]).items() if isinstance(figure, dict)}
+    return {name: figure["mean"] for name, figure in report.row([some]).items() if isinstance(figure, dict)}
 
 
 def test_a_perfect_edit_changes_everything_asked_and_nothing_else(edit, was, becomes):
@@ -146,7 +149,7 @@ def test_another_head_is_not_kept(edit, was, becomes, stage):
     colours = {"hair_rgb": (40.0, 70.0, 210.0), "skin_rgb": (40.0, 160.0, 60.0)}
     other = draw_truth(replace(edit.after, person=replace(edit.after.person, **colours)), stage)
     some = record(edit, was, becomes, true_pictures(other))
-    found, parts = means(some), summary.part_row([some], sorted(KEPT))
+    found, parts = means(some), report.part_row([some], sorted(KEPT))
     assert found["new"] == 1 and 0 < found["kept"] < 1 and found["face"] > 20
     assert parts["hair"]["right"] == 0 and parts["shoes"] == {"right": 1.0, "difference": pytest.approx(0, abs=1e-6)}
     assert set(some.differences) == KEPT | {edit.changed}
@@ -171,7 +174,7 @@ def test_a_new_hat_is_judged_by_its_shape(stage):
 def test_rows_have_means_and_spread_by_method(edit, was, becomes):
     good = record(edit, was, becomes, true_pictures(becomes))
     bad = replace(good, end=measure(true_pictures(was), becomes), seed=1, overlap=0.5)
-    figures = summary.summarise([replace(bad, preset=BEFORE), good, bad])
+    figures = report.summarise([replace(bad, preset=BEFORE), good, bad])
     row = figures["rows"]["pds"]
     assert row["avatars"] == 2 and row["new"] == {"mean": 0.5, "std": pytest.approx(0.5**0.5)}
     assert row["overlap"]["mean"] == 0.75 and figures["rows"][BEFORE]["new"] == {"mean": 0.0, "std": None}
@@ -181,7 +184,7 @@ def test_rows_have_means_and_spread_by_method(edit, was, becomes):
 
 def test_records_survive_json(edit, was, becomes):
     one = record(edit, was, becomes, true_pictures(becomes))
-    assert EditRecord.of_plain(json.loads(json.dumps(one.plain()))) == one
+    assert restored(EditRecord, json.loads(json.dumps(asdict(one)))) == one
 
 
 # ---- the suite
@@ -189,7 +192,7 @@ def test_records_survive_json(edit, was, becomes):
 
 def test_edits_are_reported_and_nothing_is_made_twice(prior, tmp_path):
     settings, arguments = small_settings("gentle_dds", "de_sds"), ["stage=evaluate", "suite=editing"]
-    text = suites.run_suite(settings, prior, tmp_path, arguments).read_text()
+    text = run_suite(settings, prior, tmp_path, arguments).read_text()
     figures = json.loads((tmp_path / "results.json").read_text())["figures"]
     assert list(figures["rows"]) == [BEFORE, "gentle_dds", "de_sds"]
     before = figures["rows"][BEFORE]
@@ -200,11 +203,11 @@ def test_edits_are_reported_and_nothing_is_made_twice(prior, tmp_path):
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 5 * 112 and sheet.height > 4 * 112
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file() and path.parent != tmp_path}
-    suites.run_suite(settings, prior, tmp_path, arguments)
+    run_suite(settings, prior, tmp_path, arguments)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert json.loads((tmp_path / "results.json").read_text())["figures"] == figures
     one_more = small_settings("gentle_dds", "de_sds", "gentle_pds")
-    suites.run_suite(one_more, prior, tmp_path, arguments)
+    run_suite(one_more, prior, tmp_path, arguments)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept, "another method edits the same avatar"
     results = json.loads((tmp_path / "results.json").read_text())
-    assert "| gentle_pds | 1 |" in editing_markdown(results)
+    assert "| gentle_pds | 1 |" in EditingSuite.report(results)
