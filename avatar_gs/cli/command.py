@@ -10,9 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from hydra import version as hydra_version
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -25,10 +22,12 @@ from omegaconf.errors import OmegaConfBaseException
 from avatar_gs import __version__
 from avatar_gs.cli import completion, overrides
 from avatar_gs.cli import compose as config
+from avatar_gs.cli.hydra_internals import Hydra, start_hydra
 from avatar_gs.cli.schema import HAS_LAB, LAB_STAGES, PRODUCT_STAGES, STAGES, Stage, full_key, short_key
 from avatar_gs.core.console import start_logging
 from avatar_gs.core.device import is_out_of_memory, pin_threads, prepare_environment
 from avatar_gs.core.errors import UserError
+from avatar_gs.core.presets import preset_groups
 from avatar_gs.settings import OUTPUTS, Settings, run_name, short_hash, slug
 
 INTERRUPTED = 130
@@ -93,7 +92,7 @@ def _main(arguments: list[str]) -> int:
         print(f"avatar-gs {__version__}")
         return 0
     config.register()
-    hydra = _start_hydra()
+    hydra = start_hydra()
     try:
         return _run_hydra(hydra, options)
     finally:
@@ -102,7 +101,7 @@ def _main(arguments: list[str]) -> int:
 
 def help_text() -> str:
     """What ``--help`` prints."""
-    presets = config.presets()
+    presets = preset_groups()
     words = {group: " | ".join(name for name in names if name != "custom") for group, names in presets.items()}
     text = HELP.format(stages=_stage_lines(PRODUCT_STAGES), **words)
     return (text + LAB_HELP.format(stages=_stage_lines(LAB_STAGES)) if HAS_LAB else text).rstrip()
@@ -124,12 +123,6 @@ def _parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("-sc", "--shell-completion", "--shell_completion", action="store_true")
     parser.add_argument("-i", "--info", nargs="?", const="all", default=None)
     return parser.parse_intermixed_args(arguments)
-
-
-def _start_hydra() -> Hydra:
-    hydra_version.setbase("1.3")
-    search_path = create_config_search_path(str(config.CONF))
-    return Hydra.create_main_hydra2(task_name="avatar_gs", config_search_path=search_path)
 
 
 def _run_hydra(hydra: Hydra, options: argparse.Namespace) -> int:
@@ -259,7 +252,7 @@ def _guarded(function: Callable[[], int], *, debug: bool, catch_interrupt: bool 
         line = one_line(error)
         if debug or line is None:
             traceback.print_exc()
-        print(f"error: {line or f'{type(error).__name__}: {error} (a fault of avatar-gs)'}", file=sys.stderr)
+        print(f"error: {line or f'{type(error).__name__}: {error} (internal error, please report)'}", file=sys.stderr)
         return 1
 
 
@@ -268,10 +261,7 @@ def one_line(error: Exception) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
-        if isinstance(error.__cause__, UserError):
-            return str(error.__cause__)
-        lines = [str(cause).splitlines()[0].rstrip() for cause in (error, error.__cause__) if cause and str(cause)]
-        return ": ".join(dict.fromkeys(lines)).removeprefix("Error merging override ")
+        return config.in_one_line(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         place = f" ({error.filename})" if error.filename else ""
         return f"the disk is full{place}: free some space and give the same command"

@@ -6,11 +6,11 @@ import os
 import shlex
 from collections.abc import Sequence
 
-from hydra._internal.hydra import Hydra
-
 from avatar_gs.cli import compose as config
+from avatar_gs.cli.hydra_internals import Hydra
 from avatar_gs.cli.schema import full_key
 from avatar_gs.core.errors import UserError
+from avatar_gs.core.presets import preset_groups
 
 SHELLS = ("bash", "zsh", "fish")
 ACTIONS = ("install", "uninstall", "query")
@@ -44,7 +44,7 @@ def _suggestions(hydra: Hydra, shell: str, line: str) -> list[str]:
     if last.startswith("-"):
         return []
     key, equals, beginning = last.partition("=")
-    choices = config.enum_choices() | config.presets()
+    choices = config.enum_choices() | preset_groups()
     if equals and full_key(key) in choices:
         return [f"{key}={choice}" for choice in choices[full_key(key)] if choice.startswith(beginning)]
     os.environ["COMP_LINE"] = f"avatar-gs {full_key(last)}"

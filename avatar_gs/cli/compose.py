@@ -5,12 +5,16 @@ Precedence: the defaults, then the run's saved ``config.yaml``, then what the co
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, cast
+from types import NoneType
+from typing import Any, cast, get_args, get_type_hints
 
 import yaml
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -19,6 +23,7 @@ from avatar_gs.core import runs
 from avatar_gs.core.device import physical_cores
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.paths import CONF
+from avatar_gs.core.presets import preset_groups, read_preset
 from avatar_gs.guidance.config import METHODS
 from avatar_gs.prior.config import PLACEHOLDER
 from avatar_gs.settings import OUTPUTS, Settings, run_name
@@ -41,13 +46,11 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=SCHEMA)
 
 
-def presets() -> dict[str, list[str]]:
-    """The config groups and the names of their presets."""
-    return {
-        folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
-        for folder in sorted(CONF.iterdir())
-        if folder.is_dir()
-    }
+def composed(overrides: Iterable[str]) -> DictConfig:
+    """Defaults, presets and overrides, composed by Hydra and not yet resolved."""
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(CONFIG_NAME, overrides=list(overrides))
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -71,12 +74,14 @@ def escape_interpolation(text: str) -> str:
 def explicit_keys(overrides: Iterable[str]) -> set[str]:
     """The keys (or their ancestors) that a job's overrides set, presets counted: ``prior=sd15`` sets ``prior``, and
     ``experiment=quick`` sets what its file sets."""
-    groups = presets()
+    groups = preset_groups()
     keys: set[str] = set()
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
         if key in groups and key not in Settings.__dataclass_fields__:
-            keys |= _preset_keys(CONF / key / f"{value}.yaml")
+            if value in groups[key]:
+                preset = read_preset(key, value)
+                keys |= set(flatten(preset.values)) | set(preset.choices)
         else:
             keys.add(key)
     return keys
@@ -86,19 +91,6 @@ def chooses_prior(override: str) -> bool:
     """Whether an override names an experiment (in a sweep: several, all of them such) with a prior of its own."""
     key, _, value = override.partition("=")
     return key == "experiment" and all("prior" in explicit_keys([f"experiment={name}"]) for name in value.split(","))
-
-
-def _preset_keys(path: Path) -> set[str]:
-    if not path.exists():
-        return set()
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    keys = set()
-    for entry in content.pop("defaults", []):
-        if isinstance(entry, str):
-            keys |= _preset_keys(path.with_name(f"{entry}.yaml"))
-        else:
-            keys |= {key.split("/")[-1] for key in entry}
-    return keys | set(flatten(content))
 
 
 def parse(config: DictConfig | Mapping[str, Any]) -> Settings:
@@ -202,6 +194,15 @@ def _over_saved(settings: Settings, saved_file: Path, explicit: set[str]) -> Set
         raise UserError(f"{saved_file}: {str(error).splitlines()[0]}") from error
 
 
+def saved_settings(folder: Path) -> Settings:
+    """The settings that a run was made with.
+
+    Raises:
+        UserError: if its ``config.yaml`` is missing or damaged.
+    """
+    return _over_saved(parse({}), folder / runs.CONFIG_FILE, set())
+
+
 def _read_saved(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -227,24 +228,33 @@ def _escaped(value: Any) -> Any:
     return escape_interpolation(value) if isinstance(value, str) else value
 
 
+def setting_types(config: type = SCHEMA, prefix: str = "") -> dict[str, Any]:
+    """The type of every setting by its dotted name, without ``Optional``."""
+    types: dict[str, Any] = {}
+    for name, hint in get_type_hints(config).items():
+        options = get_args(hint)
+        kind = next(option for option in options if option is not NoneType) if NoneType in options else hint
+        if is_dataclass(kind):
+            types |= setting_types(cast(type, kind), f"{prefix}{name}.")
+        elif name in config.__dataclass_fields__:
+            types[f"{prefix}{name}"] = kind
+    return types
+
+
 def enum_choices() -> dict[str, list[str]]:
     """The settings that take one of a few words, and these words."""
-    schema = OmegaConf.structured(SCHEMA)
-    choices = {"stage": list(STAGES), "guidance.method": list(METHODS)}
-    for key in flatten(SCHEMA().plain()):
-        kind = OmegaConf.select(schema, key)
-        if isinstance(kind, Enum):
-            choices[key] = [member.name for member in type(kind)]
-    return choices
+    enums = {key: kind for key, kind in setting_types().items() if isinstance(kind, type) and issubclass(kind, Enum)}
+    return {"stage": list(STAGES), "guidance.method": list(METHODS)} | {key: list(kind.__members__) for key, kind in enums.items()}
 
 
 def text_keys() -> set[str]:
     """The settings that hold free text or a path."""
-    schema = OmegaConf.structured(SCHEMA)
-    return {key for key in flatten(SCHEMA().plain()) if _is_text(schema, key)} - {"stage", "guidance.method"}
+    return {key for key, kind in setting_types().items() if kind is str} - {"stage", "guidance.method"}
 
 
-def _is_text(schema: DictConfig, key: str) -> bool:
-    parent, _, last = key.rpartition(".")
-    node = cast(DictConfig, OmegaConf.select(schema, parent) if parent else schema)._get_node(last)
-    return getattr(node, "_metadata").ref_type is str  # noqa: B009
+def in_one_line(error: HydraException | OmegaConfBaseException) -> str:
+    """What is wrong with a setting, from Hydra's or OmegaConf's error."""
+    if isinstance(error.__cause__, UserError):
+        return str(error.__cause__)
+    lines = [str(cause).splitlines()[0].rstrip() for cause in (error, error.__cause__) if cause and str(cause)]
+    return ": ".join(dict.fromkeys(lines)).removeprefix("Error merging override ")

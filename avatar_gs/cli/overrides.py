@@ -7,16 +7,29 @@ one matching pair of outer quotes is stripped, and what is left is the text, wha
 import difflib
 import importlib.util
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
 from omegaconf import MISSING
+from omegaconf.errors import OmegaConfBaseException
 
-from avatar_gs.cli.compose import chooses_prior, enum_choices, escape_interpolation, flatten, presets, text_keys
+from avatar_gs.cli.compose import (
+    chooses_prior,
+    composed,
+    enum_choices,
+    escape_interpolation,
+    flatten,
+    in_one_line,
+    resolve,
+    text_keys,
+)
 from avatar_gs.cli.schema import HAS_LAB, SCHEMA, STAGES, full_key
 from avatar_gs.core.errors import UserError
+from avatar_gs.core.presets import preset_groups
 from avatar_gs.settings import Settings
 
 LATER_STAGES = ("animate", "view")
@@ -41,7 +54,7 @@ class Names:
     def known(cls) -> "Names":
         leaves = flatten(SCHEMA().plain())
         parents = {key.rsplit(".", depth)[0] for key in leaves for depth in range(1, key.count(".") + 1)}
-        return cls(presets(), enum_choices(), text_keys(), set(leaves) | parents)
+        return cls(preset_groups(), enum_choices(), text_keys(), set(leaves) | parents)
 
 
 def rewrite(overrides: Sequence[str], *, multirun: bool = False) -> list[str]:
@@ -59,6 +72,35 @@ def rewrite(overrides: Sequence[str], *, multirun: bool = False) -> list[str]:
     if any(experiments) and not any(part.startswith("experiment=") for part in rewritten):
         rewritten += [f"experiment={experiments[0]}"]
     return rewritten
+
+
+def as_overrides(settings: Mapping[str, object]) -> list[str]:
+    """Python values as overrides: ``{"optimize.steps": 5, "export.video": False}``; text is taken as it is."""
+    quoted = text_keys() | {"prior", *LISTS_OF_FILES}
+
+    def value_of(key: str, value: object) -> str:
+        if isinstance(value, Enum):
+            return value.name
+        if isinstance(value, bool) or value is None:
+            return {True: "true", False: "false", None: "null"}[value]
+        if isinstance(value, list | tuple):
+            return f"[{','.join(value_of(key, item) for item in value)}]"
+        return f'"{value}"' if full_key(key) in quoted else str(value)
+
+    return [f"{key}={value_of(key, value)}" for key, value in settings.items()]
+
+
+def settings_of(overrides: Sequence[str]) -> Settings:
+    """The resolved settings of one run, from overrides as the command line has them.
+
+    Raises:
+        UserError: for an override that cannot be, or one that contradicts the saved run.
+    """
+    given = rewrite(overrides)
+    try:
+        return resolve(composed(given), given)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(in_one_line(error)) from error
 
 
 def quote(text: str) -> str:

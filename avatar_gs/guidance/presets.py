@@ -4,10 +4,7 @@ from dataclasses import is_dataclass, replace
 from enum import Enum
 from typing import Any, get_type_hints
 
-import yaml
-
-from avatar_gs.core.errors import UserError
-from avatar_gs.core.paths import CONF
+from avatar_gs.core import presets
 from avatar_gs.guidance.config import GuidanceConfig
 
 
@@ -17,7 +14,7 @@ def named_preset(name: str) -> GuidanceConfig:
     Raises:
         UserError: if there is no such preset.
     """
-    return _build(GuidanceConfig, _content(name))
+    return _build(GuidanceConfig, presets.read_preset("guidance", name).values)
 
 
 def fitted(config: GuidanceConfig, steps: int) -> GuidanceConfig:
@@ -27,24 +24,7 @@ def fitted(config: GuidanceConfig, steps: int) -> GuidanceConfig:
 
 def preset_names() -> list[str]:
     """All presets in alphabetical order."""
-    return sorted(file.stem for file in (CONF / "guidance").glob("*.yaml"))
-
-
-def _content(name: str) -> dict[str, Any]:
-    """The nested values of a preset over those of the presets in its ``defaults``."""
-    file = CONF / "guidance" / f"{name}.yaml"
-    if not file.is_file():
-        raise UserError(f"guidance={name}: no such preset; expected one of {', '.join(preset_names())}")
-    own = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    content: dict[str, Any] = {}
-    for base in own.pop("defaults", []):
-        content = _merged(content, _content(base))
-    return _merged(content, own)
-
-
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    nested = {key: _merged(below[key], value) for key, value in above.items() if isinstance(below.get(key), dict)}
-    return below | above | nested
+    return presets.preset_names("guidance")
 
 
 def _build(section: type, content: dict[str, Any]) -> Any:

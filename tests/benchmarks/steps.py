@@ -18,7 +18,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout need not be installed
 
-from hydra import compose, initialize_config_dir
 
 from avatar_gs.cli import compose as config
 from avatar_gs.core.device import prepare_environment
@@ -67,9 +66,7 @@ def expected(settings: LabSettings) -> dict[str, float]:
 def composed(overrides: Sequence[str]) -> LabSettings:
     """The settings of ``stage=benchmark benchmark.step=true`` with these overrides."""
     given = ["stage=benchmark", "lab.benchmark.step=true", *overrides]
-    config.register()
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        settings = config.resolve(compose(config.CONFIG_NAME, overrides=given), given)
+    settings = config.resolve(config.composed(given), given)
     assert isinstance(settings, LabSettings)
     return settings
 

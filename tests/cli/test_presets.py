@@ -2,27 +2,25 @@
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 
 from avatar_gs.cli import compose as config
+from avatar_gs.core.presets import preset_groups
 from avatar_gs.guidance.presets import named_preset
 from avatar_gs.lab.suites.methods_report import DEFAULT
 from avatar_gs.prior.memory_estimate import PUBLISHED, Architecture, expected_peak
 from avatar_gs.settings import Settings
 from avatar_gs.stages.estimate import Task, memory_load
 
-ALL = [(group, name) for group, names in config.presets().items() for name in names]
+ALL = [(group, name) for group, names in preset_groups().items() for name in names]
 
 
 @pytest.fixture
 def composed():
-    config.register()
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        yield lambda *overrides: compose(config.CONFIG_NAME, overrides=list(overrides))
+    return lambda *overrides: config.composed(overrides)
 
 
 def test_the_groups_are_these():
-    assert set(config.presets()) == {"prior", "guidance", "experiment", "cluster"}
+    assert set(preset_groups()) == {"prior", "guidance", "experiment", "cluster"}
 
 
 @pytest.mark.parametrize(("group", "name"), [pair for pair in ALL if pair[0] != "cluster"])
@@ -37,7 +35,7 @@ def test_preset_composes_and_parses(composed, group, name):
 
 
 def test_cluster_presets_set_only_hydras_launcher():
-    for name in config.presets()["cluster"]:
+    for name in preset_groups()["cluster"]:
         content = yaml.safe_load((config.CONF / "cluster" / f"{name}.yaml").read_text())
         assert set(content) == {"defaults", "hydra"}
         assert set(content["hydra"]) == {"launcher"}
@@ -66,7 +64,7 @@ def test_an_experiment_chooses_a_method_and_a_named_method_keeps_its_own_numbers
     assert (one.cfg_scale, one.clip) == (100.0, 2.0)
 
 
-@pytest.mark.parametrize("name", config.presets()["experiment"])
+@pytest.mark.parametrize("name", preset_groups()["experiment"])
 def test_no_experiment_sets_a_methods_own_numbers(name):
     content = yaml.safe_load((config.CONF / "experiment" / f"{name}.yaml").read_text())
     assert "guidance" not in content

@@ -5,10 +5,9 @@ import json
 
 import pytest
 import torch
-import yaml
 
-from avatar_gs.cli import compose as config
 from avatar_gs.core.errors import UserError
+from avatar_gs.core.presets import read_preset
 from avatar_gs.lab.world.people import individuals
 from avatar_gs.prior.config import PriorConfig, PromptConfig, PromptStyle
 from avatar_gs.prior.loading.sources import PACKAGED
@@ -130,7 +129,7 @@ def test_a_prompt_that_names_nobody_gets_the_person_in_front(prompt, expected):
 
 @pytest.mark.parametrize("preset", ["sd15", "sd21", "custom"])
 def test_stable_diffusion_is_told_the_person_only_where_a_face_is_large(preset):
-    words = yaml.safe_load((config.CONF / "prior" / f"{preset}.yaml").read_text())["prompts"]
+    words = read_preset("prior", preset).values["prompts"]
     prompts = bucket_prompts("<id> in a coat", "", PromptConfig(**words | {"style": PromptStyle.sd}))
     told = {str(bucket) for bucket, prompt in prompts.items() if PLACEHOLDER in prompt.positive}
     assert told == {"head/front", "head/side", "upper/front", "upper/side"}

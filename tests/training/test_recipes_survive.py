@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 from avatar_gs.cli import compose as config
@@ -111,9 +110,7 @@ def solidity(state: TrainingState, scene: Scene) -> float:
 
 
 def composed(experiment: str, overrides: Sequence[str] = ()) -> Settings:
-    config.register()
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        return config.parse(compose(config.CONFIG_NAME, overrides=[f"experiment={experiment}", *overrides]))
+    return config.parse(config.composed([f"experiment={experiment}", *overrides]))
 
 
 def first_refinement(state: TrainingState) -> int:

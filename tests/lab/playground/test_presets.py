@@ -1,7 +1,6 @@
 """Each compared method has the settings of ``guidance=<name>``."""
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from avatar_gs.cli import compose as config
 from avatar_gs.core.errors import UserError
@@ -15,10 +14,7 @@ from tests.plain import plain_guidance
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_preset_read_without_hydra_equals_hydras(method):
-    config.register()
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        composed = config.parse(compose(config.CONFIG_NAME, overrides=[f"guidance={method}"]))
-    assert named_preset(method) == composed.guidance
+    assert named_preset(method) == config.parse(config.composed([f"guidance={method}"])).guidance
 
 
 def settings(methods=(), own=True, **options):
