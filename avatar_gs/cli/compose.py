@@ -243,8 +243,9 @@ def setting_types(config: type = SCHEMA, prefix: str = "") -> dict[str, Any]:
 
 def enum_choices() -> dict[str, list[str]]:
     """The settings that take one of a few words, and these words."""
-    enums = {key: kind for key, kind in setting_types().items() if isinstance(kind, type) and issubclass(kind, Enum)}
-    return {"stage": list(STAGES), "guidance.method": list(METHODS)} | {key: list(kind.__members__) for key, kind in enums.items()}
+    types = setting_types().items()
+    enums = {key: list(kind.__members__) for key, kind in types if isinstance(kind, type) and issubclass(kind, Enum)}
+    return {"stage": list(STAGES), "guidance.method": list(METHODS)} | enums
 
 
 def text_keys() -> set[str]:

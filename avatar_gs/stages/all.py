@@ -1,7 +1,6 @@
-"""``stage=all``: learn the person, optimise, export; what an earlier run has finished is not done again."""
+"""``stage=all``: learns the person, optimises and exports; what an earlier run has finished is not repeated."""
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 from avatar_gs.core.runs import RunFolder
@@ -17,26 +16,19 @@ HOW_TO_OPEN = {
 
 
 def run(settings: Settings) -> None:
-    """Makes the avatar and its files, or says that they are there."""
+    """Make the avatar and its files, or report that they exist."""
     folder = RunFolder(settings.folder)
-    if settings.overwrite or not folder.finished("optimize"):
-        from avatar_gs.stages import embed, optimize  # seconds of imports, which a finished run does not wait for
-
-        if settings.has_identity and (settings.overwrite or not folder.finished("embed")):
-            embed.run(settings)
-            settings = replace(settings, overwrite=False)  # it has begun anew
-        optimize.run(settings)
-    if is_exported(folder, settings):
-        LOGGER.info("%s is finished: nothing to do (overwrite=true makes it anew)", folder.path)
+    if not settings.overwrite and folder.finished("optimize") and is_exported(folder, settings):
+        LOGGER.info("%s is finished: nothing to do (overwrite=true starts it from scratch)", folder.path)
     else:
-        from avatar_gs.stages import export
+        from avatar_gs.stages.make import make_avatar  # seconds of imports, for which a finished run does not wait
 
-        export.run(settings)
+        make_avatar(settings)
     print(where_to_look(folder.path))
 
 
 def is_exported(folder: RunFolder, settings: Settings) -> bool:
-    """Whether the run's files are there, written with the same export settings."""
+    """Whether the run's files exist, written with the same export settings."""
     record = folder.metrics().get("export", {})
     files = record.get("files", [])
     return (
@@ -47,10 +39,10 @@ def is_exported(folder: RunFolder, settings: Settings) -> bool:
 
 
 def where_to_look(path: Path) -> str:
-    """What to tell the user at the end: each file, and how to open it."""
+    """The message at the end of a run: each file, and how to open it."""
     lines = [f"\nThe avatar is in {path.resolve()}"]
     lines += [f"  {name:<15}{advice}" for name, advice in HOW_TO_OPEN.items() if (path / name).exists()]
     sheets = sorted((path / "previews").glob("*.png"))
     if sheets:
-        lines.append(f"  {sheets[-1].relative_to(path)!s:<15}  how it came about")
+        lines.append(f"  {sheets[-1].relative_to(path)!s:<15}  training progress")
     return "\n".join(lines)

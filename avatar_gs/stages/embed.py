@@ -54,24 +54,29 @@ POINTS = 100
 
 
 def run(settings: Settings) -> None:
-    """Learns the person, or takes what an earlier run has learned of the same photos; records the figures.
-
-    Raises:
-        UserError: if no photo serves, the identity file is for another prior, or the run's avatar was made from other
-            photos.
-    """
+    """Learn the person of ``photos``, or take ``identity``."""
     device = choose_device(settings.device.name)
     with RunFolder.open(settings.folder, settings.plain(), overwrite=settings.overwrite) as folder:
         preflight(settings, Task.embed)
         with progress("load the prior"):
             prior = load_prior(settings.prior, device)
-        if settings.identity:
-            embedding = given(settings, prior)
-            folder.record("embed", source=source_of(settings), metadata=embedding.metadata)
-        else:
-            embedding = learned(settings, prior, read_photos(settings, prior), folder)
-        write_identity(folder / runs.IDENTITY_FILE, embedding)
-        LOGGER.info("wrote %s: %d rows for %s", folder / runs.IDENTITY_FILE, len(embedding.vectors), PLACEHOLDER)
+        learn_person(settings, prior, folder)
+
+
+def learn_person(settings: Settings, prior: StableDiffusionPrior, folder: RunFolder) -> None:
+    """Write the run's identity: learned from its photos, taken from the cache of identities, or the given file.
+
+    Raises:
+        UserError: if no photo is usable, the identity file is for another prior, or the run's avatar was made from
+            other photos.
+    """
+    if settings.identity:
+        embedding = given(settings, prior)
+        folder.record("embed", source=source_of(settings), metadata=embedding.metadata)
+    else:
+        embedding = learned(settings, prior, read_photos(settings, prior), folder)
+    write_identity(folder / runs.IDENTITY_FILE, embedding)
+    LOGGER.info("wrote %s: %d rows for %s", folder / runs.IDENTITY_FILE, len(embedding.vectors), PLACEHOLDER)
 
 
 def give_identity(prior: StableDiffusionPrior, settings: Settings) -> None:

@@ -1,13 +1,14 @@
 """``stage=export``: the files of a finished avatar, which stands in the A-pose with its soles at height 0."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 
 from avatar_gs.body.model import Body, load_body
-from avatar_gs.body.pose import a_pose
+from avatar_gs.body.pose import Pose, a_pose
 from avatar_gs.core.console import progress
 from avatar_gs.core.device import choose_device
 from avatar_gs.core.errors import UserError
@@ -23,13 +24,13 @@ from avatar_gs.types import Framing, Gaussians, PosedBody
 
 LOGGER = logging.getLogger(__name__)
 TURNTABLE_BACKGROUND = 0.93
-"""A light grey, which neither white nor black clothes blend into."""
+"""Light grey, in which both white and black clothes stand out."""
 TURNTABLE_SPAN = 1.25
-"""How many times its height the picture spans: room for the foot that comes towards the camera."""
+"""Height of the image in heights of the avatar, with room for the foot that turns towards the camera."""
 
 
 def run(settings: Settings) -> None:
-    """Exports the avatar of the run's last checkpoint.
+    """Export the avatar of the run's last checkpoint.
 
     Raises:
         UserError: if there is no such run, or a file cannot be written.
@@ -46,27 +47,35 @@ def run(settings: Settings) -> None:
         if not folder.finished("optimize"):
             LOGGER.warning("the run is not finished: exporting the avatar of its last checkpoint")
         model = load_model(checkpoint, settings.splats).to(device)
-        gaussians, posed = standing(model, load_body(settings.body, device))
-        frames = turntable(gaussians, posed, settings.export) if settings.export.video else None
-        title = settings.prompt or folder.path.name
-        files = export_avatar(folder.path, gaussians, title, settings.export, frames)
-        folder.record("export", settings=settings.plain()["export"], files=[path.name for path in files])
-        LOGGER.info("wrote %s", ", ".join(str(path) for path in files))
+        write_files(settings, model, load_body(settings.body, device), folder)
+
+
+def write_files(settings: Settings, model: GaussianModel, body: Body, folder: RunFolder) -> None:
+    """Write the files of an avatar to its run's folder, and record them.
+
+    Raises:
+        UserError: if no splat is visible, or a file cannot be written.
+    """
+    gaussians, posed = standing(model, body)
+    frames = turntable(gaussians, posed, settings.export) if settings.export.video else None
+    title = settings.prompt or folder.path.name
+    files = export_avatar(folder.path, gaussians, title, settings.export, frames)
+    folder.record("export", settings=settings.plain()["export"], files=[path.name for path in files])
+    LOGGER.info("wrote %s", ", ".join(str(path) for path in files))
 
 
 @torch.no_grad()
-def standing(model: GaussianModel, body: Body) -> tuple[Gaussians, PosedBody]:
-    """The avatar in the A-pose, and the body in it, both moved so that the soles are at height 0."""
-    soles = float(body.pose(a_pose()).vertices[:, 1].min())
-    pose = a_pose()
-    pose.translation[1] = -soles
-    posed = body.pose(pose)
+def standing(model: GaussianModel, body: Body, pose: Pose | None = None) -> tuple[Gaussians, PosedBody]:
+    """The avatar and its body in a pose (default: the A-pose), moved so that the lowest point is at height 0."""
+    pose = pose or a_pose()
+    lowest = float(body.pose(pose).vertices[:, 1].min())
+    posed = body.pose(replace(pose, translation=pose.translation - torch.tensor([0.0, lowest, 0.0])))
     return model.pose(posed), posed
 
 
 @torch.no_grad()
 def turntable(gaussians: Gaussians, posed: PosedBody, config: ExportConfig) -> UInt8[np.ndarray, "T S S 3"]:
-    """One turn around the avatar, beginning in front of it."""
+    """Frames of one turn around the avatar, from the front."""
     count, size = config.video_frames, config.video_size
     azimuths = [360.0 * frame / count for frame in range(count)]
     views = fixed_views(posed, [Framing.BODY] * count, azimuths, size, span=TURNTABLE_SPAN)

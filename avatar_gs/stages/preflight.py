@@ -40,17 +40,18 @@ class Line:
     wrong: str = ""
 
 
-def preflight(settings: Settings, task: Task | SingleImage = Task.optimize) -> None:
-    """Logs the table of a task with a prior that is not packaged; with the packaged one, what computes and draws.
+def preflight(settings: Settings, *tasks: Task | SingleImage) -> None:
+    """Log the table of the tasks (default: ``Task.optimize``); with the packaged prior, only device and renderer.
 
     Raises:
-        UserError: for the first thing that is missing, or if the run cannot fit into the memory that is free; it names
-            the overrides that would make it fit.
+        UserError: for the first part that is missing, or if the run cannot fit into the free memory, with the
+            overrides that would make it fit.
     """
+    tasks = tasks or (Task.optimize,)
     if settings.prior.path:
-        lines = check(settings, task)
+        lines = check(settings, *tasks)
     else:
-        lines = _renderer(choose_device(settings.device.name), draws=task is Task.optimize)
+        lines = _renderer(choose_device(settings.device.name), draws=Task.optimize in tasks)
     for line in lines:
         LOGGER.info("%-12s %s%s", line.part, line.found, f"  <- {line.wrong}" if line.wrong else "")
     wrong = [line for line in lines if line.wrong]
@@ -58,10 +59,11 @@ def preflight(settings: Settings, task: Task | SingleImage = Task.optimize) -> N
         raise UserError(wrong[0].wrong)
 
 
-def check(settings: Settings, task: Task | SingleImage = Task.optimize) -> list[Line]:
-    """The table. The device must exist; nothing is loaded and nothing downloaded."""
+def check(settings: Settings, *tasks: Task | SingleImage) -> list[Line]:
+    """The table of the tasks (default: ``Task.optimize``). Loads and downloads nothing; the device must exist."""
+    tasks = tasks or (Task.optimize,)
     device = choose_device(settings.device.name)
-    lines = [_body(settings), *_renderer(device, draws=task is Task.optimize), *map(_lora, settings.prior.lora)]
+    lines = [_body(settings), *_renderer(device, draws=Task.optimize in tasks), *map(_lora, settings.prior.lora)]
     prior = settings.prior
     try:
         sources = locate(prior.path, prior.controlnet, prior.vae, prior.tokenizer, prior.prediction)
@@ -73,7 +75,9 @@ def check(settings: Settings, task: Task | SingleImage = Task.optimize) -> list[
         lines += [_prior("prior", sources["unet"], [part for part in absent if part != "controlnet"])]
         lines += [_prior("ControlNet", sources["controlnet"], [part for part in absent if part == "controlnet"])]
         lines += [_embedding(settings)]
-    return [*lines, *_costs(settings, architecture, device, task)]
+    for task in tasks:
+        lines += _costs(settings, architecture, device, task)
+    return lines
 
 
 def _costs(settings: Settings, architecture: Architecture | None, device: str, task: Task | SingleImage) -> list[Line]:

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch.profiler import ProfilerActivity, profile
@@ -22,7 +21,6 @@ from avatar_gs.cli import compose as config
 from avatar_gs.core import gsplat_kernels
 from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.methods.de_sds import DeSdsConfig
-from avatar_gs.guidance.presets import CONF
 from avatar_gs.identity.embedding import IdentityEmbedding, write_identity
 from avatar_gs.lab.stages import playground
 from avatar_gs.prior import memory_estimate
@@ -71,8 +69,8 @@ def settings(prior, tmp_path, monkeypatch):
     )
 
 
-def lines(settings, **more):
-    return {line.part: line for line in preflight.check(settings, **more)}
+def lines(settings, *tasks):
+    return {line.part: line for line in preflight.check(settings, *tasks)}
 
 
 def networks_on_meta(kind):
@@ -258,10 +256,7 @@ def test_a_preview_holds_what_the_forecast_says(chunk, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("experiment", "most"), [("sd15", 16), ("sd21", 16), ("sd_8gb", 8), ("sd_8gb prior=sd15", 8)])
 def test_recipes_fit_into_their_gpus(experiment, most):
     """Bytes that torch's allocator takes, in 16 bits, with four views."""
-    config.register()
-    with initialize_config_dir(str(CONF), version_base=None):
-        chosen = compose(config.CONFIG_NAME, overrides=[*f"experiment={experiment}".split(), "optimize.batch=4"])
-    settings = config.parse(chosen)
+    settings = config.parse(config.composed([*f"experiment={experiment}".split(), "optimize.batch=4"]))
     architecture = packaged_architecture(settings.prior.name)
     load = estimate.memory_load(settings, "cuda", Task.optimize)
     assert load.network_bytes == 2 and load.warms_up and load.previewed
@@ -426,7 +421,7 @@ def test_the_table(settings, prior, tmp_path):
     assert "2 rows of width 16" in lines(replace(settings, identity="anna.safetensors"))["embedding"].found
     assert "at least" in found["time"].found and "3 steps" in found["time"].found
     for task in (Task.preview, Task.embed, IMAGE):
-        assert not {"renderer", "time"} & set(lines(settings, task=task))
+        assert not {"renderer", "time"} & set(lines(settings, task))
     other = replace(settings, guidance=plain_guidance(method="ism"))
     assert "no estimate for guidance=ism" in lines(other)["time"].found
 
