@@ -1,6 +1,7 @@
 """The terminal: log lines, progress bars with current values and time left, and Ctrl-C.
 
-On a terminal the bar stays below the log lines; elsewhere (pipes, files) progress is a plain line every few seconds.
+On a terminal (or in a notebook with ipywidgets) the bar stays below the log lines; elsewhere (pipes, files) progress is
+a plain line every few seconds.
 """
 
 import logging
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from types import FrameType
 from typing import Any
 
@@ -103,6 +105,11 @@ class Progress:
         return "  ".join([*parts, _format_values(values)]).rstrip()
 
 
+def _shows_bars() -> bool:
+    """Whether the output can be redrawn: a terminal, or a notebook with ipywidgets."""
+    return _console.is_terminal or (_console.is_jupyter and find_spec("ipywidgets") is not None)
+
+
 @contextmanager
 def progress(stage: str, total: int | None = None, start: int = 0) -> Iterator[Progress]:
     """Show a stage's progress until the block ends.
@@ -112,7 +119,7 @@ def progress(stage: str, total: int | None = None, start: int = 0) -> Iterator[P
         total: number of steps; None shows a spinner instead of a bar and a time.
         start: number of steps done by an earlier run.
     """
-    if not _console.is_terminal:
+    if not _shows_bars():
         if total is None:
             LOGGER.info("%s …", stage)
         yield Progress(stage, total, start, None)
