@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from avatar_gs.core.console import format_duration
-from avatar_gs.core.images import RGBImage, write_png
+from avatar_gs.core.images import write_png
 from avatar_gs.core.io import write_json, write_text
-from avatar_gs.lab.scorer.model import load_scorer
 from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites import report as tables
-from avatar_gs.lab.suites.claims.report import claims_markdown, measure_claims
+from avatar_gs.lab.suites.claims import ClaimsSuite
 from avatar_gs.lab.suites.colours import ColoursSuite
 from avatar_gs.lab.suites.config import Suite
 from avatar_gs.lab.suites.editing import EditingSuite
@@ -60,6 +59,7 @@ SUITES = {
     Suite.shading: ShadingSuite,
     Suite.methods: MethodsSuite,
     Suite.editing: EditingSuite,
+    Suite.claims: ClaimsSuite,
 }
 FULL_GRIDS = {
     Suite.scores: FullGrid(
@@ -82,7 +82,6 @@ def run_suite(settings: LabSettings, prior: StableDiffusionPrior, folder: Path, 
     if settings.lab.suite in SUITES:
         return SUITES[settings.lab.suite](settings, prior, folder).run(arguments)
     run, markdown = {
-        Suite.claims: (_claims, claims_markdown),
         Suite.scores: (measure_scores, scores_markdown),
         Suite.likeness: (measure_likeness, likeness_markdown),
     }[settings.lab.suite]
@@ -111,7 +110,3 @@ def _results(
     if settings.lab.suite in FULL_GRIDS:
         results["full_grid"] = FULL_GRIDS[settings.lab.suite].plain(figures["costs"], arguments)
     return results
-
-
-def _claims(settings: LabSettings, prior: StableDiffusionPrior, folder: Path) -> tuple[dict[str, Any], RGBImage]:
-    return measure_claims(settings, prior, load_scorer(), folder)

@@ -12,14 +12,22 @@ from PIL import Image
 from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.presets import fitted, named_preset
 from avatar_gs.lab.settings import LabSettings
-from avatar_gs.lab.suites import suites
-from avatar_gs.lab.suites.claims import figures, runs, toy
-from avatar_gs.lab.suites.claims.claims import CLAIMS, chosen_claims
-from avatar_gs.lab.suites.claims.figures import Plays
-from avatar_gs.lab.suites.claims.recipes import TOY, recipes
-from avatar_gs.lab.suites.claims.records import Record
-from avatar_gs.lab.suites.claims.verdicts import Condition, Verdict, verdict
+from avatar_gs.lab.stages.evaluate import run_suite
+from avatar_gs.lab.suites import claims, plane
+from avatar_gs.lab.suites.claim_list import (
+    CLAIMS,
+    ClaimsRecord,
+    Condition,
+    Plays,
+    Verdict,
+    chosen_claims,
+    sharpness,
+    verdict,
+)
+from avatar_gs.lab.suites.claim_recipes import TOY, recipes
+from avatar_gs.lab.suites.claims import ClaimsSuite
 from avatar_gs.lab.suites.config import EvaluateConfig, Suite
+from avatar_gs.lab.suites.suite import Job
 from tests.lab.settings import lab_settings
 from tests.tiny import IMAGE_SIZE
 
@@ -58,8 +66,8 @@ def test_a_claim_is_confirmed_by_all_conditions_and_refuted_by_one():
 SAMPLED = {"sharpness": 1.0, "chroma": 20.0, "likeness": 0.8, "grey_likeness": 0.2}
 
 
-def record(recipe: str, seed: int, feature=(1.0, 0.0), **changes: float) -> Record:
-    return Record(recipe, seed, "a man", SAMPLED | {"distance": 1.0} | changes, [list(feature)], 0, 1.0)
+def record(recipe: str, seed: int, feature=(1.0, 0.0), **changes: float) -> ClaimsRecord:
+    return ClaimsRecord(recipe, seed, "a man", SAMPLED | {"distance": 1.0} | changes, [list(feature)], 0, 1.0)
 
 
 def plays(**changed: dict[str, float]) -> Plays:
@@ -106,10 +114,10 @@ def test_claims_can_be_confirmed_and_refuted(claim, yes, no):
 
 def test_claims_need_no_recipe_that_they_do_not_name():
     known = recipes()
-    toy_figures = {f"{m.name}_{name}": 1.0 for m in toy.METHODS for name in ("spread", "outside", "move")}
+    plane_figures = {f"{m}_{name}": 1.0 for m in plane.METHODS for name in ("spread", "outside", "move")}
     for claim in CLAIMS.values():
         features = dict(zip(range(3), np.eye(3), strict=True))
-        some = [record(name, seed, features[seed], **toy_figures) for name in claim.recipes for seed in range(3)]
+        some = [record(name, seed, features[seed], **plane_figures) for name in claim.recipes for seed in range(3)]
         assert any(condition.judged for condition in claim.check(Plays(some, known)))
         references = {known[name].reference for name in claim.recipes if known[name].guidance and claim.statement}
         assert references & set(claim.recipes) or claim in (CLAIMS["saddle"], CLAIMS["minimal"])
@@ -127,20 +135,20 @@ def test_sharpness_falls_with_blur_and_rises_with_noise():
     picture[:, 8:] = 1.0
     blurred = (picture + np.roll(picture, 1, 1) + np.roll(picture, -1, 1)) / 3
     noisy = picture + rng.normal(0, 0.3, picture.shape)
-    assert figures.sharpness(np.ones((8, 8, 3))) == pytest.approx(0, abs=1e-20)
-    assert figures.sharpness(blurred) < figures.sharpness(picture) < figures.sharpness(noisy)
+    assert sharpness(np.ones((8, 8, 3))) == pytest.approx(0, abs=1e-20)
+    assert sharpness(blurred) < sharpness(picture) < sharpness(noisy)
 
 
 # ---- the plane of points
 
 
 def test_the_planes_noise_prediction_is_the_score_of_the_noised_mixture():
-    prior, t = toy.PlanePrior(), torch.tensor([100, 500, 900])
+    prior, t = plane.PlanePrior(), torch.tensor([100, 500, 900])
     z_t = torch.randn(3, 2, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
     alpha, sigma = prior.alpha(t), prior.sigma(t)
     for prompt in ("source", "target", ""):
-        modes = toy.centres(prompt)
-        variance = (alpha**2 * toy.TAU**2 + sigma**2)[:, None]
+        modes = plane.centres(prompt)
+        variance = (alpha**2 * plane.TAU**2 + sigma**2)[:, None]
         away = (z_t[:, None] - alpha[:, None, None] * modes).square().sum(-1)
         density = torch.logsumexp(-away / (2 * variance), 1).sum()
         (score,) = torch.autograd.grad(density, z_t)
@@ -152,26 +160,26 @@ def test_densities_are_of_mass_one():
     axis = torch.linspace(-4, 4, 201)
     grid = torch.cartesian_prod(axis, axis)
     for prompt in ("source", ""):
-        mass = toy.log_density(grid, prompt).exp().sum() * float(axis[1] - axis[0]) ** 2
+        mass = plane.log_density(grid, prompt).exp().sum() * float(axis[1] - axis[0]) ** 2
         assert float(mass) == pytest.approx(1.0, abs=1e-3)
 
 
 def test_a_source_that_is_carried_over_is_within_the_target():
     random = torch.Generator().manual_seed(0)
-    start = toy.samples("source", 400, random)
-    carried = toy.measure(start, start + torch.tensor([2.0, 0.0]), random)
+    start = plane.samples("source", 400, random)
+    carried = plane.measure(start, start + torch.tensor([2.0, 0.0]), random)
     assert carried.move == pytest.approx(2.0) and carried.outside < 0.05 and carried.spread == pytest.approx(1, abs=0.1)
-    heap = toy.measure(start, torch.tensor([[1.0, 0.6]]).repeat(400, 1), random)
+    heap = plane.measure(start, torch.tensor([[1.0, 0.6]]).repeat(400, 1), random)
     assert heap.spread == 0 and heap.outside == 0
-    assert toy.measure(start, start, random).outside > 0.95
+    assert plane.measure(start, start, random).outside > 0.95
 
 
 def test_points_move_towards_the_target_and_the_same_seed_moves_them_alike():
-    start = toy.samples("source", 12, torch.Generator().manual_seed(1))
-    ends = {method: toy.edit(method, start, seed=0, steps=60) for method in toy.METHODS}
+    start = plane.samples("source", 12, torch.Generator().manual_seed(1))
+    ends = {method: plane.edit(method, start, seed=0, steps=60) for method in plane.METHODS}
     assert all(float(end[:, 0].mean() - start[:, 0].mean()) > 0.5 for end in ends.values())
-    assert torch.equal(toy.edit("pds", start, seed=0, steps=60), ends["pds"])
-    sds, dds = (float(toy.deviation(ends[method])) for method in ("sds", "dds"))
+    assert torch.equal(plane.edit("pds", start, seed=0, steps=60), ends["pds"])
+    sds, dds = (float(plane.deviation(ends[method])) for method in ("sds", "dds"))
     assert sds < dds, "DDS keeps the points apart"
 
 
@@ -191,31 +199,31 @@ def test_recipes_are_what_they_say():
 
 
 def test_claims_are_checked_reported_and_no_run_is_made_twice(prior, scorer, tmp_path, monkeypatch):
-    monkeypatch.setattr(suites, "load_scorer", lambda: scorer)
-    monkeypatch.setattr(toy, "STEPS", 5)
-    monkeypatch.setattr(toy, "POINTS", 8)
+    monkeypatch.setattr(claims, "load_scorer", lambda: scorer)
+    monkeypatch.setattr(plane, "STEPS", 5)
+    monkeypatch.setattr(plane, "POINTS", 8)
     settings, arguments = small_settings("saddle", "modes", "minimal"), ["stage=evaluate", "suite=claims"]
-    text = suites.run_suite(settings, prior, tmp_path, arguments).read_text()
+    text = run_suite(settings, prior, tmp_path, arguments).read_text()
     results = json.loads((tmp_path / "results.json").read_text())["figures"]
     assert set(results["claims"]) == {"modes", "saddle", "minimal"}
     known = [row["values"] for row in results["claims"]["saddle"]["conditions"]]
     assert known[0] == [0.0] * 3 and min(known[2]) > 0, "zero is a saddle of any hash grid, and of no pixels"
     assert all(len(row["values"]) == 3 for claim in results["claims"].values() for row in claim["conditions"])
-    assert results["recipes"]["samples_ambiguous"]["prior_calls"][0] == 2 * 20 * runs.SAMPLES
+    assert results["recipes"]["samples_ambiguous"]["prior_calls"][0] == 2 * 20 * claims.SAMPLES
     for claim in results["claims"].values():
         assert f"| {claim['statement']} | **{claim['verdict']}** |" in text
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 3 * 128 and sheet.height > 8 * 128
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
     assert len(kept) == 2 * 3 * 8
-    suites.run_suite(settings, prior, tmp_path, arguments)
+    run_suite(settings, prior, tmp_path, arguments)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()} == kept
     assert json.loads((tmp_path / "results.json").read_text())["figures"] == results
 
 
 def test_an_interrupted_run_is_made_again_and_the_others_are_kept(prior, scorer, tmp_path, monkeypatch):
-    monkeypatch.setattr(suites, "load_scorer", lambda: scorer)
-    made, play = [], runs.play
+    monkeypatch.setattr(claims, "load_scorer", lambda: scorer)
+    made, play = [], claims.play
 
     def interrupted(*arguments):
         result = play(*arguments)
@@ -223,28 +231,31 @@ def test_an_interrupted_run_is_made_again_and_the_others_are_kept(prior, scorer,
         result.interrupted = len(made) == 2
         return result
 
-    monkeypatch.setattr(runs, "play", interrupted)
+    monkeypatch.setattr(claims, "play", interrupted)
     settings = small_settings("saddle")
     with pytest.raises(KeyboardInterrupt):
-        suites.run_suite(settings, prior, tmp_path, [])
+        run_suite(settings, prior, tmp_path, [])
     assert len(list((tmp_path / "runs").glob("*.json"))) == 1 and not (tmp_path / "results.json").exists()
-    suites.run_suite(settings, prior, tmp_path, [])
+    run_suite(settings, prior, tmp_path, [])
     assert len(made) == 2 + 8, "nine runs, one of them twice"
 
 
-def test_keys_depend_on_what_results_depend_on(prior, scorer):
+def test_keys_depend_on_what_results_depend_on(prior, scorer, tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "load_scorer", lambda: scorer)
+
     def key(recipe="sds", seed=0, index=0, steps=10, negative=""):
         settings = small_settings()
         settings.negative_prompt, settings.lab.evaluate.claim_steps = negative, steps
-        return runs.Maker(settings, prior, scorer).key(runs.Job(recipe, index, seed))
+        return ClaimsSuite(settings, prior, tmp_path).key(Job(recipe, index, seed))
 
     assert len({key(), key("sds_100"), key(seed=1), key(index=1), key(steps=20), key(negative="grey")}) == 6
     assert key(TOY) == key(TOY, index=1, steps=20)
 
 
-def test_pictures_of_a_recipe_are_of_its_own_view(prior, scorer):
-    maker = runs.Maker(small_settings(), prior, scorer)
-    made, strip = maker.make(runs.Job("samples", 0, 0))
-    assert strip.shape == (IMAGE_SIZE, IMAGE_SIZE * runs.SAMPLES, 3) and len(made.features) == runs.SAMPLES
-    free, _ = maker.make(runs.Job("samples_free", 0, 0))
+def test_pictures_of_a_recipe_are_of_its_own_view(prior, scorer, tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "load_scorer", lambda: scorer)
+    suite = ClaimsSuite(small_settings(), prior, tmp_path)
+    made, strip = suite.make(Job("samples", 0, 0))
+    assert strip.shape == (IMAGE_SIZE, IMAGE_SIZE * claims.SAMPLES, 3) and len(made.features) == claims.SAMPLES
+    free, _ = suite.make(Job("samples_free", 0, 0))
     assert free.prompt == made.prompt and free.figures != made.figures, "the pose map is heard"
