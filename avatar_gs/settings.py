@@ -38,24 +38,23 @@ class Settings:
     """What the command does: a name in ``avatar_gs.stages.STAGES``, or of the laboratory."""
     prompt: str = ""
     negative_prompt: str = ""
-    """What the avatar must not look like; empty: the prior's own words."""
+    """What the avatar must not look like; empty: the prior's negative prompt."""
     photos: str = ""
-    """A folder, file or glob of photos of one person, who is ``<id>`` in the prompt (in front of it if it names
-    nobody)."""
+    """A folder, file or glob of photos of one person: ``<id>`` in the prompt, or before a prompt without it."""
     identity: str = ""
-    """An identity file, in place of photos."""
+    """An identity file, instead of photos."""
     init: str = ""
-    """The folder (or name) of a run whose avatar this one begins with; empty: the body's surface."""
+    """Folder or name of the run whose avatar this one starts from; empty: grey splats on the body's surface."""
     source_prompt: str = ""
-    """What editing (``guidance=pds``, ``dds``) takes the avatar of ``init`` to be; empty: the prompt of its run."""
+    """Description of the avatar of ``init``, for editing (``guidance=pds``, ``dds``); empty: the prompt of its run."""
     name: str = ""
-    """The run's folder below ``outputs/``; empty: made from prompt and seed."""
+    """The run's folder below ``outputs/``; empty: derived from prompt and seed."""
     seed: int = 0
     device: Device = Device.auto
     threads: int = 0
-    """CPU threads; 0: one for each physical core. The same seed and threads give the same bytes on a CPU."""
+    """CPU threads, 1 to 1024; 0: one per physical core. The same seed and threads give the same bytes on a CPU."""
     overwrite: bool = False
-    """Start the run anew instead of resuming it."""
+    """Start the run from scratch instead of resuming it."""
     debug: bool = False
     """Show a traceback with every error."""
     prior: PriorConfig = field(default_factory=PriorConfig)
@@ -78,7 +77,7 @@ class Settings:
 
     @property
     def has_identity(self) -> bool:
-        """Whether the avatar is of a person given by photos or by an identity file."""
+        """Whether photos or an identity file show the person."""
         return bool(self.photos or self.identity)
 
     @property
@@ -87,7 +86,7 @@ class Settings:
         return OUTPUTS / run_name(self)
 
     def plain(self) -> dict[str, Any]:
-        """The settings as dictionaries, lists, strings, numbers, booleans and None, as ``config.yaml`` holds them."""
+        """The settings as dictionaries, lists, strings, numbers, booleans and None, as in ``config.yaml``."""
         return _plain(self)
 
 
@@ -110,29 +109,26 @@ def slug(text: str, length: int = 40) -> str:
 
 
 def short_hash(*parts: object) -> str:
-    """Eight hexadecimal digits that stand for the parts."""
+    """Eight hexadecimal digits derived from the parts."""
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:8]
 
 
 def run_name(settings: Settings) -> str:
-    """``settings.name``, or a name made of the person (the folder or file that shows them) or the run it begins with,
-    and the prompt, and a hash of these and the seed.
+    """``settings.name``, or a name derived from the person (or ``init``), the prompt and the seed.
 
     Raises:
-        UserError: if the name is no folder below ``outputs/``.
+        UserError: if the name is not a folder below ``outputs/``.
     """
-    name = settings.name
-    if not name and settings.init:
-        words = f"{Path(settings.init).name} {settings.prompt.replace(PLACEHOLDER, ' ')}"
-        made_of = short_hash(settings.prompt, settings.seed, settings.photos, settings.identity, settings.init)
-        return f"{slug(words)}-{made_of}".lstrip("-")
+    name, source = settings.name, settings.photos or settings.identity
     if not name:
-        source = settings.photos or settings.identity
-        if source:
-            words = settings.prompt.replace(PLACEHOLDER, " ")
-            made_of = short_hash(settings.prompt, settings.seed, settings.photos, settings.identity)
-            return f"{slug(f'{_person(source)} {words}')}-{made_of}".lstrip("-")
-        return f"{slug(settings.prompt)}-{short_hash(settings.prompt, settings.seed)}".lstrip("-")
+        facts: list[object] = [settings.prompt, settings.seed]
+        if source or settings.init:
+            facts += [settings.photos, settings.identity]
+        if settings.init:
+            facts.append(settings.init)
+        subject = Path(settings.init).name if settings.init else _person(source) if source else ""
+        words = f"{subject} {settings.prompt.replace(PLACEHOLDER, ' ')}"
+        return f"{slug(words)}-{short_hash(*facts)}".lstrip("-")
     parts = name.replace("\\", "/").split("/")
     if name != name.strip() or any(part in ("", ".", "..") or not part.isprintable() or ":" in part for part in parts):
         raise UserError(f"name={name!r}: expected a folder below {OUTPUTS}/, such as name=anna or name=people/anna")
@@ -142,7 +138,7 @@ def run_name(settings: Settings) -> str:
 
 
 def _person(source: str) -> str:
-    """What a folder, glob or file calls the person: the last part of the path that is no pattern."""
+    """The person's name from a path or glob: its last part that is not a pattern."""
     path = Path(source)
     named = [part for part in (path, *path.parents) if not set(part.name) & set("*?[")]
     return named[0].stem if named else ""

@@ -1,4 +1,4 @@
-"""The command ``avatar-gs``: quote, compose, dispatch. Nothing heavy is imported before a stage runs."""
+"""The command ``avatar-gs``: rewrite the overrides, compose the settings, run the stage. Imports no torch itself."""
 
 import argparse
 import errno
@@ -38,7 +38,7 @@ avatar-gs: a sentence in, a posable Gaussian-splat avatar out.
   avatar-gs prompt="a man in a red shirt and blue trousers"
   avatar-gs prompt="a woman with blonde hair" name=anna seed=3     in outputs/anna/
   avatar-gs prompt="<id> wearing a raincoat" photos=./anna         of the person in these photos
-  avatar-gs stage=preview prompt="..."                             look before a long run
+  avatar-gs stage=preview prompt="..."                             check prompts before a long run
   avatar-gs stage=export name=anna export.frame=yup                one stage of an existing run
   avatar-gs -m seed=0,1,2 prompt="..."                             several runs, one after another
   avatar-gs -m prompt=@prompts.txt                                 one run for each line of a file
@@ -49,7 +49,7 @@ Settings (key=value, in any order):
   prompt, negative_prompt     any text, in any script
   name, seed, device          folder below outputs/ (made from the prompt), 0, auto | cpu | cuda
   photos, identity            photos of one person, who is <id> in the prompt; or an identity.safetensors
-  init                        the run whose avatar to begin with; guidance=pds (or dds) edits it
+  init                        the run whose avatar to start from; guidance=pds (or dds) edits it
   prior                       {prior}, a folder, a .safetensors file or a hub name
   guidance                    {guidance}
   optimize.steps, optimize.batch, splats.count, export.frame
@@ -62,7 +62,7 @@ Options:
   -m, --multirun              run once for each combination of values (a=1,2 b=3,4)
   -c, --cfg job|hydra|all     print the settings and stop; -p KEY prints a part, --resolve resolves them
   -sc install=bash            shell completion: eval "$(avatar-gs -sc install=bash)" (also zsh, fish)
-  -i, --info                  what Hydra knows of the configuration
+  -i, --info                  details of the configuration, from Hydra
   -h, --help; --version
 """
 
@@ -77,7 +77,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code: 0, 1 for an error, 130 for Ctrl-C."""
+    """Run the command; returns its exit code: 0, 1 for an error, 130 for Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     start_logging()
     return _guarded(lambda: _main(arguments), debug="debug=true" in arguments)
@@ -100,7 +100,7 @@ def _main(arguments: list[str]) -> int:
 
 
 def help_text() -> str:
-    """What ``--help`` prints."""
+    """The text of ``--help``."""
     presets = preset_groups()
     words = {group: " | ".join(name for name in names if name != "custom") for group, names in presets.items()}
     text = HELP.format(stages=_stage_lines(PRODUCT_STAGES), **words)
@@ -159,7 +159,7 @@ def _parse_overrides(hydra: Hydra, given: list[str]) -> list[Override]:
 
 
 def _sweep(hydra: Hydra, given: list[str], parsed: list[Override]) -> int:
-    """Runs every combination. A job that fails does not keep the others from running."""
+    """Run every combination; a job that fails does not stop the others."""
     swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
     fixed = sorted({override.get_key_element() for override in parsed} - swept)
     folder = OUTPUTS / _sweep_name(parsed)
@@ -177,7 +177,7 @@ def _sweep(hydra: Hydra, given: list[str], parsed: list[Override]) -> int:
 
 
 def _sweep_name(parsed: Sequence[Override]) -> str:
-    """The folder that a sweep's runs share: ``name``, or one made of the prompt or of all overrides."""
+    """The common folder of a sweep's runs: ``name``, or one derived from the prompt or from all overrides."""
     texts = OmegaConf.create(
         {override.get_key_element(): override.value() for override in parsed if _is_text(override)}
     )
@@ -193,7 +193,7 @@ def _is_text(override: Override) -> bool:
 
 
 def _changed_keys(job_overrides: Sequence[str], fixed: Sequence[str]) -> str:
-    """What sets a sweep's job apart from the others, as a folder name."""
+    """The overrides in which a sweep's job differs from the others, as a folder name."""
     parts = []
     for override in job_overrides:
         key, _, value = override.partition("=")
@@ -206,7 +206,7 @@ def _changed_keys(job_overrides: Sequence[str], fixed: Sequence[str]) -> str:
 
 
 def _job(cfg: DictConfig) -> int:
-    """One job, alone or of a sweep. Returns an exit code; only Ctrl-C leaves as an exception."""
+    """Run one job, alone or of a sweep; returns an exit code. Only Ctrl-C leaves as an exception."""
     start_logging()  # a launcher may have started this process
     hydra = HydraConfig.get()
     job_overrides = list(hydra.overrides.task)
@@ -237,7 +237,7 @@ def _dispatch(settings: Settings) -> None:
 
 
 def _guarded(function: Callable[[], int], *, debug: bool, catch_interrupt: bool = True) -> int:
-    """Calls ``function``; a user's mistake becomes one line and exit code 1, Ctrl-C becomes 130."""
+    """Call ``function``; a user's mistake becomes one line and exit code 1, Ctrl-C becomes 130."""
     try:
         return function()
     except KeyboardInterrupt as stop:
@@ -257,7 +257,7 @@ def _guarded(function: Callable[[], int], *, debug: bool, catch_interrupt: bool 
 
 
 def one_line(error: Exception) -> str | None:
-    """What to tell the user about an error that is no fault of the program; None if it is one."""
+    """The message for an error that the user can solve; None for an internal error."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, HydraException | OmegaConfBaseException):

@@ -1,4 +1,4 @@
-"""Shell completion: Hydra's, made to understand lines that hold free text, and words such as the stages'."""
+"""Shell completion: Hydra's, extended to lines with free text and to values such as the stages."""
 
 import contextlib
 import io
@@ -17,10 +17,10 @@ ACTIONS = ("install", "uninstall", "query")
 
 
 def run(hydra: Hydra, arguments: Sequence[str]) -> None:
-    """Does what ``-sc install=bash`` and its like ask for.
+    """Install, uninstall or answer a query of a shell's completion (``-sc install=bash``).
 
     Raises:
-        UserError: for an action or a shell that is not known.
+        UserError: for an unknown action or shell.
     """
     action, _, shell = arguments[0].partition("=") if len(arguments) == 1 else ("", "", "")
     if action not in ACTIONS or shell not in SHELLS:
@@ -30,15 +30,15 @@ def run(hydra: Hydra, arguments: Sequence[str]) -> None:
     if action == "query":
         print(" ".join(_suggestions(hydra, shell, os.environ.get("COMP_LINE", ""))))
         return
-    script = _hydra_says(hydra, f"{action}={shell}")
-    # Hydra's script splits the line at every space; the shell knows better where a quoted prompt ends.
+    script = _ask_hydra(hydra, f"{action}={shell}")
+    # Hydra's script splits the line at every space; the shell knows where a quoted prompt ends.
     print(script.replace("${words[$COMP_CWORD]}", "${COMP_WORDS[$COMP_CWORD]}").rstrip())
 
 
 def _suggestions(hydra: Hydra, shell: str, line: str) -> list[str]:
     try:
         words = shlex.split(line)[1:]
-    except ValueError:  # an open quote: the user is in the middle of a text
+    except ValueError:  # an open quote: the cursor is inside a text
         return []
     last = "" if not words or line[-1].isspace() else words.pop()
     if last.startswith("-"):
@@ -49,10 +49,10 @@ def _suggestions(hydra: Hydra, shell: str, line: str) -> list[str]:
         return [f"{key}={choice}" for choice in choices[full_key(key)] if choice.startswith(beginning)]
     os.environ["COMP_LINE"] = f"avatar-gs {full_key(last)}"
     added = "lab." if full_key(last) != last else ""
-    return [word.removeprefix(added) for word in _hydra_says(hydra, f"query={shell}").split()]
+    return [word.removeprefix(added) for word in _ask_hydra(hydra, f"query={shell}").split()]
 
 
-def _hydra_says(hydra: Hydra, argument: str) -> str:
+def _ask_hydra(hydra: Hydra, argument: str) -> str:
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
         hydra.shell_completion(config_name=config.CONFIG_NAME, overrides=[argument])

@@ -1,6 +1,6 @@
-"""Hydra's side of the settings: where the presets are, and how a composed config becomes ``Settings``.
+"""Composes settings from defaults, presets and overrides, and resolves them against a saved run.
 
-Precedence: the defaults, then the run's saved ``config.yaml``, then what the command line sets.
+Precedence: the defaults, then the run's saved ``config.yaml``, then the command line.
 """
 
 import re
@@ -31,13 +31,13 @@ from avatar_gs.stages import RunUse
 from avatar_gs.stages import init_run as starting
 
 CONFIG_NAME = "config"
-# Never read from a saved run, and never in conflict with it: what each command gives, and the laboratory's settings.
+# Not read from a saved run, and never in conflict with it.
 _NOT_SAVED = ("stage", "name", "overwrite", "debug", "lab", *LAB_SECTIONS)
 _SAVES_MEMORY = tuple(
     f"prior.{name}" for name in ("encode_chunk", "checkpoint_encoder", "encoder_keeps", "predict_chunk", "offload_text")
 )
 _NO_CONFLICT = (*_NOT_SAVED, "device", "export", *_SAVES_MEMORY)
-# What an identity is made of: all that binds a run whose avatar has not begun.
+# The settings that an identity depends on: the only ones that are fixed in a run without an avatar.
 _IDENTITY = ("photos", "identity", "embed", "prior", "seed", "threads")
 
 
@@ -54,7 +54,7 @@ def composed(overrides: Iterable[str]) -> DictConfig:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one dictionary of dotted keys; lists count as values."""
+    """Nested dictionaries as one of dotted keys; lists are values."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
@@ -67,13 +67,13 @@ def is_below(key: str, ancestors: Iterable[str]) -> bool:
 
 
 def escape_interpolation(text: str) -> str:
-    r"""``text`` as OmegaConf must be given it so that ``${…}`` stays text: ``\`` before ``${`` doubled, one added."""
+    r"""``text`` such that OmegaConf keeps ``${…}`` as text: every ``\`` before ``${`` doubled, one added."""
     return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)
 
 
 def explicit_keys(overrides: Iterable[str]) -> set[str]:
-    """The keys (or their ancestors) that a job's overrides set, presets counted: ``prior=sd15`` sets ``prior``, and
-    ``experiment=quick`` sets what its file sets."""
+    """The keys (or their ancestors) that overrides set, by themselves or by a preset: ``prior=sd15`` sets ``prior``,
+    ``experiment=quick`` the keys in its file."""
     groups = preset_groups()
     keys: set[str] = set()
     for override in overrides:
@@ -88,16 +88,16 @@ def explicit_keys(overrides: Iterable[str]) -> set[str]:
 
 
 def chooses_prior(override: str) -> bool:
-    """Whether an override names an experiment (in a sweep: several, all of them such) with a prior of its own."""
+    """Whether an override names an experiment that chooses a prior (in a sweep: several that all do)."""
     key, _, value = override.partition("=")
     return key == "experiment" and all("prior" in explicit_keys([f"experiment={name}"]) for name in value.split(","))
 
 
 def parse(config: DictConfig | Mapping[str, Any]) -> Settings:
-    """A composed config as ``Settings``, validated and with ``threads`` filled in.
+    """A composed config as validated ``Settings``, with ``threads`` filled in.
 
     Raises:
-        UserError: for a value that cannot be.
+        UserError: for an invalid value.
     """
     merged = OmegaConf.merge(OmegaConf.structured(SCHEMA), config)
     settings = cast(Settings, OmegaConf.to_object(merged))
@@ -106,7 +106,7 @@ def parse(config: DictConfig | Mapping[str, Any]) -> Settings:
 
 
 def resolve(config: DictConfig, overrides: Iterable[str], name: str | None = None) -> Settings:
-    """The settings of one job: the composed config over the saved run that it names, if there is one.
+    """The settings of one job: the command line over the saved run with its name, if there is one.
 
     Args:
         config: the composed config.
@@ -114,7 +114,7 @@ def resolve(config: DictConfig, overrides: Iterable[str], name: str | None = Non
         name: replaces the run's name (in a sweep).
 
     Raises:
-        UserError: if the command line contradicts the saved run, or a value cannot be.
+        UserError: if the command line contradicts the saved run, or a value is invalid.
     """
     settings = parse(config)
     if name is not None:
@@ -126,10 +126,10 @@ def resolve(config: DictConfig, overrides: Iterable[str], name: str | None = Non
         return settings
     if settings.init:
         settings.init = starting.run_folder(settings.init)
-        settings.name = run_name(settings)  # what is taken over from init must not change it
+        settings.name = run_name(settings)  # before values of init are filled in
         starting.check_is_another(settings)
-    starts_anew = settings.overwrite and use is RunUse.make
-    if runs.has_begun(settings.folder) and not starts_anew:
+    from_scratch = settings.overwrite and use is RunUse.make
+    if runs.has_begun(settings.folder) and not from_scratch:
         settings = _over_saved(settings, settings.folder / runs.CONFIG_FILE, explicit_keys(overrides))
     elif use is RunUse.export:
         raise UserError(
@@ -141,7 +141,7 @@ def resolve(config: DictConfig, overrides: Iterable[str], name: str | None = Non
         )
     if settings.source_prompt and not settings.init:
         raise UserError(
-            f"source_prompt={settings.source_prompt}: it says what init=<folder of a run> shows; give that too"
+            f"source_prompt={settings.source_prompt}: needs init=<folder of a run>, whose avatar it describes"
         )
     if settings.stage in ("all", "optimize"):
         settings.guidance.chosen.require_source(bool(settings.init))
@@ -155,7 +155,7 @@ def resolve(config: DictConfig, overrides: Iterable[str], name: str | None = Non
 
 
 def _check_person(settings: Settings) -> None:
-    """Raises UserError where the prompt and the person do not go together."""
+    """Raise UserError if the stage or the prompt needs a person and none is given."""
     how = "give photos=<folder of photos of one person> or identity=<file>"
     if settings.stage == "embed" and not settings.has_identity:
         raise UserError(f"stage=embed: whose identity? {how}")
@@ -175,7 +175,7 @@ def _over_saved(settings: Settings, saved_file: Path, explicit: set[str]) -> Set
     if unknown:
         raise UserError(
             f"{saved_file}: unknown {', '.join(unknown)} (written by another version?); "
-            "overwrite=true starts the run anew, name=… starts another"
+            "overwrite=true starts the run from scratch, name=… starts another"
         )
     differing = sorted(key for key in saved if is_below(key, explicit) and saved[key] != given[key])
     conflicts = [key for key in differing if not is_below(key, _NO_CONFLICT)]
@@ -185,7 +185,7 @@ def _over_saved(settings: Settings, saved_file: Path, explicit: set[str]) -> Set
         pairs = ", ".join(f"{key} (saved {saved[key]!r}, given {given[key]!r})" for key in conflicts)
         raise UserError(
             f"{saved_file.parent} is a run with another configuration: {pairs}; "
-            "leave these out to continue it, overwrite=true starts it anew, name=… starts another"
+            "leave these out to continue it, overwrite=true starts it from scratch, name=… starts another"
         )
     taken = {key: value for key, value in saved.items() if not is_below(key, explicit)}
     try:
@@ -208,10 +208,10 @@ def _read_saved(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(
-            f"{path} cannot be read ({str(error).splitlines()[0]}): overwrite=true starts the run anew"
+            f"{path} cannot be read ({str(error).splitlines()[0]}): overwrite=true starts the run from scratch"
         ) from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged (no settings in it): overwrite=true starts the run anew")
+        raise UserError(f"{path} is damaged (no settings in it): overwrite=true starts the run from scratch")
     return content
 
 
@@ -242,7 +242,7 @@ def setting_types(config: type = SCHEMA, prefix: str = "") -> dict[str, Any]:
 
 
 def enum_choices() -> dict[str, list[str]]:
-    """The settings that take one of a few words, and these words."""
+    """The settings with a fixed set of values, and these values."""
     types = setting_types().items()
     enums = {key: list(kind.__members__) for key, kind in types if isinstance(kind, type) and issubclass(kind, Enum)}
     return {"stage": list(STAGES), "guidance.method": list(METHODS)} | enums

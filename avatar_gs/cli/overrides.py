@@ -1,7 +1,7 @@
-"""The overrides as the user typed them, checked and rewritten for Hydra's grammar.
+"""Overrides as the user typed them, checked and rewritten for Hydra's grammar.
 
-Hydra's grammar refuses ordinary sentences and expands ``${…}`` in them, so free text is quoted and escaped here:
-one matching pair of outer quotes is stripped, and what is left is the text, whatever it holds.
+Hydra's grammar refuses ordinary sentences and expands ``${…}`` in them, so free text is quoted and escaped here. One
+matching pair of outer quotes is stripped; the rest is the text.
 """
 
 import difflib
@@ -42,7 +42,7 @@ _WORDS = re.compile(r"[\w.-]+(,[\w.-]+)*")
 
 @dataclass(frozen=True)
 class Names:
-    """What overrides may name."""
+    """The names that overrides may use."""
 
     presets: dict[str, list[str]]
     enums: dict[str, list[str]]
@@ -58,16 +58,16 @@ class Names:
 
 
 def rewrite(overrides: Sequence[str], *, multirun: bool = False) -> list[str]:
-    """The overrides as Hydra is to be given them.
+    """The overrides for Hydra.
 
     Raises:
-        UserError: for what no setting, preset or stage is called, with the nearest names; a missing ``@`` file.
+        UserError: for an unknown setting, preset or stage, with the nearest names; for a missing ``@`` file.
     """
     names = Names.known()
     keeps = any(chooses_prior(override) for override in overrides)
     rewritten = [part for override in overrides for part in _rewrite_one(override, names, multirun, keeps)]
     if keeps:
-        rewritten[:0] = [part for override in overrides for part in _own_parts(override)]  # what follows outranks it
+        rewritten[:0] = [part for override in overrides for part in _own_parts(override)]  # later overrides win
     experiments = [stage.experiment for name, stage in STAGES.items() if f"stage={name}" in rewritten]
     if any(experiments) and not any(part.startswith("experiment=") for part in rewritten):
         rewritten += [f"experiment={experiments[0]}"]
@@ -94,7 +94,7 @@ def settings_of(overrides: Sequence[str]) -> Settings:
     """The resolved settings of one run, from overrides as the command line has them.
 
     Raises:
-        UserError: for an override that cannot be, or one that contradicts the saved run.
+        UserError: for an invalid override, or one that contradicts the saved run.
     """
     given = rewrite(overrides)
     try:
@@ -104,7 +104,7 @@ def settings_of(overrides: Sequence[str]) -> Settings:
 
 
 def quote(text: str) -> str:
-    """``text`` as a quoted value of Hydra's grammar, whatever it holds."""
+    """Any text as a quoted value of Hydra's grammar."""
     return QuotedString(escape_interpolation(text), Quote.single).with_quotes()
 
 
@@ -166,8 +166,7 @@ def _text(key: str, value: str, multirun: bool) -> str:
 
 
 def _files(key: str, value: str, multirun: bool) -> str:
-    """A list of paths, its items quoted: given as ``[a,b]``, or a single path as it is. In a sweep several lists may
-    follow each other."""
+    """A list of paths with quoted items, from ``[a,b]`` or a single path; in a sweep, several lists."""
     text = value.strip()
     if text in ("", "null", "[]"):
         return "[]"
@@ -184,7 +183,7 @@ def _files(key: str, value: str, multirun: bool) -> str:
 
 
 def _bracketed(key: str, value: str, text: str) -> tuple[list[str], str]:
-    """The items of the list that ``text`` begins with, and what follows it."""
+    """The items of the list at the start of ``text``, and the rest."""
     items, place = [], 1
     while True:
         match = _ITEM.match(text, place)
@@ -212,9 +211,11 @@ def _prompt_lines(path: Path) -> list[str]:
 
 
 def _prior(value: str, names: Names, multirun: bool, keeps: bool) -> list[str]:
-    """A preset, several of them in a sweep, or the path or hub name of a prior of the user's own. Beside an experiment
-    that chooses a prior (``keeps``) a path replaces only that prior's weights: its precision and words stay, and its
-    ControlNet where the path brings none."""
+    """A preset (in a sweep: several), or the path or hub name of another prior.
+
+    With an experiment that chooses a prior (``keeps``) a path replaces only the weights of that prior: its precision
+    and prompts stay, and its ControlNet if the path has none.
+    """
     text = strip_quotes(value)
     words = text.split(",") if multirun else [text]
     if all(word in names.presets["prior"] for word in words):
@@ -229,14 +230,14 @@ def _prior(value: str, names: Names, multirun: bool, keeps: bool) -> list[str]:
 
 
 def _own_parts(override: str) -> list[str]:
-    """A folder that brings its own ControlNet takes that of no preset, nor its VAE."""
+    """For a folder with its own ControlNet: overrides that remove the preset's ControlNet and VAE."""
     key, _, value = override.partition("=")
     own = key == "prior" and (Path(strip_quotes(value)).expanduser() / "controlnet").is_dir()
     return ["prior.controlnet=''", "prior.vae=''"] if own else []
 
 
 def _check_words(key: str, value: str, choices: Iterable[str], multirun: bool) -> None:
-    """Checks plain words, and comma-separated ones in a sweep; Hydra judges all else (``choice(…)``, lists)."""
+    """Check plain words, in a sweep comma-separated; Hydra checks everything else (``choice(…)``, lists)."""
     if value and not _WORDS.fullmatch(value):
         return
     for word in value.split(",") if multirun else [value]:

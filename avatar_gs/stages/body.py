@@ -1,4 +1,4 @@
-"""``stage=body``: checks the body that would be used, and rebuilds the free body from Anny to compare it."""
+"""``stage=body``: checks the configured body, and rebuilds the free body from Anny to compare it."""
 
 import logging
 from pathlib import Path
@@ -14,13 +14,13 @@ from avatar_gs.core.errors import UserError
 from avatar_gs.settings import Settings
 
 TOLERANCE = 1e-4
-"""Largest difference (metres, or share of a weight) between a rebuilt free body and the one that comes along."""
+"""Largest difference (metres or skinning weight) between a rebuilt free body and the shipped one."""
 
 _log = logging.getLogger(__name__)
 
 
 def run(settings: Settings) -> None:
-    """Checks the configured body, then rebuilds the free body to ``body.output`` and compares it with ours.
+    """Check the configured body, rebuild the free body as ``body.output`` and compare it with the shipped one.
 
     Raises:
         UserError: if the body is missing or damaged, if ``anny`` is not installed, or if the rebuilt body differs.
@@ -40,9 +40,9 @@ def run(settings: Settings) -> None:
 
 
 def compare(ours: Body, theirs: Body) -> list[str]:
-    """What differs by more than ``TOLERANCE``, as ``name (by how much)``.
+    """The parts that differ by more than ``TOLERANCE``, as ``name (difference)``.
 
-    Joints and landmarks are compared by where they are: which vertices they are means of may depend on rounding.
+    Joints and landmarks are compared by position: their vertices may depend on rounding.
     """
     differences = []
     for (name, a), b in zip(_parts(ours).items(), _parts(theirs).values(), strict=True):
@@ -71,6 +71,6 @@ def _check(settings: Settings) -> None:
     body = load_body(settings.body)
     low, high = body.rest().vertices.aminmax(dim=0)
     _log.info(
-        f"{body.path} is whole: {len(body.template)} vertices, {len(body.faces)} triangles, {len(body.parents)} joints"
+        f"{body.path} is valid: {len(body.template)} vertices, {len(body.faces)} triangles, {len(body.parents)} joints"
         f", {body.shape_directions.shape[-1]} betas, {float((high - low)[1]):.2f} m tall"
     )

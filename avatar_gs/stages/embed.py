@@ -1,7 +1,6 @@
 """``stage=embed``: learns a person from photos, into the run's ``identity.safetensors``.
 
-What has been learned once is kept in ``outputs/.identities/`` under a name made of all that it depends on, so that the
-same photos are never trained on twice.
+Identities are cached in ``outputs/.identities/`` under a hash of their inputs, so that no photos are trained on twice.
 """
 
 import hashlib
@@ -41,8 +40,8 @@ LOGGER = logging.getLogger(__name__)
 
 CACHE = OUTPUTS / ".identities"
 LORA = "lora"
-"""Where an identity file says which LoRA files the prior had that it was learned with. Another choice is warned of and
-not refused: the token embeddings, which the rows are added to, are the same."""
+"""Metadata key of the LoRA files that the prior had during training. Other files only cause a warning: the token
+embeddings, which the identity's are added to, are the same."""
 SHEET_VIEWS = (
     *(Bucket(framing, ViewDirection.FRONT) for framing in (Framing.BODY, Framing.UPPER, Framing.HEAD)),
     Bucket(Framing.BODY, ViewDirection.BACK),
@@ -50,7 +49,7 @@ SHEET_VIEWS = (
 SHEET_PHOTOS = 8
 SAMPLE_STEPS, SAMPLE_CFG = 20, 4.0
 POINTS = 100
-"""Points of the loss curve that ``metrics.json`` keeps."""
+"""Points of the loss curve in ``metrics.json``."""
 
 
 def run(settings: Settings) -> None:
@@ -80,8 +79,9 @@ def learn_person(settings: Settings, prior: StableDiffusionPrior, folder: RunFol
 
 
 def give_identity(prior: StableDiffusionPrior, settings: Settings) -> None:
-    """Tells the prior who ``<id>`` is: the run's own identity, else the one that the settings name or that was learned
-    from the same photos before. Without photos and identity nothing happens.
+    """Set the prior's identity: the run's own, else ``identity=``, else the cached one of the same photos.
+
+    Nothing changes without photos and identity.
 
     Raises:
         UserError: if nothing has been learned yet, or the file is for another prior.
@@ -90,7 +90,7 @@ def give_identity(prior: StableDiffusionPrior, settings: Settings) -> None:
         return
     own = settings.folder / runs.IDENTITY_FILE
     record = RunFolder(settings.folder).metrics().get("embed", {})
-    if own.exists() and record.get("source") == source_of(settings):  # a preview may ask for somebody else
+    if own.exists() and record.get("source") == source_of(settings):  # a preview may show another person
         embedding = read_identity(own)
         check_fits(embedding, prior, str(own))
     elif settings.identity:
@@ -107,12 +107,12 @@ def give_identity(prior: StableDiffusionPrior, settings: Settings) -> None:
 
 
 def source_of(settings: Settings) -> str:
-    """Where the person comes from, as the user gave it."""
+    """The photos or the identity file, as given by the user."""
     return settings.photos or settings.identity
 
 
 def given(settings: Settings, prior: StableDiffusionPrior) -> IdentityEmbedding:
-    """What the file ``identity=`` holds."""
+    """The identity in the file ``identity=``."""
     embedding = read_identity(settings.identity)
     check_fits(embedding, prior, f"identity={settings.identity}")
     learned_with, used = embedding.metadata.get(LORA), lora.digest(settings.prior.lora)
@@ -127,7 +127,7 @@ def given(settings: Settings, prior: StableDiffusionPrior) -> IdentityEmbedding:
 
 
 def read_photos(settings: Settings, prior: StableDiffusionPrior) -> PhotoSet:
-    """The photos at the prior's size."""
+    """The photos at the prior's image size."""
     config = settings.embed
     return load_photos(
         settings.photos, prior.image_size, remove_background=config.remove_background, min_size=config.min_size
@@ -141,11 +141,11 @@ def learned(settings: Settings, prior: StableDiffusionPrior, photos: PhotoSet, f
     if before != key and (folder.checkpoints / runs.AVATAR_CHECKPOINT).exists():
         raise UserError(
             f"{folder.path}: its avatar was made from other photos than photos={settings.photos} holds now; "
-            "overwrite=true makes it anew, name=… starts another"
+            "overwrite=true starts it from scratch, name=… starts another"
         )
     path = cached(key)
     if path.exists():
-        LOGGER.info("these %d photos have been learned before with the same settings: taking %s", len(photos), path)
+        LOGGER.info("these %d photos have been learned before with the same settings: using %s", len(photos), path)
         embedding = read_identity(path)
         folder.record("embed", source=source_of(settings), key=key, cached=True, metadata=embedding.metadata)
         return embedding
@@ -176,8 +176,7 @@ def learned(settings: Settings, prior: StableDiffusionPrior, photos: PhotoSet, f
 
 
 def key_of(settings: Settings, prior: StableDiffusionPrior, photos: PhotoSet) -> str:
-    """What an identity depends on, as hexadecimal digits: photos, settings of the training, seed and prior (its weights
-    with those of LoRA files added)."""
+    """Hash of an identity's inputs: photos, settings of the training, seed, and the prior's weights with its LoRAs."""
     style = settings.prior.prompts.style
     config = {
         name: value.name if isinstance(value, Enum) else value
@@ -197,12 +196,12 @@ def key_of(settings: Settings, prior: StableDiffusionPrior, photos: PhotoSet) ->
 
 
 def cached(key: str) -> Path:
-    """Where the identity of this key is kept once it is learned."""
+    """The cache file of an identity."""
     return CACHE / f"{key}.safetensors"
 
 
 class Sheets:
-    """Pictures of the training: ``previews/identity_<step>.png`` and ``previews/identity_loss.png``."""
+    """Images of the training: ``previews/identity_<step>.png`` and ``previews/identity_loss.png``."""
 
     def __init__(self, settings: Settings, prior: StableDiffusionPrior, photos: PhotoSet, folder: RunFolder) -> None:
         self.prior, self.photos, self.folder, self.seed = prior, photos, folder, settings.seed
@@ -212,14 +211,14 @@ class Sheets:
         self.losses: list[float] = []
 
     def draw(self, state: EmbedState) -> None:
-        """The photos, and below them what the prior now makes of ``<id>``, without a pose map."""
+        """Write the photos and, below them, samples of ``<id>`` without a pose map."""
         self.losses = list(state.losses)
         photos = to_uint8(self.photos.images[:SHEET_PHOTOS])
-        pictures = to_uint8(self._samples(state))
-        picture = contact_sheet(
-            [list(photos), list(pictures)], row_labels=["photos", f"{PLACEHOLDER}, {state.step} steps"]
+        samples = to_uint8(self._samples(state))
+        image = contact_sheet(
+            [list(photos), list(samples)], row_labels=["photos", f"{PLACEHOLDER}, {state.step} steps"]
         )
-        write_png(self.folder.previews / f"identity_{state.step:06d}.png", picture)
+        write_png(self.folder.previews / f"identity_{state.step:06d}.png", image)
         write_png(self.folder.previews / "identity_loss.png", loss_curve(self.losses))
 
     def _samples(self, state: EmbedState) -> Float[Tensor, "B S S 3"]:

@@ -1,4 +1,4 @@
-"""What a run will ask of a device: its expected peak of memory, what would make it fit, and its least time."""
+"""Estimates of a run's memory and time on a device, and the settings that would make it fit."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,9 +19,9 @@ from avatar_gs.settings import Settings
 PREVIEW_BATCH = 4
 """Views that previews show."""
 MARGIN = 0.95
-"""The share of the free memory that a run may be expected to take."""
+"""Fraction of the free memory that a run's estimate may take."""
 ENGINE = 0.22e9
-"""Bytes of host memory that body, drawing, kernels and a few splats add to the libraries (measured: 211 MiB on 854)."""
+"""Host memory in bytes of body, renderer, kernels and few splats, in addition to the libraries (measured: 211 MiB)."""
 
 
 class Task(Enum):
@@ -42,7 +42,7 @@ class SingleImage:
 
 
 def memory_load(settings: Settings, device: str, task: Task | SingleImage) -> Load:
-    """What a task asks of the prior."""
+    """The prior's load in a task."""
     prior = settings.prior
     methods = task.methods if isinstance(task, SingleImage) else (settings.guidance.chosen,)
     short = prior.precision is not Precision.float32
@@ -91,7 +91,7 @@ def memory_load(settings: Settings, device: str, task: Task | SingleImage) -> Lo
 
 
 def encoder_of(prior: PriorConfig, device: str) -> dict[str, Any]:
-    """The fields of ``Load`` about the encoder that a step goes backward through."""
+    """The fields of ``Load`` about the encoder that a step differentiates."""
     tiny = prior.encoder is Encoder.tiny and prior.tiny_until >= 1
     keeps = "tiny" if tiny else choose_encoder_keeps(prior.encoder_keeps, device).name
     return {"vae_bytes": choose_vae_dtype(prior, device).itemsize, "encoder_keeps": keeps}
@@ -104,31 +104,30 @@ def predictions(guidance: GuidanceConfig) -> int:
 
 
 def fits(architecture: Architecture, load: Load, free: int) -> bool:
-    """Whether a load is expected to fit into ``free`` bytes (``free_memory``)."""
+    """Whether a load should fit into ``free`` bytes (``free_memory``)."""
     return sum(expected_peak(architecture, load).values()) <= MARGIN * free
 
 
 def require_memory(architecture: Architecture, load: Load, device: str, task: Task | SingleImage) -> None:
-    """Raises UserError for a load that cannot fit into what is free now; it names what would make it fit."""
+    """Raise UserError for a load that exceeds the free memory, with the settings that would make it fit."""
     free = free_memory(device)
     if free is not None and not fits(architecture, load, free):
         raise UserError(advice(architecture, load, device, task, free))
 
 
 def advice(architecture: Architecture, load: Load, device: str, task: Task | SingleImage, free: int) -> str:
-    """What would fit, at the least cost: first what changes no result, then 16 bits, fewer views a step, smaller
-    renders."""
+    """The cheapest settings that fit: first those that change no result, then 16 bits, fewer views, smaller renders."""
     total = sum(expected_peak(architecture, load).values())
     need = f"this needs about {format_bytes(total)} of memory, and {format_bytes(free)} are free on device={device}"
     for changed in cheaper(load, device, task):
         if fits(architecture, changed, free):
-            return f"{need}: {words(load, changed, task)} would fit"
+            return f"{need}: {overrides_between(load, changed, task)} would fit"
     other = ", a machine with more memory" + (" or device=cpu" if device == "cuda" else "")
     return f"{need}: no chunks, batch, resolution or precision make it fit; free some{other}"
 
 
 def cheaper(load: Load, device: str, task: Task | SingleImage) -> Iterator[Load]:
-    """Loads that do the same with less, the least costly first."""
+    """Smaller loads for the same task, the least costly first."""
     shorter = [load, replace(load, network_bytes=2)] if device == "cuda" and load.network_bytes == 4 else [load]
     batches = range(load.batch, 0, -1) if task in (Task.optimize, Task.embed) else [load.batch]
     for supersample in range(load.supersample, min(load.supersample, 1) - 1, -1):
@@ -141,7 +140,7 @@ def cheaper(load: Load, device: str, task: Task | SingleImage) -> Iterator[Load]
 
 
 def _exact(load: Load, device: str) -> Iterator[Load]:
-    """The same results for less memory and more time, step by step."""
+    """The same results with less memory and more time, in increasing order of time."""
     yield load
     if device == "cuda" and not load.through_text:
         load = replace(load, offload_text=True)
@@ -160,24 +159,24 @@ def _exact(load: Load, device: str) -> Iterator[Load]:
             yield replace(load, predict_chunk=min(load.predict_chunk or chunk, chunk))
 
 
-def words(load: Load, changed: Load, task: Task | SingleImage) -> str:
-    """The overrides that make one load the other."""
-    said = []
+def overrides_between(load: Load, changed: Load, task: Task | SingleImage) -> str:
+    """The overrides that change one load to the other."""
+    found = []
     if changed.network_bytes != load.network_bytes:
-        said.append("prior.precision=float16")
+        found.append("prior.precision=float16")
     if isinstance(task, Task) and changed.batch != load.batch:
-        said.append(f"{task.value}.batch={changed.batch}")
+        found.append(f"{task.value}.batch={changed.batch}")
     if changed.supersample != load.supersample:
-        said.append(f"optimize.supersample={changed.supersample}")
+        found.append(f"optimize.supersample={changed.supersample}")
     for name in ("offload_text", "encode_chunk", "encoder_keeps", "checkpoint_encoder", "predict_chunk"):
         value = getattr(changed, name)
         if value != getattr(load, name):
-            said.append(f"prior.{name}={str(value).lower()}")
-    return " ".join(said)
+            found.append(f"prior.{name}={str(value).lower()}")
+    return " ".join(found)
 
 
 def least_time(settings: Settings, architecture: Architecture, load: Load, device: str) -> str:
-    """The networks' arithmetic at the rate that this device has just shown: a bound, since nothing else is in it."""
+    """A lower bound of the time: the networks' arithmetic alone, at the rate measured on this device."""
     if settings.guidance.chosen.predictions is None:
         return f"no estimate for guidance={settings.guidance.method}"
     flops = expected_flops(architecture, load, *settings.guidance.chosen.mean_predictions())
@@ -198,15 +197,15 @@ def least_time(settings: Settings, architecture: Architecture, load: Load, devic
 
 
 def duration(seconds: float) -> str:
-    """A time for people."""
+    """Human-readable duration."""
     if seconds < 120:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def free_memory(device: str) -> int | None:
-    """Bytes that this program can have on a device; None where the system does not say. What it holds of the host's is
-    included, and so is what torch's allocator holds of a GPU's and does not use."""
+    """Bytes that the program can use on a device: free memory, and what the process (host) or torch's allocator (GPU)
+    already holds; None if unknown."""
     if device == "cuda":
         import torch
 

@@ -10,7 +10,7 @@ LOGGER = logging.getLogger(__name__)
 
 
 def run(settings: Settings) -> None:
-    """Fetches what ``settings.prior`` names on the hub; the same command continues a download that was cut off.
+    """Download the files of ``settings.prior`` from the hub; the same command resumes an interrupted download.
 
     Raises:
         UserError: if there is nothing to fetch, or it cannot be fetched.

@@ -1,4 +1,4 @@
-"""What a run with ``init`` takes over from the run whose avatar it begins with. Imports nothing heavy."""
+"""Settings that a run with ``init`` inherits from the run whose avatar it starts from. Does not import torch."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +14,9 @@ from avatar_gs.settings import OUTPUTS, Settings
 
 
 def run_folder(init: str) -> str:
-    """The run's folder that ``init`` means, itself or below ``outputs/``: one that holds an avatar before any other.
+    """The folder that ``init`` means, as a path or below ``outputs/``, preferably one that holds an avatar.
 
-    Paths below the working folder become relative, so that one run has one name.
+    Paths below the working folder become relative, so that a run has one name.
     """
     given = Path(init).expanduser()
     choices = [given, OUTPUTS / given]
@@ -27,7 +27,7 @@ def run_folder(init: str) -> str:
 
 
 def check_is_another(settings: Settings) -> None:
-    """Raises UserError where a run would begin with its own avatar."""
+    """Raise UserError if a run would start from its own avatar."""
     if Path(settings.init).resolve() == settings.folder.resolve():
         raise UserError(
             f"init={settings.init} is this run itself (name={settings.name}): give the edited avatar another name=…"
@@ -35,10 +35,9 @@ def check_is_another(settings: Settings) -> None:
 
 
 def taken_over(settings: Settings, *, body_given: bool) -> Settings:
-    """``settings`` with what the run ``init`` was made with, where they leave it open: its prompt as ``source_prompt``,
-    its person, and its body.
+    """``settings`` completed from the run ``init``: its prompt as ``source_prompt``, its person and its body.
 
-    ``<id>`` in the source prompt stays only where both avatars are of the same person.
+    ``<id>`` stays in the source prompt only if both avatars are of the same person.
 
     Raises:
         UserError: if the folder is missing, holds no avatar or no readable settings, or has another body than is given.
@@ -62,7 +61,7 @@ def _saved(init: str) -> dict[str, Any]:
         )
     if not runs.holds_an_avatar(folder) or not file.is_file():
         raise UserError(
-            f"init={init} holds no avatar (no {runs.CHECKPOINTS}/{runs.AVATAR_CHECKPOINT} beside a {file.name}); "
+            f"init={init} holds no avatar (no {runs.CHECKPOINTS}/{runs.AVATAR_CHECKPOINT} and {file.name}); "
             "expected the folder of a run that has one"
         )
     try:
@@ -87,7 +86,7 @@ def _with_body(settings: Settings, saved: dict[str, Any], given: bool) -> Settin
 
 
 def _with_person(settings: Settings, photos: str, identity: str) -> tuple[Settings, bool]:
-    """The settings with the other run's person if they name none, and whether both are of the same person."""
+    """The settings with the other run's person if they have none, and whether both runs are of the same person."""
     learned = Path(settings.init) / runs.IDENTITY_FILE
     if not settings.has_identity:
         if learned.is_file():

@@ -1,5 +1,5 @@
-"""What a run with a prior of one's own will meet, in one table, before anything is loaded: what is there, what is
-missing and where to get it, and whether it will fit into memory."""
+"""Checks before a run with a prior that is not packaged, in one table before anything is loaded: what is there, what is
+missing and where to get it, and whether the run fits into memory."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Line:
-    """One part: what was found, and what is wrong with it ("" if nothing is)."""
+    """One part: what was found, and what is wrong with it ("" if nothing)."""
 
     part: str
     found: str
@@ -134,7 +134,7 @@ def _prior(part: str, source: Source, absent: list[str]) -> Line:
 
 
 def _lora(entry: str) -> Line:
-    """A LoRA file that can be read; whether it fits the prior is seen when that is loaded."""
+    """Whether a LoRA file can be read; loading the prior checks whether it fits."""
     try:
         found = lora.read(entry)
     except UserError as error:

@@ -1,7 +1,6 @@
-"""``stage=preview``: what the prior makes of the run's own prompts, negatives and pose maps, before a long run.
+"""``stage=preview``: samples of the prior with the run's own prompts, negative prompts and pose maps.
 
-A wrong prompt or a ControlNet that does not listen shows here in seconds. No settings are saved,
-so that any number of variants can be looked at first.
+Shows a wrong prompt or a ControlNet that ignores poses in seconds. Saves no settings, so that many variants can be compared.
 """
 
 import logging
@@ -30,18 +29,18 @@ LOGGER = logging.getLogger(__name__)
 SAMPLES = 3
 STEPS = 20
 CFG_SCALE = 5.0
-"""Sampling wants less than distillation does; at the latter's scales every sample is over-saturated."""
+"""Lower than for distillation, at whose scales samples are over-saturated."""
 FILE = "prior.png"
 
 
 def run(settings: Settings) -> None:
-    """Writes ``previews/prior.png``: a row a view (front, side, back, head), its pose map and then samples.
+    """Write ``previews/prior.png``: one row per view (front, side, back, head), with its pose map and samples.
 
     Raises:
         UserError: if a part is missing or damaged.
     """
     device = choose_device(settings.device.name)
-    require_renderer(device)  # pose maps are drawn with the body's depth
+    require_renderer(device)  # pose maps use the body's depth
     preflight(settings, Task.preview)
     with progress("load the body and the prior"):
         body = load_body(settings.body, device)
@@ -58,9 +57,9 @@ def run(settings: Settings) -> None:
     positive, negative = ([getattr(prompts[b], side) for b in scene.buckets] for side in ("positive", "negative"))
     for bucket, prompt, against in zip(scene.buckets, positive, negative, strict=True):
         LOGGER.info("%s: “%s”, not “%s”", bucket, prompt, against)
-    pictures = samples(prior, positive, negative, scene, settings.seed)
-    rows = [[*row] for row in zip(to_uint8(scene.pose_maps), *map(to_uint8, pictures), strict=True)]
-    picture = contact_sheet(
+    images = samples(prior, positive, negative, scene, settings.seed)
+    rows = [[*row] for row in zip(to_uint8(scene.pose_maps), *map(to_uint8, images), strict=True)]
+    image = contact_sheet(
         rows,
         row_labels=list(map(str, scene.buckets)),
         column_labels=["pose map", *(f"sample {index + 1}" for index in range(SAMPLES))],
@@ -68,18 +67,18 @@ def run(settings: Settings) -> None:
         size=max(192, min(prior.image_size, 384)),
     )
     path = RunFolder(settings.folder).previews / FILE
-    write_png(path, picture)
+    write_png(path, image)
     LOGGER.info("wrote %s", path)
 
 
 def samples(
     prior: StableDiffusionPrior, positive: list[str], negative: list[str], scene: Scene, seed: int
 ) -> list[Float[Tensor, "B S S 3"]]:
-    """``SAMPLES`` pictures of every view."""
-    pictures = []
+    """``SAMPLES`` samples of every view."""
+    images = []
     with progress("sample the prior", SAMPLES) as bar:
         for index in range(SAMPLES):
             noise: torch.Generator = generator(seed, index, "preview")
-            pictures.append(prior.sample(positive, negative, scene.pose_maps, STEPS, CFG_SCALE, noise))
+            images.append(prior.sample(positive, negative, scene.pose_maps, STEPS, CFG_SCALE, noise))
             bar.update(index + 1)
-    return pictures
+    return images
