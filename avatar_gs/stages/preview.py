@@ -1,6 +1,7 @@
 """``stage=preview``: samples of the prior with the run's own prompts, negative prompts and pose maps.
 
-Shows a wrong prompt or a ControlNet that ignores poses in seconds. Saves no settings, so that many variants can be compared.
+Shows in seconds a wrong prompt or a ControlNet that ignores poses. Saves no settings, so that many variants can be
+compared.
 """
 
 import logging

@@ -15,15 +15,9 @@ from avatar_gs.export.ply import read_ply
 from avatar_gs.splats.config import SplatsConfig
 from avatar_gs.splats.surface import surface_splats
 from avatar_gs.stages import export
-from tests.tiny import save_prior
 
 PROMPT = "prompt=a man in red (tall)"
 SMALL = ["optimize.steps=2", "splats.count=300", "export.video_size=64", "export.video_seconds=0.5", "device=cpu"]
-
-
-@pytest.fixture(scope="module")
-def prior(tmp_path_factory):
-    return save_prior(tmp_path_factory.mktemp("prior") / "tiny")
 
 
 @pytest.fixture(scope="module")

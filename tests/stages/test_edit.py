@@ -2,17 +2,9 @@
 
 import json
 
-import pytest
-
 from avatar_gs import cli
-from tests.tiny import save_prior
 
 SMALL = ["optimize.steps=2", "optimize.batch=1", "splats.count=300", "optimize.preview_every=0", "device=cpu"]
-
-
-@pytest.fixture(scope="module")
-def prior(tmp_path_factory):
-    return save_prior(tmp_path_factory.mktemp("prior") / "tiny")
 
 
 def test_a_run_is_edited_by_another(prior, tmp_path, monkeypatch, capsys):

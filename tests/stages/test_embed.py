@@ -15,7 +15,6 @@ from avatar_gs.prior.stable_diffusion import load_prior
 from avatar_gs.settings import Settings
 from avatar_gs.stages import embed, optimize, preview
 from avatar_gs.types import Bucket, Framing, ViewDirection
-from tests import tiny
 
 STEPS = [
     "device=cpu",
@@ -33,11 +32,6 @@ EVERYWHERE = [
     "prior.prompts.identity_views=[front,side,back]",
 ]
 SMALL = ["optimize.steps=2", "optimize.batch=1", "splats.count=300", "export.video=false", "optimize.preview_every=0"]
-
-
-@pytest.fixture(scope="module")
-def prior(tmp_path_factory):
-    return tiny.save_prior(tmp_path_factory.mktemp("prior") / "tiny")
 
 
 @pytest.fixture(autouse=True)
