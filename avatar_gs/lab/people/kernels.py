@@ -1,4 +1,4 @@
-"""Compiled loops of the renderer of people: blend shapes, a z-buffer with textures, ambient occlusion, light, hair."""
+"""Compiled loops of the renderer: blend shapes, a textured z-buffer, ambient occlusion, light, transparent meshes."""
 
 import inspect
 import math
@@ -12,17 +12,17 @@ SRGB_TO_LINEAR = np.array(
     [(x / 255 / 12.92 if x <= 10 else ((x / 255 + 0.055) / 1.055) ** 2.4) for x in range(256)], np.float32
 )
 SKIN, CLOTH, HAIR, EYE = 1, 2, 3, 4
-"""Materials: how light comes back from what is drawn."""
+"""Materials, which reflect light differently."""
 
 
 def kernel(function: Callable) -> Any:
-    """Compiled by numba, without the GIL. (Run-time type checkers wrap functions, which numba cannot compile.)"""
+    """Compile with numba, without the GIL, under run-time type checkers too (which wrap functions)."""
     return njit(cache=True, nogil=True, fastmath=True)(inspect.unwrap(function))
 
 
 @kernel
 def add_sparse(vertices, active, coefficients, starts, index, offsets):
-    """Adds ``coefficients[k]`` times each active blend shape to ``vertices`` [V, 3], in place."""
+    """Add ``coefficients[k]`` times each active blend shape to ``vertices`` [V, 3], in place."""
     for k in active:
         factor = coefficients[k]
         for row in range(starts[k], starts[k + 1]):
@@ -72,14 +72,52 @@ def _sample(texels, starts, sizes, level, u, v, to_linear, out):
 
 @kernel
 def _bounds(ax, bx, cx, size):
-    """The first and the last pixel whose centre may lie between three coordinates."""
+    """First and last pixel whose centre may be between three coordinates."""
     low, high = min(ax, bx, cx), max(ax, bx, cx)
     return max(0, math.ceil(low - 0.5)), min(size - 1, math.floor(high - 0.5))
 
 
 @kernel
+def _triangle(screen, faces, t, size):
+    """Corners (x, y, inverse depth), twice the signed area, and pixel bounds x0, x1, y0, y1 of a triangle.
+
+    The bounds are empty if the triangle is outside the image, degenerate, or partly behind the camera.
+    """
+    a, b, c = faces[t, 0], faces[t, 1], faces[t, 2]
+    ax, ay, az = screen[a, 0], screen[a, 1], screen[a, 2]
+    bx, by, bz = screen[b, 0], screen[b, 1], screen[b, 2]
+    cx, cy, cz = screen[c, 0], screen[c, 1], screen[c, 2]
+    area = (bx - ax) * (cy - ay) - (cx - ax) * (by - ay)
+    x0, x1 = _bounds(ax, bx, cx, size)
+    y0, y1 = _bounds(ay, by, cy, size)
+    if az <= 0 or bz <= 0 or cz <= 0 or abs(area) < 1e-9 or x0 > x1 or y0 > y1:
+        x0, x1, y0, y1 = 0, -1, 0, -1
+    return (ax, ay, az, bx, by, bz, cx, cy, cz), area, (x0, x1, y0, y1)
+
+
+@kernel
+def _weights(corners, area, x, y):
+    """Barycentric coordinates of the centre of pixel (x, y), and the inverse depth there."""
+    ax, ay, az, bx, by, bz, cx, cy, cz = corners
+    px, py = x + 0.5, y + 0.5
+    w1 = ((px - ax) * (cy - ay) - (cx - ax) * (py - ay)) / area
+    w2 = ((bx - ax) * (py - ay) - (px - ax) * (by - ay)) / area
+    w0 = 1 - w1 - w2
+    return w0, w1, w2, w0 * az + w1 * bz + w2 * cz
+
+
+@kernel
+def _texture_point(corners, weights, depth, uv, ta, tb, tc):
+    """Perspective-correct barycentric coordinates, and texture coordinates u, v."""
+    q0, q1, q2 = weights[0] * corners[2] / depth, weights[1] * corners[5] / depth, weights[2] * corners[8] / depth
+    u = q0 * uv[ta, 0] + q1 * uv[tb, 0] + q2 * uv[tc, 0]
+    v = q0 * uv[ta, 1] + q1 * uv[tb, 1] + q2 * uv[tc, 1]
+    return q0, q1, q2, u, v
+
+
+@kernel
 def _mip_level(uv, a, b, c, sizes, area):
-    """The level of which one texel is about one pixel."""
+    """The level at which one texel is about one pixel."""
     texture_area = abs((uv[b, 0] - uv[a, 0]) * (uv[c, 1] - uv[a, 1]) - (uv[c, 0] - uv[a, 0]) * (uv[b, 1] - uv[a, 1]))
     ratio = texture_area * sizes[0, 0] * sizes[0, 1] / abs(area)
     return int(0.5 * math.log2(max(ratio, 1e-6)) + 0.2)
@@ -87,8 +125,10 @@ def _mip_level(uv, a, b, c, sizes, area):
 
 @kernel
 def _albedo(texture, second, mix, level, u, v, to_linear, tint, stripe, out, other):
-    """The colour of a point: a texture (or two, mixed) times ``tint``. With a ``stripe`` colour (its first entry at
-    least 0) red is brightness, and green how much of the stripe's colour there is."""
+    """The colour of a point, into ``out``: a texture (or a mixture of two) times ``tint``.
+
+    With a ``stripe`` colour (first entry at least 0), red is brightness and green the fraction of the stripe's colour.
+    """
     texels, starts, sizes = texture
     _sample(texels, starts, sizes, level, u, v, to_linear, out)
     if mix > 0:
@@ -110,40 +150,26 @@ def draw_opaque(
     screen, normals, faces, uv_faces, uv, texture, second, mix, to_linear, tint, stripe, part, material, alpha_min,
     inverse_depth, albedo, normal_map, parts, materials,
 ):  # fmt: skip
-    """Draws one mesh into the buffers [S, S, …], in place; texels of less than ``alpha_min`` are left out.
+    """Render one mesh into the buffers [S, S, …], in place; texels with alpha below ``alpha_min`` are left out.
 
-    ``screen`` [N, 3]: pixels and inverse depth (1 / metres).
+    Args:
+        screen: [N, 3], pixels and inverse depth (1 / metres).
     """
     size = inverse_depth.shape[0]
     texel, other = np.zeros(4, np.float32), np.zeros(4, np.float32)
     for t in range(faces.shape[0]):
+        corners, area, (x0, x1, y0, y1) = _triangle(screen, faces, t, size)
+        if x0 > x1:
+            continue
         a, b, c = faces[t, 0], faces[t, 1], faces[t, 2]
-        ax, ay, az = screen[a, 0], screen[a, 1], screen[a, 2]
-        bx, by, bz = screen[b, 0], screen[b, 1], screen[b, 2]
-        cx, cy, cz = screen[c, 0], screen[c, 1], screen[c, 2]
-        area = (bx - ax) * (cy - ay) - (cx - ax) * (by - ay)
-        if az <= 0 or bz <= 0 or cz <= 0 or abs(area) < 1e-9:
-            continue
-        x0, x1 = _bounds(ax, bx, cx, size)
-        y0, y1 = _bounds(ay, by, cy, size)
-        if x0 > x1 or y0 > y1:
-            continue
         ta, tb, tc = uv_faces[t, 0], uv_faces[t, 1], uv_faces[t, 2]
         level = _mip_level(uv, ta, tb, tc, texture[2], area)
         for y in range(y0, y1 + 1):
             for x in range(x0, x1 + 1):
-                px, py = x + 0.5, y + 0.5
-                w1 = ((px - ax) * (cy - ay) - (cx - ax) * (py - ay)) / area
-                w2 = ((bx - ax) * (py - ay) - (px - ax) * (by - ay)) / area
-                w0 = 1 - w1 - w2
-                if w0 < -1e-6 or w1 < -1e-6 or w2 < -1e-6:
+                w0, w1, w2, depth = _weights(corners, area, x, y)
+                if w0 < -1e-6 or w1 < -1e-6 or w2 < -1e-6 or depth <= inverse_depth[y, x]:
                     continue
-                depth = w0 * az + w1 * bz + w2 * cz
-                if depth <= inverse_depth[y, x]:
-                    continue
-                q0, q1, q2 = w0 * az / depth, w1 * bz / depth, w2 * cz / depth
-                u = q0 * uv[ta, 0] + q1 * uv[tb, 0] + q2 * uv[tc, 0]
-                v = q0 * uv[ta, 1] + q1 * uv[tb, 1] + q2 * uv[tc, 1]
+                q0, q1, q2, u, v = _texture_point(corners, (w0, w1, w2), depth, uv, ta, tb, tc)
                 _albedo(texture, second, mix, level, u, v, to_linear, tint, stripe, texel, other)
                 if texel[3] < alpha_min:
                     continue
@@ -155,33 +181,26 @@ def draw_opaque(
 
 @kernel
 def draw_depth(screen, faces, inverse_depth):
-    """The z-buffer [S, S] alone of one mesh, in place."""
+    """Render the z-buffer [S, S] of one mesh, in place."""
     size = inverse_depth.shape[0]
     for t in range(faces.shape[0]):
-        a, b, c = faces[t, 0], faces[t, 1], faces[t, 2]
-        ax, ay, az = screen[a, 0], screen[a, 1], screen[a, 2]
-        bx, by, bz = screen[b, 0], screen[b, 1], screen[b, 2]
-        cx, cy, cz = screen[c, 0], screen[c, 1], screen[c, 2]
-        area = (bx - ax) * (cy - ay) - (cx - ax) * (by - ay)
-        if az <= 0 or bz <= 0 or cz <= 0 or abs(area) < 1e-9:
-            continue
-        x0, x1 = _bounds(ax, bx, cx, size)
-        y0, y1 = _bounds(ay, by, cy, size)
+        corners, area, (x0, x1, y0, y1) = _triangle(screen, faces, t, size)
         for y in range(y0, y1 + 1):
             for x in range(x0, x1 + 1):
-                w1 = ((x + 0.5 - ax) * (cy - ay) - (cx - ax) * (y + 0.5 - ay)) / area
-                w2 = ((bx - ax) * (y + 0.5 - ay) - (x + 0.5 - ax) * (by - ay)) / area
-                w0 = 1 - w1 - w2
+                w0, w1, w2, depth = _weights(corners, area, x, y)
                 if w0 >= -1e-6 and w1 >= -1e-6 and w2 >= -1e-6:
-                    inverse_depth[y, x] = max(inverse_depth[y, x], w0 * az + w1 * bz + w2 * cz)
+                    inverse_depth[y, x] = max(inverse_depth[y, x], depth)
 
 
 @kernel
 def ambient_occlusion(inverse_depth, radius, offsets):
-    """How open each pixel [S, S] is to the sky, in [0.25, 1]: pairs of opposite neighbours that are nearer than the
-    pixel close it. Computed on every second pixel.
+    """Ambient occlusion in screen space: openness [S, S] in [0.25, 1], at every second pixel.
 
-    ``radius``: pixels times metres; ``offsets`` [P, 2]: directions in units of the radius.
+    A pixel is occluded by pairs of opposite neighbours that are nearer to the camera.
+
+    Args:
+        radius: pixels times metres.
+        offsets: [P, 2], positions of neighbours in units of the radius.
     """
     size = inverse_depth.shape[0]
     openness = np.ones((size, size), np.float32)
@@ -212,7 +231,7 @@ def ambient_occlusion(inverse_depth, radius, offsets):
 
 @kernel
 def _ambient(harmonics, x, y, z, channel):
-    """Irradiance from the direction (x, y, z): nine spherical harmonics [9, 3]."""
+    """Irradiance from the direction (x, y, z), of nine spherical harmonics [9, 3]."""
     h = harmonics
     return (
         0.282095 * h[0, channel]
@@ -225,7 +244,7 @@ def _ambient(harmonics, x, y, z, channel):
 
 @kernel
 def _lit(albedo, n, towards_camera, harmonics, key_direction, key_colour, openness, material, out):
-    """Light that comes back from a point, linear RGB into ``out``: ambient light, a soft key light, little gloss."""
+    """Reflected light of a point, linear RGB, into ``out``: ambient light, a soft key light, little gloss."""
     along = n[0] * key_direction[0] + n[1] * key_direction[1] + n[2] * key_direction[2]
     hx, hy, hz = (
         key_direction[0] + towards_camera[0],
@@ -256,9 +275,11 @@ def _lit(albedo, n, towards_camera, harmonics, key_direction, key_colour, openne
 def shade(
     inverse_depth, albedo, normal_map, materials, openness, rays, rotation, harmonics, key_direction, key_colour, image
 ):  # fmt: skip
-    """Lights the buffers into ``image`` [S, S, 3] (linear), in place; pixels without a surface stay.
+    """Light the buffers into ``image`` [S, S, 3] (linear), in place; pixels without a surface are left as they are.
 
-    ``rays`` (cx, cy, fx, fy): pinhole numbers in pixels; ``rotation``: from the world to the camera.
+    Args:
+        rays: (cx, cy, fx, fy) in pixels.
+        rotation: from world to camera.
     """
     size = inverse_depth.shape[0]
     n, towards, out = np.zeros(3, np.float32), np.zeros(3, np.float32), np.zeros(3, np.float32)
@@ -267,25 +288,17 @@ def shade(
             if materials[y, x] == 0:
                 continue
             _towards_camera(x, y, rays, rotation, towards)
-            length, facing = 0.0, 0.0
             for k in range(3):
-                length += normal_map[y, x, k] ** 2
-                facing += normal_map[y, x, k] * towards[k]
-            length = math.sqrt(length) + 1e-9
-            if facing < 0:
-                length = -length  # cloth and hair are seen from both sides
-            for k in range(3):
-                n[k] = normal_map[y, x, k] / length
-            _lit(
-                albedo[y, x], n, towards, harmonics, key_direction, key_colour, openness[y, x], materials[y, x], out
-            )  # fmt: skip
+                n[k] = normal_map[y, x, k]
+            _face_camera(n, towards)
+            _lit(albedo[y, x], n, towards, harmonics, key_direction, key_colour, openness[y, x], materials[y, x], out)
             for k in range(3):
                 image[y, x, k] = out[k]
 
 
 @kernel
 def _towards_camera(x, y, rays, rotation, out):
-    """The unit direction, in the world, from what is seen at a pixel to the camera, into ``out``."""
+    """Unit world direction from the point at a pixel to the camera, into ``out``."""
     dx, dy = (x + 0.5 - rays[0]) / rays[2], (y + 0.5 - rays[1]) / rays[3]
     length = math.sqrt(dx * dx + dy * dy + 1)
     for k in range(3):
@@ -293,63 +306,57 @@ def _towards_camera(x, y, rays, rotation, out):
 
 
 @kernel
+def _face_camera(n, towards):
+    """Normalise ``n`` in place and flip it towards the camera, since cloth and hair are visible from both sides."""
+    length, facing = 0.0, 0.0
+    for k in range(3):
+        length += n[k] * n[k]
+        facing += n[k] * towards[k]
+    length = math.sqrt(length) + 1e-9
+    if facing < 0:
+        length = -length
+    for k in range(3):
+        n[k] /= length
+
+
+@kernel
 def blend(
     order, screen, normals, faces, uv_faces, uv, texture, to_linear, tint, stripe, part, material, tolerance,
     inverse_depth, rays, rotation, harmonics, key_direction, key_colour, image, cover, parts,
 ):  # fmt: skip
-    """Blends the triangles of a see-through mesh, far to near in ``order``, over ``image`` [S, S, 3], in place.
+    """Blend the triangles of a transparent mesh over ``image`` [S, S, 3], in place.
 
-    ``tolerance``: a fraction of the depth by which a triangle may lie behind the surface and still be seen (brows lie
-    in the skin). ``cover`` [S, S] becomes the alpha of all that was drawn; where more than half of a pixel is this,
-    ``parts`` says so.
+    Args:
+        order: triangles from far to near.
+        tolerance: fraction of the depth by which a triangle may be behind the surface (brows lie in the skin).
+        cover: [S, S], updated to the alpha of everything rendered.
+        parts: updated to ``part`` where the alpha of this mesh exceeds one half.
     """
     size = inverse_depth.shape[0]
     texel, other = np.zeros(4, np.float32), np.zeros(4, np.float32)
     n, towards, out = np.zeros(3, np.float32), np.zeros(3, np.float32), np.zeros(3, np.float32)
     for index in range(order.shape[0]):
         t = order[index]
+        corners, area, (x0, x1, y0, y1) = _triangle(screen, faces, t, size)
+        if x0 > x1:
+            continue
         a, b, c = faces[t, 0], faces[t, 1], faces[t, 2]
-        ax, ay, az = screen[a, 0], screen[a, 1], screen[a, 2]
-        bx, by, bz = screen[b, 0], screen[b, 1], screen[b, 2]
-        cx, cy, cz = screen[c, 0], screen[c, 1], screen[c, 2]
-        area = (bx - ax) * (cy - ay) - (cx - ax) * (by - ay)
-        if az <= 0 or bz <= 0 or cz <= 0 or abs(area) < 1e-9:
-            continue
-        x0, x1 = _bounds(ax, bx, cx, size)
-        y0, y1 = _bounds(ay, by, cy, size)
-        if x0 > x1 or y0 > y1:
-            continue
         ta, tb, tc = uv_faces[t, 0], uv_faces[t, 1], uv_faces[t, 2]
         level = _mip_level(uv, ta, tb, tc, texture[2], area)
         for y in range(y0, y1 + 1):
             for x in range(x0, x1 + 1):
-                px, py = x + 0.5, y + 0.5
-                w1 = ((px - ax) * (cy - ay) - (cx - ax) * (py - ay)) / area
-                w2 = ((bx - ax) * (py - ay) - (px - ax) * (by - ay)) / area
-                w0 = 1 - w1 - w2
-                if w0 < 0 or w1 < 0 or w2 < 0:
+                w0, w1, w2, depth = _weights(corners, area, x, y)
+                if w0 < 0 or w1 < 0 or w2 < 0 or depth * (1 + tolerance) <= inverse_depth[y, x]:
                     continue
-                depth = w0 * az + w1 * bz + w2 * cz
-                if depth * (1 + tolerance) <= inverse_depth[y, x]:
-                    continue
-                q0, q1, q2 = w0 * az / depth, w1 * bz / depth, w2 * cz / depth
-                u = q0 * uv[ta, 0] + q1 * uv[tb, 0] + q2 * uv[tc, 0]
-                v = q0 * uv[ta, 1] + q1 * uv[tb, 1] + q2 * uv[tc, 1]
+                q0, q1, q2, u, v = _texture_point(corners, (w0, w1, w2), depth, uv, ta, tb, tc)
                 _albedo(texture, texture, 0.0, level, u, v, to_linear, tint, stripe, texel, other)
                 alpha = texel[3]
                 if alpha < 0.02:
                     continue
                 _towards_camera(x, y, rays, rotation, towards)
-                length, facing = 0.0, 0.0
                 for k in range(3):
                     n[k] = q0 * normals[a, k] + q1 * normals[b, k] + q2 * normals[c, k]
-                    length += n[k] * n[k]
-                    facing += n[k] * towards[k]
-                length = math.sqrt(length) + 1e-9
-                if facing < 0:
-                    length = -length
-                for k in range(3):
-                    n[k] /= length
+                _face_camera(n, towards)
                 _lit(texel, n, towards, harmonics, key_direction, key_colour, 1.0, material, out)
                 for k in range(3):
                     image[y, x, k] += alpha * (out[k] - image[y, x, k])
