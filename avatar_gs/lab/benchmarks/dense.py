@@ -1,7 +1,7 @@
-"""The renderer's mathematics written down plainly: every splat at every pixel, in torch, in any precision.
+"""A dense reference renderer: every splat at every pixel, in torch, in any precision.
 
-It is what `avatar_gs.render.rasterize` is checked against and timed beside. Memory grows with splats x pixels: a
-thousand splats at 64² take some hundred MiB with gradients, and that is about as far as it goes.
+`avatar_gs.render.rasterize` is checked against it and timed in comparison with it. Memory is proportional to splats x
+pixels: a thousand splats at 64² take some hundred MiB with gradients.
 """
 
 import torch
@@ -22,21 +22,21 @@ def render_dense(
     near: float = 0.01,
     far: float = 1e10,
 ) -> Render:
-    """What `rasterize` computes, in the precision of its arguments (all of one floating dtype) and differentiable.
+    """The same as `rasterize`, in the precision of its arguments (all of one floating dtype), differentiable.
 
-    ``info`` holds ``means2d [B, N, 2]``, ``radii [B, N, 2]``, and ``fragile [B, H, W]``: pixels where some alpha or
-    transmittance is so close to a threshold that rounding to float32 could take the other branch.
+    ``info`` holds ``means2d [B, N, 2]``, ``radii [B, N, 2]``, and ``fragile [B, H, W]``: pixels where an alpha or
+    transmittance is so close to a threshold that rounding to float32 could change the branch.
     """
     if background is None:
         background = gaussians.means.new_zeros(len(cameras), 3)
     projected = [_project(gaussians, cameras[b], near, far) for b in range(len(cameras))]
     means2d = torch.stack([p[0] for p in projected])
     radii = torch.stack([p[3] for p in projected])
-    pictures = [
+    images = [
         _blend(gaussians, cameras, means2d[b], projected[b][1], projected[b][2], radii[b], background[b])
         for b in range(len(cameras))
     ]
-    rgb, alpha, depth, fragile = (torch.stack(parts) for parts in zip(*pictures, strict=True))
+    rgb, alpha, depth, fragile = (torch.stack(parts) for parts in zip(*images, strict=True))
     return Render(rgb, alpha, depth, {"means2d": means2d, "radii": radii, "fragile": fragile})
 
 
@@ -47,7 +47,7 @@ def _project(
     rotation, translation, K = camera.T_camera_world[0, :3, :3], camera.T_camera_world[0, :3, 3], camera.K[0]
     p = gaussians.means @ rotation.T + translation
     in_range = (p[:, 2] >= near) & (p[:, 2] <= far)
-    p = torch.where(in_range[:, None], p, torch.ones_like(p))  # any point that is harmless to divide by
+    p = torch.where(in_range[:, None], p, torch.ones_like(p))  # avoids division by zero
     focal, centre = torch.stack([K[0, 0], K[1, 1]]), K[:2, 2]
     size = torch.tensor([camera.width, camera.height], dtype=p.dtype)
     ratio = p[:, :2] / p[:, 2:]
@@ -78,7 +78,7 @@ def _blend(
     radii: Int[Tensor, "N 2"],
     background: Float[Tensor, " 3"],
 ) -> tuple[Float[Tensor, "H W 3"], Float[Tensor, "H W 1"], Float[Tensor, "H W 1"], Bool[Tensor, "H W"]]:
-    """rgb, alpha, expected depth and the fragile pixels of one picture."""
+    """rgb, alpha, expected depth and the fragile pixels of one image."""
     visible = torch.where((radii > 0).all(dim=1))[0]
     visible = visible[torch.argsort(depths[visible].detach(), stable=True)]
     y, x = torch.meshgrid(torch.arange(cameras.height) + 0.5, torch.arange(cameras.width) + 0.5, indexing="ij")
@@ -92,7 +92,7 @@ def _blend(
     fragile = ((raw / ALPHA_CUT - 1).abs() < 1e-4) | ((after / T_STOP - 1).abs() < 1e-2)
     fragile |= (raw / ALPHA_MAX - 1).abs() < 1e-4
 
-    alphas = alphas * (after > T_STOP)  # stops before the splat that would bring T to T_STOP or less
+    alphas = alphas * (after > T_STOP)  # stop before the splat that would reduce T to T_STOP or less
     transmittance = torch.cumprod(torch.cat([torch.ones_like(pixels[None, ..., 0]), 1 - alphas]), dim=0)
     weights, left = alphas * transmittance[:-1], transmittance[-1][..., None]
     rgb = torch.einsum("nhw,nc->hwc", weights, gaussians.colors[visible]) + left * background

@@ -1,6 +1,6 @@
-"""A prior of a given architecture with random weights: it costs what the true one costs, and its pictures mean nothing.
+"""A prior of a given architecture with random weights, for benchmarks: the same cost, meaningless samples.
 
-Nothing is downloaded. For the presets the packaged layouts say how the networks are built.
+Nothing is downloaded; the architectures of presets are packaged.
 """
 
 import json
@@ -28,11 +28,11 @@ BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def random_prior(config: PriorConfig, device: torch.device | str = "cpu", seed: int = 0) -> StableDiffusionPrior:
-    """The prior that ``config`` names, as untrained as torch makes it; a preset (sd15, sd21) need not be here.
+    """The untrained prior of ``config``; presets (sd15, sd21) need not be downloaded.
 
     Raises:
-        UserError: a folder or file is missing, incomplete or damaged; of another hub name than a preset's nothing is
-            here yet.
+        UserError: if a folder or file is missing, incomplete or damaged, or another prior than a preset is not
+            downloaded yet.
     """
     sources = _sources(config)
     configs = {name: component_config(name, source) for name, source in sources.items() if name != "tokenizer"}
@@ -56,7 +56,7 @@ def random_prior(config: PriorConfig, device: torch.device | str = "cpu", seed: 
 
 
 def architecture_of(config: PriorConfig) -> Architecture:
-    """What ``random_prior`` makes, for an estimate of memory and time.
+    """The architecture of ``random_prior``, for an estimate of memory and time.
 
     Raises:
         UserError: as ``random_prior``.
@@ -71,8 +71,8 @@ def architecture_of(config: PriorConfig) -> Architecture:
 
 def _not_here(config: PriorConfig, names: Sequence[str]) -> UserError:
     return UserError(
-        f"prior.path={config.path}: {', '.join(names)} not here yet, so how they are built is not known: stage=fetch "
-        "gets them, or give a preset of the same architecture (prior=sd15, sd21)"
+        f"prior.path={config.path}: {', '.join(names)} not downloaded yet, so the architecture is unknown: "
+        "run stage=fetch, or use a preset of the same architecture (prior=sd15, sd21)"
     )
 
 
@@ -84,7 +84,7 @@ def _sources(config: PriorConfig) -> dict[str, Source]:
 
 
 def _tokenizer(source: Source) -> CLIPTokenizer:
-    """The prior's own; in place of one that is not here, one that reads letter by letter."""
+    """The prior's tokenizer, or one of single letters if it is not downloaded."""
     if source.name:
         return load_component(CLIPTokenizer, source, "tokenizer")
     letters = [chr(code) for code in range(33, 127)]

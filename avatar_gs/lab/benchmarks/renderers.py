@@ -1,4 +1,4 @@
-"""Times rendering with gradients: our renderer (or gsplat's, on a GPU) beside the dense reference."""
+"""Times rendering with gradients: our renderer (on a GPU gsplat's) compared with the dense reference."""
 
 import math
 import time
@@ -15,7 +15,7 @@ from avatar_gs.lab.benchmarks.dense import render_dense
 from avatar_gs.render.rasterize import rasterize
 from avatar_gs.types import Cameras, Gaussians, Render
 
-# A person of capsules: both ends (metres, world frame) and the radius.
+# A person made of capsules: both ends and the radius, in metres (world frame).
 _MIDDLE = [
     ((0.0, 0.95, 0.0), (0.0, 1.40, 0.0), 0.15),
     ((0.0, 1.42, 0.0), (0.0, 1.50, 0.0), 0.06),
@@ -32,7 +32,7 @@ CAPSULES = [*_MIDDLE, *_LEFT, *[((-a[0], *a[1:]), (-b[0], *b[1:]), radius) for a
 
 
 def capsule_person(count: int, generator: torch.Generator, scale: tuple[float, float] = (0.01, 0.02)) -> Gaussians:
-    """``count`` random splats, with scales between the two of ``scale`` (metres), on a person made of capsules."""
+    """``count`` random splats with scales within ``scale`` (metres) on the surface of a person made of capsules."""
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator)
@@ -45,7 +45,7 @@ def capsule_person(count: int, generator: torch.Generator, scale: tuple[float, f
     across = torch.linalg.cross(axis, torch.tensor([1.0, 0.0, 0.0]).expand_as(axis))
     across = across / across.norm(dim=1, keepdim=True)
     third = torch.linalg.cross(axis, across)
-    along = uniform(count) * (length + 2 * radius) - radius  # uniform along the axis is uniform on a sphere, too
+    along = uniform(count) * (length + 2 * radius) - radius  # uniform along the axis is uniform on a sphere
     inside = along.clamp(min=0).minimum(length)
     ring = (radius**2 - (along - inside) ** 2).clamp(min=0).sqrt()[:, None]
     angle = uniform(count, 1) * 2 * math.pi
@@ -59,7 +59,7 @@ def capsule_person(count: int, generator: torch.Generator, scale: tuple[float, f
 
 
 def person_camera(width: int, height: int, azimuth: float = 0.3) -> Cameras:
-    """A camera at breast height that sees the whole `capsule_person`."""
+    """A camera at chest height with the whole `capsule_person` in view; ``azimuth`` in radians."""
     focal = 1.2 * height
     distance = 1.75 * focal / (0.9 * height)
     c, s = math.cos(azimuth), math.sin(azimuth)
@@ -81,10 +81,10 @@ class Scene:
 
 
 def person_scene(count: int, side: int, seed: int = 0, device: str = "cpu") -> Scene:
-    """A `capsule_person` of ``count`` splats in a picture of ``side`` x ``side`` pixels."""
+    """A `capsule_person` of ``count`` splats in an image of ``side`` x ``side`` pixels."""
     generator = torch.Generator().manual_seed(seed)
     person = capsule_person(count, generator)
-    # Laid out as the gradient of a network that takes [B, 3, H, W]
+    # the memory layout of a gradient of [B, 3, H, W]
     rgb, alpha, depth = (
         (torch.randn(1, channels, side, side, generator=generator) / side).to(device).permute(0, 2, 3, 1)
         for channels in (3, 1, 1)
@@ -95,7 +95,7 @@ def person_scene(count: int, side: int, seed: int = 0, device: str = "cpu") -> S
 
 @dataclass(frozen=True)
 class _Timing:
-    """Milliseconds of one forward and backward pass: wall, and CPU time of the whole process."""
+    """Milliseconds of one forward and backward pass: wall times, and the CPU time of the whole process."""
 
     forward: float
     backward: float
@@ -103,7 +103,7 @@ class _Timing:
 
 
 def _measure(render: Callable[..., Render], scene: Scene) -> _Timing:
-    """Time one pass with gradients in all splat parameters."""
+    """Time one pass with gradients of all splat parameters."""
 
     def now() -> tuple[float, float]:
         if scene.splats.means.is_cuda:
@@ -114,8 +114,8 @@ def _measure(render: Callable[..., Render], scene: Scene) -> _Timing:
     (wall0, cpu0) = now()
     result = render(Gaussians(*parameters), scene.cameras)
     (wall1, cpu1) = now()
-    pictures = (result.rgb, result.alpha, result.depth)
-    loss = torch.stack([(picture * w).sum() for picture, w in zip(pictures, scene.weights, strict=True)]).sum()
+    outputs = zip((result.rgb, result.alpha, result.depth), scene.weights, strict=True)
+    loss = torch.stack([(output * weight).sum() for output, weight in outputs]).sum()
     (wall2, cpu2) = now()
     torch.autograd.grad(loss, parameters)
     (wall3, cpu3) = now()
@@ -128,12 +128,14 @@ def time_renderers(
     device: str = "cpu",
     others: Mapping[str, Callable[..., Render]] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yield one row of plain values for each size and renderer: ours, the dense reference where it is small enough, and
-    ``others``, by name: functions of splats and cameras.
+    """Yield one row of plain values for each size and renderer: ours, the dense reference if small enough, and others.
 
-    The passes of the renderers of one size alternate, so that a busy machine slows all of them. Times are milliseconds
-    for RGB, alpha and depth, forward and backward: ``wall_min``, ``wall_median``, ``forward_min``, ``backward_min``,
-    and ``cpu_min`` and ``cpu_median`` (the process's CPU time, which holds on a busy machine).
+    Passes of the renderers of one size alternate, so that other load affects all alike. Times are milliseconds for RGB,
+    alpha and depth, forward and backward: ``wall_min``, ``wall_median``, ``forward_min``, ``backward_min``, and
+    ``cpu_min`` and ``cpu_median`` (CPU time of the process, which is independent of other load).
+
+    Args:
+        others: further renderers by name, functions of splats and cameras.
     """
     ours = "gsplat" if torch.device(device).type == "cuda" else "avatar_gs"
     for count, side in zip(config.splats, config.pixels, strict=True):
@@ -147,7 +149,7 @@ def time_renderers(
             for name, render in renderers.items():
                 timings[name].append(_measure(render, scene))
         for name, found in timings.items():
-            found = found[1:]  # the first pass compiles or warms up
+            found = found[1:]  # the first pass compiles
             totals = [t.forward + t.backward for t in found]
             yield {
                 "splats": count,

@@ -1,8 +1,8 @@
-"""Times whole steps of the optimisation beside the bare cost of the prior's own evaluations within them.
+"""Times whole optimisation steps compared with the cost of the prior's evaluations alone.
 
-The floor of a step is what its UNet, ControlNet and VAE take by themselves: every evaluation that one step really asked
-for is made again, with as much of a backward pass, on the same tensors, whole batches at once and nothing twice.
-Steps and floors alternate, so that a busy machine slows both.
+The floor of a step is the time of its UNet, ControlNet and VAE: every recorded evaluation of a step is repeated alone,
+with the same backward pass and tensors, in whole batches and without recomputation. Steps and floors alternate, so that
+other load affects both alike.
 """
 
 import time
@@ -37,16 +37,16 @@ from avatar_gs.types import Gaussians
 
 PROMPT = "a person"
 WARM_UP = 2
-"""Steps before the measured ones, which compile or choose kernels."""
+"""Steps before the measured ones, in which kernels are compiled or selected."""
 REFINE_EVERY = 3
-"""Measured steps from one densification to the next."""
+"""Measured steps between densifications."""
 LONGEST_CYCLE = 16
-"""Steps at most in which one is waited for that guidance learns in."""
+"""Maximum number of steps until one in which guidance learns."""
 
 
 @dataclass(frozen=True)
 class _Step:
-    """What one measured step took. ``learns``: guidance learnt something in it."""
+    """Times of one measured step, and whether it refined splats and whether guidance learned."""
 
     seconds: float
     parts: dict[str, float]
@@ -56,7 +56,7 @@ class _Step:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the prior within a step. ``backward``: a backward pass followed."""
+    """The arguments of one call of the prior, and whether a backward pass followed."""
 
     z_t: Tensor
     t: Tensor
@@ -65,7 +65,7 @@ class Call:
     backward: bool
 
     def again(self, prior: StableDiffusionPrior) -> None:
-        """The same evaluation, and its backward pass."""
+        """Repeat the evaluation and its backward pass."""
         if not self.backward:
             with torch.no_grad():
                 prior.eps(self.z_t, self.t, self.cond, self.control)
@@ -76,30 +76,32 @@ class Call:
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Medians in seconds. ``parts``: of the step, and ``densify`` each time that it is due; ``alone``: single parts by
-    themselves, of which those in ``floor`` are the prior's own evaluations."""
+    """Medians in seconds."""
 
     step: float
     floor: float
+    """Sum of the prior's evaluations (``FLOOR``) alone."""
     parts: dict[str, float]
+    """Parts of a step; ``densify`` is per densification."""
     alone: dict[str, float]
+    """Parts measured alone."""
     calls: tuple[tuple[int, bool], ...]
-    """Images of each call of UNet and ControlNet in a step, and whether a backward pass followed. Where guidance learns
-    in some steps only: of such a step."""
+    """Images of each call of UNet and ControlNet in a step, and whether a backward pass followed; if guidance learns in
+    some steps only, of such a step."""
     resting_calls: tuple[tuple[int, bool], ...]
-    """The same for a step in which it does not learn; empty where it learns in all or none."""
+    """The same for a step in which guidance does not learn; empty if it learns in all or none."""
     peak_memory_mib: dict[str, float]
     splats: int
 
     @property
     def ratio(self) -> float | None:
-        """What a step costs, in floors; None without a floor."""
+        """Step time divided by the floor; None without a floor."""
         return self.step / self.floor if self.floor else None
 
 
 @contextmanager
 def recorded(prior: StableDiffusionPrior) -> Iterator[list[Call]]:
-    """The calls of ``prior.eps`` while this lasts (an adapter's are its own)."""
+    """Records the calls of ``prior.eps`` within the context, without those of an adapter."""
     calls: list[Call] = []
     original = prior.eps
 
@@ -118,14 +120,16 @@ def recorded(prior: StableDiffusionPrior) -> Iterator[list[Call]]:
 def time_steps(
     settings: Settings, body: Body, prior: StableDiffusionPrior, repeats: int, *, floor: bool = True
 ) -> StepTimes:
-    """Times ``repeats`` steps just after the warm-up of the guidance, when a step costs the most; ``floor=False``: and
-    no parts alone.
+    """Time ``repeats`` steps just after the guidance's warm-up, when steps are the most expensive.
+
+    Args:
+        floor: also measure parts alone.
 
     Raises:
-        UserError: for a method that edits an avatar, which a benchmark has not.
+        UserError: for a method that edits an existing avatar.
     """
     if settings.guidance.edits:
-        raise UserError(f"guidance={settings.guidance.method} edits an avatar that is there: benchmark another method")
+        raise UserError(f"guidance={settings.guidance.method} edits an existing avatar: benchmark another method")
     density = replace(settings.density, start=0.0, stop=1.0, prune_stop=1.0, every=REFINE_EVERY)
     settings = replace(settings, density=density)
     prompts = with_extra(bucket_prompts(PROMPT, "", settings.prior.prompts), settings)
@@ -163,18 +167,18 @@ def time_steps(
         for _ in range(max(repeats, min(every, LONGEST_CYCLE))):
             steps.append(step()[0])
             if not memory:
-                memory = _peak_memory_mib(prior.device)  # before a floor is measured
-            pool.submit(int).result()  # the next scene is done, and disturbs nothing
+                memory = _peak_memory_mib(prior.device)  # before the floor is measured
+            pool.submit(int).result()  # wait for the next scene, so that it does not interfere
             if floor:
                 for name, seconds in _alone(calls, every, scene, scenes, state, settings, prior).items():
                     alone.setdefault(name, []).append(seconds)
     middle = {name: median(seconds) for name, seconds in alone.items()}
-    sorts = {learns: [one for one in steps if one.learns is learns] for learns in {one.learns for one in steps}}
+    groups = {learns: [one for one in steps if one.learns is learns] for learns in {one.learns for one in steps}}
     learning = calls.get(True, calls.get(False, []))
     return StepTimes(
-        step=_mean({learns: median(one.seconds for one in some) for learns, some in sorts.items()}, every),
+        step=_mean({learns: median(one.seconds for one in some) for learns, some in groups.items()}, every),
         floor=sum((seconds for name, seconds in middle.items() if name in FLOOR), start=0.0),
-        parts=_parts(steps, sorts, every),
+        parts=_parts(steps, groups, every),
         alone=middle,
         calls=tuple((len(call.z_t), call.backward) for call in learning),
         resting_calls=tuple((len(call.z_t), call.backward) for call in calls[False]) if len(calls) == 2 else (),
@@ -184,7 +188,7 @@ def time_steps(
 
 
 def _peak_memory_mib(device: torch.device) -> dict[str, float]:
-    """With what torch's allocator has taken from a GPU, which is more than its tensors' and less than CUDA's."""
+    """Peak memory, on a GPU with that reserved by torch's allocator: more than the tensors, less than all of CUDA's."""
     peak = peak_memory_mib(device)
     if device.type == "cuda":
         peak["gpu reserved"] = round(torch.cuda.max_memory_reserved(device) / 2**20, 1)
@@ -195,7 +199,7 @@ NETWORKS = ("UNet and ControlNet forward", "UNet and ControlNet forward and back
 FLOOR = (*NETWORKS, "VAE forward", "VAE backward")
 RASTERISER = ("rasterise forward", "rasterise backward")
 Timed = Callable[[str, Callable[[], Any]], Any]
-"""Calls a function and adds its seconds to a name."""
+"""Calls a function and adds its duration to a name."""
 
 
 def _alone(
@@ -207,7 +211,7 @@ def _alone(
     settings: Settings,
     prior: StableDiffusionPrior,
 ) -> dict[str, float]:
-    """Seconds of the parts of a step, each by itself."""
+    """Seconds of each part of a step alone."""
     seconds: dict[str, float] = {}
     clock = Stopwatch(seconds, prior.device)
 
@@ -216,9 +220,9 @@ def _alone(
             return function()
 
     timed("scene: pose maps, cameras, light", lambda: scenes.make(state.step))
-    pictures = _rasterised(timed, scene, state, settings, prior.image_size)
+    images = _rasterised(timed, scene, state, settings, prior.image_size)
     with prior.at_once():
-        _encoded(timed, pictures, encoder_at(prior, state.step / settings.optimize.steps))
+        _encoded(timed, images, encoder_at(prior, state.step / settings.optimize.steps))
         networks: dict[bool, dict[str, float]] = {}
         for learns, some in calls.items():
             networks[learns] = dict.fromkeys(NETWORKS, 0.0)
@@ -233,27 +237,29 @@ def _alone(
 
 
 def _rasterised(timed: Timed, scene: Scene, state: TrainingState, settings: Settings, size: int) -> Tensor:
-    """The scene's pictures for the encoder, with gradients of their own; what drew them is let go."""
+    """The scene's images for the encoder as leaves with gradients, detached from the rasteriser's graph."""
     posed = timed("skin", lambda: state.model.pose(scene.posed))
     splats = Gaussians(*(value.detach().requires_grad_() for value in vars(posed).values()))
     cameras = enlarged(scene, settings.optimize.supersample)
     render = timed(RASTERISER[0], lambda: rasterize(splats, cameras, scene.backgrounds))
     timed(RASTERISER[1], lambda: torch.autograd.grad(render.rgb.sum(), list(vars(splats).values())))
-    pictures = F.interpolate(render.rgb.detach().permute(0, 3, 1, 2), (size, size), mode="area").permute(0, 2, 3, 1)
-    return pictures.contiguous().requires_grad_()
+    images = F.interpolate(render.rgb.detach().permute(0, 3, 1, 2), (size, size), mode="area").permute(0, 2, 3, 1)
+    return images.contiguous().requires_grad_()
 
 
-def _encoded(timed: Timed, pictures: Tensor, encode: Callable[[Tensor], Tensor]) -> None:
-    """Pictures to latents, and gradients back to pictures; nothing of it is kept."""
-    latents = timed("VAE forward", lambda: encode(pictures))
-    timed("VAE backward", lambda: torch.autograd.grad(latents.sum(), pictures))
+def _encoded(timed: Timed, images: Tensor, encode: Callable[[Tensor], Tensor]) -> None:
+    """Encode images to latents, and compute the gradient on the images."""
+    latents = timed("VAE forward", lambda: encode(images))
+    timed("VAE backward", lambda: torch.autograd.grad(latents.sum(), images))
 
 
-def _parts(steps: list[_Step], sorts: dict[bool, list[_Step]], every: int) -> dict[str, float]:
-    """Means of medians by part; what a refining step's update takes beyond another's is ``densify``."""
+def _parts(steps: list[_Step], groups: dict[bool, list[_Step]], every: int) -> dict[str, float]:
+    """Means of medians by part; ``densify`` is the additional time of ``update`` in refining steps."""
     names = dict.fromkeys(name for one in steps for name in one.parts)
     middle = {
-        name: _mean({learns: median(one.parts.get(name, 0.0) for one in some) for learns, some in sorts.items()}, every)
+        name: _mean(
+            {learns: median(one.parts.get(name, 0.0) for one in some) for learns, some in groups.items()}, every
+        )
         for name in names
     }
     refining = [one.parts["update"] for one in steps if one.refined]
@@ -264,8 +270,8 @@ def _parts(steps: list[_Step], sorts: dict[bool, list[_Step]], every: int) -> di
     return middle
 
 
-def _mean(sorts: dict[bool, float], every: int) -> float:
-    """The mean of a step that learns, one of ``every``, and one that does not; of what was seen if that is one sort."""
-    if len(sorts) == 1:
-        return next(iter(sorts.values()))
-    return sorts[False] + (sorts[True] - sorts[False]) / every
+def _mean(groups: dict[bool, float], every: int) -> float:
+    """Mean over a cycle of one learning step in ``every``; of the measured steps if all or none learn."""
+    if len(groups) == 1:
+        return next(iter(groups.values()))
+    return groups[False] + (groups[True] - groups[False]) / every

@@ -1,10 +1,10 @@
-"""The lifelike world by hand: contact sheets, training shards, and the autoencoder.
+"""Commands of the lifelike world: contact sheets, training shards, and the autoencoder.
 
     python -m avatar_gs.lab.people sheet --assets <folder> --out sheet.png
     python -m avatar_gs.lab.people draw --assets <folder> --folder outputs/train_people --people 12000
     python -m avatar_gs.lab.people autoencoder --folder outputs/train_people --steps 9000
 
-All three go on where they were interrupted, except for sheets, which take seconds.
+The last two resume where they were interrupted.
 """
 
 import argparse
@@ -22,7 +22,7 @@ COLUMNS = 8
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; returns its exit code."""
+    """Run one command; returns its exit code."""
     parsed = _parser().parse_args(arguments)
     try:
         parsed.run(parsed)
@@ -37,15 +37,15 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m avatar_gs.lab.people", description=(__doc__ or "").split("\n")[0])
     commands = parser.add_subparsers(required=True)
-    sheet = commands.add_parser("sheet", help="draw a contact sheet of random people with their captions")
-    sheet.add_argument("--assets", type=Path, required=True, help="the folder of the asset pack")
+    sheet = commands.add_parser("sheet", help="render a contact sheet of random people and print their captions")
+    sheet.add_argument("--assets", type=Path, required=True, help="folder of the asset pack")
     sheet.add_argument("--out", type=Path, default=Path("people.png"))
     sheet.add_argument("--people", type=int, default=12)
     sheet.add_argument("--views", type=int, default=4)
     sheet.add_argument("--seed", type=int, default=0)
     sheet.set_defaults(run=_sheet)
-    draw = commands.add_parser("draw", help="draw a training set")
-    draw.add_argument("--assets", type=Path, required=True, help="the folder of the asset pack")
+    draw = commands.add_parser("draw", help="render a training set")
+    draw.add_argument("--assets", type=Path, required=True, help="folder of the asset pack")
     draw.add_argument("--folder", type=Path, default=Path("outputs/train_people"))
     draw.add_argument("--people", type=int, default=PeopleDatasetConfig().people)
     draw.add_argument("--workers", type=int, default=None)
@@ -66,13 +66,9 @@ def _sheet(parsed: argparse.Namespace) -> None:
     wardrobe, images = load_wardrobe(parsed.assets), []
     for person in range(parsed.people):
         rng = np.random.default_rng([parsed.seed, person])
+        degraded = PeopleDatasetConfig().degraded_fraction
         for sample in random_samples(
-            wardrobe,
-            rng,
-            views=parsed.views,
-            size=256,
-            captions=1,
-            degraded_fraction=PeopleDatasetConfig().degraded_fraction,
+            wardrobe, rng, views=parsed.views, size=256, captions=1, degraded_fraction=degraded
         ):
             print(f"{len(images):4} {sample.captions[0]}")
             images.append(sample.drawn.image)
@@ -87,7 +83,7 @@ def _draw(parsed: argparse.Namespace) -> None:
     from avatar_gs.lab.people.dataset import generate
 
     config = PeopleDatasetConfig(people=parsed.people, workers=parsed.workers, seed=parsed.seed)
-    with progress("draw people", config.people) as bar:
+    with progress("render people", config.people) as bar:
         for done, total in generate(config, parsed.assets, parsed.folder / "data"):
             bar.update(config.people * done // total)
 
@@ -98,17 +94,12 @@ def _autoencoder(parsed: argparse.Namespace) -> None:
 
     shards = sorted((parsed.folder / "data").glob("shard_*.npz"))
     if not shards:
-        raise UserError(f"--folder={parsed.folder}: no shards in {parsed.folder / 'data'}; draw them first (draw)")
+        raise UserError(f"--folder={parsed.folder}: no shards in {parsed.folder / 'data'}; render them first (draw)")
     config = PeopleAutoencoderConfig(steps=parsed.steps, bfloat16=parsed.bfloat16)
-    images = read_shards(shards)
+    images, checkpoint = read_shards(shards), parsed.folder / "autoencoder.safetensors"
     with progress("train the autoencoder", config.steps) as bar:
-        vae = train_autoencoder(
-            config,
-            images,
-            PeopleDatasetConfig().size,
-            parsed.folder / "autoencoder.safetensors",
-            lambda done, total, loss: bar.update(done, loss=loss),
-        )
+        on_step = lambda done, total, loss: bar.update(done, loss=loss)
+        vae = train_autoencoder(config, images, PeopleDatasetConfig().size, checkpoint, on_step)
     vae.save_pretrained(str(parsed.folder / "vae"))
 
 

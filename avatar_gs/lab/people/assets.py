@@ -1,9 +1,9 @@
-"""The asset pack that people are dressed from: meshes, textures and lights in a folder that the user gives.
+"""The asset pack of clothes, hair, skins and lights, in a folder given by the user; it is not part of this project.
 
-None of it belongs to this project. It is made of MakeHuman's CC0 system assets and Poly Haven's CC0 lights, and holds:
+It consists of MakeHuman's CC0 system assets and Poly Haven's CC0 lights:
 
-- ``catalogue.json``: every item with its ``kind``, its textures, and for whom it is;
-- ``meshes.npz``: by item, triangles and how each vertex hangs on MakeHuman's mesh (`Garment`);
+- ``catalogue.json``: every item with its ``kind``, textures and sex;
+- ``meshes.npz``: by item, triangles and the attachment of each vertex to MakeHuman's mesh (`Garment`);
 - ``env_sh.npz``: by place, nine coefficients of spherical harmonics, the colour and the direction of the key light;
 - ``tex/``: textures.
 """
@@ -23,14 +23,14 @@ from PIL import Image, UnidentifiedImageError
 from avatar_gs.core.errors import UserError
 
 CHECKSUMS = Path(__file__).with_name("assets.json")
-"""SHA-256 of each file of the pack that this generator was made with."""
+"""SHA-256 of each file of the pack."""
 TINT_LEVEL = 180
-"""The median brightness (0..255, sRGB) of textures that are made to be tinted."""
+"""Median brightness (0..255, sRGB) of textures for tinting."""
 
 
 @dataclass(frozen=True)
 class Garment:
-    """A mesh that hangs on MakeHuman's: vertex = sum of w_i v(ref_i) + off * scale, as MakeHuman fits clothes."""
+    """A mesh attached to MakeHuman's, as MakeHuman fits clothes: vertex = sum of w_i v(ref_i) + off * scale."""
 
     name: str
     ref: Int[np.ndarray, "N 3"]
@@ -38,19 +38,19 @@ class Garment:
     off: Float[np.ndarray, "N 3"]
     """Decimetres of MakeHuman's base mesh."""
     scales: tuple[tuple[int, int, float], ...]
-    """By axis: two vertices of MakeHuman and their distance (decimetres) along it on the base mesh; 0: unscaled."""
+    """By axis: two vertices and their distance along it (decimetres) on MakeHuman's base mesh; 0: no scaling."""
     faces: Int[np.ndarray, "F 3"]
     uv_faces: Int[np.ndarray, "F 3"]
     uv: Float[np.ndarray, "T 2"]
     hides: Int[np.ndarray, " H"]
-    """MakeHuman's skin vertices that it covers."""
+    """Skin vertices of MakeHuman that are covered."""
     part: UInt8[np.ndarray, " F"] | None = None
-    """Suits: 0 for a triangle of the top, 1 of the bottoms. Shoes: 0 for the shoe, 1 and more for the sock."""
+    """By triangle. Suits: 0 for the top, 1 for the bottoms; shoes: 0 for the shoe, 1 and more for the sock."""
     hides_top: Int[np.ndarray, " A"] | None = None
     hides_bottoms: Int[np.ndarray, " B"] | None = None
 
     def fit(self, vertices: Float[np.ndarray, "V 3"]) -> Float[np.ndarray, "N 3"]:
-        """The garment's vertices on a person's rest shape (metres)."""
+        """The garment's vertices on a person's rest shape ``vertices`` (metres)."""
         scale = [0.1] * 3
         for axis, (first, second, distance) in enumerate(self.scales):
             if distance:
@@ -58,14 +58,14 @@ class Garment:
         return (vertices[self.ref] * self.w[..., None]).sum(1) + self.off * np.array(scale, np.float32)
 
     def skinning(self, weights: Float[np.ndarray, "V 55"]) -> Float[np.ndarray, "N 55"]:
-        """Skinning weights of its vertices from those of MakeHuman's."""
+        """Skinning weights of the garment from those of MakeHuman's vertices."""
         blended = (weights[self.ref] * self.w.clip(0)[..., None]).sum(1)
         return (blended / blended.sum(1, keepdims=True)).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Texture:
-    """A mip pyramid of an sRGB texture with alpha, as kernels read it."""
+    """A mip pyramid of an sRGB texture with alpha, flattened for kernels."""
 
     texels: UInt8[np.ndarray, " n"]
     starts: Int[np.ndarray, " levels"]
@@ -73,10 +73,10 @@ class Texture:
 
 
 class Assets:
-    """A pack that is whole; textures are read at their first use."""
+    """A complete pack; textures are read at their first use."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises UserError if the folder or a file is missing, damaged, or another than the generator was made with."""
+        """Raises UserError if the folder or a file is missing or has the wrong checksum."""
         self.folder = folder
         _check(folder)
         self.catalogue: dict[str, dict[str, Any]] = json.loads((folder / "catalogue.json").read_text(encoding="utf-8"))
@@ -88,7 +88,7 @@ class Assets:
         self._textures: dict[Any, Texture] = {}
 
     def names(self, kind: str, **wanted: Any) -> list[str]:
-        """The items of a kind, in the catalogue's order; ``wanted``: with these further facts (``sex="f"``)."""
+        """Items of a ``kind`` with the given entries (``sex="f"``), in the catalogue's order."""
         return [
             name
             for name, entry in self.catalogue.items()
@@ -117,7 +117,7 @@ class Assets:
 
     @cached_property
     def skin_faces(self) -> tuple[Int[np.ndarray, "F 3"], Int[np.ndarray, "F 3"], Float[np.ndarray, "T 2"]]:
-        """Triangles of MakeHuman's skin, the same in texture vertices, and the texture vertices."""
+        """Triangles of MakeHuman's skin, the same as texture vertices, and the texture vertices."""
         body = {key: self._meshes[f"body/{key}"] for key in ("F", "T", "vt", "vtr")}
         return body["F"].astype(np.int32), body["T"].astype(np.int32), _dequantised(body["vt"], body["vtr"])
 
@@ -131,8 +131,8 @@ class Assets:
         """The texture of an item.
 
         Args:
-            which: ``colour`` or ``tint``, for items that have both.
-            change: applied to its pixels before the mip pyramid is built; one function for one use.
+            which: ``colour`` or ``tint``, for items with both.
+            change: applied to the pixels before the mip pyramid is built; a top-level function.
         """
         key = (name, which, change)
         if key not in self._textures:
@@ -142,19 +142,19 @@ class Assets:
         return self._textures[key]
 
     def has_colour(self, name: str) -> bool:
-        """Whether a suit has its original colours, beside the texture for tints."""
+        """Whether a suit has a texture of its original colours."""
         return "colour" in self.catalogue[name]["tex"]
 
 
 def alpha_only(pixels: UInt8[np.ndarray, "H W 4"]) -> UInt8[np.ndarray, "H W 4"]:
-    """For brows and lashes, whose textures are a grey image of how much of them there is: plain, with that as alpha."""
+    """For brows and lashes, whose textures are grey images of their coverage: a plain texture with this alpha."""
     changed = np.full_like(pixels, TINT_LEVEL)
     changed[..., 3] = pixels[..., 0]
     return changed
 
 
 def luminance_only(pixels: UInt8[np.ndarray, "H W 4"]) -> UInt8[np.ndarray, "H W 4"]:
-    """A coloured texture made to be tinted: its brightness around a median of ``TINT_LEVEL``."""
+    """A coloured texture converted for tinting: its brightness, with a median of ``TINT_LEVEL``."""
     grey = pixels[..., :3].astype(np.float32) @ np.array([0.3, 0.59, 0.11], np.float32)
     shown = grey[(pixels[..., 3] > 128) & (grey > 8)]
     relative = grey / max(float(np.median(shown)) if shown.size else 1.0, 1.0)
@@ -164,7 +164,7 @@ def luminance_only(pixels: UInt8[np.ndarray, "H W 4"]) -> UInt8[np.ndarray, "H W
 
 
 def mip_pyramid(pixels: UInt8[np.ndarray, "H W 4"]) -> Texture:
-    """Levels of half the size each, averaged with alpha as weight so that colours under alpha 0 do not bleed in."""
+    """Levels of half the size each, averaged with alpha as weight, so that transparent colours do not bleed in."""
     levels, current = [np.ascontiguousarray(pixels)], pixels.astype(np.float32)
     while min(current.shape[:2]) > 4:
         height, width = current.shape[0] // 2 * 2, current.shape[1] // 2 * 2
@@ -192,7 +192,7 @@ def _opened(file: Path) -> Image.Image:
 
 
 def _check(folder: Path) -> None:
-    """Raises UserError unless every file of the pack is there with the right bytes."""
+    """Raises UserError unless every file of the pack is there with the right checksum."""
     if not folder.is_dir():
         raise UserError(f"world.assets={folder}: no such folder; expected the asset pack (docs: the world of people)")
     for name, wanted in json.loads(CHECKSUMS.read_text(encoding="utf-8")).items():
@@ -204,6 +204,6 @@ def _check(folder: Path) -> None:
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """What ``assets.json`` holds for a pack."""
+    """The content of ``assets.json`` for a pack."""
     files = sorted(file for file in folder.rglob("*") if file.suffix in (".json", ".npz", ".webp"))
     return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}

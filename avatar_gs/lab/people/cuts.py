@@ -1,4 +1,4 @@
-"""Garments cut from MakeHuman's helper meshes (a body suit, a skirt) by masks drawn in the front view of its base mesh.
+"""Garments cut from MakeHuman's helper meshes (a body suit, a skirt) by masks in the front view of its base mesh.
 
 Coordinates of masks are decimetres of the base mesh: x to its left, y up, 0 at the middle of the body.
 """
@@ -16,14 +16,14 @@ from avatar_gs.lab.people.assets import TINT_LEVEL, Assets, Texture, mip_pyramid
 from avatar_gs.lab.people.shape import SKIN_VERTICES, ShapeBasis
 
 SIZE = 768
-"""Pixels of a side of the masks, and of the cloth that they cut from."""
+"""Side of masks and cloth textures in pixels."""
 LEFT, WIDTH, TOP, HEIGHT = -5.0, 10.0, 9.0, 18.0
-"""The rectangle of the front view that a mask covers."""
+"""Rectangle of the front view covered by a mask."""
 HEM = 0.93
-"""Where the blurred mask is above this, cloth covers the skin for certain; nearer to a hem the skin may be seen."""
+"""Where the blurred mask exceeds this, cloth hides the skin; nearer to a hem the skin may be visible."""
 
 HEM_Y = -0.2
-"""Where tops end: below the waistband of all trousers of the pack, behind too."""
+"""Lower end of tops: below the waistband of all trousers of the pack, at the back too."""
 
 Mask = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -37,7 +37,7 @@ def _v_neck(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _sleeved(reach: float, neck: Mask) -> Mask:
-    """A top whose sleeves end ``reach`` from the middle."""
+    """A top with sleeves that end at ``reach`` from the middle."""
     return lambda x, y: (y > HEM_Y) & (np.abs(x) < reach) & ~neck(x, y)
 
 
@@ -66,12 +66,12 @@ CUTS: dict[str, tuple[str, Mask]] = {
     "skirt": ("skirt", _skirt(-4.0)),
     "long skirt": ("skirt", _skirt(-6.9)),
 }
-"""By name: the helper mesh that it is cut from, and what of it belongs to the garment."""
+"""By name: the helper mesh that it is cut from, and the mask."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A cut garment: some of MakeHuman's vertices, their triangles, and the skin that it hides."""
+    """A cut garment: vertices of MakeHuman's mesh, their triangles, and the skin that it hides."""
 
     vertices: Int[np.ndarray, " N"]
     """Indices into MakeHuman's mesh."""
@@ -105,14 +105,14 @@ def cut(name: str, assets: Assets, basis: ShapeBasis) -> Cut:
 
 @lru_cache(maxsize=64)
 def _cloth_detail(seed: int) -> Float[np.ndarray, "768 768"]:
-    """Brightness of plain cloth around 1: a faint large and a faint fine grain."""
+    """Brightness of plain cloth, around 1: faint coarse and fine grain."""
     rng = np.random.default_rng(seed)
     large = gaussian_filter(rng.normal(size=(SIZE, SIZE)).astype(np.float32), 14, mode="wrap")
     return 1 + 0.025 * large / large.std() + 0.02 * rng.normal(size=(SIZE, SIZE))
 
 
 def cloth(mask: Bool[np.ndarray, "768 768"], stripe: float) -> Texture:
-    """A two-tone texture of a cut: red is brightness, green is 255 in stripes; alpha is the mask, soft at hems.
+    """A two-tone texture of a cut: red is brightness, green is 255 in stripes, alpha is the mask, soft at hems.
 
     Args:
         stripe: the period of horizontal stripes in decimetres; 0 for none.

@@ -1,4 +1,4 @@
-"""The training set of the lifelike prior, in restartable shards: compressed images and pose maps, labels, captions."""
+"""The lifelike prior's training set, in resumable shards: compressed images and pose maps, labels, captions."""
 
 import io
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image
 
 from avatar_gs.core.errors import UserError
@@ -22,27 +22,27 @@ from avatar_gs.lab.people.wardrobe import Wardrobe, load_wardrobe
 from avatar_gs.lab.world.dataset import write_missing
 
 CELL = 8
-"""Image pixels of a side of a latent cell."""
+"""Side of a latent cell in image pixels."""
 FACE_MAP = 64
-"""Pixels of a side of the map of eyes and mouths."""
+"""Side of the map of eyes and mouths in pixels."""
 JPEG_QUALITY = 95
 SMALL_PARTS = tuple(set(Part) - {Part.BACKGROUND, Part.SKIN, Part.TOP, Part.BOTTOMS, Part.DRESS})
-"""What is small wherever it is seen."""
+"""Parts that are details."""
 SHARD_VERSION = 1
 
 
 @dataclass(frozen=True)
 class Images:
-    """Some or all of a training set; images and pose maps are decoded on demand."""
+    """Part or all of a training set; images and pose maps are decoded on demand."""
 
     encoded: Sequence[bytes]
     encoded_controls: Sequence[bytes]
     foreground: UInt8[np.ndarray, "N c c"]
-    """How much of each latent cell is the person, 0..255."""
+    """Fraction of each latent cell covered by the person, 0..255."""
     details: UInt8[np.ndarray, "N c c"]
-    """The same of hair, eyes, shoes, hats, glasses."""
+    """The same for details (``SMALL_PARTS``)."""
     faces: UInt8[np.ndarray, "N 64 64"]
-    """255 where eyes and mouth are."""
+    """255 at eyes and mouth."""
     framings: Int[np.ndarray, " N"]
     views: Int[np.ndarray, " N"]
     people: Int[np.ndarray, " N"]
@@ -61,19 +61,19 @@ class Images:
 
 
 def generate(config: PeopleDatasetConfig, assets: Path, folder: Path) -> Iterator[tuple[int, int]]:
-    """Writes all shards that are missing in ``folder``; yields (done, total) as it goes.
+    """Write the missing shards of ``folder``; yields (done, total).
 
     Raises:
-        UserError: if the assets are not whole, or the folder cannot be written to.
+        UserError: if the assets are incomplete, or the folder cannot be written to.
     """
-    load_wardrobe(assets)  # what is wrong is said here, and the shape basis is made once, before processes start
+    load_wardrobe(assets)  # reports errors and makes the shape basis before processes start
     count = -(-config.people // config.people_per_shard)
     shards = [folder / f"shard_{index:05d}.npz" for index in range(count)]
     job = _Job(config, str(assets))
     try:
         yield from write_missing(job, shards, _write_shard, config.workers)
     except OSError as error:
-        raise UserError(f"world.folder: {folder} cannot be written to ({error}); free some space and go on") from error
+        raise UserError(f"world.folder: {folder} cannot be written to ({error}); free some space and retry") from error
 
 
 @dataclass(frozen=True)
@@ -95,13 +95,9 @@ def _write_shard(job: _Job, index: int, path: Path) -> None:
     samples, people = [], []
     for person in range(config.people_per_shard):
         drawn = random_samples(
-            wardrobe,
-            rng,
-            views=config.views,
-            size=config.size,
-            captions=config.captions,
+            wardrobe, rng, views=config.views, size=config.size, captions=config.captions,
             degraded_fraction=config.degraded_fraction,
-        )
+        )  # fmt: skip
         samples += drawn
         people += [index * config.people_per_shard + person] * len(drawn)
     images = [_encoded(sample.drawn.image, "JPEG", quality=JPEG_QUALITY) for sample in samples]
@@ -127,7 +123,7 @@ def _write_shard(job: _Job, index: int, path: Path) -> None:
 
 
 def read_shards(shards: Sequence[Path]) -> Images:
-    """All images of some shards, compressed in memory (some 20 kB each).
+    """All images of some shards, compressed in memory (about 20 kB each).
 
     Raises:
         UserError: if a shard is damaged or of another version.
@@ -150,7 +146,7 @@ def read_shards(shards: Sequence[Path]) -> Images:
                     parts.append(data[name])
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
-                f"{shard}: not a shard of this version ({error}); delete it, and it is drawn again"
+                f"{shard}: not a shard of this version ({error}); delete it, and it is rendered again"
             ) from error
     return Images(
         encoded, controls, captions=captions, **{name: np.concatenate(parts) for name, parts in arrays.items()}
@@ -158,7 +154,7 @@ def read_shards(shards: Sequence[Path]) -> Images:
 
 
 def face_map(sample: Sample) -> UInt8[np.ndarray, "64 64"]:
-    """Discs over eyes and mouth where they are seen; their size follows the distance between the eyes."""
+    """Discs over eyes and mouth where visible, in proportion to the distance between the eyes."""
     out = np.zeros((FACE_MAP, FACE_MAP), np.uint8)
     points = sample.face_points
     scale = FACE_MAP / len(sample.drawn.image)
@@ -172,7 +168,7 @@ def face_map(sample: Sample) -> UInt8[np.ndarray, "64 64"]:
 
 
 def _cover(parts: UInt8[np.ndarray, "R R"], which: tuple[int, ...]) -> UInt8[np.ndarray, "c c"]:
-    """How much of each latent cell shows one of these parts, 0..255."""
+    """Fraction of each latent cell covered by these parts, 0..255."""
     cells = len(parts) // (2 * CELL)
     covered = np.isin(parts, which).reshape(cells, 2 * CELL, cells, 2 * CELL).mean((1, 3))
     return (255 * covered).round().astype(np.uint8)
@@ -192,9 +188,3 @@ def _decoded(data: bytes) -> UInt8[np.ndarray, "S S 3"]:
 def _split(blob: UInt8[np.ndarray, " n"], sizes: Int[np.ndarray, " N"]) -> list[bytes]:
     ends = np.cumsum(sizes)
     return [blob[end - size : end].tobytes() for end, size in zip(ends, sizes, strict=True)]
-
-
-def as_batch(images: Sequence[UInt8[np.ndarray, "H W 3"]]) -> Float[torch.Tensor, "B 3 H W"]:
-    """Images in [-1, 1], channels last in memory."""
-    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return stacked.contiguous(memory_format=torch.channels_last)

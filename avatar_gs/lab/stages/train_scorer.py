@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 def run(settings: LabSettings) -> None:
-    """Trains into ``scorer.folder``, prints how good the result is, and says where it is."""
+    """Train in ``scorer.folder``, print the accuracies, and report where the weights are."""
     with progress_bars() as report:
         folder, figures = train_and_measure(settings.lab.scorer, report)
     print((folder / "measured.md").read_text(encoding="utf-8"))
