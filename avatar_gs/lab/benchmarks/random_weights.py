@@ -71,7 +71,7 @@ def architecture_of(config: PriorConfig) -> Architecture:
 
 def _not_here(config: PriorConfig, names: Sequence[str]) -> UserError:
     return UserError(
-        f"prior.path={config.path}: {', '.join(names)} not downloaded yet, so the architecture is unknown: "
+        f"prior.path={config.path}: {', '.join(names)} not here yet, so the architecture is unknown: "
         "run stage=fetch, or use a preset of the same architecture (prior=sd15, sd21)"
     )
 
