@@ -32,7 +32,7 @@ Presets set several at once: {presets}.
 
 def page() -> str:
     """The whole page as Markdown."""
-    groups = {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in sorted(CONF.iterdir())}
+    groups = {folder.name: sorted(file.stem for file in folder.glob("[!_]*.yaml")) for folder in sorted(CONF.iterdir())}
     presets = ", ".join(f"`{name}=`{'|'.join(found)}" for name, found in groups.items() if found)
     parts = [HEAD.format(presets=presets), section("", Settings, "General")]
     for entry in fields(Settings):
