@@ -15,13 +15,13 @@ from avatar_gs.types import Cameras, Gaussians, Render
 from tests.lab.settings import lab_settings
 
 
-def test_the_renderer_takes_a_small_part_of_the_dense_references_cpu_time() -> None:
+def test_the_renderer_takes_a_small_fraction_of_the_dense_references_cpu_time() -> None:
     ours, dense = time_renderers(BenchmarkConfig(splats=[1000], pixels=[64], repeats=3))
     assert (ours["renderer"], dense["renderer"]) == ("avatar_gs", "dense torch")
     assert ours["cpu_min"] * 20 < dense["cpu_min"]
 
 
-def test_other_renderers_are_timed_beside_ours_on_the_same_scene() -> None:
+def test_other_renderers_are_timed_on_the_same_scene() -> None:
     seen = []
 
     def other(splats: Gaussians, cameras: Cameras) -> Render:

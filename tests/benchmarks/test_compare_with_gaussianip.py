@@ -24,13 +24,13 @@ def prior(tmp_path: Path) -> StableDiffusionPrior:
     return StableDiffusionPrior(**full.few(tmp_path, "sd15"))
 
 
-def test_what_is_no_checkout_is_named_before_anything_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_checkout_is_reported_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["compare_with_gaussianip", str(tmp_path)])
     with pytest.raises(SystemExit, match="no checkout of GaussianIP: expected its guidance"):
         compare_with_gaussianip.main()
 
 
-def test_their_settings_are_read_or_missed_by_name(tmp_path: Path) -> None:
+def test_their_settings_are_read_and_missing_ones_reported(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"expected its settings in .*exp\.yaml"):
         read_settings(tmp_path)
     (tmp_path / "configs").mkdir()
@@ -39,7 +39,7 @@ def test_their_settings_are_read_or_missed_by_name(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_their_unet_is_ours_without_what_we_changed_of_it(prior: StableDiffusionPrior) -> None:
+def test_their_unet_is_an_unchanged_copy_of_ours(prior: StableDiffusionPrior) -> None:
     theirs = copied(prior.unet, prior)
     z, t, cond = torch.randn(1, 4, 8, 8), torch.tensor([300]), torch.randn(1, 5, prior.text_width)
     torch.testing.assert_close(theirs(z, t, cond).sample, prior.unet(z, t, cond).sample)

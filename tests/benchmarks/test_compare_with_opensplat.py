@@ -27,7 +27,7 @@ def doubled_gradient(splats: Gaussians) -> Gaussians:
     ],
     ids=["the same", "moved by half a pixel", "not a number", "another gradient"],
 )
-def test_renderers_that_differ_in_picture_or_gradient_are_not_compared(
+def test_renderers_with_different_images_or_gradients_are_not_compared(
     change: Callable[[Gaussians], Gaussians], apart: bool
 ) -> None:
     def theirs(splats: Gaussians, cameras: Cameras, sort_by: Tensor) -> Render:

@@ -14,7 +14,7 @@ from tests.benchmarks.comparison import Calls
 CHECKOUT = os.environ.get("THREESTUDIO", "")
 
 
-def test_what_is_no_checkout_is_named_before_anything_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_checkout_is_reported_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["compare_with_threestudio", str(tmp_path)])
     with pytest.raises(SystemExit, match="no checkout of threestudio"):
         compare_with_threestudio.main()

@@ -1,4 +1,4 @@
-"""The benchmark of a refinement runs, and its methods find the same."""
+"""The benchmark of a refinement runs, and its methods agree."""
 
 import json
 
@@ -8,7 +8,7 @@ from avatar_gs.splats.neighbours import Points
 from tests.benchmarks import refinement
 
 
-def test_it_times_every_part_in_every_way(tmp_path):
+def test_every_part_is_timed_with_every_method(tmp_path):
     before, threads = Points.nearest, torch.get_num_threads()
     refinement.main(["--splats", "400", "--device", "cpu", "--repeats", "1", "--json", str(tmp_path / "rows.json")])
     rows = json.loads((tmp_path / "rows.json").read_text())

@@ -32,13 +32,13 @@ def test_the_row_is_flat() -> None:
 
 
 @pytest.mark.parametrize("networks", steps.NETWORKS)
-def test_the_networks_are_asked_for_in_the_settings_own_words(networks: str) -> None:
+def test_networks_are_mapped_to_the_setting(networks: str) -> None:
     settings = steps.composed([steps.compile_override(networks), "experiment=sd21"])
     assert settings.lab.benchmark.step and settings.stage == "benchmark"
     assert settings.prior.compile.name == steps.NETWORKS[networks] and settings.prior.name == "sd21"
 
 
-def test_a_recipes_row_holds_what_the_benchmark_finds(tmp_path: Path) -> None:
+def test_a_row_holds_the_benchmarks_result(tmp_path: Path) -> None:
     settings = small_settings(steps=30, preview_every=10)
     settings.guidance = plain_guidance(method="de_sds")
     settings.guidance.de_sds.warmup = 0.2

@@ -1,4 +1,4 @@
-"""Guidance out of a checkout: here one that is written for the test."""
+"""Importing guidance from a checkout, written for the test."""
 
 import sys
 from pathlib import Path
@@ -41,7 +41,7 @@ def write_checkout(folder: Path, name: str, **more: str) -> Path:
     return folder / name
 
 
-def test_the_guidance_of_two_programs_of_one_origin_is_imported_and_nothing_of_it_stays(tmp_path: Path) -> None:
+def test_the_guidance_of_two_forks_is_imported_and_removed(tmp_path: Path) -> None:
     before = set(sys.modules)
     for name in ("first", "second"):
         module, prompts = import_guidance(write_checkout(tmp_path, name), name, "ours", torch.device("cpu"))
@@ -52,7 +52,7 @@ def test_the_guidance_of_two_programs_of_one_origin_is_imported_and_nothing_of_i
     assert OmegaConf.clear_resolver("of_the_test")
 
 
-def test_what_is_no_checkout_is_named(tmp_path: Path) -> None:
+def test_a_wrong_checkout_is_reported(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="nowhere: no such folder; expected a checkout of Theirs"):
         find_guidance(tmp_path / "nowhere", "Theirs", "ours")
     with pytest.raises(SystemExit, match=r"no checkout of Theirs: expected its guidance in .*guidance/ours\.py"):
@@ -67,7 +67,7 @@ def test_what_is_no_checkout_is_named(tmp_path: Path) -> None:
         ("from torch import no_such_name", "does not fit what is installed: cannot import name 'no_such_name'"),
     ],
 )
-def test_what_the_guidance_lacks_is_named(tmp_path: Path, needs: str, message: str) -> None:
+def test_missing_requirements_are_reported(tmp_path: Path, needs: str, message: str) -> None:
     checkout = write_checkout(tmp_path, "theirs", **{"models/guidance/ours.py": needs})
     with pytest.raises(SystemExit, match=message) as stop:
         import_guidance(checkout, "Theirs", "ours", torch.device("cpu"))

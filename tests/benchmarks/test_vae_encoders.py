@@ -1,4 +1,4 @@
-"""The comparison of encoders runs from a checkout, and compares gradients of one and the same network."""
+"""The comparison of encoders runs from a checkout, and compares gradients of the same network."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The benchmarks run from a checkout that is not installed, and take its own code where another one is."""
+"""The benchmarks run from a checkout that is not installed, and use its code even if another version is installed."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""``stage=benchmark benchmark.step=true``, and what a step of DE-SDS asks of its prior."""
+"""``stage=benchmark benchmark.step=true``, and the calls of the prior in a step of DE-SDS."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def settings(config):
     return lab_settings(settings, prior=config, device=Device.cpu, benchmark=BenchmarkConfig(step=True, repeats=4))
 
 
-def test_the_stage_prints_the_step_beside_its_floor(settings, capsys):
+def test_the_stage_prints_the_step_and_its_floor(settings, capsys):
     (row,) = benchmark.run(settings)
     out = capsys.readouterr().out
     assert json.loads(json.dumps(row))["step"] == row["step"]
@@ -104,7 +104,7 @@ def test_a_floor_that_does_not_fit_is_left_out(settings, monkeypatch, capsys):
     assert "does not fit" in out and "floors a step" not in out and "30 steps of" in out and "measured: host" in out
 
 
-def test_what_cannot_fit_is_refused_before_anything_is_made(settings, monkeypatch):
+def test_too_little_memory_is_reported_first(settings, monkeypatch):
     monkeypatch.setattr(estimate, "free_memory", lambda device: 10**9 // 2)
     monkeypatch.setattr(random_weights, "random_prior", None)
     with pytest.raises(UserError, match="this needs about"):
@@ -114,7 +114,7 @@ def test_what_cannot_fit_is_refused_before_anything_is_made(settings, monkeypatc
         benchmark.run(preset)
 
 
-def test_how_another_hub_name_is_built_is_not_guessed(tmp_path, monkeypatch):
+def test_the_architecture_of_an_unknown_hub_name_is_not_guessed(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("avatar_gs.prior.loading.sources._hub_answers", lambda: True)
     config = PriorConfig(name="custom", path="someone/base", controlnet="someone/pose")
@@ -124,7 +124,7 @@ def test_how_another_hub_name_is_built_is_not_guessed(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.predictions])
-def test_a_step_makes_one_batched_call_and_one_that_y_con_learns_from(settings, body, monkeypatch, method):
+def test_a_step_has_one_batched_call_and_one_for_y_con(settings, body, monkeypatch, method):
     """Text and negative in one call without gradients; y_con's loss takes the residual's own prediction. Texts are
     encoded before the first step, all at once, and the pictures once a step."""
     asked = {"encode_prompts": 0, "encode_images": 0}
@@ -146,13 +146,13 @@ def test_a_step_makes_one_batched_call_and_one_that_y_con_learns_from(settings, 
     assert asked["encode_images"] == 2 * repeats + 3, "a step's, and its floor's; two warm-up steps and a recorded one"
 
 
-def test_between_two_updates_of_y_con_all_is_one_call(settings, body):
+def test_steps_without_an_update_of_y_con_have_one_call(settings, body):
     settings.guidance.de_sds.update_every = 1000
     found = time_steps(settings, body, random_prior(settings.prior), 1)
     assert found.calls == ((3 * BATCH, False),)
 
 
-def test_the_benchmark_says_what_it_ran_with(settings, capsys):
+def test_the_benchmark_prints_its_configuration(settings, capsys):
     """And times the encoder that the step uses."""
     prior = replace(settings.prior, encoder_keeps=EncoderKeeps.all, vae_precision=VaePrecision.bfloat16)
     benchmark.run(lab_settings(settings, prior=prior, benchmark=BenchmarkConfig(step=True, repeats=1)))
@@ -160,8 +160,8 @@ def test_the_benchmark_says_what_it_ran_with(settings, capsys):
     assert "networks in float32, encoder in bfloat16 (it keeps all), compile=never; " in out
 
 
-def test_steps_that_y_con_learns_in_count_by_their_frequency(settings, body):
-    """One step of two: both sorts are recorded, and the floor is the mean of theirs."""
+def test_steps_with_an_update_of_y_con_are_weighted_by_frequency(settings, body):
+    """Every second step: both types are recorded, and the floor is their mean."""
     settings.guidance.de_sds.update_every = 2
     found = time_steps(settings, body, random_prior(settings.prior), 1)
     assert found.calls == ((2 * BATCH, False), (BATCH, True))
@@ -169,20 +169,20 @@ def test_steps_that_y_con_learns_in_count_by_their_frequency(settings, body):
     assert found.floor == pytest.approx(sum(found.alone[name] for name in FLOOR))
 
 
-def test_the_mean_of_both_sorts_of_step():
+def test_the_mean_of_learning_and_other_steps():
     assert _mean({True: 9.0, False: 1.0}, 4) == 3.0
     assert _mean({False: 1.0}, 4) == 1.0
 
 
-def test_the_floor_is_the_networks_at_once(config):
-    """Whatever saves memory in a step is no part of the floor, and comes back after it."""
+def test_the_floor_runs_the_networks_in_whole_batches(config):
+    """Memory savings of a step are disabled for the floor and restored after it."""
     prior = random_prior(replace(config, encode_chunk=1, checkpoint_encoder=True, predict_chunk=1))
     with prior.at_once():
         assert (prior.encode_chunk, prior.predict_chunk, prior.vae.encoder.gradient_checkpointing) == (0, 0, False)
     assert (prior.encode_chunk, prior.predict_chunk, prior.vae.encoder.gradient_checkpointing) == (1, 1, True)
 
 
-def test_editing_has_nothing_to_edit(settings, body):
+def test_editing_methods_are_refused(settings, body):
     settings.guidance = plain_guidance(method="pds")
     with pytest.raises(UserError, match="guidance=pds edits an avatar"):
         time_steps(settings, body, random_prior(settings.prior), 1)

@@ -1,4 +1,4 @@
-"""The asset pack and the shape basis, where they can be had."""
+"""The asset pack and the shape basis, if available."""
 
 import os
 from pathlib import Path
@@ -20,6 +20,6 @@ def pack() -> Path:
 
 @pytest.fixture(scope="session")
 def wardrobe(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Wardrobe:
-    """People can be dressed; makes the shape basis, which takes a minute and a half."""
+    """The wardrobe; builds the shape basis, which takes 90 s."""
     pytest.importorskip("anny")
     return load_wardrobe(pack, tmp_path_factory.mktemp("shapes"))

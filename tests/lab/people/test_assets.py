@@ -1,4 +1,4 @@
-"""The asset pack: what is wrong with one is said in one line; what a whole one holds."""
+"""The asset pack: errors, and the content of a complete one."""
 
 import shutil
 
@@ -10,12 +10,12 @@ from avatar_gs.lab.people.assets import TINT_LEVEL, Assets, checksums, luminance
 from avatar_gs.lab.people.vocabulary import HAIR_STYLES, SHOES, SUITS
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_a_missing_folder_is_reported(tmp_path):
     with pytest.raises(UserError, match=r"world\.assets=.*nowhere: no such folder"):
         Assets(tmp_path / "nowhere")
 
 
-def test_a_missing_and_an_altered_file(pack, tmp_path):
+def test_missing_and_altered_files_are_reported(pack, tmp_path):
     copy = shutil.copytree(pack, tmp_path / "pack", copy_function=shutil.copy)
     copy.chmod(0o755)
     (copy / "tex").chmod(0o755)
@@ -29,7 +29,7 @@ def test_a_missing_and_an_altered_file(pack, tmp_path):
         Assets(copy)
 
 
-def test_the_pack_is_the_one_that_the_generator_was_made_with(pack):
+def test_the_pack_matches_the_vocabulary(pack):
     assets = Assets(pack)
     assert len(checksums(pack)) == 84
     assert set(SUITS) == set(assets.names("suit")) and set(SHOES) == set(assets.names("shoes"))
@@ -41,7 +41,7 @@ def test_the_pack_is_the_one_that_the_generator_was_made_with(pack):
         assert assets.has_colour(name) == bool(suit.top_colour)
 
 
-def test_garments_follow_the_body_that_they_hang_on(pack):
+def test_garments_follow_the_body(pack):
     garment = Assets(pack).garment("shoes01")
     rng = np.random.default_rng(0)
     body = rng.uniform(-1, 1, (19158, 3)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Random people and what is said about them."""
+"""Random people and their captions."""
 
 import re
 
@@ -40,11 +40,11 @@ def test_every_word_of_a_caption_is_in_the_vocabulary():
                 assert set(said) <= known, set(said) - known
 
 
-def test_the_vocabulary_holds_minis():
+def test_the_vocabulary_contains_that_of_the_mini_world():
     assert set(mini.words()) - {"boots"} <= set(vocabulary.words()) | {"boots"}
 
 
-def test_a_caption_that_mentions_everything_says_the_colours_of_all_clothes():
+def test_captions_with_mention_1_contain_the_colours_of_all_clothes():
     rng = np.random.default_rng(2)
     for someone in people(200):
         said = captions.caption(someone, rng, mention=1.0).replace("gray", "grey").replace("blond ", "blonde ")
@@ -56,7 +56,7 @@ def test_a_caption_that_mentions_everything_says_the_colours_of_all_clothes():
         assert ("dress" in said) == outfit.is_dress
 
 
-def test_a_name_stands_for_the_person_in_their_own_clothes_only():
+def test_a_name_alone_stands_for_a_person_in_their_usual_clothes_only():
     rng, known = np.random.default_rng(3), individuals(CHANGES)[0]
     own = [captions.caption(known, rng) for _ in range(40)]
     assert all(known.name in text for text in own)
@@ -67,7 +67,7 @@ def test_a_name_stands_for_the_person_in_their_own_clothes_only():
         assert known.name in said and any(colour in said for colour in COLOURS)
 
 
-def test_individuals_are_fixed_and_have_names_of_their_own():
+def test_individuals_are_fixed_and_have_distinct_names():
     known = individuals(CHANGES)
     assert len({someone.name for someone in known}) == len(known) == NUM_INDIVIDUALS
     individuals.cache_clear()
@@ -76,7 +76,7 @@ def test_individuals_are_fixed_and_have_names_of_their_own():
     assert not any(held_out(someone) for someone in known)
 
 
-def test_a_tenth_of_the_combinations_is_kept_from_training():
+def test_a_tenth_of_the_combinations_is_held_out():
     fraction = np.mean([held_out(someone) for someone in people(2000)])
     assert 0.07 < fraction < 0.13
     assert not any(held_out(someone) for someone in people(200, training_person))
@@ -97,7 +97,7 @@ def test_hair_fits_under_the_hat():
 
 
 @pytest.mark.parametrize("sex", person.SEXES)
-def test_clothes_and_hair_are_for_the_person(sex):
+def test_clothes_and_hair_fit_the_sex(sex):
     for someone in people(300):
         if someone.sex != sex:
             continue

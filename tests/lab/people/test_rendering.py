@@ -38,7 +38,7 @@ def draw(*layers, background=0.0, light=UNLIT):
     return render(layers, camera(), 0, light, np.full(3, background))
 
 
-def test_what_is_covered_where_and_how_far():
+def test_parts_depth_and_alpha_of_a_square():
     drawn = draw(square(half=0.4))
     half = 0.4 * 40 / 2 * SUPERSAMPLE
     centres = np.abs(np.arange(SIZE * SUPERSAMPLE) + 0.5 - SIZE * SUPERSAMPLE / 2)
@@ -48,7 +48,7 @@ def test_what_is_covered_where_and_how_far():
     assert drawn.alpha.max() == 1 and drawn.alpha.min() == 0
 
 
-def test_the_nearer_of_two_hides_the_other_whatever_their_order():
+def test_the_nearer_mesh_hides_the_other_in_any_order():
     near, far = square(0.2, z=0.5, tint=np.array([1, 0, 0], np.float32)), square(0.4)
     for layers in ((near, far), (far, near)):
         drawn = draw(*layers)
@@ -72,7 +72,7 @@ def test_stripes_have_the_other_colour():
     assert drawn.image[3 * SIZE // 4, SIZE // 2, 0] > 200 > 50 > drawn.image[3 * SIZE // 4, SIZE // 2, 2]
 
 
-def test_see_through_layers_are_blended_by_their_alpha():
+def test_transparent_layers_are_blended_by_their_alpha():
     pixels = np.full((8, 8, 4), 255, np.uint8)
     pixels[..., 3] = 102
     drawn = draw(square(pixels=pixels, solid=False, blended=True), background=0.25)

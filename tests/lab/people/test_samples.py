@@ -37,7 +37,7 @@ def test_the_zero_pose_is_the_t_pose(wardrobe):
 
 
 def test_transforms_carry_the_t_pose_to_the_pose(wardrobe):
-    """What key points and pose maps are made from moves as an avatar's body does."""
+    """Joints move as in an avatar's body."""
     person, pose = somebody(wardrobe), random_pose(torch.Generator().manual_seed(0))
     figure = wardrobe.basis.figure(person.phenotypes, person.changes)
     rest, posed = (wardrobe.basis.pose(figure, p).body for p in (zero_pose(), pose))
@@ -53,7 +53,7 @@ def test_adults_have_the_heights_of_adults(wardrobe):
         assert 1.4 < np.ptp(vertices[:, 1]) < 2.1
 
 
-def test_the_vertices_of_the_free_body_are_all_different_ones(wardrobe):
+def test_the_free_body_has_distinct_vertices(wardrobe):
     assert len(np.unique(wardrobe.basis.free_vertices)) == len(free_body().template)
 
 
@@ -73,7 +73,7 @@ def test_labels_depth_and_image_agree(wardrobe):
     assert green[body.alpha == 0].all() and not green[body.alpha > 0.1].any(), "the background is seen where nothing is"
 
 
-def test_samples_are_a_function_of_their_seed_and_say_what_they_show(wardrobe):
+def test_samples_depend_on_their_seed_only_and_match_their_captions(wardrobe):
     def seeded():
         rng = np.random.default_rng(5)
         return samples.random_samples(wardrobe, rng, views=3, size=128, captions=2, degraded_fraction=0.0)
@@ -86,7 +86,7 @@ def test_samples_are_a_function_of_their_seed_and_say_what_they_show(wardrobe):
 
 
 def test_light_is_mostly_ambient(wardrobe):
-    """Over all directions the light of every place has a mean of about 1, and the key light is its smaller part."""
+    """The mean of light over all directions is about 1, and the key light is its smaller part."""
     rng = np.random.default_rng(0)
     directions = rng.normal(size=(500, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
@@ -97,7 +97,7 @@ def test_light_is_mostly_ambient(wardrobe):
         assert ambient.std() < 0.5 and light.key_colour.mean() < 0.3
 
 
-def test_shards_come_back(wardrobe, pack, tmp_path, monkeypatch):
+def test_shards_are_read_back(wardrobe, pack, tmp_path, monkeypatch):
     monkeypatch.setattr(dataset, "_wardrobe", lambda assets: wardrobe)
     config = PeopleDatasetConfig(people=2, views=2, people_per_shard=1, size=128, seed=3)
     for index in range(2):

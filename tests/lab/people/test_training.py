@@ -53,7 +53,7 @@ def test_an_interrupted_training_ends_with_the_same_bytes(images, tmp_path):
     assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(whole).items())
 
 
-def test_crops_are_of_faces_more_often_than_not(images):
+def test_most_crops_show_faces(images):
     rng, faces = np.random.default_rng(0), np.zeros((256, 256), np.uint8)
     faces[40:60, 180:200] = 255
     inside = 0
@@ -64,7 +64,7 @@ def test_crops_are_of_faces_more_often_than_not(images):
     assert inside > 160
 
 
-def test_pixels_of_eyes_weigh_most():
+def test_pixels_of_eyes_have_the_largest_weights():
     plain, cover = torch.zeros(1, 3, 32, 32), torch.ones(1, 1, 32, 32)
     face = torch.zeros(1, 1, 32, 32)
     face[..., 10:14, 10:14] = 1
@@ -73,7 +73,7 @@ def test_pixels_of_eyes_weigh_most():
     assert float(found[0, 0, 11, 11] / found[0, 0, 25, 25]) == pytest.approx(6.5 / 2.5)
 
 
-def test_a_damaged_shard_and_one_of_another_version(tmp_path):
+def test_damaged_shards_and_other_versions_are_refused(tmp_path):
     (tmp_path / "shard_0.npz").write_bytes(b"no archive")
     with pytest.raises(UserError, match=r"shard_0\.npz: not a shard of this version"):
         read_shards([tmp_path / "shard_0.npz"])
@@ -82,7 +82,7 @@ def test_a_damaged_shard_and_one_of_another_version(tmp_path):
         read_shards([tmp_path / "shard_1.npz"])
 
 
-def test_the_cover_of_a_latent_cell():
+def test_the_coverage_of_latent_cells():
     parts = np.zeros((32, 32), np.uint8)
     parts[:16, :8] = dataset.Part.HAIR
     cover = dataset._cover(parts, dataset.SMALL_PARTS)
@@ -95,7 +95,7 @@ def test_wrong_settings_are_named(wrong):
         PeopleDatasetConfig(**wrong)
 
 
-def test_the_command_says_what_is_missing(tmp_path, capsys):
+def test_the_command_reports_missing_files(tmp_path, capsys):
     assert main(["sheet", "--assets", str(tmp_path / "nowhere")]) == 1
     assert "error: world.assets=" in capsys.readouterr().err
     assert main(["autoencoder", "--folder", str(tmp_path)]) == 1

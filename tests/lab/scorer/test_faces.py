@@ -51,20 +51,20 @@ def test_fronts_show_a_face_and_backs_do_not(heads, blurred):
     assert share(heads, "back", blurred=blurred) * backs <= 1 + BACK_RATE * backs, "few pictures: one may be bad luck"
 
 
-def test_features_decide_not_hair_or_skin(heads):
-    """A front without its features is no face; features on the hair of a back are one."""
+def test_features_decide_and_not_hair_or_skin(heads):
+    """A front without features is no face; features on the hair of a back are one."""
     assert share(heads, "painted over") < 0.1
     assert share(heads, "face on the back") > 0.9
 
 
-def test_other_sizes_and_plain_pictures(heads):
+def test_faces_at_other_sizes_and_plain_images(heads):
     fronts = float_images(heads.pictures[heads.kinds == 0][:20])
     larger = torch.nn.functional.interpolate(fronts.permute(0, 3, 1, 2), (256, 256), mode="bilinear")
     assert (face_score(larger.permute(0, 2, 3, 1)) > THRESHOLD).float().mean() >= 0.9
     assert face_score(torch.stack([torch.zeros(128, 128, 3), torch.full((128, 128, 3), 0.7)])).max() < THRESHOLD
 
 
-def test_painting_over_and_pasting():
+def test_faces_are_painted_over_and_pasted():
     rng = np.random.default_rng(0)
     parts = np.full((32, 32), pic.SKIN, np.uint8)
     parts[10:14, 6:12], parts[20:22, 10:20] = pic.EYE, pic.MOUTH
@@ -78,7 +78,7 @@ def test_painting_over_and_pasting():
     assert (np.isin(both.parts, FEATURES) == wanted).all()
 
 
-def test_packaged_weights_come_back_and_others_are_refused(tmp_path):
+def test_packaged_weights_are_read_back_and_others_refused(tmp_path):
     torch.manual_seed(0)
     net = FaceNet()
     package_small(net, tmp_path / "faces.safetensors")

@@ -74,7 +74,7 @@ def test_rows_are_persons_and_their_captions_end_in_framing_and_view(pairs):
     assert (pairs.kinds[0] == pairs.kinds[1]).all(), "recolouring keeps the geometry"
 
 
-def test_a_share_of_the_pictures_is_white_and_lit(pairs):
+def test_a_fraction_of_the_images_is_white_and_lit(pairs):
     rng = np.random.default_rng(0)
     drawn = [random_look(TINY, rng) for _ in range(2000)]
     assert drawn.count(Shade.TEXTURELESS) / 2000 == pytest.approx(TINY.textureless_share, abs=0.04)
@@ -85,7 +85,7 @@ def test_a_share_of_the_pictures_is_white_and_lit(pairs):
     assert colourless[white].mean((1, 2)).min() > 0.05 and colourless[~white].mean((1, 2)).max() < 0.03
 
 
-def test_light_falls_on_depth_as_lambert_says():
+def test_shading_of_a_depth_map_follows_lamberts_law():
     size, focal, centre, radius = 96, 200.0, np.array([0.0, 0.0, 3.0]), 0.6
     x, y = np.meshgrid(*[(np.arange(size) + 0.5 - size / 2) / focal] * 2)
     rays = np.stack([x, y, np.ones_like(x)], -1)
@@ -103,7 +103,7 @@ def test_light_falls_on_depth_as_lambert_says():
         assert (light[root <= 0] == 0).all()
 
 
-def test_a_white_picture_is_its_light():
+def test_a_white_image_equals_its_shading():
     rng = np.random.default_rng(3)
     seen = see(training_person(rng), CAMERAS, 1, rng, poses=1)
     (drawn,), (focal,) = seen.maps, seen.focals
@@ -116,7 +116,7 @@ def test_a_white_picture_is_its_light():
         assert light[np.isfinite(drawn.depth)].min() >= 25, "an ambient tenth"
 
 
-def test_a_brief_caption_names_one_thing():
+def test_a_brief_caption_names_one_part():
     rng = np.random.default_rng(5)
     nouns = {"hair": "hair", "shirt": "shirt|top", "bottoms": "trousers|pants|shorts|skirt", "hat": "hat"}
     nouns["shoes"] = "shoes|sneakers"
@@ -134,12 +134,12 @@ def test_a_brief_caption_names_one_thing():
 @pytest.mark.parametrize(
     "setting", [{"textureless_share": -0.1}, {"shaded_share": 1.2}, {"textureless_share": 0.6, "shaded_share": 0.5}]
 )
-def test_shares_that_are_none_are_refused(setting):
+def test_invalid_fractions_are_refused(setting):
     with pytest.raises(UserError, match=r"scorer\.(textureless|shaded)_share"):
         ScorerConfig(**setting)
 
 
-def test_a_batch_holds_two_pictures_of_each_person(pairs, tokenizer):
+def test_a_batch_holds_two_images_of_each_person(pairs, tokenizer):
     end = int(tokenizer.eos_token_id)  # pyright: ignore[reportArgumentType]
     tokens = tokenized(pairs, tokenizer)
     batch = draw_batch(pairs, tokens, 4, end, torch.Generator().manual_seed(1))
@@ -150,7 +150,7 @@ def test_a_batch_holds_two_pictures_of_each_person(pairs, tokenizer):
     assert not torch.equal(batch.images[:4], batch.images[4:])
 
 
-def test_caption_loss_spares_the_other_picture_of_the_same_kind():
+def test_caption_loss_ignores_the_other_image_of_the_same_view():
     features = torch.nn.functional.one_hot(torch.tensor([0, 1, 0, 1])).float()
     scale = torch.tensor(20.0)
     alike = torch.zeros(4, 2, dtype=torch.long)
@@ -159,7 +159,7 @@ def test_caption_loss_spares_the_other_picture_of_the_same_kind():
     assert caption_loss(features, features, scale, other) == pytest.approx(np.log(2), abs=1e-4)
 
 
-def test_person_loss_is_of_partners_and_skips_what_cannot_be_told():
+def test_person_loss_skips_pairs_that_cannot_be_recognised():
     features = torch.eye(2).repeat(2, 1)
     body = torch.zeros(4, 2, dtype=torch.long)
     coloured = torch.zeros(4, dtype=torch.bool)
@@ -174,7 +174,7 @@ def test_person_loss_is_of_partners_and_skips_what_cannot_be_told():
     assert comparable(torch.tensor([head]), torch.tensor([head])).all()
 
 
-def test_augmentation_keeps_plain_pictures_plain_but_for_noise():
+def test_augmentation_keeps_plain_images_plain_except_for_noise():
     plain = torch.full((6, 32, 32, 3), 0.5)
     changed = augmented(plain, torch.Generator().manual_seed(0))
     assert changed.std((1, 2)).max() < 0.06 and (changed.mean((1, 2)) - 0.5).abs().max() < 0.08
@@ -185,7 +185,7 @@ def test_augmentation_keeps_plain_pictures_plain_but_for_noise():
     assert soft[0, 0, 7, 7] == pytest.approx(1 / (2 * np.pi), rel=0.02)
 
 
-def test_a_resumed_training_ends_as_an_uninterrupted_one(pairs, tokenizer, tmp_path):
+def test_a_resumed_training_equals_an_uninterrupted_one(pairs, tokenizer, tmp_path):
     whole = train_model(TINY, pairs, tokenizer, tmp_path / "whole.safetensors", lambda *_: None)
 
     class Stop(Exception):
@@ -204,7 +204,7 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(pairs, tokenizer, tmp_p
         assert torch.equal(value, resumed.get_parameter(name)), name
 
 
-def test_training_can_go_on_from_the_packaged_weights(pairs, tokenizer, tmp_path):
+def test_training_can_start_from_the_packaged_weights(pairs, tokenizer, tmp_path):
     config = replace(TINY, from_packaged=True, steps=1, lr=1e-9)
     model = train_model(config, pairs, tokenizer, tmp_path / "more.safetensors", lambda *_: None)
     packaged = load_scorer().model
@@ -239,7 +239,7 @@ def test_other_folders_and_vocabularies_are_refused(tokenizer, tmp_path):
         load_scorer(tmp_path)
 
 
-def test_gradients_reach_the_picture():
+def test_gradients_reach_the_image():
     images = torch.rand(1, 64, 64, 3, requires_grad=True)
     scorer = load_scorer()
     (scorer.image_features(images) @ scorer.text_features(["a red shirt"]).T).sum().backward()
@@ -251,7 +251,7 @@ def test_the_packaged_weights_are_small():
 
 
 @pytest.mark.slow
-def test_the_packaged_scorer_knows_unseen_people_and_captions():
+def test_the_packaged_scorer_recognises_unseen_people_and_captions():
     figures = measure_scorer(load_scorer(), people=CAPTION_POOL)
     chance = 1 / PERSON_POOL
     assert figures["caption of 100"] > 0.75 and figures["caption of 100, top 5"] > 0.9
@@ -267,7 +267,7 @@ def test_training_people_are_never_held_out():
     assert not any(held_out(recoloured(person, rng)) for _ in range(60))
 
 
-def test_pairs_of_an_earlier_version_are_refused_with_a_line(tmp_path):
+def test_pairs_of_an_earlier_version_are_refused(tmp_path):
     np.savez(tmp_path / "pairs_0000.npz", pictures=np.zeros((1, 2, 8, 8, 3), np.uint8), kinds=np.zeros((1, 2, 2)))
     with pytest.raises(UserError, match="earlier version"):
         read_pairs(tmp_path)

@@ -1,4 +1,4 @@
-"""The judge of views, on heads whose turn is known, and what decides for it."""
+"""The judge of views, on heads of known turn."""
 
 import math
 from dataclasses import replace
@@ -36,7 +36,7 @@ from avatar_gs.types import ViewDirection
 
 
 @pytest.mark.parametrize("turned", [0.0, 0.5])
-def test_a_head_is_found_where_it_is_and_as_it_is_turned(turned):
+def test_heads_are_found_with_position_and_turn(turned):
     body = load_wardrobe().body
     posed = body.pose(pose_of(head=(0.0, turned, 0.0)))  # to its left
     azimuths = torch.tensor([0.0, math.pi / 2, math.pi, -1.0])
@@ -50,7 +50,7 @@ def test_a_head_is_found_where_it_is_and_as_it_is_turned(turned):
     assert 0.3 < half.shown < 0.7
 
 
-def test_a_cut_out_has_the_head_in_its_middle_and_goes_on_beyond_the_picture():
+def test_a_crop_is_centred_on_the_head_and_replicates_the_border():
     picture = np.zeros((128, 128, 3), np.float32)
     picture[30:50, 60:80] = 1.0
     cut = cut_out(picture, Head((70.0, 40.0), 20.0, 0.0, 1.0))
@@ -68,7 +68,7 @@ def heads() -> TurnedHeads:
 
 
 @pytest.mark.parametrize("softened", [False, True])
-def test_it_names_the_views_of_people_that_it_never_saw(heads, softened):
+def test_views_of_unseen_people_are_recognised(heads, softened):
     sure = np.array([beyond_doubt(turn) for turn in heads.turns]) & (heads.softened == softened)
     named = load_view_judge()(float_images(heads.cuts[sure])).argmax(1).numpy()
     assert all((heads.views[sure] == number).sum() >= 15 for number in range(len(VIEWS)))
@@ -76,7 +76,7 @@ def test_it_names_the_views_of_people_that_it_never_saw(heads, softened):
 
 
 def drawn_fronts(count: int) -> list[tuple[Person, pic.PartMap, Head]]:
-    """People whose faces are to be seen."""
+    """People with visible faces."""
     rng = np.random.default_rng(2)
     found = []
     while len(found) < count:
@@ -90,7 +90,7 @@ def drawn_fronts(count: int) -> list[tuple[Person, pic.PartMap, Head]]:
     return found
 
 
-def test_a_front_is_one_in_any_skin_of_this_world_and_none_with_its_face_under_hair():
+def test_fronts_are_recognised_in_all_skins_and_not_without_a_face():
     rng = np.random.default_rng(3)
 
     def is_front(person: Person, part_map: pic.PartMap, head: Head) -> bool:
@@ -109,7 +109,7 @@ def test_a_front_is_one_in_any_skin_of_this_world_and_none_with_its_face_under_h
     assert np.mean(covered) <= 0.1
 
 
-def test_training_goes_on_where_it_stopped(tmp_path, heads):
+def test_training_resumes_exactly(tmp_path, heads):
     config = ScorerConfig(view_steps=3, checkpoint_every=2)
     told: list[int] = []
     whole = train_views(config, heads, tmp_path / "whole", lambda done, total, loss: told.append(done))
@@ -126,7 +126,7 @@ def test_training_goes_on_where_it_stopped(tmp_path, heads):
         assert torch.equal(value, again.state_dict()[name]), name
 
 
-def test_packaged_weights_come_back_and_others_are_refused(tmp_path):
+def test_packaged_weights_are_read_back_and_others_refused(tmp_path):
     torch.manual_seed(0)
     net = ViewNet()
     package_small(net, tmp_path / "views.safetensors")

@@ -48,7 +48,7 @@ def test_the_linear_start_is_a_thumbnail(shards):
     assert error < 0.2 * pictures.var()
 
 
-def test_balancing_latents_changes_their_spread_and_no_picture(shards):
+def test_balancing_latents_changes_their_deviation_and_no_image(shards):
     vae = build_autoencoder()
     with np.load(shards[0]) as data:
         pictures = torch.from_numpy(data["pictures"]).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -66,7 +66,7 @@ def test_balancing_latents_changes_their_spread_and_no_picture(shards):
     )
 
 
-def test_drawing_is_a_function_of_the_seed_and_skips_what_is_there(shards, tmp_path):
+def test_shards_depend_on_the_seed_only_and_existing_ones_are_skipped(shards, tmp_path):
     config = DatasetConfig(people=2, people_per_shard=2, views=2, recolourings=2, workers=1)
     list(generate(config, tmp_path))
     with np.load(shards[0]) as first, np.load(tmp_path / "shard_0000.npz") as again:
@@ -141,7 +141,7 @@ def test_time_weights_have_mean_one_and_favour_noise():
     assert weights[900] > 10 * weights[20]
 
 
-def test_place_weights_have_mean_one_and_treat_both_sides_of_an_outline_alike():
+def test_place_weights_have_mean_one_and_are_equal_on_both_sides_of_an_outline():
     foreground, details = torch.zeros(2, 1, 16, 16)
     foreground[0, 4:12, 4:12], details[0, 4:6, 6:8] = 1.0, 1.0
     weights = place_weights(foreground, details)[0]
@@ -150,7 +150,7 @@ def test_place_weights_have_mean_one_and_treat_both_sides_of_an_outline_alike():
     assert weights[3, 6] == weights[4, 6] == pytest.approx(6 * weights[0, 0]), "hair, and one cell beyond"
 
 
-def test_details_are_part_of_the_person_and_always_there_where_the_head_is(shards):
+def test_details_are_part_of_the_person_and_present_in_close_ups(shards):
     head = list(Framing).index(Framing.HEAD)
     for shard in shards:
         with np.load(shard) as data:
@@ -160,7 +160,7 @@ def test_details_are_part_of_the_person_and_always_there_where_the_head_is(shard
             assert (data["details"].mean((1, 2)) < data["foreground"].mean((1, 2))).all()
 
 
-def test_shards_of_an_earlier_version_are_refused_with_a_line(shards, tmp_path):
+def test_shards_of_an_earlier_version_are_refused(shards, tmp_path):
     with np.load(shards[0]) as data:
         np.savez(tmp_path / "shard_0000.npz", **{name: data[name] for name in data.files if name != "details"})
     tokenizer = write_tokenizer(tmp_path / "tokenizer")

@@ -1,4 +1,4 @@
-"""The judges of the prior's pictures, on pictures whose truth is known."""
+"""The measures of the prior's samples, on images with known truth."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from avatar_gs.lab.world.measure import LEAST_STRIPE, lesser_stripe, sample, score, trials
 
 
-def test_stripes_are_seen_where_they_are_and_not_on_a_plain_shirt():
+def test_stripes_are_detected_on_striped_shirts_only():
     striped = [trial for trial in trials(40, seed=3) if trial.person.outfit.stripe]
     shares = [share for trial in striped if (share := lesser_stripe(trial, trial.truth)) is not None]
     assert len(shares) >= 4 and np.mean([share >= LEAST_STRIPE for share in shares]) > 0.7
@@ -18,13 +18,13 @@ def test_stripes_are_seen_where_they_are_and_not_on_a_plain_shirt():
 
 
 class Noise:
-    """A sampler whose pictures are its noise."""
+    """A sampler that returns its noise."""
 
     def sample(self, prompts: list[str], negatives: list[str], control: torch.Tensor, *, generator, **_: Any):
         return torch.rand(control.shape, generator=generator)
 
 
-def test_every_picture_and_every_seed_has_noise_of_its_own():
+def test_every_image_and_every_seed_has_different_noise():
     some = trials(5, seed=0)
     drawn = {(seed, i): image for seed in (0, 1) for i, image in enumerate(sample(Noise(), some, seed=seed, batch=2))}
     assert len({image.tobytes() for image in drawn.values()}) == 10
@@ -32,7 +32,7 @@ def test_every_picture_and_every_seed_has_noise_of_its_own():
 
 
 @pytest.mark.slow
-def test_drawn_truth_is_found_right_and_another_persons_wrong():
+def test_rendered_truth_scores_as_correct_and_another_persons_as_wrong():
     some = trials(60, seed=4)
     truth = np.stack([trial.truth for trial in some])
     right, wrong = score(some, truth), score(some, np.roll(truth, 1, axis=0))

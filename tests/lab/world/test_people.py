@@ -1,4 +1,4 @@
-"""The synthetic people: what captions say is what pictures show."""
+"""The synthetic people: captions match images."""
 
 import dataclasses
 
@@ -53,7 +53,7 @@ def drawn(person, framings, azimuths):
     return render_views(wardrobe, person, posed, views, np.random.default_rng(0))
 
 
-def test_every_caption_is_made_of_known_tokens_and_fits(tmp_path):
+def test_captions_consist_of_known_tokens_and_fit(tmp_path):
     tokenizer = write_tokenizer(tmp_path)
     rng = np.random.default_rng(0)
     people = [*individuals()[:20], *(random_person(rng) for _ in range(200))]
@@ -67,13 +67,13 @@ def test_every_caption_is_made_of_known_tokens_and_fits(tmp_path):
     assert all(len(tokenizer.tokenize(word.strip(","))) == 1 for word in negative_caption(rng).replace(",", "").split())
 
 
-def test_words_that_no_caption_teaches_are_tokens_and_yet_unknown():
+def test_untaught_words_are_tokens_but_not_known_words():
     untaught = set(UNTAUGHT_WORDS.split())
     assert "raincoat" in untaught <= set(one_token_words())
     assert untaught.isdisjoint(known_words())
 
 
-def test_captions_say_the_attributes_when_asked_to_mention_all():
+def test_captions_contain_all_attributes_with_mention_1():
     rng = np.random.default_rng(3)
     for _ in range(100):
         someone = random_person(rng)
@@ -92,7 +92,7 @@ def test_individuals_are_fixed_and_distinct():
     assert not any(held_out(someone) for someone in individuals())
 
 
-def test_training_never_meets_a_held_out_combination():
+def test_training_people_have_no_held_out_combination():
     rng = np.random.default_rng(0)
     drawn_people = [training_person(rng) for _ in range(500)] + [redressed(individuals()[0], rng) for _ in range(100)]
     drawn_people += [recoloured(drawn_people[i], rng) for i in range(200)]
@@ -102,7 +102,7 @@ def test_training_never_meets_a_held_out_combination():
     assert 0.07 < share < 0.13
 
 
-def test_a_face_is_on_the_front_only_and_volumes_stand_off_the_body(person):
+def test_a_face_is_on_the_front_only_and_added_meshes_extend_the_silhouette(person):
     sample = drawn(person, [Framing.HEAD, Framing.HEAD, Framing.BODY], [0.0, 180.0, 180.0])
     front, back, whole = sample.maps
     for part in (pic.EYE, pic.BROW, pic.MOUTH, pic.EYE_WHITE):
@@ -120,7 +120,7 @@ def test_a_face_is_on_the_front_only_and_volumes_stand_off_the_body(person):
 
 
 def test_left_and_right_are_not_mirrored(person):
-    """From the front, the avatar's left hand is on the right of the picture; from its left, it looks to the left."""
+    """From the front, the avatar's left hand is at the right of the image; seen from its left, it faces left."""
     wardrobe = load_wardrobe()
     posed = wardrobe.body.pose(a_pose())
     views = fixed_views(posed, [Framing.HEAD], [90.0], 2 * SIZE)
