@@ -9,10 +9,18 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
+import torch
 
 from avatar_gs import cli
+from avatar_gs.core.errors import UserError
+from avatar_gs.guidance.cfg import Cfg
+from avatar_gs.guidance.distill import Guidance
+from avatar_gs.guidance.methods.base import Setup
+from tests.guidance.analytic import AnalyticPrior, conditions, full, make, step
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs" / "pages").rglob("*.md"))
@@ -126,3 +134,19 @@ def test_site_builds_without_warnings(tmp_path):
         relative = page.relative_to(ROOT / "docs" / "pages").with_suffix(".html")
         assert (tmp_path / relative).is_file(), relative
     assert not re.search(r"<script[^>]+src=\"https?:", (tmp_path / "index.html").read_text())
+
+
+def test_the_documented_method_is_a_method(monkeypatch):
+    """The file of how-to/add-a-guidance-method.md scales CSD's residual by its factor."""
+    page = ROOT / "docs" / "pages" / "how-to" / "add-a-guidance-method.md"
+    module: Any = ModuleType("avatar_gs.guidance.methods.my_csd")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(compile(code_blocks(page, {"python"})[0], str(page), "exec"), vars(module))
+    prior, conds = AnalyticPrior(), conditions(text=0.5, null=0.1)
+    csd = make(prior, conds, "csd", 400, cfg_scale=2.0)
+    method = module.MyCsdConfig(factor=3.0).build(Setup(prior, conds, Cfg(2.0), {}))
+    latents = full(0.9, 4)
+    mine, reference = step(Guidance(csd.config, prior, method), conds, latents), step(csd, conds, latents)
+    assert torch.allclose(mine.grad, 3 * reference.grad) and reference.grad.abs().min() > 0
+    with pytest.raises(UserError, match=r"guidance\.my_csd\.factor=-1"):
+        module.MyCsdConfig(factor=-1)
