@@ -73,7 +73,7 @@ ANNEALED = {
     ScheduleKind.sqrt_annealed: lambda progress: progress**0.5,  # HiFA: most steps at small t
     ScheduleKind.linear: lambda progress: progress,
 }
-"""Completed fraction of the way from ``t_max`` to ``t_min``, by the completed fraction of the run."""
+"""Maps the completed fraction of the run to that of the descent from ``t_max`` to ``t_min``."""
 
 
 def draw_times(

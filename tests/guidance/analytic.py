@@ -1,8 +1,8 @@
 """A prior whose score is known exactly, so that every method's formula can be checked to the last digit.
 
-A condition is two rows: the mean m of a Gaussian with variance tau^2 a dimension, and a distance a that splits it into
-two modes, m - a and m + a (0: one mode). With v = alpha^2 tau^2 + sigma^2 the noise prediction for z_t is
-sigma (z_t - alpha m) / v, less sigma alpha a tanh(alpha a (z_t - alpha m) / v) / v for the modes.
+A condition has two embeddings: the mean m of a Gaussian with variance tau^2 per dimension, and a distance a that
+splits it into two modes, m - a and m + a (0: one mode). With v = alpha^2 tau^2 + sigma^2 the noise prediction for z_t
+is sigma (z_t - alpha m) / v, less sigma alpha a tanh(alpha a (z_t - alpha m) / v) / v for the modes.
 
 The prior's network may predict the noise, v, or a flow's velocity (with that flow's own levels, alpha + sigma = 1).
 """
@@ -79,7 +79,7 @@ def exact_eps(z_t, alpha, sigma, cond, tau):
 
 
 class AnalyticAdapter:
-    """A Gaussian N(mean, tau^2) whatever the text says; a camera moves its mean by the sum of its entries."""
+    """A Gaussian N(mean, tau^2) for any text; a camera moves its mean by the sum of its entries."""
 
     def __init__(self, prior: AnalyticPrior) -> None:
         self.prior = prior
@@ -129,7 +129,7 @@ def make(prior, conds, method="de_sds", t=None, **options) -> Guidance:
 
 
 def step(guidance, conds, z, buckets=None, index=0, total=100, seed=0, source=SOURCE, **arguments):
-    """One step; what is edited is flat pictures of ``source``."""
+    """One step; the source of an edit is a constant image of value ``source``."""
     buckets = buckets or ["all"] * len(z)
     generator = torch.Generator().manual_seed(seed)
     arguments["source"] = torch.full_like(z, source).detach()

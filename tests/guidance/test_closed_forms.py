@@ -1,6 +1,7 @@
 """SDS and DE-SDS against what they must be for a prior whose score is known (see ``analytic``).
 
-x is the picture, m the mean of the text, tau its spread, kappa = sigma alpha / v, v = alpha^2 tau^2 + sigma^2.
+x is the image, m the mean of the text, tau its standard deviation, kappa = sigma alpha / v,
+v = alpha^2 tau^2 + sigma^2.
 """
 
 from typing import Any
@@ -19,7 +20,7 @@ ONE: dict[str, Any] = {"weight": Weight.one}
 
 
 def at(y_con_mean: float, guidance, bucket="all"):
-    """Put y_con where it would be after learning for ever: on the picture itself, with the prior's spread."""
+    """Set y_con to its optimum: the image itself, with the prior's standard deviation."""
     with torch.no_grad():
         rows(guidance)[bucket].copy_(gaussian(y_con_mean))
 
@@ -63,7 +64,7 @@ def test_de_sds_with_the_best_y_con_is_exact_and_free_of_noise(prior, t):
 
 
 @pytest.mark.parametrize("t", [250, 600])
-def test_de_sds_fixed_point_over_saturates_whatever_y_con_does(prior, t):
+def test_fixed_point_of_de_sds_over_saturates_for_any_y_con(prior, t):
     """The best y_con vanishes at m_y + s (m_y - m_n), and nowhere else."""
     m, n, s = 0.5, -0.25, 7.5
     fixed = m + s * (m - n)
@@ -91,8 +92,8 @@ def test_de_sds_is_vsd_at_one_more_with_the_negative_as_null(prior):
 
 @pytest.mark.parametrize("t", [100, 500])
 @pytest.mark.parametrize("x", [0.9, -2.0])
-def test_noise_share_leads_from_de_sds_to_sds(prior, t, x):
-    """Half-way, the residual is the mean of both methods' on the very same noise; at 1, SDS's, whatever y_con is."""
+def test_noise_share_interpolates_de_sds_and_sds(prior, t, x):
+    """Half-way, the residual is the mean of both methods' on the same noise; at 1, it is SDS's for any y_con."""
     s, conds, z = 3.0, conditions(text=0.5, negative=-0.25), full(x, 4)
 
     def gradient(share):
@@ -107,7 +108,7 @@ def test_noise_share_leads_from_de_sds_to_sds(prior, t, x):
 
 
 @pytest.mark.parametrize("share", [0.25, 1.0])
-def test_noise_share_brings_its_share_of_noise_and_no_other_pull(prior, share):
+def test_noise_share_adds_its_fraction_of_noise_and_no_bias(prior, share):
     x, m, t = 0.9, 0.5, 500
     conds, level = conditions(text=m), Level(prior, t)
     guidance = make(prior, conds, t=t, cfg_scale=0.0, de_sds=plain_de_sds(warmup=0.0, noise_share=share), **ONE)
@@ -118,7 +119,7 @@ def test_noise_share_brings_its_share_of_noise_and_no_other_pull(prior, share):
 
 
 def test_de_sds_begins_as_csd(prior):
-    """With y_con still at the negative prompt, delta = (s + 1)(eps_y - eps_n): the same for every picture, no noise."""
+    """With y_con still at the negative prompt, delta = (s + 1)(eps_y - eps_n): constant and without noise."""
     s, t, m, n = 3.0, 500, 0.5, -0.25
     conds, level = conditions(text=m, negative=n), Level(prior, t)
     for x in (-2.0, 2.0):
@@ -160,7 +161,7 @@ def test_subtracting_the_noise_helps_only_where_it_is_large(t):
 
 
 def learned(prior, conds, buckets, values, t, rate=0.02, steps=600):
-    """DE-SDS on fixed pictures until y_con has settled."""
+    """DE-SDS on fixed images until y_con has converged."""
     config = plain_de_sds(warmup=0.0, learning_rate=rate, norm_band=1.0)
     guidance = make(prior, conds, t=t, cfg_scale=0.0, de_sds=config, **ONE)
     z = torch.cat([full(value) for value in values])
@@ -169,7 +170,7 @@ def learned(prior, conds, buckets, values, t, rate=0.02, steps=600):
     return out, guidance
 
 
-def test_y_con_learns_the_picture(prior):
+def test_y_con_learns_the_image(prior):
     conds = conditions(text=0.5, negative=-0.6)
     out, guidance = learned(prior, conds, ["all"] * 8, [-0.9] * 8, t=500)
     mean = guidance.state_dict()["y_con.all"][0]
@@ -177,7 +178,7 @@ def test_y_con_learns_the_picture(prior):
     assert out.logs["L_con"] < out.logs["L_neg"]
 
 
-def test_two_views_need_a_row_each(prior):
+def test_two_views_need_an_embedding_each(prior):
     """Views that show +1 and -1, text 0: one shared y_con ends at their average and pulls neither; a row for each pulls
     both home by kappa."""
     t, batch = 500, 8
@@ -193,8 +194,8 @@ def test_two_views_need_a_row_each(prior):
 
 
 def mean_pull(method, t, x, effective_cfg=1.0):
-    """E[G / w], its standard error and the variance at the picture x, for a text of two modes, at -1 and +1, of spread
-    0.2, and a negative of one mode between them; y_con is the best of one mode."""
+    """E[G / w], its standard error and the variance at the image x, for a text of two modes, at -1 and +1, of standard
+    deviation 0.2, and a negative of one mode between them; y_con is the best of one mode."""
     prior = AnalyticPrior(tau=0.2)
     conds = conditions(text=0.0, negative=0.0, modes=1.0)
     if method == "sds":
@@ -209,7 +210,7 @@ def mean_pull(method, t, x, effective_cfg=1.0):
 
 @pytest.mark.parametrize("method", ["sds", "de_sds"])
 @pytest.mark.parametrize(("t", "separates"), [(100, True), (200, True), (300, False), (600, False)])
-def test_two_modes_are_told_apart_by_the_noise_level_alone(method, t, separates):
+def test_separation_of_two_modes_depends_on_the_noise_level_alone(method, t, separates):
     """Just off the middle (x = 0.1): at low noise the pull is outwards (two fixed points), at high noise back to the
     average; y_con changes nothing about that."""
     mean, error, _ = mean_pull(method, t, 0.1)

@@ -58,7 +58,7 @@ def test_y_cons_loss_leaves_the_latents_alone(prior):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", list(ScheduleKind))
-def test_four_pictures_at_once_or_one_by_one(prior, method, kind):
+def test_a_batch_of_four_equals_four_batches_of_one(prior, method, kind):
     conds = conditions()
     schedule = ScheduleConfig(kind=kind, jitter=0.05)
     options = {
@@ -110,9 +110,9 @@ def test_four_pictures_at_once_or_one_by_one(prior, method, kind):
     ],
 )
 def test_prior_calls(prior, method, t, options, calls, batches):
-    """Two pictures. SDS asks for text and negative at once, DE-SDS for these and, with its gradient, for y_con; ISM for
-    each stride of its inversion, then for both; SDI for both at each step of its inversion; HiFA at each of its steps;
-    DDS and PDS for both, of the picture and of its source; VSD for both and twice of its LoRA."""
+    """Two images. SDS predicts text and negative in one call; DE-SDS these and, with its gradient, y_con; ISM each
+    stride of its inversion, then both; SDI both at each step of its inversion; HiFA both at each of its steps; DDS and
+    PDS both, of the image and of its source; VSD both and its LoRA twice."""
     conds = conditions()
     guidance = make(prior, conds, method, t, de_sds=plain_de_sds(**{"warmup": 0.0, **options}))
     out = step(guidance, conds, full(0.7, 2), index=3)
@@ -121,8 +121,8 @@ def test_prior_calls(prior, method, t, options, calls, batches):
 
 
 @pytest.mark.parametrize(("every", "batches"), [(1, [[128, 64]] * 3), (2, [[128, 64], [192], [128, 64]])])
-def test_a_batch_on_both_sides_of_the_cut_asks_for_all_of_y_con(prior, every, batches):
-    """Networks see the same batch sizes whatever noise levels are drawn."""
+def test_a_batch_on_both_sides_of_the_cut_predicts_y_con_for_all_images(prior, every, batches):
+    """Networks see the same batch sizes for any sampled timesteps."""
     conds = conditions()
     config = plain_de_sds(warmup=0.0, update_every=every)
     guidance = make(prior, conds, schedule=ScheduleConfig(kind=ScheduleKind.uniform), de_sds=config)
@@ -164,7 +164,7 @@ def test_the_warm_up_moves_y_con_only(prior):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_is_not_finite_becomes_zero(prior, bad):
+def test_non_finite_entries_become_zero(prior, bad):
     conds = conditions()
     z = full(0.7, 2)
     z[0, 0, 0, 0] = bad
@@ -175,7 +175,7 @@ def test_what_is_not_finite_becomes_zero(prior, bad):
     torch.testing.assert_close(guidance.state_dict()["y_con.all"].double(), gaussian(-0.25), atol=1e-7, rtol=0)
 
 
-def test_clipping_holds_the_norm_over_channels(prior):
+def test_clipping_clamps_the_norm_over_channels(prior):
     conds = conditions()
     free = step(make(prior, conds, t=500), conds, full(0.7, 2)).grad
     largest = free.norm(dim=1).max()
@@ -202,7 +202,7 @@ def test_weights(prior, kind):
     torch.testing.assert_close(step(make(prior, conds, t=400, weight=kind), conds, full(0.7)).grad, expected * plain)
 
 
-def test_sigma_over_alpha_makes_g_the_way_to_the_clean_picture(prior):
+def test_sigma_over_alpha_makes_g_the_step_to_the_clean_image(prior):
     """G = (sigma / alpha)(eps_hat - eps) is z - z0_hat."""
     conds = conditions()
     z = full(0.7, 2)
@@ -210,7 +210,7 @@ def test_sigma_over_alpha_makes_g_the_way_to_the_clean_picture(prior):
     torch.testing.assert_close(out.grad, z - out.z0_hat)
 
 
-def test_null_and_negative_are_told_apart(prior):
+def test_null_and_negative_are_different_conditions(prior):
     conds = conditions(negative=-0.25, null=0.1)
     grads = []
     for unconditional in Unconditional:
@@ -253,7 +253,7 @@ def test_methods_that_learn_nothing_have_no_state(prior, method):
     guidance.load_state_dict({})
 
 
-def test_rows_that_are_not_shown_stay(prior):
+def test_embeddings_of_other_buckets_are_unchanged(prior):
     conds = conditions(buckets=("front", "back"))
     guidance = make(prior, conds, t=500)
     step(guidance, conds, full(0.7, 2), ["front", "back"])
@@ -292,7 +292,7 @@ class AdamOfRows:
         return state
 
 
-def test_rows_learn_as_parameters_of_their_own_do():
+def test_buckets_are_optimised_independently():
     """One stacked tensor against torch's Adam for each row, on the same gradients; the latter's checkpoint resumes."""
     generator = torch.Generator().manual_seed(0)
     start = {bucket: torch.randn(5, 6, generator=generator) for bucket in "abcd"}
@@ -336,7 +336,7 @@ def test_an_update_of_y_con_does_not_wait_for_a_gpu():
         assert bool(y_con.values.any()) and reads.count > 0, "it counts"
 
 
-def test_a_gradient_that_is_not_finite_leaves_all_of_y_con():
+def test_a_non_finite_gradient_leaves_y_con_unchanged():
     start = {bucket: torch.randn(5, 6, generator=torch.Generator().manual_seed(0)) for bucket in "ab"}
     y_con = ConsistentText(start, 0.05, 0.1)
     y_con.update(y_con.batch(["a", "b"]).square().sum())
@@ -368,7 +368,7 @@ def test_a_y_con_that_learns_nothing_is_reported_once(prior, caplog, rate, warns
     assert len([r for r in caplog.records if "no better than the negative" in r.message]) == int(warns)
 
 
-def test_cfg_rescale_restores_the_texts_spread():
+def test_cfg_rescale_restores_the_standard_deviation_of_the_text():
     away, towards = torch.randn(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(0)).unbind(0)
     full_rescale = guided(away, towards, 8.0, 1.0)
     torch.testing.assert_close(full_rescale.std((1, 2, 3)), towards.std((1, 2, 3)))

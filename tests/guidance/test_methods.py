@@ -1,6 +1,6 @@
 """The other methods against what they must be for a prior whose score is known (symbols as in ``test_closed_forms``).
 
-rho = alpha tau / sqrt(v) and r = sigma / sqrt(v); x is the picture, x_s the source of an edit.
+rho = alpha tau / sqrt(v) and r = sigma / sqrt(v); x is the image, x_s the source of an edit.
 """
 
 from typing import Any
@@ -88,7 +88,7 @@ def test_nfsd_is_free_of_noise_where_there_is_more(prior, t, correction):
     torch.testing.assert_close(grad, full(expected, 8), atol=1e-5, rtol=0)
 
 
-def test_nfsds_cut_is_each_pictures_own(prior):
+def test_nfsd_applies_the_noise_cut_per_image(prior):
     conds = conditions()
     out = step(make(prior, conds, "nfsd", cfg_scale=0.0, **UNIFORM, **ONE), conds, full(0.9, 64))
     above = prior.sigma(out.t) / prior.alpha(out.t) >= 0.57
@@ -99,7 +99,7 @@ def test_nfsds_cut_is_each_pictures_own(prior):
 
 @pytest.mark.parametrize("t", [300, 900])
 @pytest.mark.parametrize("weight", [Weight.sigma_squared, Weight.one])
-def test_robust_nfsds_correction_is_twice_as_long_as_the_texts_direction(prior, t, weight):
+def test_robust_nfsds_correction_has_twice_the_norm_of_the_text_direction(prior, t, weight):
     conds, z = conditions(), torch.cat([full(3.0, 4), full(-3.0, 4)])
     options = {"cfg_scale": 7.5, "weight": weight}
     text = step(make(prior, conds, "csd", t, **options), conds, z).grad
@@ -142,7 +142,7 @@ def test_isms_gap_falls(prior, progress, gap):
 
 @pytest.mark.parametrize("t", [250, 500, 900])
 def test_sdis_target(prior, t):
-    """With an exact inversion, z - G is m + rho (x - m), for every picture the same way."""
+    """With an exact inversion, z - G is m + rho (x - m), for every image alike."""
     x, conds = 0.9, conditions()
     config = SdiConfig(inversion_steps=100, inversion_scale=1.0)
     guidance = make(prior, conds, "sdi", t, sdi=config, weight=Weight.sigma_over_alpha, **PLAIN)
@@ -152,7 +152,7 @@ def test_sdis_target(prior, t):
     torch.testing.assert_close(out.target, out.z0_hat)
 
 
-def test_the_residual_with_cached_noise_is_ddim(prior):
+def test_sds_with_cached_noise_is_ddim(prior):
     """x <- z0_hat and kappa <- eps_hat, step by step, is Song et al.'s sampler exactly."""
     cond = gaussian(M)[None]
     times = [torch.tensor([t]) for t in (900, 700, 400, 100)]
@@ -242,7 +242,7 @@ def test_pds_with_stride_one_has_the_direction_of_dds(prior, t):
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
 @pytest.mark.parametrize("t", [100, 500, 900])
-def test_pds_shifts_by_a_share(prior, t, stride):
+def test_pds_shifts_by_a_fraction(prior, t, stride):
     """It rests at x_s + share * s (m_y - m_source), share = chi kappa / (psi + chi kappa): all of it when psi = 0."""
     s, conds, kappa = 3.0, conditions(source=-0.6), Level(prior, t).kappa
     psi, chi = (float(value) for value in coefficients(prior, torch.tensor([t]), stride))
@@ -269,7 +269,7 @@ def test_editing_needs_something_to_edit(prior, method):
 
 
 def with_adapter(prior, conds, t, mean, tau, **options):
-    """VSD whose adapter is the Gaussian that it is told to be, and stays so."""
+    """VSD with a given Gaussian as its adapter, which does not learn."""
     guidance = make(prior, conds, "vsd", t, vsd=VsdConfig(learning_rate=0.0), **options)
     adapter = adapter_of(guidance)
     adapter.tau = tau
@@ -279,7 +279,7 @@ def with_adapter(prior, conds, t, mean, tau, **options):
 
 
 @pytest.mark.parametrize("t", [100, 500, 900])
-def test_vsd_of_one_picture_is_sds_and_of_the_priors_own_is_zero(prior, t):
+def test_vsd_of_one_image_is_sds_and_of_the_priors_samples_is_zero(prior, t):
     x, conds = 0.9, conditions()
     z = full(x, 4)
     dirac = step(with_adapter(prior, conds, t, x, 0.0, cfg_scale=7.5, **ONE), conds, z).grad
@@ -290,7 +290,7 @@ def test_vsd_of_one_picture_is_sds_and_of_the_priors_own_is_zero(prior, t):
 
 
 def test_vsds_adapter_learns_the_renders_camera_by_camera(prior):
-    """The analytic adapter adds a camera to its mean: told +1 and -1 for renders at 1.3 and -0.7, it ends at 0.3; and
+    """The analytic adapter adds a camera to its mean: given +1 and -1 for renders at 1.3 and -0.7, it ends at 0.3; and
     the avatar's gradient is the same whether it learns or not."""
     conds, batch = conditions(), 8
     z = torch.cat([full(1.3, batch), full(-0.7, batch)])
@@ -314,7 +314,7 @@ def test_vsds_adapter_learns_the_renders_camera_by_camera(prior):
     assert not resting.state_dict()["adapter.mean"].any()
 
 
-def test_vsd_leaves_a_share_of_the_cameras_unsaid(monkeypatch, prior):
+def test_vsd_drops_a_fraction_of_the_cameras(monkeypatch, prior):
     conds = conditions()
     guidance = make(prior, conds, "vsd", 500)
     said, adapter = [], adapter_of(guidance)
@@ -326,14 +326,14 @@ def test_vsd_leaves_a_share_of_the_cameras_unsaid(monkeypatch, prior):
     assert 5 <= int((for_learning.sum(1) == 0).sum()) <= 40
 
 
-def test_a_prior_without_adapter_says_so(monkeypatch, prior):
+def test_a_prior_without_adapter_is_a_clear_error(monkeypatch, prior):
     monkeypatch.delattr(AnalyticPrior, "adapter")
     with pytest.raises(UserError, match="guidance=vsd trains a LoRA"):
         make(prior, conditions(), "vsd")
 
 
 @pytest.mark.parametrize("weight", [Weight.one, Weight.sigma_squared])
-def test_de_sds_as_the_seed_wrote_it_leaks(prior, weight):
+def test_variant_seed_leaks_the_gradient_of_y_cons_loss(prior, weight):
     """The undetached loss adds alpha J^T (eps_con - eps), untouched by w(t): SDS to y_con times alpha sigma / v."""
     t, con, level = 500, 0.3, Level(prior, 500)
     conds, z = conditions(), full(0.9, 3)
@@ -349,7 +349,7 @@ def test_de_sds_as_the_seed_wrote_it_leaks(prior, weight):
     torch.testing.assert_close(leak, level.alpha * level.sigma / level.v * sds, atol=1e-6, rtol=1e-6)
 
 
-def test_de_sds_composed_asks_for_the_person_apart(prior):
+def test_variant_composed_predicts_the_person_separately(prior):
     x, t, s, person = 0.9, 500, 3.0, 0.2
     conds = conditions(identity=person)
     config = plain_de_sds(warmup=0.0, variant=Variant.composed)

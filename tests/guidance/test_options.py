@@ -1,4 +1,4 @@
-"""What combines with any method: Perp-Neg, Bridge, the picture's own distance, several updates to one target, and what
+"""What combines with any method: Perp-Neg, Bridge, the distance between images, several updates to one target, and what
 the network predicts."""
 
 from typing import Any
@@ -109,7 +109,7 @@ def test_extra_prompts_become_conditions(prior):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_picture_has_a_distance_of_its_own(prior, method):
+def test_rgb_weight_adds_the_distance_between_images(prior, method):
     """d loss / d images = weight (images - decoded z0_hat) / B, images averaged down; the latents' stays."""
     conds, weight, batch = conditions(), 0.1, 2
     images = torch.rand(batch, 6, 6, 3, dtype=torch.float64, requires_grad=True)
@@ -127,7 +127,7 @@ def test_the_picture_has_a_distance_of_its_own(prior, method):
 
 
 def test_several_updates_towards_one_target(prior):
-    """What a step asked for is the target, wherever the avatar has got to meanwhile; the prior is not asked again."""
+    """The target of a step stays while the avatar moves, and the prior is not evaluated again."""
     conds, batch = conditions(), 2
     z = full(0.7, batch, grad=True)
     out = step(make(prior, conds, "nfsd", 500, inner_steps=5), conds, z)
@@ -143,7 +143,7 @@ def test_several_updates_towards_one_target(prior):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_the_network_predicts_makes_no_difference(method):
+def test_epsilon_and_v_prediction_give_the_same_step(method):
     conds, z = conditions(), full(0.7, 2)
     epsilon, v = (step(make(AnalyticPrior(predicts=kind), conds, method, 500), conds, z) for kind in KINDS[:2])
     torch.testing.assert_close(epsilon.grad, v.grad, atol=1e-6, rtol=1e-6)
@@ -154,7 +154,7 @@ def test_what_the_network_predicts_makes_no_difference(method):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_predictions_agree_in_single_precision(kind):
-    """From the outputs that networks of each kind would give, in float32, the same noise to 1e-6."""
+    """From the outputs that networks of each type would give, in float32, the same noise to 1e-6."""
     drawn = torch.randn(2, 3, 2, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     z, eps = drawn
     sigma = torch.tensor([0.1, 0.6, 0.95], dtype=torch.float64)[:, None, None, None]
@@ -195,7 +195,7 @@ def test_sds_under_a_flow_prior_pulls_home():
         (lambda: ScheduleConfig(late=2.0), "late"),
     ],
 )
-def test_absurd_settings_are_one_clear_line(make_it, word):
+def test_out_of_range_settings_are_a_one_line_error(make_it, word):
     with pytest.raises(UserError, match=word) as caught:
         make_it()
     assert "\n" not in str(caught.value)

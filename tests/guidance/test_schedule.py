@@ -49,7 +49,7 @@ def test_uniform_covers_its_range_at_any_time():
 
 
 @given(st.floats(0, 1), st.floats(0, 0.99), st.floats(0, 0.99), st.sampled_from(list(ScheduleKind)))
-def test_times_exist(progress, floor, jitter, kind):
+def test_timesteps_are_those_of_the_prior(progress, floor, jitter, kind):
     drawn = times(progress, kind=kind, floor=floor, jitter=jitter, t_max=1.0, t_min=0.0)
     assert drawn.dtype is torch.int64 and drawn.min() >= 0 and drawn.max() <= 999
 
@@ -70,7 +70,7 @@ def test_times_exist(progress, floor, jitter, kind):
         (lambda: DeSdsConfig(norm_band=0.0), "norm_band"),
     ],
 )
-def test_absurd_settings_are_one_clear_line(make, word):
+def test_out_of_range_settings_are_a_one_line_error(make, word):
     with pytest.raises(UserError, match=word) as caught:
         make()
     assert "\n" not in str(caught.value)

@@ -16,14 +16,14 @@ from tests.training.conftest import ColorPrior
 PROMPTS = {"body/front": BucketPrompt("red", "grey")}
 
 
-def test_what_is_in_range_stays_as_it_is():
+def test_thresholding_leaves_values_in_range():
     z0 = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     assert torch.equal(dynamic_threshold(z0, 1.0, float(z0.abs().max())), z0)
     z0[0, 0, 0, 0] = 50.0
     assert torch.equal(dynamic_threshold(z0, 0.9, 3.0), z0), "a single outlier is beyond the quantile"
 
 
-def test_each_picture_is_drawn_into_the_range_by_itself():
+def test_thresholding_scales_each_image_by_itself():
     calm = torch.linspace(-1, 1, 48).reshape(1, 3, 4, 4)
     wild = 10 * calm
     found = dynamic_threshold(torch.cat([calm, wild]), 0.5, 2.0)
@@ -49,15 +49,15 @@ def distilled(method="sds", **options):
 
 
 @pytest.mark.parametrize("method", ["sds", "hifa"])
-def test_with_the_weight_sigma_over_alpha_the_target_is_the_thresholded_picture(method):
-    """G = (sigma / alpha)(eps_hat - eps) = z - z0_hat, so the avatar is drawn to where thresholding puts z0_hat."""
+def test_with_weight_sigma_over_alpha_the_target_is_the_thresholded_image(method):
+    """G = (sigma / alpha)(eps_hat - eps) = z - z0_hat, so the avatar moves towards the thresholded z0_hat."""
     free, held = distilled(method), distilled(method, dynamic_threshold=0.995, latent_range=1.5)
     assert free.z0_hat.abs().max() > 2 and held.z0_hat.abs().max() < 1.5 + 1e-4
     torch.testing.assert_close(held.z0_hat, dynamic_threshold(free.z0_hat, 0.995, 1.5), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(held.target, held.z0_hat, atol=1e-4, rtol=1e-4)
 
 
-def test_it_is_off_by_default_and_says_nothing_where_all_is_in_range():
+def test_thresholding_is_off_by_default_and_changes_nothing_in_range():
     free, off = distilled(), distilled(dynamic_threshold=0.0, latent_range=0.1)
     assert torch.equal(free.grad, off.grad)
     wide = distilled(dynamic_threshold=1.0, latent_range=100.0)
@@ -65,12 +65,12 @@ def test_it_is_off_by_default_and_says_nothing_where_all_is_in_range():
 
 
 @pytest.mark.parametrize("wrong", [{"dynamic_threshold": 1.5}, {"latent_range": 0.0}])
-def test_impossible_thresholds_are_refused_in_one_line(wrong):
+def test_impossible_thresholds_are_a_one_line_error(wrong):
     with pytest.raises(UserError, match=rf"^guidance\.{next(iter(wrong))}=[^\n]*$"):
         plain_guidance(**wrong)
 
 
 @pytest.mark.parametrize("method", ["l_diff", "pds"])
-def test_methods_that_are_no_plain_difference_refuse_it(method):
+def test_methods_without_a_plain_difference_refuse_thresholding(method):
     with pytest.raises(UserError, match=rf"^guidance\.dynamic_threshold=0\.9: guidance={method} [^\n]*$"):
         plain_guidance(method=method, dynamic_threshold=0.9)

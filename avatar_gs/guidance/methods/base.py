@@ -234,7 +234,7 @@ class MethodConfig(Section):
         if self.edits and not found:
             raise UserError(
                 f"guidance={self.name} changes what is there already: give init=<folder of a run with an "
-                "avatar>, or choose a method that begins anew, such as guidance=de_sds or guidance=sds"
+                "avatar>, or choose a method that starts from scratch, such as guidance=de_sds or guidance=sds"
             )
 
     def build(self, setup: "Setup") -> Method:
