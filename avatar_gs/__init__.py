@@ -8,11 +8,13 @@ Example:
 
 from typing import TYPE_CHECKING, Any
 
+from avatar_gs.core.errors import UserError
+
 if TYPE_CHECKING:
     from avatar_gs.api import Avatar, load, make
 
 __version__ = "0.1.0"
-__all__ = ["Avatar", "load", "make"]
+__all__ = ["Avatar", "UserError", "load", "make"]
 
 
 def __getattr__(name: str) -> Any:

@@ -62,8 +62,7 @@ def make(
         The avatar in its A-pose.
 
     Raises:
-        UserError: for a mistake in the settings or a missing file, in one line; ``from avatar_gs.core.errors import
-            UserError``.
+        UserError: for a mistake in the settings or a missing file, in one line (``avatar_gs.UserError``).
         KeyboardInterrupt: after Ctrl-C, once the checkpoint is written. The same call resumes.
 
     Example:

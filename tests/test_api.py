@@ -11,9 +11,8 @@ import pytest
 import torch
 
 import avatar_gs
-from avatar_gs import cli
+from avatar_gs import UserError, cli
 from avatar_gs.cli.overrides import as_overrides, settings_of
-from avatar_gs.core.errors import UserError
 from avatar_gs.core.paths import PACKAGE
 from avatar_gs.export.config import Frame
 from tests.tiny import save_prior
@@ -53,7 +52,7 @@ def test_importing_the_package_is_light():
     code = "import sys, avatar_gs; print([m for m in ('torch', 'hydra', 'numpy') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert result.stdout == "[]\n"
-    assert avatar_gs.__all__ == ["Avatar", "load", "make"]
+    assert avatar_gs.__all__ == ["Avatar", "UserError", "load", "make"]
     with pytest.raises(AttributeError, match="nonsense"):
         avatar_gs.nonsense  # noqa: B018
 
