@@ -5,8 +5,9 @@ import pytest
 import torch
 from transformers import CLIPTokenizer
 
-from avatar_gs.lab.metrics.avatar import Pictures
-from avatar_gs.lab.metrics.truth import Stage, Truth, cases, draw_truth, set_stage
+from avatar_gs.lab.metrics.avatar import ViewImages
+from avatar_gs.lab.metrics.truth import Truth, cases, render_truth
+from avatar_gs.lab.metrics.views import Viewpoints, standard_viewpoints
 from avatar_gs.lab.scorer.model import TOKENIZER, Scorer, build_model, frozen
 from avatar_gs.lab.world.dataset import part_masks
 from avatar_gs.lab.world.rendering import BACKGROUND
@@ -20,14 +21,14 @@ EVERY = 4
 
 
 @pytest.fixture(scope="session")
-def stage() -> Stage:
-    return set_stage()
+def viewpoints() -> Viewpoints:
+    return standard_viewpoints()
 
 
 @pytest.fixture(scope="session")
-def truths(stage) -> list[Truth]:
+def truths(viewpoints) -> list[Truth]:
     """Long hair and trousers; a skirt; long hair and a hat."""
-    return [draw_truth(case, stage) for case in cases(3)]
+    return [render_truth(case, viewpoints) for case in cases(3)]
 
 
 @pytest.fixture(autouse=True)
@@ -51,19 +52,19 @@ def scorer() -> Scorer:
     return frozen(build_model(tokenizer), tokenizer)
 
 
-def true_pictures(truth: Truth) -> Pictures:
+def true_pictures(truth: Truth) -> ViewImages:
     """The pictures of an avatar that is the person."""
     alpha = np.stack([1 - part_masks(part_map, BACKGROUND) for part_map in truth.maps])
-    rgb = np.stack([truth.picture(view) for view in range(len(truth.maps))])
+    rgb = np.stack([truth.image(view) for view in range(len(truth.maps))])
     background = (1 - alpha)[..., None] * 191 / 255
-    return Pictures((rgb - background).clip(0).astype(np.float32), alpha.astype(np.float32))
+    return ViewImages((rgb - background).clip(0).astype(np.float32), alpha.astype(np.float32))
 
 
 def true_splats(truth: Truth) -> Gaussians:
-    """Splats of 4 mm at surface points that the stage's cameras see, each in the colour of the part there."""
+    """Splats of 4 mm at surface points that the viewpoints's cameras see, each in the colour of the part there."""
     means, colors = [], []
     size = len(truth.maps[0].parts)
-    cameras = truth.stage.views.cameras.resized(size, size)
+    cameras = truth.viewpoints.views.cameras.resized(size, size)
     for view in range(len(cameras)):
         drawn = truth.maps[view]
         rows, columns = np.nonzero(np.isfinite(drawn.depth[::EVERY, ::EVERY]))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from avatar_gs.lab.metrics.truth import neutral_body
+from avatar_gs.lab.metrics.views import neutral_body
 from avatar_gs.splats.config import SplatsConfig
 from avatar_gs.splats.density import detached
 from avatar_gs.splats.surface import surface_splats

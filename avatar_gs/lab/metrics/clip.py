@@ -1,4 +1,4 @@
-"""What tells how well pictures fit texts: the packaged scorer, or any CLIP of transformers, by folder or hub name."""
+"""Similarity of images and texts: the packaged scorer, or a CLIP of transformers from a folder or the hub."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,11 +24,13 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Clip:
-    """Unit features of pictures ``[B, H, W, 3]`` in [0, 1] and of texts; their similarity is the dot product.
+    """Normalised features of images ``[B, H, W, 3]`` in [0, 1] and of texts; the dot product is the cosine similarity.
 
-    ``image_features`` is differentiable. ``person_features`` are to compare pictures with pictures: of who it is, from
-    whatever side, with the packaged scorer; a CLIP knows no others than ``image_features``. ``fingerprint`` changes
-    with the weights.
+    Args:
+        fingerprint: hash of the weights.
+        image_features: to compare with texts; differentiable.
+        person_features: to compare images of people: identity in any view with the packaged scorer, ``image_features``
+            with a CLIP.
     """
 
     name: str
@@ -40,19 +42,19 @@ class Clip:
 
 @dataclass(frozen=True)
 class Transformers:
-    """A CLIP of transformers that no training changes, with what its pictures must look like."""
+    """A frozen CLIP of transformers and the preprocessing of its images."""
 
     model: CLIPModel
     tokenizer: CLIPTokenizer
     size: int
-    """Side of its pictures, in pixels."""
+    """Side of its images in pixels."""
     length: int
-    """Most tokens of a text."""
+    """Maximum number of tokens."""
     mean: Float[Tensor, "3 1 1"]
     std: Float[Tensor, "3 1 1"]
 
     def image_features(self, images: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B d"]:
-        """Square pictures are resized (antialiased) to the size that the model was trained on."""
+        """Features of square images, resized with antialiasing to the model's size."""
         size, device = self.size, self.model.device
         features = []
         for some in images.split(BATCH):
@@ -66,17 +68,18 @@ class Transformers:
 
     @torch.no_grad()
     def text_features(self, texts: Sequence[str]) -> Float[Tensor, "B d"]:
-        """What exceeds the model's length is cut."""
+        """Features of texts, truncated to the model's length."""
         ids = self.tokenizer(list(texts), padding=True, truncation=True, max_length=self.length, return_tensors="pt")
         return embed_tokens(self.model, ids.input_ids.to(self.model.device))
 
 
 def load_clip(name: str, device: torch.device | str = "cpu") -> Clip:
-    """The CLIP of a folder or hub name; "": the packaged scorer. Only safetensors are loaded, and only a hub name
-    reaches for the network.
+    """Load a CLIP from a folder or hub name, or the packaged scorer for "".
+
+    Only safetensors are loaded, and only hub names access the network.
 
     Raises:
-        UserError: it is not there, not complete, or no CLIP.
+        UserError: if it is missing, incomplete, or not a CLIP.
     """
     if not name:
         scorer = load_scorer().to(device)
@@ -113,8 +116,6 @@ def _load(name: str) -> Transformers:
 
 
 @torch.no_grad()
-def features_of(
-    pictures: Float[np.ndarray, "V H W 3"], features: Callable[[Tensor], Tensor]
-) -> Float[np.ndarray, "V d"]:
-    """Features of pictures in [0, 1] as an array."""
-    return features(torch.from_numpy(np.ascontiguousarray(pictures, np.float32))).float().cpu().numpy()
+def features_of(images: Float[np.ndarray, "V H W 3"], features: Callable[[Tensor], Tensor]) -> Float[np.ndarray, "V d"]:
+    """Features of images in [0, 1] as an array."""
+    return features(torch.from_numpy(np.ascontiguousarray(images, np.float32))).float().cpu().numpy()

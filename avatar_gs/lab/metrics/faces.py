@@ -1,7 +1,7 @@
-"""Whether two pictures of real faces show one person: OpenCV's face recognition, on weights that the user gives.
+"""Similarity of real faces by OpenCV's face recognition, with weights from the user.
 
-OpenCV is a dependency already. Its two networks come from the OpenCV Zoo: YuNet finds faces (MIT) and SFace tells them
-apart (Apache-2.0; what pictures it was trained on is not said there). Nothing is downloaded here.
+The two networks are from the OpenCV Zoo: YuNet detects faces (MIT) and SFace recognises them (Apache-2.0; its training
+data are not documented there). Nothing is downloaded.
 """
 
 from dataclasses import dataclass
@@ -17,21 +17,21 @@ from avatar_gs.core.errors import UserError
 ZOO = "https://github.com/opencv/opencv_zoo (models/face_detection_yunet and models/face_recognition_sface)"
 DETECTOR, RECOGNISER = "face_detection_yunet", "face_recognition_sface"
 SAME_PERSON = 0.363
-"""Cosines above this mean one person, says OpenCV's documentation (FaceRecognizerSF, by tests on LFW)."""
+"""Minimum cosine similarity of one person (OpenCV's documentation of FaceRecognizerSF, from tests on LFW)."""
 LEAST_SCORE = 0.6
-"""How sure YuNet must be of a face: less than its default of 0.9, since renders are softer than photos."""
+"""YuNet's score threshold: below its default of 0.9, since renders are softer than photos."""
 
 
 @dataclass(frozen=True)
 class Faces:
-    """Finds the most certain face of a picture and says who it is."""
+    """Features of the most certain face of an image."""
 
     detector: Any
     recogniser: Any
 
-    def embedding(self, picture: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, " d"] | None:
-        """Unit features of who is seen; None where no face is. Their dot product is the similarity."""
-        bgr = np.ascontiguousarray(picture[..., ::-1])
+    def embedding(self, image: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, " d"] | None:
+        """Normalised features of the face; None if there is none. The dot product is the cosine similarity."""
+        bgr = np.ascontiguousarray(image[..., ::-1])
         self.detector.setInputSize((bgr.shape[1], bgr.shape[0]))
         _, found = self.detector.detect(bgr)
         if found is None or len(found) == 0:
@@ -42,10 +42,10 @@ class Faces:
 
 
 def load_faces(folder: str) -> Faces | None:
-    """The two networks in ``folder``; None where it is empty.
+    """Load the two networks from ``folder``; None if it is "".
 
     Raises:
-        UserError: one of them is not there or damaged, or this OpenCV has no face recognition.
+        UserError: if one is missing or damaged, or this OpenCV has no face recognition.
     """
     if not folder:
         return None

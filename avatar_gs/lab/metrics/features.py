@@ -1,29 +1,25 @@
-"""Measures on features and colours: which caption is nearest, how alike views and seeds are, how far two sets are.
+"""Metrics on features: retrieval, consistency of views, diversity of seeds, and distances of distributions.
 
-Pure functions of arrays. Features need not be of unit length (cosines are taken). Rows of captions are a pool:
-``truth`` says which of them each picture was made for.
+Features need not be normalised, since cosines are used. Text features are those of a pool of captions; ``truth`` is the
+index of each image's caption in the pool.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.stats import wasserstein_distance
-
-from avatar_gs.lab.world.vocabulary import to_lab
 
 
 def r_precision(
     image_features: Float[np.ndarray, "N d"], text_features: Float[np.ndarray, "P d"], truth: Int[np.ndarray, " N"]
 ) -> float:
-    """The share of pictures that are nearer to their own caption than to any other of the pool (Park et al. 2021; CLIP
-    R-Precision). A tie is a miss, so features that say nothing score 0 and a caption must not stand in the pool twice.
+    """CLIP R-Precision (Park et al. 2021): fraction of images nearer to their caption than to any other of the pool.
+
+    A tie is a miss, so that uninformative features score 0; captions must be distinct.
 
     Raises:
-        ValueError: without pictures.
+        ValueError: without images.
     """
     if len(image_features) == 0:
-        raise ValueError("r_precision: no pictures")
+        raise ValueError("r_precision: no images")
     cosines = unit(image_features) @ unit(text_features).T
     own = cosines[np.arange(len(truth)), truth]
     others = cosines.copy()
@@ -34,20 +30,19 @@ def r_precision(
 def similarities(
     image_features: Float[np.ndarray, "N d"], text_features: Float[np.ndarray, "P d"], truth: Int[np.ndarray, " N"]
 ) -> Float[np.ndarray, " N"]:
-    """The cosine of each picture and its own caption."""
+    """Cosine similarity of each image and its caption."""
     return (unit(image_features) * unit(text_features)[truth]).sum(-1)
 
 
 def mean_similarity(
     image_features: Float[np.ndarray, "N d"], text_features: Float[np.ndarray, "P d"], truth: Int[np.ndarray, " N"]
 ) -> float:
-    """CLIP score without its factor: the mean cosine of pictures and their own captions."""
+    """Mean cosine similarity of images and their captions: CLIP score without its factor."""
     return float(similarities(image_features, text_features, truth).mean())
 
 
 def view_consistency(features: Float[np.ndarray, "A V d"]) -> Float[np.ndarray, " A"]:
-    """Of each avatar the mean cosine distance between neighbouring views of a closed orbit (the last one is the first
-    one's neighbour): 0 where all views have the same features.
+    """Mean cosine distance of each avatar's neighbouring views in a closed orbit; 0 if all views have equal features.
 
     Raises:
         ValueError: with fewer than two views.
@@ -59,7 +54,7 @@ def view_consistency(features: Float[np.ndarray, "A V d"]) -> Float[np.ndarray, 
 
 
 def diversity(features: Float[np.ndarray, "S V d"]) -> float:
-    """The mean cosine distance between two seeds' features of the same view, over all pairs of seeds.
+    """Mean cosine distance between seeds in the same view, over all pairs of seeds.
 
     Raises:
         ValueError: with fewer than two seeds.
@@ -71,41 +66,12 @@ def diversity(features: Float[np.ndarray, "S V d"]) -> float:
     return float((1 - (at_unit[first] * at_unit[second]).sum(-1)).mean())
 
 
-@dataclass(frozen=True)
-class SaturationError:
-    """How the CIELAB chroma of two sets of pixels differs: the difference of means (positive: over-saturated) and the
-    1-Wasserstein distance of the distributions (never below the former's size). Both in units of CIELAB."""
-
-    difference: float
-    wasserstein: float
-
-
-def saturation_error(found: Float[np.ndarray, "N 3"], reference: Float[np.ndarray, "M 3"]) -> SaturationError:
-    """The chroma of an avatar's pixels beside that of the prior's own samples; sRGB in [0, 1].
-
-    Raises:
-        ValueError: if one of them has no pixels.
-    """
-    if min(len(found), len(reference)) == 0:
-        raise ValueError("saturation_error: no pixels")
-    ours, theirs = chroma(found), chroma(reference)
-    return SaturationError(float(ours.mean() - theirs.mean()), float(wasserstein_distance(ours, theirs)))
-
-
-def chroma(rgb: Float[np.ndarray, "*pixels 3"]) -> Float[np.ndarray, "*pixels"]:
-    """CIELAB chroma of sRGB colours in [0, 1]."""
-    lab = to_lab(rgb)
-    return np.hypot(lab[..., 1], lab[..., 2])
-
-
 def frechet_distance(first: Float[np.ndarray, "N d"], second: Float[np.ndarray, "M d"]) -> float:
-    """The squared 2-Wasserstein distance of the Gaussians fitted to two sets of features (Dowson and Landau 1982; FID
-    with other features than Inception's), in double precision.
+    """Squared 2-Wasserstein distance of Gaussians fitted to two sets of features (Dowson and Landau 1982), as in FID.
 
-    The covariances are shrunk towards a multiple of the identity (Ledoit and Wolf 2004), which keeps their trace, so
-    that sets smaller than d give a finite, stable figure. It stays biased: two samples of one distribution are apart,
-    the more so the fewer they are (a full covariance needs more than d of each). Compare figures of equally large sets
-    only, and with that of two sets of the reference; ``kernel_distance`` has no such bias.
+    Covariances are shrunk towards a multiple of the identity (Ledoit and Wolf 2004) for stability with fewer samples
+    than dimensions. The distance is biased upwards for small sets: compare sets of equal size only, and with the
+    distance between two sets of the reference; ``kernel_distance`` is unbiased.
 
     Raises:
         ValueError: for a set of fewer than two.
@@ -114,12 +80,12 @@ def frechet_distance(first: Float[np.ndarray, "N d"], second: Float[np.ndarray, 
     (mean_a, cov_a), (mean_b, cov_b) = moments(first), moments(second)
     root = _root(cov_a)
     cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ cov_b @ root), 0, None)).sum()
-    spread = np.trace(cov_a) + np.trace(cov_b) - 2 * cross
-    return float(np.square(mean_a - mean_b).sum() + max(spread, 0.0))
+    trace = np.trace(cov_a) + np.trace(cov_b) - 2 * cross
+    return float(np.square(mean_a - mean_b).sum() + max(trace, 0.0))
 
 
 def moments(features: Float[np.ndarray, "N d"]) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d d"]]:
-    """Mean and Ledoit-Wolf covariance, in double precision."""
+    """Mean and Ledoit-Wolf covariance."""
     values = np.asarray(features, np.float64)
     mean = values.mean(0)
     centred = values - mean
@@ -133,8 +99,8 @@ def moments(features: Float[np.ndarray, "N d"]) -> tuple[Float[np.ndarray, " d"]
 
 
 def kernel_distance(first: Float[np.ndarray, "N d"], second: Float[np.ndarray, "M d"]) -> float:
-    """The unbiased squared maximum mean discrepancy with the kernel (cosine + 1)^3 (Binkowski et al. 2018; KID's, of
-    features at one length): 0 on average for two samples of one distribution, however few, so it can be negative.
+    """Unbiased squared maximum mean discrepancy of normalised features with the kernel (cosine + 1)^3, as in KID
+    (Binkowski et al. 2018). Its mean is 0 for two samples of one distribution, so it can be negative.
 
     Raises:
         ValueError: for a set of fewer than two.
@@ -150,13 +116,13 @@ def kernel_distance(first: Float[np.ndarray, "N d"], second: Float[np.ndarray, "
 
 
 def unit(features: Float[np.ndarray, "*batch d"]) -> Float[np.ndarray, "*batch d"]:
-    """Features at unit length, in double precision; rows of zeros stay so."""
+    """Features normalised to unit norm, in double precision; zero vectors stay zero."""
     values = np.asarray(features, np.float64)
     return values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-12)
 
 
 def _root(covariance: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
-    """The symmetric square root of a positive semi-definite matrix."""
+    """Symmetric square root of a positive semi-definite matrix."""
     values, vectors = np.linalg.eigh(covariance)
     return vectors * np.sqrt(np.clip(values, 0, None)) @ vectors.T
 

@@ -1,4 +1,4 @@
-"""The people of suite=identity, who are nobody that training knew, and the pictures that are given of each."""
+"""The people of suite=identity, held out from training, and their photos (synthetic images)."""
 
 import math
 from dataclasses import replace
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from avatar_gs.core.images import write_png
-from avatar_gs.lab.metrics.portraits import AZIMUTHS
+from avatar_gs.lab.metrics.views import ORBIT
 from avatar_gs.lab.world.dataset import CAMERAS, paint, render_sample
 from avatar_gs.lab.world.people import Outfit, Person, held_out, random_person
 from avatar_gs.lab.world.vocabulary import CLOTHES
@@ -18,13 +18,12 @@ from avatar_gs.render.config import CamerasConfig, FramingConfig
 from avatar_gs.types import Framing
 
 SUBJECTS, DISTRACTORS = 20, 12
-"""People who can be measured, and others among whom they must be found as well."""
+"""Number of people to measure, and of others in the crowd for retrieval."""
 FIRST_PERSON = 50_000
 FACING = 60.0
-"""Degrees: pictures of a head, and the first full-body one, are taken from within this of the front, as people's
-photos are."""
+"""Maximum azimuth in degrees of head images and the first full-body image, as is usual in photos."""
 AWAY = 3.0
-"""Degrees that the camera of every picture stands from all measured views."""
+"""Minimum azimuth difference in degrees between every image and the measured views."""
 FRAMINGS: tuple[Framing | None, ...] = (
     Framing.BODY,
     Framing.HEAD,
@@ -35,14 +34,13 @@ FRAMINGS: tuple[Framing | None, ...] = (
     Framing.HEAD,
     None,
 )
-"""The framing of each picture; None: any framing from any side. The first n pictures are what n pictures show."""
+"""The framing of each image; None: any framing and azimuth. Experiments with n images use the first n."""
 PICTURES = len(FRAMINGS)
 
 
 @lru_cache(maxsize=1)
 def crowd() -> tuple[Person, ...]:
-    """A fixed list of people without names, in colour combinations that are kept from training: ``SUBJECTS`` to be
-    measured, then ``DISTRACTORS``."""
+    """A fixed list of people without names, in held-out colour combinations: ``SUBJECTS``, then ``DISTRACTORS``."""
     return tuple(_person(index) for index in range(SUBJECTS + DISTRACTORS))
 
 
@@ -56,7 +54,7 @@ def _person(index: int) -> Person:
 
 @lru_cache(maxsize=SUBJECTS)
 def photograph(index: int) -> tuple[UInt8[np.ndarray, "S S 3"], ...]:
-    """The ``PICTURES`` pictures of a person in their own clothes: another pose, camera, light and background each."""
+    """The ``PICTURES`` images of a person in their clothes, each with its own pose, camera, light and background."""
     rng = np.random.default_rng([FIRST_PERSON, index, 1])
     return tuple(_picture(crowd()[index], framing, rng) for framing in FRAMINGS)
 
@@ -69,8 +67,8 @@ def _picture(person: Person, framing: Framing | None, rng: np.random.Generator) 
 
 
 def _nearest_measured(azimuth: float) -> float:
-    """Degrees to the nearest measured azimuth."""
-    return min(abs(math.remainder(azimuth - measured, 360.0)) for measured in AZIMUTHS)
+    """Difference in degrees to the nearest measured azimuth."""
+    return min(abs(math.remainder(azimuth - measured, 360.0)) for measured in ORBIT)
 
 
 def _cameras(framing: Framing | None) -> CamerasConfig:
@@ -81,38 +79,28 @@ def _cameras(framing: Framing | None) -> CamerasConfig:
 
 
 def write_pictures(index: int, folder: Path) -> Path:
-    """Writes the person's pictures as PNG files (those that are not there yet) into a folder of their own, and returns
-    it."""
+    """Write the person's images as PNG files to a folder of ``folder``, unless they exist; returns that folder."""
     own = folder / f"person_{index:02d}"
-    for number, picture in enumerate(photograph(index)):
+    for number, image in enumerate(photograph(index)):
         path = own / f"picture_{number}.png"
         if not path.exists():
-            write_png(path, picture)
+            write_png(path, image)
     return own
 
 
 def other_outfit(index: int) -> Outfit:
-    """Clothes for the person in three colours that no piece of their own has, and nothing that the pictures do not
-    show or the prompt does not say."""
+    """Clothes for the person in three colours that they do not wear, without items that the prompt does not mention."""
     rng = np.random.default_rng([FIRST_PERSON, index, 2])
     own = crowd()[index].outfit
     worn = {own.shirt, own.stripe, own.bottoms_colour, own.shoes, own.hat}
     names = rng.permutation([name for name in CLOTHES if name not in worn])[:3]
     shirt, bottoms, shoes = (str(name) for name in names)
-    return replace(
-        own,
-        shirt=shirt,
-        stripe="",
-        bottoms="trousers",
-        bottoms_colour=bottoms,
-        shoes=shoes,
-        hat="",
-        glasses=False,
-    )
+    plain = replace(own, stripe="", bottoms="trousers", hat="", glasses=False)
+    return replace(plain, shirt=shirt, bottoms_colour=bottoms, shoes=shoes)
 
 
 def outfit_prompt(outfit: Outfit) -> str:
-    """What is asked for, as an avatar's prompt; also the sleeves, where skin begins."""
+    """The prompt of an outfit, including the length of sleeves."""
     article, sleeves = "an" if outfit.shirt == "orange" else "a", "long" if outfit.long_sleeves else "short"
     shirt = f"{article} {outfit.shirt} shirt with {sleeves} sleeves"
     return f"<id> wearing {shirt}, {outfit.bottoms_colour} trousers and {outfit.shoes} shoes"

@@ -1,7 +1,7 @@
-"""LPIPS (Zhang et al. 2018) on weights that the user gives.
+"""LPIPS (Zhang et al. 2018) with weights from the user.
 
-The ``lpips`` package brings its own linear layers, but not the ImageNet network under them, which it would download
-without asking. That network is read from a file here, and nothing is downloaded.
+The ``lpips`` package brings its own linear layers, but would download the ImageNet network under them. Here that
+network is read from a file, and nothing is downloaded.
 """
 
 import pickle
@@ -20,7 +20,7 @@ from torch import Tensor
 from avatar_gs.core.errors import UserError
 
 NETWORKS = ("alexnet", "vgg16")
-"""torchvision's names; the first one found in a folder is taken. LPIPS is commonly reported with AlexNet."""
+"""torchvision's names; the first one found in a folder is used. LPIPS is commonly reported with AlexNet."""
 SUFFIXES = (".safetensors", ".pth")
 BATCH = 8
 
@@ -34,21 +34,23 @@ class Perceptual:
 
     @torch.no_grad()
     def distances(self, first: Float[Tensor, "B H W 3"], second: Float[Tensor, "B H W 3"]) -> Float[Tensor, " B"]:
-        """LPIPS of each pair of pictures in [0, 1]; 0: they are the same."""
+        """LPIPS of each pair of images in [0, 1]; 0 for equal images."""
         pairs = zip(first.split(BATCH), second.split(BATCH), strict=True)
         return torch.cat([self._distances(a, b) for a, b in pairs])
 
     def _distances(self, first: Tensor, second: Tensor) -> Tensor:
-        a, b = (pictures.float().permute(0, 3, 1, 2) for pictures in (first, second))
+        a, b = (images.float().permute(0, 3, 1, 2) for images in (first, second))
         return self.model(a, b, normalize=True).flatten()
 
 
 def load_lpips(source: str) -> Perceptual | None:
-    """LPIPS on the ImageNet weights of torchvision's AlexNet or VGG16 in ``source``, a ``.pth`` or ``.safetensors``
-    file or a folder with one; None where ``source`` is empty.
+    """Load LPIPS with the ImageNet weights of torchvision's AlexNet or VGG16.
+
+    Args:
+        source: a ``.pth`` or ``.safetensors`` file or a folder with one; "" gives None.
 
     Raises:
-        UserError: there is no such file, it is damaged, or of another network.
+        UserError: if the file is missing, damaged, or of another network.
     """
     if not source:
         return None
@@ -109,6 +111,6 @@ def _build(name: str, tensors: Mapping[str, Tensor]) -> Any:
         model = lpips.LPIPS(net=short, pretrained=False, pnet_rand=True, verbose=False)
     linear = torch.load(Path(lpips.__file__).parent / f"weights/v0.1/{short}.pth", "cpu", weights_only=True)
     model.load_state_dict(linear, strict=False)
-    slices = model.net.state_dict()  # slice2.3.weight is torchvision's features.3.weight
+    slices = model.net.state_dict()  # slice2.3.weight: torchvision's features.3.weight
     model.net.load_state_dict({key: tensors[f"features.{key.partition('.')[2]}"] for key in slices})
     return model.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""How alike an avatar's pictures and photos of the person are, view by view."""
+"""Similarity of an avatar's renders and photos of the person, view by view."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
+from avatar_gs.lab.metrics.avatar import to_bytes
 from avatar_gs.lab.metrics.clip import Clip, features_of
 from avatar_gs.lab.metrics.faces import Faces
 from avatar_gs.lab.metrics.features import unit
@@ -16,19 +17,19 @@ from avatar_gs.lab.metrics.perceptual import Perceptual
 
 Pixels = Float[np.ndarray, "_ S S 3"]
 Distances = Float[np.ndarray, "_ _"]
-"""Of each view and each photo; NaN where nothing can be said."""
+"""Of each view and each photo; NaN if undefined."""
 
 
 @dataclass(frozen=True)
-class Judges:
-    """What looks at the pictures; None: its weights are not given."""
+class PhotoMetrics:
+    """The models that compare images; None without weights."""
 
     clip: Clip
     lpips: Perceptual | None
     faces: Faces | None
 
     def measures(self) -> dict[str, Callable[[Pixels, Pixels], Distances] | None]:
-        """By name: a table of each of the first pictures beside each of the second."""
+        """By name: the table of each of the first images compared with each of the second."""
         return {
             "similarity": self._similarity,
             "LPIPS": None if self.lpips is None else self._lpips,
@@ -36,33 +37,29 @@ class Judges:
         }
 
     def _similarity(self, first: Pixels, second: Pixels) -> Distances:
-        a, b = (unit(features_of(pictures, self.clip.person_features)) for pictures in (first, second))
+        a, b = (unit(features_of(images, self.clip.person_features)) for images in (first, second))
         return a @ b.T
 
     def _lpips(self, first: Pixels, second: Pixels) -> Distances:
         assert self.lpips is not None
-        a, b = (torch.from_numpy(np.ascontiguousarray(pictures, np.float32)) for pictures in (first, second))
+        a, b = (torch.from_numpy(np.ascontiguousarray(images, np.float32)) for images in (first, second))
         rows = [self.lpips.distances(one.expand_as(b), b) for one in a]
         return torch.stack(rows).double().numpy()
 
     def _face(self, first: Pixels, second: Pixels) -> Distances:
         assert self.faces is not None
-        a, b = ([self.faces.embedding(picture) for picture in in_bytes(pictures)] for pictures in (first, second))
+        a, b = ([self.faces.embedding(image) for image in to_bytes(images)] for images in (first, second))
         return np.array([[np.nan if x is None or y is None else float(x @ y) for y in b] for x in a])
-
-
-def in_bytes(pictures: Pixels) -> UInt8[np.ndarray, "_ S S 3"]:
-    return (np.clip(pictures, 0, 1) * 255).round().astype(np.uint8)
 
 
 NEARER_IS_LESS = ("LPIPS",)
 
 
-def by_view(renders: Pixels, photos: Pixels, names: Sequence[str], judges: Judges) -> dict[str, Any]:
-    """By measure (None: not given): each view's mean over the photos and its nearest photo, the mean over views, and
-    beside it that of the photos among themselves. A face is measured where both pictures show one."""
+def by_view(renders: Pixels, photos: Pixels, names: Sequence[str], metrics: PhotoMetrics) -> dict[str, Any]:
+    """By metric (None: without weights): each view's mean over the photos and its nearest photo, the mean over views,
+    and for comparison the mean among the photos. Faces are compared if both images show one."""
     figures: dict[str, Any] = {}
-    for measure, table_of in judges.measures().items():
+    for measure, table_of in metrics.measures().items():
         if table_of is None:
             figures[measure] = None
             continue
@@ -86,7 +83,7 @@ def _of_row(row: Float[np.ndarray, " N"], measure: str) -> dict[str, float] | No
 
 
 def _among_themselves(table: Distances) -> float | None:
-    """The mean over pairs of different photos."""
+    """Mean over pairs of different photos."""
     pairs = table[np.triu_indices(len(table), 1)]
     seen = pairs[~np.isnan(pairs)]
     return float(seen.mean()) if len(seen) else None

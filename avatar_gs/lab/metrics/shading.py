@@ -1,4 +1,4 @@
-"""An avatar in its three looks (albedo, lit, lit without texture), and how often each is told from other prompts."""
+"""An avatar in each shading (albedo, lit, lit without texture), and retrieval of its prompt from each."""
 
 from functools import cached_property
 
@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from avatar_gs.lab.metrics.avatar import Pictures, draw_from
+from avatar_gs.lab.metrics.avatar import ViewImages, render_views
 from avatar_gs.lab.metrics.features import r_precision
-from avatar_gs.lab.metrics.truth import BACKGROUND, DIRECTIONS, Case, Stage, Truth, cases
+from avatar_gs.lab.metrics.truth import BACKGROUND, Case, Truth, cases
+from avatar_gs.lab.metrics.views import DIRECTIONS, Viewpoints
 from avatar_gs.lab.scorer.model import Scorer
 from avatar_gs.lab.suites.config import MAX_ABLATED
 from avatar_gs.lab.world.captions import view_suffix
@@ -22,73 +23,72 @@ from avatar_gs.training.rendering import outward_normals
 from avatar_gs.types import Framing
 
 POOL = MAX_ABLATED
-"""Prompts that a picture's own one is sought among: held-out people, the measured ones first."""
+"""Number of prompts to retrieve from: held-out people, the measured ones first."""
 RAISED = 0.4
-"""How far above the camera, and as far to its left, the lamp of measured pictures hangs, in camera distances."""
+"""Offset of the light above the camera and to its left, relative to the camera's distance."""
 
 
-def draw_looks(model: GaussianModel, stage: Stage, config: ShadingConfig) -> dict[Shade, Pictures]:
-    """The avatar in every view of the stage, each look in turn; every view has a lamp of its own (``lamps``)."""
-    gaussians = model.pose(stage.posed)
+def render_shades(model: GaussianModel, viewpoints: Viewpoints, config: ShadingConfig) -> dict[Shade, ViewImages]:
+    """Render every view in each shading; every view has its own light (``lamps``)."""
+    gaussians = model.pose(viewpoints.posed)
     normals = outward_normals(model, gaussians)
-    looks = {}
+    images, cameras = {}, viewpoints.views.cameras
     for shade in Shade:
-        lighting = Lighting(shade, lamps(stage), config.ambient, config.diffuse)
-        views = range(len(stage.views))
-        pictures = [draw_from(shade_splats(gaussians, normals, lighting, v), stage.views.cameras[v]) for v in views]
-        looks[shade] = Pictures(*(np.concatenate([getattr(p, name) for p in pictures]) for name in ("rgb", "alpha")))
-    return looks
+        lighting = Lighting(shade, lamps(viewpoints), config.ambient, config.diffuse)
+        each = [render_views(shade_splats(gaussians, normals, lighting, v), cameras[v]) for v in range(len(cameras))]
+        images[shade] = ViewImages(np.concatenate([v.rgb for v in each]), np.concatenate([v.alpha for v in each]))
+    return images
 
 
-def lamps(stage: Stage) -> Float[torch.Tensor, "V 3"]:
-    """A fixed light for each view, above the camera and to its left (world metres)."""
-    cameras = stage.views.cameras
+def lamps(viewpoints: Viewpoints) -> Float[torch.Tensor, "V 3"]:
+    """The light's position for each view in world metres, above the camera and to its left."""
+    cameras = viewpoints.views.cameras
     eyes = camera_positions(cameras)
-    centres = torch.stack([subject(stage.posed, framing)[0] for framing in stage.views.framings])
+    centres = torch.stack([subject(viewpoints.posed, framing)[0] for framing in viewpoints.views.framings])
     left, up = -cameras.T_camera_world[:, 0, :3], -cameras.T_camera_world[:, 1, :3]
     return eyes + RAISED * (eyes - centres).norm(dim=-1, keepdim=True) * (left + up)
 
 
 class Retrieval:
-    """Asks the packaged scorer which of ``POOL`` prompts a full-body picture shows."""
+    """Retrieves the prompt of full-body images among ``POOL`` prompts with the packaged scorer."""
 
-    def __init__(self, scorer: Scorer, stage: Stage) -> None:
-        self.scorer, self.stage = scorer, stage
+    def __init__(self, scorer: Scorer, viewpoints: Viewpoints) -> None:
+        self.scorer, self.viewpoints = scorer, viewpoints
 
     @cached_property
     def prompts(self) -> list[str]:
-        """The pool: the prompts that all suites measure, from the first."""
+        """The pool: the prompts that all suites measure, in order."""
         return list(dict.fromkeys(case.prompt for case in cases(POOL)))
 
     @cached_property
     def _texts(self) -> dict[str, Float[np.ndarray, "P d"]]:
-        """The pool's features by direction, each prompt with the words of that view."""
+        """Text features by direction, each prompt with its view words."""
         features = {}
         for name, degrees in DIRECTIONS.items():
             words = view_suffix(Framing.BODY, view_direction(np.deg2rad(degrees), 0.0, PromptConfig()))
             features[name] = self.scorer.text_features([prompt + words for prompt in self.prompts]).cpu().numpy()
         return features
 
-    def found(self, case: Case, pictures: Float[np.ndarray, "V S S 3"]) -> dict[str, bool]:
-        """For each direction, whether the picture of the whole body is nearest to the case's own prompt.
+    def found(self, case: Case, images: Float[np.ndarray, "V S S 3"]) -> dict[str, bool]:
+        """For each direction, whether the full-body image is nearest to the case's prompt.
 
         Raises:
-            ValueError: for a case that is none of the pool's.
+            ValueError: for a case outside the pool.
         """
         own = np.array([self.prompts.index(case.prompt)])
         hits = {}
         for direction, texts in self._texts.items():
-            picture = torch.from_numpy(pictures[self.stage.index(Framing.BODY, direction)][None]).float()
-            hits[direction] = r_precision(self.scorer.image_features(picture).cpu().numpy(), texts, own) == 1
+            image = torch.from_numpy(images[self.viewpoints.index(Framing.BODY, direction)][None]).float()
+            hits[direction] = r_precision(self.scorer.image_features(image).cpu().numpy(), texts, own) == 1
         return hits
 
 
-def true_pictures(truth: Truth) -> Float[np.ndarray, "V S S 3"]:
-    """The person of a case in every view, on the grey that avatars are shown on."""
-    return np.stack([truth.picture(view) for view in range(len(truth.maps))])
+def truth_images(truth: Truth) -> Float[np.ndarray, "V S S 3"]:
+    """The rendered person of a case in every view, on the grey of contact sheets."""
+    return np.stack([truth.image(view) for view in range(len(truth.maps))])
 
 
-def blank(pictures: Pictures) -> Float[np.ndarray, "V S S 3"]:
-    """The pictures' silhouettes in white on the same grey: what no shading at all tells of the shape."""
-    silhouette = np.repeat(pictures.alpha[..., None], 3, axis=-1)
+def silhouette_images(images: ViewImages) -> Float[np.ndarray, "V S S 3"]:
+    """The silhouettes in white on the same grey: a reference without any shading."""
+    silhouette = np.repeat(images.alpha[..., None], 3, axis=-1)
     return np.clip(silhouette + (1 - silhouette) * BACKGROUND, 0, 1)

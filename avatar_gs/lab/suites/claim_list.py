@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float
 from scipy.ndimage import laplace
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.lab.metrics.features import chroma, unit
+from avatar_gs.lab.metrics.colours import chroma
+from avatar_gs.lab.metrics.features import unit
 from avatar_gs.lab.scorer.model import Scorer
 from avatar_gs.lab.suites.claim_recipes import FACTOR, TOY, Recipe, recipes
 from avatar_gs.lab.suites.suite import Figures, Record

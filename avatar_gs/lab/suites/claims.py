@@ -17,7 +17,7 @@ from avatar_gs.core.seeding import generator
 from avatar_gs.guidance.config import GuidanceConfig
 from avatar_gs.guidance.distill import build_guidance
 from avatar_gs.guidance.presets import fitted
-from avatar_gs.lab.metrics.avatar import Strip, in_a_row
+from avatar_gs.lab.metrics.avatar import Strip, side_by_side
 from avatar_gs.lab.metrics.truth import cases
 from avatar_gs.lab.playground.config import FieldKind
 from avatar_gs.lab.playground.fields import build_canvas
@@ -140,7 +140,7 @@ class ClaimsSuite(AvatarSuite[ClaimsJob, tuple[ClaimsRecord, Strip], ClaimsRecor
             prior_calls=self.prior.calls - calls,
             seconds=seconds,
         )
-        return record, in_a_row(list(images))
+        return record, side_by_side(list(images))
 
     def measure(self, job: ClaimsJob, made: tuple[ClaimsRecord, Strip]) -> tuple[ClaimsRecord, Strip]:
         return made

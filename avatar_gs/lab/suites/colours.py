@@ -10,7 +10,7 @@ from typing import Any
 from avatar_gs.core.console import format_duration
 from avatar_gs.core.images import RGBImage
 from avatar_gs.core.seeding import generator
-from avatar_gs.lab.metrics.avatar import STRIP_LABELS, Measurement, Strip, measure, strip
+from avatar_gs.lab.metrics.avatar import STRIP_LABELS, Measurement, Strip, comparison_strip, measure
 from avatar_gs.lab.metrics.colours import chroma_ratio, colour_difference, wilson_lower_bound
 from avatar_gs.lab.metrics.truth import CLOSE_UP, NEAR, Case, cases, red_blue_cases
 from avatar_gs.lab.settings import LabSettings
@@ -126,7 +126,7 @@ class ColoursSuite(AvatarSuite[ColoursJob, Made, ColoursRecord]):
             metrics=made.metrics,
             seconds=made.seconds,
         )
-        return record, strip(pictures, truth)
+        return record, comparison_strip(pictures, truth)
 
     def _start(self, job: ColoursJob) -> GaussianModel:
         """The grey avatar that ``optimize`` starts from."""

@@ -8,7 +8,7 @@ from typing import Any
 from avatar_gs.core.images import RGBImage
 from avatar_gs.core.runs import RunFolder
 from avatar_gs.guidance.presets import fitted, named_preset
-from avatar_gs.lab.metrics.avatar import Strip, in_a_row, measure
+from avatar_gs.lab.metrics.avatar import Strip, measure, side_by_side
 from avatar_gs.lab.metrics.truth import CLOSE_UP
 from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites import editing_report as report
@@ -145,8 +145,8 @@ class EditingSuite(AvatarSuite[EditJob, Edited, EditRecord]):
             overlap=silhouette_overlap(before, after, was),
             metrics=made.metrics,
         )
-        views, avatar = [self.stage.index(*view) for view in STRIP_VIEWS], after.on_grey()
-        return record, in_a_row([becomes.picture(view) for view in views] + [avatar[view] for view in views])
+        views, avatar = [self.viewpoints.index(*view) for view in STRIP_VIEWS], after.on_grey()
+        return record, side_by_side([becomes.image(view) for view in views] + [avatar[view] for view in views])
 
     def figures(self, records: Mapping[str, EditRecord]) -> Figures:
         figures = report.summarise(list(records.values()))

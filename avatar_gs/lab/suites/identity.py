@@ -17,20 +17,10 @@ from avatar_gs.identity.cross_init import CACHE_VERSION, train_identity
 from avatar_gs.identity.embedding import IdentityEmbedding, read_identity, write_identity
 from avatar_gs.identity.photos import PhotoSet, load_photos
 from avatar_gs.lab.metrics import people
-from avatar_gs.lab.metrics.avatar import Pictures, Strip, draw_from, in_a_row
-from avatar_gs.lab.metrics.likeness import Gallery, Judges, compare, load_judges
-from avatar_gs.lab.metrics.portraits import (
-    AZIMUTHS,
-    FRONTS,
-    Portrait,
-    back_views,
-    drawn_anew,
-    measured_views,
-    portray,
-    some_views,
-    standing,
-    through_prior,
-)
+from avatar_gs.lab.metrics.avatar import Strip, ViewImages, render_views, side_by_side
+from avatar_gs.lab.metrics.likeness import Gallery, LikenessModels, compare, load_likeness_models
+from avatar_gs.lab.metrics.portraits import Portrait, render_portrait, render_variation, through_prior
+from avatar_gs.lab.metrics.views import FRONTS, ORBIT, back_views, measured_views, some_views, standing
 from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites.identity_report import (
     ABLATIONS,
@@ -52,7 +42,7 @@ from avatar_gs.types import Views
 
 FEWER = (1, 2, 4)
 """Numbers of photos that are compared with all of them."""
-STRIP_VIEWS = (0, 2, 4, len(AZIMUTHS))
+STRIP_VIEWS = (0, 2, 4, len(ORBIT))
 """Full body from the front, the left and the back, and the head from the front."""
 CELLS = len(STRIP_VIEWS)
 TRAINING_COST = dict.fromkeys(
@@ -86,8 +76,8 @@ class IdentityJob(Job[Portrayal, int]):
 class Portrayed:
     """Renders of an avatar, or drawings of a person, and what they took."""
 
-    measured: Pictures
-    backs: Pictures
+    measured: ViewImages
+    backs: ViewImages
     embedding: Cost | None = None
     metrics: dict[str, Any] | None = None
     seconds: float = 0.0
@@ -108,8 +98,8 @@ class IdentitySuite(AvatarSuite[IdentityJob, Portrayed, IdentityRecord]):
     result_settings = (*RESULT_SETTINGS, "embed")
 
     @cached_property
-    def judges(self) -> Judges:
-        return load_judges()
+    def judges(self) -> LikenessModels:
+        return load_likeness_models()
 
     @cached_property
     def identities(self) -> "Identities":
@@ -182,18 +172,18 @@ class IdentitySuite(AvatarSuite[IdentityJob, Portrayed, IdentityRecord]):
             prior.identity, prior.accessories = embedding.vectors.to(prior.device), embedding.accessories
         made = self.optimized(settings, prior)
         gaussians = made.model.pose(standing())
-        measured, backs = (draw_from(gaussians, views.cameras) for views in (measured_views(), back_views()))
+        measured, backs = (render_views(gaussians, views.cameras) for views in (measured_views(), back_views()))
         return Portrayed(measured, backs, cost, made.metrics, made.seconds)
 
-    def _drawing(self, job: IdentityJob, views: Views) -> Pictures:
+    def _drawing(self, job: IdentityJob, views: Views) -> ViewImages:
         if job.variant is Portrayal.SAME_PERSON:
-            return through_prior(drawn_anew(people.crowd()[job.subject], views, job.subject), self.prior)
+            return through_prior(render_variation(people.crowd()[job.subject], views, job.subject), self.prior)
         other = people.crowd()[(job.subject + 1) % len(people.crowd())]
-        return portray(self._dressed(job, other), views).pictures
+        return render_portrait(self._dressed(job, other), views).images
 
     def measure(self, job: IdentityJob, made: Portrayed) -> tuple[IdentityRecord, Strip]:
         truth = self._truth(job)
-        fronts = Pictures(made.measured.rgb[list(FRONTS)], made.measured.alpha[list(FRONTS)])
+        fronts = ViewImages(made.measured.rgb[list(FRONTS)], made.measured.alpha[list(FRONTS)])
         record = IdentityRecord(
             kind=job.variant,
             person=job.subject,
@@ -209,13 +199,13 @@ class IdentitySuite(AvatarSuite[IdentityJob, Portrayed, IdentityRecord]):
             metrics=made.metrics,
             seconds=made.seconds,
         )
-        true, found = truth.pictures.on_grey(), made.measured.on_grey()
-        return record, in_a_row([*(true[view] for view in STRIP_VIEWS), *(found[view] for view in STRIP_VIEWS)])
+        true, found = truth.images.on_grey(), made.measured.on_grey()
+        return record, side_by_side([*(true[view] for view in STRIP_VIEWS), *(found[view] for view in STRIP_VIEWS)])
 
     def _truth(self, job: IdentityJob) -> Portrait:
         key = job.subject, job.redressed
         if key not in self._portraits:
-            self._portraits[key] = portray(self._dressed(job, people.crowd()[job.subject]), measured_views())
+            self._portraits[key] = render_portrait(self._dressed(job, people.crowd()[job.subject]), measured_views())
         return self._portraits[key]
 
     @cached_property
@@ -228,7 +218,7 @@ class IdentitySuite(AvatarSuite[IdentityJob, Portrayed, IdentityRecord]):
     @cached_property
     def _gallery(self) -> Gallery:
         fronts = some_views(measured_views(), FRONTS)
-        return Gallery([portray(person, fronts).pictures for person in people.crowd()], self.judges.scorer)
+        return Gallery([render_portrait(person, fronts).images for person in people.crowd()], self.judges.scorer)
 
     def figures(self, records: Mapping[str, IdentityRecord]) -> Figures:
         return {**summarise(list(records.values())), "avatars": list(records)}

@@ -10,7 +10,8 @@ from avatar_gs.core.console import format_duration
 from avatar_gs.lab.metrics.colours import RIGHT_SHARE, wilson_lower_bound
 from avatar_gs.lab.metrics.likeness import KEPT_WITHIN, LEAST_CONTRAST, ViewFigures, combined
 from avatar_gs.lab.metrics.people import DISTRACTORS, FRAMINGS, PICTURES, SUBJECTS
-from avatar_gs.lab.metrics.portraits import AZIMUTHS, BACK_AZIMUTHS, PARTS
+from avatar_gs.lab.metrics.portraits import PARTS
+from avatar_gs.lab.metrics.views import BACK_AZIMUTHS, ORBIT
 from avatar_gs.lab.suites.report import markdown_table, number
 from avatar_gs.lab.suites.suite import Figures, Record
 from avatar_gs.types import Framing
@@ -349,7 +350,7 @@ def _retrieval(rows: Mapping[str, Any]) -> str:
 
 def _likeness(rows: Mapping[str, Any]) -> str:
     text = (
-        f"Against the true person from {len(AZIMUTHS)} sides, none of them a picture's, as full body and as head: PSNR "
+        f"Against the true person from {len(ORBIT)} sides, none of them a picture's, as full body and as head: PSNR "
         "in dB on the pixels of the figure, the distance of the scorer's features (1 - cosine), and the median ΔE00 of "
         f"each part. Ceiling: *{Portrayal.SAME_PERSON.value}* (another light, clothes' colours as they vary between "
         "pictures, through the prior's autoencoder). Floor: the true pictures of "

@@ -16,12 +16,11 @@ from avatar_gs.core.images import RGBImage
 from avatar_gs.core.seeding import generator
 from avatar_gs.guidance.config import GuidanceConfig
 from avatar_gs.guidance.presets import fitted, named_preset, preset_names
-from avatar_gs.lab.metrics.avatar import Pictures, Strip, draw_from, in_a_row, measure
-from avatar_gs.lab.metrics.colours import SOLID
-from avatar_gs.lab.metrics.features import saturation_error
-from avatar_gs.lab.metrics.shots import of_samples
-from avatar_gs.lab.metrics.truth import DIRECTIONS, Case, cases, stage_of
-from avatar_gs.lab.metrics.views import ORBIT, Sights
+from avatar_gs.lab.metrics.avatar import Strip, ViewImages, measure, render_views, side_by_side
+from avatar_gs.lab.metrics.colours import SOLID, saturation_error
+from avatar_gs.lab.metrics.shots import sample_images
+from avatar_gs.lab.metrics.truth import Case, cases
+from avatar_gs.lab.metrics.views import DIRECTIONS, ORBIT, ScoredViews, viewpoints_of
 from avatar_gs.lab.scorer.model import Scorer, load_scorer
 from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites import methods_report as report
@@ -148,7 +147,7 @@ class MethodsSuite(AvatarSuite[MethodsJob, Made, MethodsRecord]):
     def measure(self, job: MethodsJob, made: Made) -> tuple[MethodsRecord, Strip]:
         """The strip shows the true person from the front, and the avatar from four sides."""
         truth, pictures = self.truth(job.subject), self.renders(made.model)
-        orbit = draw_from(made.model.pose(self.stage.posed), around().stages[0].views.cameras)
+        orbit = render_views(made.model.pose(self.viewpoints.posed), around().poses[0].views.cameras)
         with torch.no_grad():
             features = self.scorer.image_features(torch.from_numpy(orbit.on_grey().astype(np.float32)))
         record = MethodsRecord(
@@ -165,8 +164,8 @@ class MethodsSuite(AvatarSuite[MethodsJob, Made, MethodsRecord]):
             metrics=made.metrics,
             seconds=made.seconds,
         )
-        views, shown = [self.stage.index(Framing.BODY, name) for name in DIRECTIONS], pictures.on_grey()
-        return record, in_a_row([truth.picture(views[0]), *(shown[view] for view in views)])
+        views, shown = [self.viewpoints.index(Framing.BODY, name) for name in DIRECTIONS], pictures.on_grey()
+        return record, side_by_side([truth.image(views[0]), *(shown[view] for view in views)])
 
     def _sample_colours(self, case: Case) -> Float[np.ndarray, "N 3"]:
         if case.prompt not in self._colours:
@@ -235,15 +234,15 @@ def _settings_in_words(name: str) -> str:
 
 
 @lru_cache(maxsize=1)
-def around() -> Sights:
+def around() -> ScoredViews:
     """Full bodies from all sides."""
-    return Sights((stage_of(a_pose(), [Framing.BODY] * len(ORBIT), ORBIT, tuple(f"{turn:g}" for turn in ORBIT)),))
+    return ScoredViews((viewpoints_of(a_pose(), [Framing.BODY] * len(ORBIT), ORBIT),))
 
 
 def sample_colours(settings: LabSettings, prior: StableDiffusionPrior) -> Float[np.ndarray, "N 3"]:
     """The colours, in [0, 1], of the prior's samples of ``settings.prompt``, with ControlNet, on the pixels that
     everybody's body covers."""
-    samples = of_samples(
+    samples = sample_images(
         settings.prompt,
         settings.negative_prompt,
         prior,
@@ -255,7 +254,7 @@ def sample_colours(settings: LabSettings, prior: StableDiffusionPrior) -> Float[
     return samples.colour.rgb[around().inside]
 
 
-def saturation(pictures: Pictures, samples: Float[np.ndarray, "N 3"]) -> dict[str, float] | None:
+def saturation(pictures: ViewImages, samples: Float[np.ndarray, "N 3"]) -> dict[str, float] | None:
     """How the chroma of an avatar's solid pixels, where everybody's body is, differs from that of ``samples``; None if
     nothing is solid there."""
     solid = around().inside & (pictures.alpha >= SOLID)

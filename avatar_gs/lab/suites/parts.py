@@ -46,4 +46,4 @@ def right_fraction(items: Sequence[ExpectedPart]) -> float | None:
 
 def pixel_fraction(items: Sequence[ExpectedPart]) -> float | None:
     """The fraction of a part's pixels with the right colour, averaged over parts and views; None without any."""
-    return mean_of(view.share(item.name) for item in items for view in item.views)
+    return mean_of(view.fraction(item.name) for item in items for view in item.views)

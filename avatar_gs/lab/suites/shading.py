@@ -15,9 +15,10 @@ import numpy as np
 
 from avatar_gs.core.console import format_duration
 from avatar_gs.core.images import RGBImage
-from avatar_gs.lab.metrics.avatar import Measurement, Strip, in_a_row, measure
-from avatar_gs.lab.metrics.shading import POOL, Retrieval, blank, draw_looks, true_pictures
-from avatar_gs.lab.metrics.truth import CLOSE_UP, DIRECTIONS, Case, cases
+from avatar_gs.lab.metrics.avatar import Measurement, Strip, measure, side_by_side
+from avatar_gs.lab.metrics.shading import POOL, Retrieval, render_shades, silhouette_images, truth_images
+from avatar_gs.lab.metrics.truth import CLOSE_UP, Case, cases
+from avatar_gs.lab.metrics.views import DIRECTIONS
 from avatar_gs.lab.scorer.model import load_scorer
 from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites.parts import expected_parts
@@ -85,7 +86,7 @@ class ShadingSuite(AvatarSuite[ShadingJob, Made, ShadingRecord]):
 
     @cached_property
     def retrieval(self) -> Retrieval:
-        return Retrieval(load_scorer(), self.stage)
+        return Retrieval(load_scorer(), self.viewpoints)
 
     def plan(self) -> Iterator[ShadingJob]:
         """Prompt by prompt, so that an interrupted table has complete columns."""
@@ -128,9 +129,9 @@ class ShadingSuite(AvatarSuite[ShadingJob, Made, ShadingRecord]):
 
     def measure(self, job: ShadingJob, made: Made) -> tuple[ShadingRecord, Strip]:
         case, truth = job.subject, self.truth(job.subject)
-        looks = draw_looks(made.model, self.stage, self.settings_of(job).optimize.shading)
+        looks = render_shades(made.model, self.viewpoints, self.settings_of(job).optimize.shading)
         shown = {shade.value: pictures.on_grey() for shade, pictures in looks.items()}
-        shown |= {"truth": true_pictures(truth), "silhouette": blank(looks[Shade.ALBEDO])}
+        shown |= {"truth": truth_images(truth), "silhouette": silhouette_images(looks[Shade.ALBEDO])}
         record = ShadingRecord(
             row=job.variant,
             prompt=case.prompt,
@@ -142,9 +143,9 @@ class ShadingSuite(AvatarSuite[ShadingJob, Made, ShadingRecord]):
             metrics=made.metrics,
             seconds=made.seconds,
         )
-        sides = [self.stage.index(Framing.BODY, side) for side in STRIP_SIDES]
-        cells: list[np.ndarray] = [truth.picture(sides[0])]
-        return record, in_a_row(cells + [looks[shade].on_grey()[view] for view in sides for shade in Shade])
+        sides = [self.viewpoints.index(Framing.BODY, side) for side in STRIP_SIDES]
+        cells: list[np.ndarray] = [truth.image(sides[0])]
+        return record, side_by_side(cells + [looks[shade].on_grey()[view] for view in sides for shade in Shade])
 
     def figures(self, records: Mapping[str, ShadingRecord]) -> Figures:
         return {**summarise(list(records.values())), "avatars": list(records)}

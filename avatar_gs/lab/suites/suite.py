@@ -32,8 +32,9 @@ from avatar_gs.body.model import Body
 from avatar_gs.core.console import format_duration
 from avatar_gs.core.images import RGBImage, contact_sheet, write_png
 from avatar_gs.core.io import write_json, write_text
-from avatar_gs.lab.metrics.avatar import Pictures, Strip, draw
-from avatar_gs.lab.metrics.truth import Case, Stage, Truth, draw_truth, neutral_body, set_stage
+from avatar_gs.lab.metrics.avatar import Strip, ViewImages, render_views
+from avatar_gs.lab.metrics.truth import Case, Truth, render_truth
+from avatar_gs.lab.metrics.views import Viewpoints, neutral_body, standard_viewpoints
 from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites.report import LABEL, full_grid_line, head, joined, machine
 from avatar_gs.prior.fingerprint import prior_fingerprint
@@ -357,23 +358,23 @@ class AvatarSuite(JobSuite[J, M, R]):
         return neutral_body(self.prior.device)
 
     @cached_property
-    def stage(self) -> Stage:
+    def viewpoints(self) -> Viewpoints:
         """The measured views."""
-        return set_stage()
+        return standard_viewpoints()
 
     def truth(self, case: Case) -> Truth:
         """The case's person, rendered once."""
         if case.prompt not in self._truths:
-            self._truths[case.prompt] = draw_truth(case, self.stage)
+            self._truths[case.prompt] = render_truth(case, self.viewpoints)
         return self._truths[case.prompt]
 
     @cached_property
     def _truths(self) -> dict[str, Truth]:
         return {}
 
-    def renders(self, model: GaussianModel) -> Pictures:
+    def renders(self, model: GaussianModel) -> ViewImages:
         """An avatar in the measured views."""
-        return draw(model.pose(self.stage.posed), self.stage)
+        return render_views(model.pose(self.viewpoints.posed), self.viewpoints.views.cameras)
 
     def optimized(self, settings: LabSettings, prior: StableDiffusionPrior) -> Made:
         """An avatar from the body's surface."""

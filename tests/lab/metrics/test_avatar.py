@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from avatar_gs.lab.metrics.avatar import Measurement, Pictures, draw, measure, strip
+from avatar_gs.lab.metrics.avatar import Measurement, ViewImages, comparison_strip, measure, render_views
 from avatar_gs.lab.metrics.colours import NOTHING
-from avatar_gs.lab.metrics.truth import DIRECTIONS, VOLUME_FRAMING, cases, full_caption, red_blue_cases, volumes
+from avatar_gs.lab.metrics.truth import VOLUME_FRAMING, cases, full_caption, red_blue_cases, volumes
+from avatar_gs.lab.metrics.views import DIRECTIONS
 from avatar_gs.lab.suites.parts import expected_parts
 from avatar_gs.lab.world.people import held_out
 from avatar_gs.types import Framing, Gaussians
@@ -43,7 +44,7 @@ def test_the_person_itself_is_right_in_every_view(truths):
         result = measure(true_pictures(truth), truth)
         items = expected_parts(result, truth.case.asked)
         assert {item.part for item in items} == set(truth.case.asked)
-        assert all(view.share(item.name) == 1.0 for item in items for view in item.views)
+        assert all(view.fraction(item.name) == 1.0 for item in items for view in item.views)
         assert all(both / either > 0.9 for both, either in result.volumes.values())
         assert result.stray == 0.0
         assert set(result.volumes) == set(volumes(truth.case.person))
@@ -56,23 +57,23 @@ def test_parts_are_seen_from_all_sides_in_two_framings(truths):
     assert sum(view.pixels for view in views[4:]) > 2 * sum(view.pixels for view in views[:4])
 
 
-def test_splats_in_the_persons_colours_score_one(truths, stage):
+def test_splats_in_the_persons_colours_score_one(truths, viewpoints):
     for truth in truths:
-        result = measure(draw(true_splats(truth), stage), truth)
+        result = measure(render_views(true_splats(truth), viewpoints.views.cameras), truth)
         # the strands between a hat and a face are thinner than splats
         hidden = "hair" if truth.case.person.outfit.hat else ""
         items = [item for item in expected_parts(result, truth.case.asked) if item.part != hidden]
         assert all(all(item.hits()) for item in items), {item.part: item.hits() for item in items}
-        assert min(view.share(item.name) for item in items for view in item.views) > 0.88
+        assert min(view.fraction(item.name) for item in items for view in item.views) > 0.88
         assert all(both / either > 0.6 for both, either in result.volumes.values()), result.volumes
         assert result.stray < 0.001
 
 
-def test_left_and_right_are_the_avatars_own(truths, stage):
+def test_left_and_right_are_the_avatars_own(truths, viewpoints):
     gaussians = true_splats(truths[0])
     left = gaussians.means[:, 0] > 0.02
     colors = torch.where(left[:, None], torch.tensor([0.7, 0.1, 0.1]), torch.tensor([0.1, 0.2, 0.75]))
-    result = measure(draw(replace(gaussians, colors=colors), stage), truths[0])
+    result = measure(render_views(replace(gaussians, colors=colors), viewpoints.views.cameras), truths[0])
     named = {view.view: max(view.names, key=lambda name: view.names[name]) for view in result.parts["bottoms"]}
     assert named["body/left"] == named["lower/left"] == "red" and named["body/right"] == named["lower/right"] == "blue"
 
@@ -80,22 +81,22 @@ def test_left_and_right_are_the_avatars_own(truths, stage):
 def test_a_grey_avatar_is_wrong_and_an_absent_one_is_nothing(truths):
     for truth in truths:
         pictures = true_pictures(truth)
-        grey = measure(Pictures(0.5 * pictures.alpha[..., None].repeat(3, -1), pictures.alpha), truth)
+        grey = measure(ViewImages(0.5 * pictures.alpha[..., None].repeat(3, -1), pictures.alpha), truth)
         items = expected_parts(grey, truth.case.asked)
         assert not any(any(item.hits()) for item in items if item.name != "grey")
-        absent = measure(Pictures(np.zeros_like(pictures.rgb), np.zeros_like(pictures.alpha)), truth)
+        absent = measure(ViewImages(np.zeros_like(pictures.rgb), np.zeros_like(pictures.alpha)), truth)
         assert all(view.names == {NOTHING: view.pixels} for views in absent.parts.values() for view in views)
         assert all(both == 0 for both, _ in absent.volumes.values())
 
 
-def test_the_bare_body_has_no_volumes(truths, stage):
+def test_the_bare_body_has_no_volumes(truths, viewpoints):
     for truth in truths:
         pictures = true_pictures(truth)
-        bare = measure(Pictures(pictures.rgb, stage.bare.astype(np.float32)), truth)
+        bare = measure(ViewImages(pictures.rgb, viewpoints.bare.astype(np.float32)), truth)
         assert all(both == 0 and either > 100 for both, either in bare.volumes.values())
 
 
-def test_a_floater_is_found(truths, stage):
+def test_a_floater_is_found(truths, viewpoints):
     gaussians = true_splats(truths[0])
     extra = Gaussians(
         means=torch.tensor([[0.55, 0.5, 0.0]]),
@@ -106,17 +107,19 @@ def test_a_floater_is_found(truths, stage):
     )
     fields = ("means", "quats", "scales", "opacities", "colors")
     both = Gaussians(*(torch.cat([getattr(gaussians, name), getattr(extra, name)]) for name in fields))
-    clean, littered = (measure(draw(item, stage), truths[0]).stray for item in (gaussians, both))
+    clean, littered = (
+        measure(render_views(item, viewpoints.views.cameras), truths[0]).stray for item in (gaussians, both)
+    )
     assert clean < 0.001 and littered > 10 * clean and littered > 0.005
 
 
 def test_what_no_prompt_says_does_not_move_the_truth(truths):
     """Two people that differ only in lengths that no prompt speaks of are judged on the same pixels."""
-    from avatar_gs.lab.metrics.truth import draw_truth
+    from avatar_gs.lab.metrics.truth import render_truth
 
     truth = truths[0]
     person = replace(truth.case.person, cut=(0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0), hairline=1.0, betas=(0.0,) * 10)
-    other = draw_truth(replace(truth.case, person=person), truth.stage)
+    other = render_truth(replace(truth.case, person=person), truth.viewpoints)
     assert all(np.array_equal(a.parts, b.parts) for a, b in zip(truth.maps, other.maps, strict=True))
 
 
@@ -127,10 +130,10 @@ def test_captions_are_drawn_until_they_say_all():
 
 
 def test_a_strip_shows_truth_and_avatar(truths):
-    pictures = strip(true_pictures(truths[0]), truths[0])
+    pictures = comparison_strip(true_pictures(truths[0]), truths[0])
     assert pictures.shape == (128, 1280, 3)
     np.testing.assert_allclose(pictures[:, :512].astype(int), pictures[:, 512:1024].astype(int), atol=2)
-    assert truths[0].stage.index(Framing.HEAD, "back") == 6
+    assert truths[0].viewpoints.index(Framing.HEAD, "back") == 6
 
 
 def test_measurements_survive_json(truths):

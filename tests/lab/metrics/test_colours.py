@@ -59,11 +59,11 @@ def test_pixels_are_named_and_missing_ones_are_wrong():
     alpha[2], rgb[2] = 0.7, rgb[2] * 0.7  # solid enough, and as blue as the others once alpha is divided out
     view = metrics.name_pixels(rgb, alpha, mask, "shirt", "upper", "back")
     assert view.names == {"blue": 48, "red": 8, metrics.NOTHING: 8} and view.pixels == 64
-    assert view.share("blue") == 0.75 and not view.right("blue")
-    assert view.share("green") == 0
+    assert view.fraction("blue") == 0.75 and not view.right("blue")
+    assert view.fraction("green") == 0
     assert view.median == pytest.approx(rgb[-1, -1].tolist())
     nothing = metrics.name_pixels(rgb, np.zeros_like(alpha), mask, "shirt", "upper", "back")
-    assert nothing.names == {metrics.NOTHING: 64} and nothing.median is None and nothing.share("blue") == 0
+    assert nothing.names == {metrics.NOTHING: 64} and nothing.median is None and nothing.fraction("blue") == 0
 
 
 def test_four_pixels_of_five_are_enough():

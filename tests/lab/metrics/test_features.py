@@ -3,15 +3,14 @@
 import numpy as np
 import pytest
 
+from avatar_gs.lab.metrics.colours import chroma, saturation_error
 from avatar_gs.lab.metrics.features import (
-    chroma,
     diversity,
     frechet_distance,
     kernel_distance,
     mean_similarity,
     moments,
     r_precision,
-    saturation_error,
     view_consistency,
 )
 

@@ -165,7 +165,7 @@ def test_ctrl_c_writes_the_results_so_far(play, monkeypatch):
     [
         (["playground.init=picture", "playground.picture=nobody.png"], "nobody.png: no such file"),
         (["playground.init=picture", "playground.picture=words.png"], "not a JPEG, PNG or WebP picture"),
-        (["playground.methods=[sds,foo]"], "Invalid value 'foo'"),
+        (["playground.methods=[sds,foo]"], "playground.methods=foo is none of"),
         (["playground.steps=0"], "playground.steps=0"),
         (["guidance=pds"], "pds changes a picture that is there"),
     ],

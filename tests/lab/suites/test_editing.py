@@ -10,8 +10,8 @@ from PIL import Image
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.presets import named_preset
-from avatar_gs.lab.metrics.avatar import Pictures, measure
-from avatar_gs.lab.metrics.truth import Truth, draw_truth
+from avatar_gs.lab.metrics.avatar import ViewImages, measure
+from avatar_gs.lab.metrics.truth import Truth, render_truth
 from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.stages.evaluate import run_suite
 from avatar_gs.lab.suites import editing_report as report
@@ -99,16 +99,16 @@ def edit() -> Edit:
 
 
 @pytest.fixture(scope="module")
-def was(edit, stage) -> Truth:
-    return draw_truth(edit.before, stage)
+def was(edit, viewpoints) -> Truth:
+    return render_truth(edit.before, viewpoints)
 
 
 @pytest.fixture(scope="module")
-def becomes(edit, stage) -> Truth:
-    return draw_truth(edit.after, stage)
+def becomes(edit, viewpoints) -> Truth:
+    return render_truth(edit.after, viewpoints)
 
 
-def record(edit: Edit, was: Truth, becomes: Truth, pictures: Pictures, preset: str = "pds", **changes) -> EditRecord:
+def record(edit: Edit, was: Truth, becomes: Truth, pictures: ViewImages, preset: str = "pds", **changes) -> EditRecord:
     """An edit of a perfect avatar that looks like ``pictures`` afterwards."""
     before = true_pictures(was)
     facts = {
@@ -144,10 +144,10 @@ def test_an_avatar_left_alone_keeps_everything_and_changes_nothing(edit, was, be
     assert found["kept"] == found["overlap"] == 1 and found["clothes"] == found["face"] == 0
 
 
-def test_another_head_is_not_kept(edit, was, becomes, stage):
+def test_another_head_is_not_kept(edit, was, becomes, viewpoints):
     """Other hair and skin under the same clothes."""
     colours = {"hair_rgb": (40.0, 70.0, 210.0), "skin_rgb": (40.0, 160.0, 60.0)}
-    other = draw_truth(replace(edit.after, person=replace(edit.after.person, **colours)), stage)
+    other = render_truth(replace(edit.after, person=replace(edit.after.person, **colours)), viewpoints)
     some = record(edit, was, becomes, true_pictures(other))
     found, parts = means(some), report.part_row([some], sorted(KEPT))
     assert found["new"] == 1 and 0 < found["kept"] < 1 and found["face"] > 20
@@ -157,13 +157,13 @@ def test_another_head_is_not_kept(edit, was, becomes, stage):
 
 def test_what_is_left_out_of_the_silhouette_counts(edit, was, becomes):
     whole = true_pictures(was)
-    half = Pictures(whole.rgb, whole.alpha * (np.arange(whole.alpha.shape[1]) % 2)[:, None].astype(np.float32))
+    half = ViewImages(whole.rgb, whole.alpha * (np.arange(whole.alpha.shape[1]) % 2)[:, None].astype(np.float32))
     assert silhouette_overlap(whole, half, was) == pytest.approx(0.5, abs=0.05)
 
 
-def test_a_new_hat_is_judged_by_its_shape(stage):
+def test_a_new_hat_is_judged_by_its_shape(viewpoints):
     edit = edits(3)[2]
-    was, becomes = draw_truth(edit.before, stage), draw_truth(edit.after, stage)
+    was, becomes = render_truth(edit.before, viewpoints), render_truth(edit.after, viewpoints)
     worn = means(record(edit, was, becomes, true_pictures(becomes)))
     bare = means(record(edit, was, becomes, true_pictures(was)))
     assert worn["new"] == 1 and worn["shape"] > 0.9 and worn["overlap"] is None and worn["old_pixels"] is None

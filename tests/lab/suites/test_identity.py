@@ -15,20 +15,10 @@ from transformers import CLIPTokenizer
 from avatar_gs.core.errors import UserError
 from avatar_gs.identity.config import Clothes, EmbedConfig, IdentityMethod
 from avatar_gs.lab.metrics import likeness, people
-from avatar_gs.lab.metrics.avatar import Pictures
-from avatar_gs.lab.metrics.likeness import Gallery, Judges, ViewFigures, compare
-from avatar_gs.lab.metrics.portraits import (
-    AZIMUTHS,
-    BACK_AZIMUTHS,
-    FRONTS,
-    Portrait,
-    back_views,
-    drawn_anew,
-    measured_views,
-    portray,
-    some_views,
-    through_prior,
-)
+from avatar_gs.lab.metrics.avatar import ViewImages
+from avatar_gs.lab.metrics.likeness import Gallery, LikenessModels, ViewFigures, compare
+from avatar_gs.lab.metrics.portraits import Portrait, render_portrait, render_variation, through_prior
+from avatar_gs.lab.metrics.views import BACK_AZIMUTHS, FRONTS, ORBIT, back_views, measured_views, some_views
 from avatar_gs.lab.scorer.faces import FaceNet
 from avatar_gs.lab.scorer.model import TOKENIZER, build_model, frozen
 from avatar_gs.lab.settings import LabSettings
@@ -48,22 +38,22 @@ from tests.plain import plain_guidance
 
 
 @pytest.fixture(scope="module")
-def judges() -> Judges:
+def judges() -> LikenessModels:
     """Untrained, but the real ones: their features differ wherever pictures do."""
     tokenizer = CLIPTokenizer.from_pretrained(str(TOKENIZER))
     torch.manual_seed(0)
-    return Judges(frozen(build_model(tokenizer), tokenizer), FaceNet().eval())
+    return LikenessModels(frozen(build_model(tokenizer), tokenizer), FaceNet().eval())
 
 
 @pytest.fixture(autouse=True)
 def packaged_judges(judges, monkeypatch) -> None:
     """The suite asks the untrained judges."""
-    monkeypatch.setattr(identity, "load_judges", lambda: judges)
+    monkeypatch.setattr(identity, "load_likeness_models", lambda: judges)
 
 
 @pytest.fixture(scope="module")
 def truth() -> Portrait:
-    return portray(people.crowd()[0], measured_views())
+    return render_portrait(people.crowd()[0], measured_views())
 
 
 def small_settings(**options) -> LabSettings:
@@ -121,15 +111,15 @@ def test_new_outfits_are_all_new_and_said():
 
 
 def test_a_person_is_like_itself_and_less_like_another(truth, judges):
-    own = compare(truth.pictures, truth, judges.scorer)
-    assert len(own) == 2 * len(AZIMUTHS)
+    own = compare(truth.images, truth, judges.scorer)
+    assert len(own) == 2 * len(ORBIT)
     assert all(view.psnr == 99 and abs(view.distance) < 1e-5 and all(view.kept.values()) for view in own)
     assert max(value for view in own for value in view.delta_e.values()) == 0
     faces = [view.face for view in own if view.face is not None]
     assert faces and faces == pytest.approx([1.0] * len(faces))
     assert {(view.framing, view.side) for view in own if view.face is not None} == {("head", "front")}
-    anew = compare(drawn_anew(truth.person, truth.views, 0), truth, judges.scorer)
-    other = compare(portray(people.crowd()[1], truth.views).pictures, truth, judges.scorer)
+    anew = compare(render_variation(truth.person, truth.views, 0), truth, judges.scorer)
+    other = compare(render_portrait(people.crowd()[1], truth.views).images, truth, judges.scorer)
     for better, worse in ((own, anew), (anew, other)):
         assert np.mean([view.psnr for view in better]) > np.mean([view.psnr for view in worse]) + 3
         assert np.mean([view.distance for view in better]) < np.mean([view.distance for view in worse])
@@ -139,13 +129,13 @@ def test_a_person_is_like_itself_and_less_like_another(truth, judges):
 
 
 def test_parts_that_are_gone_or_painted_over_are_found(truth, judges):
-    rgb = truth.pictures.rgb.copy()
+    rgb = truth.images.rgb.copy()
     for view in range(len(rgb)):
         rgb[view][truth.mask(view, "skin")] = (0.1, 0.8, 0.1)
-    green = compare(Pictures(rgb, truth.pictures.alpha), truth, judges.scorer)
+    green = compare(ViewImages(rgb, truth.images.alpha), truth, judges.scorer)
     assert not any(view.kept.get("skin") for view in green) and all(view.delta_e.get("skin", 99) > 25 for view in green)
     assert all(view.kept["shirt"] and view.delta_e["shirt"] == 0 for view in green if "shirt" in view.kept)
-    blank = Pictures(np.full_like(rgb, 0.5), np.ones_like(truth.pictures.alpha))
+    blank = ViewImages(np.full_like(rgb, 0.5), np.ones_like(truth.images.alpha))
     assert all(not view.face_kept for view in compare(blank, truth, judges.scorer) if view.face is not None)
 
 
@@ -160,10 +150,10 @@ def test_psnr_of_a_known_error():
 
 
 def test_colour_layouts_see_colours_and_places():
-    def block(colour: tuple[float, float, float], left: int) -> Pictures:
+    def block(colour: tuple[float, float, float], left: int) -> ViewImages:
         alpha = np.zeros((1, 32, 32), np.float32)
         alpha[:, 8:24, left : left + 8] = 1
-        return Pictures((alpha[..., None] * np.array(colour)).astype(np.float32), alpha)
+        return ViewImages((alpha[..., None] * np.array(colour)).astype(np.float32), alpha)
 
     red, maroon, blue, moved = (
         likeness.layout(block(colour, left))
@@ -176,7 +166,7 @@ def test_colour_layouts_see_colours_and_places():
 
 def test_everyone_is_found_in_the_gallery(judges):
     views = some_views(measured_views(), FRONTS)
-    crowd = [portray(person, views).pictures for person in people.crowd()[:4]]
+    crowd = [render_portrait(person, views).images for person in people.crowd()[:4]]
     gallery = Gallery(crowd, judges.scorer)
     for index, pictures in enumerate(crowd):
         distances = gallery.distances(pictures)
@@ -186,17 +176,19 @@ def test_everyone_is_found_in_the_gallery(judges):
 
 
 def test_back_views_show_no_face_paint():
-    heads = portray(people.crowd()[0], back_views())
+    heads = render_portrait(people.crowd()[0], back_views())
     paint = [np.isin(part_map.parts, likeness.FACE).sum() for part_map in heads.maps]
     assert len(paint) == len(BACK_AZIMUTHS) and 6 * len(paint) >= 100 and max(paint) < 20
     assert (
-        np.isin(portray(people.crowd()[0], some_views(measured_views(), FRONTS)).maps[1].parts, likeness.FACE).sum()
+        np.isin(
+            render_portrait(people.crowd()[0], some_views(measured_views(), FRONTS)).maps[1].parts, likeness.FACE
+        ).sum()
         > 200
     )
 
 
 def test_the_ceiling_is_seen_through_the_priors_autoencoder(truth, prior):
-    pictures = Pictures(truth.pictures.rgb[:2], truth.pictures.alpha[:2])
+    pictures = ViewImages(truth.images.rgb[:2], truth.images.alpha[:2])
     seen = through_prior(pictures, prior)
     assert seen.rgb.shape == pictures.rgb.shape and np.array_equal(seen.alpha, pictures.alpha)
     with torch.no_grad():

@@ -12,7 +12,7 @@ from PIL import Image
 from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.config import METHODS
 from avatar_gs.guidance.presets import named_preset, preset_names
-from avatar_gs.lab.metrics.avatar import Measurement, Pictures
+from avatar_gs.lab.metrics.avatar import Measurement, ViewImages
 from avatar_gs.lab.metrics.colours import PartView
 from avatar_gs.lab.metrics.truth import cases
 from avatar_gs.lab.scorer.model import EMBEDDING
@@ -148,9 +148,9 @@ def test_saturation_compares_the_figure_alone():
     rgb[..., 0] = 1.0
     rgb[inside] = 0.5  # a grey figure before red
     grey = np.full((5, 3), 0.5)
-    found = saturation(Pictures(rgb, alpha), grey)
+    found = saturation(ViewImages(rgb, alpha), grey)
     assert found is not None and found["wasserstein"] == pytest.approx(0, abs=0.1)
-    assert saturation(Pictures(rgb, 0 * alpha), grey) is None
+    assert saturation(ViewImages(rgb, 0 * alpha), grey) is None
 
 
 # ---- the suite

@@ -11,10 +11,11 @@ from tests.lab.suites.test_clip import save_clip
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.runs import RunFolder
+from avatar_gs.lab.metrics.avatar import to_bytes
 from avatar_gs.lab.metrics.clip import load_clip
 from avatar_gs.lab.metrics.faces import Faces, load_faces
-from avatar_gs.lab.metrics.photos import Judges, by_view, in_bytes
-from avatar_gs.lab.metrics.truth import neutral_body
+from avatar_gs.lab.metrics.photos import PhotoMetrics, by_view
+from avatar_gs.lab.metrics.views import neutral_body
 from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites import suites
 from avatar_gs.lab.suites.config import EvaluateConfig, Suite
@@ -84,14 +85,14 @@ def test_each_view_has_its_nearest_photo_and_faces_only_where_they_are_seen(tmp_
     rng = np.random.default_rng(0)
     photos = rng.uniform(0.2, 1, (3, 16, 16, 3)).astype(np.float32)
     renders = np.concatenate([photos[1:2], np.zeros((1, 16, 16, 3), np.float32)])
-    figures = by_view(renders, photos, ["front", "back"], Judges(clip, None, faces_of([0, 0, 16, 16, 0.9])))
+    figures = by_view(renders, photos, ["front", "back"], PhotoMetrics(clip, None, faces_of([0, 0, 16, 16, 0.9])))
     front = figures["similarity"]["views"]["front"]
     assert front["nearest"] == pytest.approx(1, abs=1e-5) and front["mean"] < 1 and front["photos"] == 3
     assert figures["LPIPS"] is None
     assert figures["face"]["views"]["back"] is None and figures["face"]["views"]["front"]["nearest"] == pytest.approx(1)
     assert figures["face"]["mean"] == figures["face"]["views"]["front"]["mean"]
     same = np.concatenate([photos[:1]] * 2)
-    among = by_view(renders, same, ["front", "back"], Judges(clip, None, None))["similarity"]["photos"]
+    among = by_view(renders, same, ["front", "back"], PhotoMetrics(clip, None, None))["similarity"]["photos"]
     assert among == pytest.approx(1, abs=1e-5)
 
 
@@ -133,7 +134,7 @@ def test_a_run_is_compared_with_photos_of_itself(prior, tmp_path, monkeypatch):
 
 def write_photos(folder: Path, pictures: np.ndarray) -> None:
     folder.mkdir()
-    for index, picture in enumerate(in_bytes(pictures)):
+    for index, picture in enumerate(to_bytes(pictures)):
         Image.fromarray(picture).save(folder / f"{index}.png")
 
 

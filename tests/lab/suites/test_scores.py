@@ -10,12 +10,12 @@ import torch
 from tests.lab.suites.test_clip import save_clip
 
 from avatar_gs.lab.metrics import shots
-from avatar_gs.lab.metrics.avatar import Pictures
+from avatar_gs.lab.metrics.avatar import ViewImages
 from avatar_gs.lab.metrics.clip import Clip, load_clip
-from avatar_gs.lab.metrics.features import chroma
-from avatar_gs.lab.metrics.shots import Shots
-from avatar_gs.lab.metrics.truth import BACKGROUND, cases, draw_truth, neutral_body
-from avatar_gs.lab.metrics.views import ORBITS, orbit, sights
+from avatar_gs.lab.metrics.colours import chroma
+from avatar_gs.lab.metrics.shots import ScoredImages
+from avatar_gs.lab.metrics.truth import BACKGROUND, cases, render_truth
+from avatar_gs.lab.metrics.views import ORBITS, neutral_body, orbit, scored_views
 from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites import suites
 from avatar_gs.lab.suites.config import EvaluateConfig, Suite
@@ -39,8 +39,8 @@ def clip_folder(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def truths() -> list[Shots]:
-    return [shots.of_truth(case, sights()) for case in cases(PROMPTS)]
+def truths() -> list[ScoredImages]:
+    return [shots.person_images(case, scored_views()) for case in cases(PROMPTS)]
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +72,10 @@ def small_settings(clip: str, **options) -> LabSettings:
 
 
 def test_views_are_closed_orbits_and_poses_that_no_run_sees():
-    seen, config = sights(), PromptConfig()
-    standing, *others = seen.stages
+    seen, config = scored_views(), PromptConfig()
+    standing, *others = seen.poses
     groups = seen.groups(config)
-    assert len(groups) == len(seen.buckets(config)) == len(seen) == sum(len(stage.views) for stage in seen.stages)
+    assert len(groups) == len(seen.buckets(config)) == len(seen) == sum(len(stage.views) for stage in seen.poses)
     for framing in ORBITS:
         azimuths = np.rad2deg(standing.views.azimuth[orbit(framing)].numpy())
         steps = np.diff([*azimuths, azimuths[0] + 360])
@@ -86,13 +86,13 @@ def test_views_are_closed_orbits_and_poses_that_no_run_sees():
 
 
 def test_pictures_come_back_from_their_file(truths):
-    cells = np.split(truths[0].strip(), 3 * len(sights()), axis=1)
-    back = Shots.of_cells(cells, len(sights()))
+    cells = np.split(truths[0].strip(), 3 * len(scored_views()), axis=1)
+    back = ScoredImages.of_cells(cells, len(scored_views()))
     assert back.white is not None and truths[0].white is not None
     np.testing.assert_allclose(back.colour.on_grey(), truths[0].colour.on_grey(), atol=1 / 255)
     np.testing.assert_allclose(back.colour.alpha, truths[0].colour.alpha, atol=1 / 255)
     np.testing.assert_allclose(back.white, truths[0].white, atol=1 / 255)
-    black = np.zeros((len(sights()), 3), np.float32)
+    black = np.zeros((len(scored_views()), 3), np.float32)
     np.testing.assert_allclose(back.on(black), truths[0].colour.rgb.clip(0, 1), atol=2 / 255)
 
 
@@ -106,16 +106,16 @@ def test_white_people_have_shape_and_no_colour(truths):
 
 
 def scores_of(looks: list[Look], clip: Clip, pool: int = 12) -> Scores:
-    seen, config = sights(), PromptConfig()
+    seen, config = scored_views(), PromptConfig()
     prompts = [case.prompt for case in cases(pool)]
-    drawn = [draw_truth(case, seen.stages[0]) for case in cases(PROMPTS)]
+    drawn = [render_truth(case, seen.poses[0]) for case in cases(PROMPTS)]
     captions = read_captions(prompts, seen.buckets(config), config, clip)
     return Scores(looks, captions, seen.groups(config), seen, drawn, clip, None)
 
 
 def as_samples(one: Look, case: int, seed: int = 0) -> Look:
     """The same pictures as if the prior had drawn them."""
-    drawn = Shots(Pictures(one.shots.colour.on_grey(), np.ones_like(one.shots.colour.alpha)), None)
+    drawn = ScoredImages(ViewImages(one.shots.colour.on_grey(), np.ones_like(one.shots.colour.alpha)), None)
     return replace(one, record=record(Kind.SAMPLES, case, seed), shots=drawn, white=None)
 
 
@@ -126,7 +126,9 @@ def record(kind: Kind, case: int, seed: int = 0) -> Record:
 
 def test_the_truth_is_found_and_another_person_is_not(truths, scorer, seen_truths):
     alpha = truths[0].colour.alpha
-    grey = look(record(Kind.START, 0), Shots(Pictures(0.5 * alpha[..., None].repeat(3, -1), alpha), None), scorer)
+    grey = look(
+        record(Kind.START, 0), ScoredImages(ViewImages(0.5 * alpha[..., None].repeat(3, -1), alpha), None), scorer
+    )
     looks = []
     for case, one in enumerate(seen_truths):
         looks += [replace(one, record=record(kind, case)) for kind in (Kind.TRUTH, Kind.CLIP)]
@@ -207,7 +209,7 @@ def test_the_suite_reports_and_makes_nothing_twice(prior, clip_folder, tmp_path,
         raise AssertionError("made twice")
 
     monkeypatch.setattr(runs, "optimize", never)
-    monkeypatch.setattr(shots, "of_truth", never)
+    monkeypatch.setattr(shots, "person_images", never)
     monkeypatch.setattr(runs, "optimize_by_similarity", never)
     suites.run_suite(settings, prior, tmp_path, [])
     assert json.loads((tmp_path / "results.json").read_text())["figures"] == figures

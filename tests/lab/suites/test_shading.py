@@ -12,8 +12,9 @@ from avatar_gs.core.errors import UserError
 from avatar_gs.core.seeding import generator
 from avatar_gs.lab.metrics.avatar import Measurement
 from avatar_gs.lab.metrics.colours import PartView
-from avatar_gs.lab.metrics.shading import Retrieval, draw_looks, true_pictures
-from avatar_gs.lab.metrics.truth import cases, neutral_body
+from avatar_gs.lab.metrics.shading import Retrieval, render_shades, truth_images
+from avatar_gs.lab.metrics.truth import cases
+from avatar_gs.lab.metrics.views import neutral_body
 from avatar_gs.lab.scorer.model import load_scorer
 from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.stages.evaluate import run_suite
@@ -74,12 +75,12 @@ def test_every_prompt_has_every_row_and_keys_tell_them_apart(prior, tmp_path):
     assert ShadingSuite(longer, prior, tmp_path).key(jobs[0]) != ablation.key(jobs[0])
 
 
-def test_looks_differ_in_what_they_show(stage):
+def test_looks_differ_in_what_they_show(viewpoints):
     body = neutral_body("cpu")
     model = surface_splats(SplatsConfig(count=1500), body.rest(), body.weights, generator(0, 0, "splats"))
     with torch.no_grad():
         model.params["sh0"][..., 0] = 1.5  # reddish
-    looks = draw_looks(model, stage, ShadingConfig(ambient=0.1, diffuse=0.9))
+    looks = render_shades(model, viewpoints, ShadingConfig(ambient=0.1, diffuse=0.9))
     albedo, lit, white = (looks[shade] for shade in Shade)
     assert np.array_equal(albedo.alpha, lit.alpha) and np.array_equal(albedo.alpha, white.alpha)
     solid = albedo.alpha > 0.99
@@ -91,13 +92,13 @@ def test_looks_differ_in_what_they_show(stage):
 
 
 def test_drawn_truth_is_found_and_a_wrong_person_is_not(truths):
-    retrieval = Retrieval(load_scorer(), truths[0].stage)
-    right = [hit for t in truths for hit in retrieval.found(t.case, true_pictures(t)).values()]
-    wrong = [hit for t in truths[1:] for hit in retrieval.found(truths[0].case, true_pictures(t)).values()]
+    retrieval = Retrieval(load_scorer(), truths[0].viewpoints)
+    right = [hit for t in truths for hit in retrieval.found(t.case, truth_images(t)).values()]
+    wrong = [hit for t in truths[1:] for hit in retrieval.found(truths[0].case, truth_images(t)).values()]
     assert len(right) == 12 and sum(right) > 6 and not any(wrong)
     assert len(set(retrieval.prompts)) == len(retrieval.prompts) == 64
     with pytest.raises(ValueError, match="not in list"):
-        retrieval.found(cases(70)[69], true_pictures(truths[0]))
+        retrieval.found(cases(70)[69], truth_images(truths[0]))
 
 
 def test_shares_of_right_views():

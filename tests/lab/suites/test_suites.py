@@ -93,7 +93,7 @@ def test_the_grey_avatar_of_step_0_is_the_one_that_optimisation_starts_from(prio
     job = Job(Variant.NO_GUIDANCE, colours.cases(1)[0], 0)
     record, _ = colours_suite.measure(job, colours_suite.make(job))
     names = {name for views in record.start.parts.values() for view in views for name in view.names}
-    assert names <= {"grey", "nothing"} and record.start.parts["shirt"][0].share("grey") > 0.9
+    assert names <= {"grey", "nothing"} and record.start.parts["shirt"][0].fraction("grey") > 0.9
     assert record.end.parts == record.start.parts, "without guidance and regularisers at rest nothing moves"
 
 

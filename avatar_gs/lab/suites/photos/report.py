@@ -13,11 +13,11 @@ from avatar_gs.core.console import progress
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.images import RGBImage, contact_sheet
 from avatar_gs.identity.photos import load_photos
-from avatar_gs.lab.metrics.avatar import draw_from
+from avatar_gs.lab.metrics.avatar import render_views, to_bytes
 from avatar_gs.lab.metrics.clip import PACKAGED, load_clip
 from avatar_gs.lab.metrics.faces import SAME_PERSON, load_faces
 from avatar_gs.lab.metrics.perceptual import load_lpips
-from avatar_gs.lab.metrics.photos import Judges, by_view, in_bytes
+from avatar_gs.lab.metrics.photos import PhotoMetrics, by_view
 from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites.report import in_words, markdown_table, number
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
@@ -51,7 +51,7 @@ def measure_likeness(
     if not runs.holds_an_avatar(settings.folder):
         raise UserError(f"suite=likeness: {settings.folder} holds no avatar: make one first, or give another name=…")
     config = settings.lab.evaluate
-    judges = Judges(load_clip(config.clip, prior.device), load_lpips(config.lpips), load_faces(config.faces))
+    judges = PhotoMetrics(load_clip(config.clip, prior.device), load_lpips(config.lpips), load_faces(config.faces))
     embed = settings.embed
     photos = load_photos(settings.photos, SIZE, remove_background=embed.remove_background, min_size=embed.min_size)
     with progress("draw the avatar"):
@@ -77,14 +77,16 @@ def _renders(settings: LabSettings) -> np.ndarray:
     posed = body.pose(a_pose())
     gaussians = load_init(whole, body).model.pose(posed)
     azimuths = [AZIMUTHS[side] for _, side in VIEWS]
-    return draw_from(gaussians, fixed_views(posed, [framing for framing, _ in VIEWS], azimuths, SIZE).cameras).on_grey()
+    return render_views(
+        gaussians, fixed_views(posed, [framing for framing, _ in VIEWS], azimuths, SIZE).cameras
+    ).on_grey()
 
 
 def _sheet(renders: np.ndarray, photos: np.ndarray) -> RGBImage:
     columns = len(AZIMUTHS)
-    rows = [[*in_bytes(renders[start : start + columns])] for start in range(0, len(renders), columns)]
+    rows = [[*to_bytes(renders[start : start + columns])] for start in range(0, len(renders), columns)]
     return contact_sheet(
-        [*rows, [*in_bytes(photos[:SHEET_PHOTOS])]],
+        [*rows, [*to_bytes(photos[:SHEET_PHOTOS])]],
         row_labels=[*(framing.value for framing in FRAMINGS), "photos"],
         column_labels=list(AZIMUTHS),
         title="suite=likeness",

@@ -7,9 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from avatar_gs.lab.metrics.clip import Clip, features_of
-from avatar_gs.lab.metrics.colours import SOLID, name_pixels
-from avatar_gs.lab.metrics.likeness import colour_name
-from avatar_gs.lab.metrics.shots import Shots
+from avatar_gs.lab.metrics.colours import SOLID, colour_name, name_pixels
+from avatar_gs.lab.metrics.shots import ScoredImages
 from avatar_gs.lab.metrics.truth import BACKGROUND, CLOSE_UP, Truth
 from avatar_gs.lab.suites.scores.records import Kind, Record
 from avatar_gs.prior.config import PromptConfig
@@ -22,13 +21,13 @@ class Look:
     """One record's pictures with their features: colour, without texture (None for samples), and of who it is."""
 
     record: Record
-    shots: Shots
+    shots: ScoredImages
     colour: Float[np.ndarray, "V d"]
     white: Float[np.ndarray, "V d"] | None
     person: Float[np.ndarray, "V p"]
 
 
-def look(record: Record, shots: Shots, clip: Clip) -> Look:
+def look(record: Record, shots: ScoredImages, clip: Clip) -> Look:
     """``clip``'s features of the pictures on grey."""
     on_grey = shots.colour.on_grey()
     return Look(
@@ -61,21 +60,21 @@ def read_captions(prompts: Sequence[str], buckets: Sequence[Bucket], config: Pro
     return Captions(len(prompts), buckets, features)
 
 
-def person_pixels(shots: Shots, inside: Bool[np.ndarray, "V S S"]) -> Float[np.ndarray, "N 3"]:
+def person_pixels(shots: ScoredImages, inside: Bool[np.ndarray, "V S S"]) -> Float[np.ndarray, "N 3"]:
     """The colours of the pixels where every picture shows the person and this one is solid."""
     alpha = shots.colour.alpha
     solid = inside & (alpha >= SOLID)
     return np.clip(shots.colour.rgb[solid] / alpha[solid][:, None], 0, 1)
 
 
-def backgrounds(samples: Shots, outside: Bool[np.ndarray, "V S S"]) -> Float[np.ndarray, "V 3"]:
+def backgrounds(samples: ScoredImages, outside: Bool[np.ndarray, "V S S"]) -> Float[np.ndarray, "V 3"]:
     """The median colour of what lies around the person in each sample; the grey of sheets where nothing does."""
     pictures = zip(samples.colour.rgb, outside, strict=True)
     plain = np.full(3, BACKGROUND, np.float32)
     return np.stack([np.median(rgb[mask], 0) if mask.any() else plain for rgb, mask in pictures]).astype(np.float32)
 
 
-def right_parts(shots: Shots, truth: Truth) -> list[bool]:
+def right_parts(shots: ScoredImages, truth: Truth) -> list[bool]:
     """Whether the median colour of each part that the prompt names is nearest to that name, view by view."""
     found = []
     for view in range(len(truth.maps)):

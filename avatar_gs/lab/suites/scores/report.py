@@ -7,9 +7,9 @@ from typing import Any
 from avatar_gs.core.images import RGBImage, contact_sheet
 from avatar_gs.lab.metrics.clip import load_clip
 from avatar_gs.lab.metrics.perceptual import load_lpips
-from avatar_gs.lab.metrics.shots import Shots
-from avatar_gs.lab.metrics.truth import cases, draw_truth
-from avatar_gs.lab.metrics.views import ORBIT, ORBITS, sights
+from avatar_gs.lab.metrics.shots import ScoredImages
+from avatar_gs.lab.metrics.truth import cases, render_truth
+from avatar_gs.lab.metrics.views import ORBIT, ORBITS, scored_views
 from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites.folder import RecordFolder
 from avatar_gs.lab.suites.report import LABEL
@@ -36,14 +36,14 @@ def measure_scores(settings: LabSettings, prior: StableDiffusionPrior, folder: P
     Raises:
         UserError: ``evaluate.clip`` or ``evaluate.lpips`` cannot be loaded, or a run diverges.
     """
-    config, seen = settings.lab.evaluate, sights()
+    config, seen = settings.lab.evaluate, scored_views()
     clip, lpips = load_clip(config.clip, prior.device), load_lpips(config.lpips)
     kept = RecordFolder(folder / "avatars", Record.of_plain)
     records = make_records(settings, prior, clip, kept)
-    looks = [look(record, Shots.of_cells(kept.strip(key), len(seen)), clip) for key, record in records.items()]
+    looks = [look(record, ScoredImages.of_cells(kept.strip(key), len(seen)), clip) for key, record in records.items()]
     prompts = list(dict.fromkeys(case.prompt for case in cases(max(config.pool, config.scored_prompts))))
     buckets = seen.buckets(settings.prior.prompts)
-    truths = [draw_truth(case, seen.stages[0]) for case in cases(config.scored_prompts)]
+    truths = [render_truth(case, seen.poses[0]) for case in cases(config.scored_prompts)]
     captions = read_captions(prompts, buckets, settings.prior.prompts, clip)
     scores = Scores(looks, captions, seen.groups(settings.prior.prompts), seen, truths, clip, lpips)
     figures = {

@@ -12,8 +12,8 @@ from avatar_gs.core.seeding import generator
 from avatar_gs.lab.metrics import shots
 from avatar_gs.lab.metrics.avatar import Strip
 from avatar_gs.lab.metrics.clip import Clip
-from avatar_gs.lab.metrics.truth import Case, cases, neutral_body
-from avatar_gs.lab.metrics.views import sights
+from avatar_gs.lab.metrics.truth import Case, cases
+from avatar_gs.lab.metrics.views import neutral_body, scored_views
 from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites.config import EvaluateConfig
 from avatar_gs.lab.suites.folder import RecordFolder, complete
@@ -77,25 +77,25 @@ class Maker:
         record = Record(job.kind, job.index, job.case.prompt, job.seed, metrics, time.monotonic() - began)
         return record, pictures.strip()
 
-    def _make(self, job: Job) -> tuple[shots.Shots, dict[str, Any] | None]:
+    def _make(self, job: Job) -> tuple[shots.ScoredImages, dict[str, Any] | None]:
         settings = replace(self.settings, prompt=job.case.prompt, seed=job.seed)
         if job.kind is Kind.TRUTH:
-            return shots.of_truth(job.case, sights()), None
+            return shots.person_images(job.case, scored_views()), None
         if job.kind is Kind.SAMPLES:
             return self._sample(job), None
         if job.kind is Kind.START:
             begin = generator(job.seed, 0, "splats")
             model = surface_splats(settings.splats, self.body.rest(), self.body.weights, begin).to(self.prior.device)
-            return shots.of_model(model, sights()), None
+            return shots.avatar_images(model, scored_views()), None
         result = self._optimize(job.kind, settings)
-        return shots.of_model(result.model, sights()), result.metrics
+        return shots.avatar_images(result.model, scored_views()), result.metrics
 
-    def _sample(self, job: Job) -> shots.Shots:
-        return shots.of_samples(
+    def _sample(self, job: Job) -> shots.ScoredImages:
+        return shots.sample_images(
             job.case.prompt,
             self.settings.negative_prompt,
             self.prior,
-            sights(),
+            scored_views(),
             self.settings.prior.prompts,
             full_pose_maps=self.settings.optimize.pose_map is PoseMap.full,
             generator=generator(job.seed, job.index, "samples"),

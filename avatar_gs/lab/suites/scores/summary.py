@@ -13,10 +13,11 @@ from jaxtyping import Float, Int
 
 from avatar_gs.lab.metrics import features as measures
 from avatar_gs.lab.metrics.clip import Clip, features_of
+from avatar_gs.lab.metrics.colours import saturation_error
 from avatar_gs.lab.metrics.perceptual import Perceptual
-from avatar_gs.lab.metrics.shots import Shots
+from avatar_gs.lab.metrics.shots import ScoredImages
 from avatar_gs.lab.metrics.truth import Truth
-from avatar_gs.lab.metrics.views import ORBITS, Sights, orbit
+from avatar_gs.lab.metrics.views import ORBITS, ScoredViews, orbit
 from avatar_gs.lab.suites.scores.looks import Captions, Look, backgrounds, of_kind, person_pixels, right_parts
 from avatar_gs.lab.suites.scores.records import AVATARS, Kind
 from avatar_gs.types import Framing
@@ -39,7 +40,7 @@ class Scores:
     looks: Sequence[Look]
     captions: Captions
     groups: Sequence[str]
-    sights: Sights
+    scored_views: ScoredViews
     truths: Sequence[Truth]
     clip: Clip
     lpips: Perceptual | None
@@ -131,11 +132,11 @@ class Scores:
     # ---- beside the prior's own samples
 
     def _saturation(self, figure: str) -> Rows:
-        inside = self.sights.inside
+        inside = self.scored_views.inside
 
         def of(one: Look, other: Look) -> float:
             ours, theirs = (person_pixels(shots, inside) for shots in (one.shots, other.shots))
-            return float(getattr(measures.saturation_error(ours, theirs), figure))
+            return float(getattr(saturation_error(ours, theirs), figure))
 
         return self._of_each(lambda some: [of(one, other) for one in some for other in self._beside(one)])
 
@@ -166,7 +167,7 @@ class Scores:
     @cached_property
     def _set_features(self) -> dict[tuple[Kind, int], Float[np.ndarray, "N d"]]:
         """Features before the backgrounds of each seed's samples; the drawn truth stands before all of them."""
-        outside, found = self.sights.outside, {}
+        outside, found = self.scored_views.outside, {}
         for kind, seeds in self._kinds.items():
             for seed in self._kinds[Kind.SAMPLES] if kind is not Kind.SAMPLES else ():
                 some = seeds[seed] if seed in seeds else next(iter(seeds.values()))
@@ -176,7 +177,7 @@ class Scores:
                 found[kind, seed] = np.concatenate([features_of(each, self.clip.image_features) for each in pictures])
         return found
 
-    def _before(self, shots: Shots, samples: Shots, outside: np.ndarray) -> Float[np.ndarray, "V S S 3"]:
+    def _before(self, shots: ScoredImages, samples: ScoredImages, outside: np.ndarray) -> Float[np.ndarray, "V S S 3"]:
         return shots.on(backgrounds(samples, outside))
 
     # ---- costs
