@@ -16,7 +16,7 @@ from avatar_gs.identity.config import EmbedConfig
 from avatar_gs.prior.config import PLACEHOLDER, PriorConfig
 from avatar_gs.render.config import CamerasConfig
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
-from avatar_gs.training.config import OptimizeConfig
+from avatar_gs.training.config import OptimizeConfig, TrainingConfig
 
 OUTPUTS = Path("outputs")
 MAX_SEED = 2**31 - 1
@@ -79,6 +79,24 @@ class Settings:
     def has_identity(self) -> bool:
         """Whether photos or an identity file show the person."""
         return bool(self.photos or self.identity)
+
+    @property
+    def training(self) -> TrainingConfig:
+        """The settings that the optimisation depends on."""
+        return TrainingConfig(
+            prompt=self.prompt,
+            negative_prompt=self.negative_prompt,
+            source_prompt=self.source_prompt,
+            has_identity=self.has_identity,
+            init=self.init,
+            seed=self.seed,
+            optimize=self.optimize,
+            guidance=self.guidance,
+            splats=self.splats,
+            density=self.density,
+            cameras=self.cameras,
+            prompts=self.prior.prompts,
+        )
 
     @property
     def folder(self) -> Path:

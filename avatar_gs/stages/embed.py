@@ -33,7 +33,7 @@ from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.settings import OUTPUTS, Settings
 from avatar_gs.stages.estimate import Task
 from avatar_gs.stages.preflight import preflight
-from avatar_gs.training.loop import peak_memory_mib
+from avatar_gs.training.reports import peak_memory_mib
 from avatar_gs.types import Bucket, Framing, ViewDirection
 
 LOGGER = logging.getLogger(__name__)

@@ -76,12 +76,12 @@ def optimize_avatar(
     if settings.has_identity:
         give_identity(prior, settings)
         settings = replace(settings, cameras=settings.cameras.for_identity())
-    prompts, initial, began_with = run_prompts(settings, prior), None, {}
+    config, init, began_with = settings.training, None, {}
     if settings.init:
-        initial = load_init(settings, body)
-        began_with = {"init": settings.init, "init_digest": initial.digest}
+        init = load_init(config, body)
+        began_with = {"init": settings.init, "init_digest": init.digest}
     shared = prior if parallel.count() == 1 else parallel.SharedPrior(prior)
-    result = optimize(settings, body, shared, prompts, folder, initial=initial, on_step=on_step)
+    result = optimize(config, body, shared, run_prompts(config, prior), folder, init=init, on_step=on_step)
     if parallel.is_first():
         folder.record("optimize", seed=settings.seed, prompt=settings.prompt, **began_with, **result.metrics)
         seconds = result.metrics["seconds_per_step"]["total"]

@@ -47,14 +47,11 @@ def run(settings: Settings) -> None:
         body = load_body(settings.body, device)
         prior = load_prior(settings.prior, device)
     give_identity(prior, settings)
-    prompts = run_prompts(settings, prior)
+    prompts = run_prompts(settings.training, prior)
     cut = prior.truncated(settings.negative_prompt)
     if cut:
         LOGGER.warning("the negative prompt is too long for prior=%s: it does not read “%s”", prior.name, cut.strip())
-    scenes = Scenes(
-        body, settings.optimize, settings.cameras, settings.prior.prompts, size=prior.image_size, seed=settings.seed
-    )
-    scene = scenes.preview()
+    scene = Scenes(body, settings.training, prior.image_size).preview()
     positive, negative = ([getattr(prompts[b], side) for b in scene.buckets] for side in ("positive", "negative"))
     for bucket, prompt, against in zip(scene.buckets, positive, negative, strict=True):
         LOGGER.info("%s: “%s”, not “%s”", bucket, prompt, against)

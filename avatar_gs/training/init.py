@@ -1,4 +1,4 @@
-"""The avatar that a run begins with in place of the body's surface: that of another run's checkpoint."""
+"""The avatar of ``init=<run>``: a run may start from another run's checkpoint instead of the body's surface."""
 
 import hashlib
 import logging
@@ -14,53 +14,51 @@ from avatar_gs.body.model import Body
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.io import load_state
 from avatar_gs.core.runs import RunFolder
-from avatar_gs.settings import Settings
 from avatar_gs.splats.config import SplatsConfig
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.splats.surface import RestSurface
+from avatar_gs.training.config import TrainingConfig
 from avatar_gs.training.state import CHECKPOINT, group
 
 LOGGER = logging.getLogger(__name__)
 
 BODY_TOLERANCE = 0.005
-"""Metres, in the mean over splats, between an avatar's anchors and the body: points drawn on the same surface lie some
-3 mm from the nearest of those that it is known by, or on one of them."""
+"""Largest mean distance in metres between an avatar's anchors and its body; points sampled on the same surface are
+about 3 mm from the nearest point that represents it, or on one."""
 
 
 @dataclass(frozen=True)
 class InitAvatar:
-    """An avatar to begin with, frozen.
-
-    ``unit`` (metres): the size by which its run judged the sizes of splats. ``digest``: hexadecimal digits that change
-    with the avatar.
-    """
+    """A frozen avatar to start from."""
 
     model: GaussianModel
     unit: Float[Tensor, ""]
+    """Median initial size of the splats in its own run, in metres."""
     digest: str
+    """Hexadecimal digits that change with the avatar."""
 
     def copy(self, config: SplatsConfig) -> GaussianModel:
-        """The same avatar, to be trained."""
+        """The same avatar, trainable."""
         return GaussianModel.from_config(config, self.model.tensors())
 
 
-def load_init(settings: Settings, body: Body) -> InitAvatar:
-    """The avatar of the newest checkpoint of the run ``settings.init``.
+def load_init(config: TrainingConfig, body: Body) -> InitAvatar:
+    """The avatar of the newest checkpoint of the run ``config.init``.
 
     Raises:
         UserError: if there is none, it is damaged, or it was made on another body.
     """
-    folder = RunFolder(settings.init)
+    folder = RunFolder(config.init)
     path = folder.checkpoints / CHECKPOINT
     if not path.exists():
         raise UserError(
-            f"init={settings.init}: no avatar is there (no {path}); expected the folder of a run that has one"
+            f"init={config.init}: no avatar is there (no {path}); expected the folder of a run that has one"
         )
     if not folder.finished("optimize"):
-        LOGGER.warning("init=%s is not finished: beginning with the avatar of its last checkpoint", settings.init)
+        LOGGER.warning("init=%s is not finished: beginning with the avatar of its last checkpoint", config.init)
     tensors, _ = load_state(path)
     splats = group(tensors, "splats")
-    model = GaussianModel.from_config(settings.splats, splats)
+    model = GaussianModel.from_config(config.splats, splats)
     _check_body(path, model, body)
     model = model.to(body.template.device)
     for parameter in model.params.values():
@@ -78,7 +76,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _check_body(path: Path, model: GaussianModel, body: Body) -> None:
-    """Raises UserError unless the avatar's anchors lie on the body's surface, and its skinning weights sum to 1."""
+    """Raise UserError unless the avatar's anchors lie on the body's surface, and its skinning weights sum to 1."""
     nearest = RestSurface(body.rest()).distances(model.params["anchors"])
     sums = model.params["skinning"].sum(-1)
     if float(nearest.mean()) > BODY_TOLERANCE or not torch.allclose(sums, torch.ones_like(sums), atol=1e-3):

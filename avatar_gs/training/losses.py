@@ -7,25 +7,27 @@ from avatar_gs.protocols import Prior
 from avatar_gs.render.shading import orientation_penalty
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.training.config import GeometryConfig, LossesConfig
-from avatar_gs.training.rendering import enlarged, outward_normals
+from avatar_gs.training.rendering import outward_normals
 from avatar_gs.training.scene import Scene
 
 SCALE_SLACK = 2.0
-"""Splats may grow to this multiple of the median size at the start before they are penalised."""
+"""Splats may grow to this multiple of the median initial size without penalty."""
+ORIENTATION_START, ORIENTATION_RAMP = 0.01, 1 / 3
+"""DreamFusion's weight grows from 1e-4 to 1e-2 over 5,000 of its 15,000 steps."""
 
 
 def regulariser_scale(prior: Prior) -> int:
     """The factor of every regulariser in the total loss: the number of latent elements of one view.
 
-    The guidance loss (``guidance.distill.distance``) is half the squared gradient summed over these elements, and the
-    mean over views. Multiplied by their number, a regulariser that is a mean weighs the same beside it for every prior,
-    image size, supersampling factor, batch and number of splats.
+    The guidance loss (``guidance.distill.distance``) is half the squared gradient, summed over these elements and
+    averaged over views. With this factor, the weight of a mean does not depend on prior, image size, supersampling,
+    batch and number of splats.
     """
     return prior.latent_channels * prior.latent_size**2
 
 
 def sparsity(alpha: Float[Tensor, "B H W 1"]) -> Float[Tensor, ""]:
-    """DreamFusion's opacity regulariser sqrt(alpha^2 + 0.01), the mean over pixels and views."""
+    """DreamFusion's opacity regulariser sqrt(alpha² + 0.01), the mean over pixels and views."""
     return (alpha.square() + 0.01).sqrt().mean()
 
 
@@ -38,7 +40,7 @@ def oversize(model: GaussianModel, unit: Float[Tensor, ""]) -> Float[Tensor, ""]
     """The squared excess of each splat's longest axis over ``SCALE_SLACK * unit``, the mean over splats.
 
     Args:
-        unit: the median size of the splats at the start, in metres; the excess is measured in it.
+        unit: median initial size of the splats in metres; the excess is measured in it.
     """
     return (model.scales().amax(-1) / unit - SCALE_SLACK).relu().square().mean()
 
@@ -46,12 +48,20 @@ def oversize(model: GaussianModel, unit: Float[Tensor, ""]) -> Float[Tensor, ""]
 def stray(model: GaussianModel, margin: float) -> Float[Tensor, ""]:
     """Opacity times the distance from the body's surface beyond ``margin``, the mean over splats.
 
-    It draws a splat back and makes it fade: one that the guidance wants there keeps its opacity against it.
+    It moves splats back and fades them, unless guidance holds their opacity.
 
     Args:
         margin: in metres; the distance beyond it is measured in margins.
     """
     return (model.opacities() * (model.surface_distance() / margin - 1).relu()).mean()
+
+
+def emptiness(alpha: Float[Tensor, "B H W 1"], target: float) -> Float[Tensor, ""]:
+    """-min(target, mean transmittance) of each image (Dream Fields, Jain et al. 2022), averaged over views.
+
+    Images with at least the target transmittance get no gradient.
+    """
+    return -(1 - alpha).mean((1, 2, 3)).clamp_max(target).mean()
 
 
 def regularisers(
@@ -62,11 +72,11 @@ def regularisers(
     *,
     scale: int,
 ) -> dict[str, Float[Tensor, ""]]:
-    """The weighted losses whose weight is not 0, by name.
+    """The weighted regularisers with a weight other than 0, by name.
 
     Args:
         alpha: of the rendered views.
-        unit: the median size of the splats at the start, in metres.
+        unit: median initial size of the splats, in metres.
         scale: the factor of every mean (``regulariser_scale``).
     """
     losses = {}
@@ -81,44 +91,33 @@ def regularisers(
     return losses
 
 
-ORIENTATION_START, ORIENTATION_RAMP = 0.01, 1 / 3
-"""DreamFusion's weight grows from 1e-4 to 1e-2 over 5,000 of its 15,000 steps."""
-
-
-def emptiness(alpha: Float[Tensor, "B H W 1"], target: float) -> Float[Tensor, ""]:
-    """-min(target, mean transmittance) of each picture (Dream Fields, Jain et al. 2022), averaged over views: a picture
-    that is as empty as that gets no gradient."""
-    return -(1 - alpha).mean((1, 2, 3)).clamp_max(target).mean()
-
-
 def geometry_losses(
     config: GeometryConfig,
     model: GaussianModel,
     scene: Scene,
     alpha: Float[Tensor, "B H W 1"],
     *,
-    supersample: int,
     progress: float,
     scale: int,
 ) -> dict[str, Float[Tensor, ""]]:
-    """The weighted losses whose weight is not 0, by name: means over pixels and views.
+    """The weighted losses on surfaces with a weight other than 0, by name.
 
     Args:
-        alpha: of the scene's views, rendered with ``supersample``.
-        progress: the fraction of the run that is done.
-        scale: the factor of every mean (``losses.regulariser_scale``).
+        alpha: of the rendered views.
+        progress: fraction of the run that is done.
+        scale: the factor of every mean (``regulariser_scale``).
     """
     losses = {}
     if config.transmittance:
         losses["transmittance"] = scale * config.transmittance * emptiness(alpha, config.transmittance_target)
     if config.orientation:
-        weight = config.orientation * orientation_ramp(progress)
+        # Posed for this loss alone: sharing the render's pose would sum gradients in another order, to other bytes.
         gaussians = model.pose(scene.posed)
-        away = orientation_penalty(gaussians, outward_normals(model, gaussians), enlarged(scene, supersample))
-        losses["orientation"] = scale * weight * away.mean()
+        penalty = orientation_penalty(gaussians, outward_normals(model, gaussians), scene.cameras)
+        losses["orientation"] = scale * (config.orientation * orientation_ramp(progress)) * penalty.mean()
     return losses
 
 
 def orientation_ramp(progress: float) -> float:
-    """How much of its weight the orientation loss has at a share of the run."""
+    """The fraction of its weight that the orientation loss has at a fraction of the run."""
     return ORIENTATION_START + (1 - ORIENTATION_START) * min(progress / ORIENTATION_RAMP, 1.0)

@@ -1,4 +1,4 @@
-"""From the user's sentence to what the prior is asked for in every view."""
+"""From the user's prompt to the prompts of every view."""
 
 import logging
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from avatar_gs.guidance.methods.bridge import corrupt_prompt
 from avatar_gs.guidance.methods.de_sds import Variant
 from avatar_gs.prior.config import PLACEHOLDER
 from avatar_gs.prior.prompts import bucket_prompts, fit_prompt, with_accessories, with_placeholder
-from avatar_gs.settings import Settings
+from avatar_gs.training.config import TrainingConfig
 from avatar_gs.types import Bucket, BucketPrompt
 
 LOGGER = logging.getLogger(__name__)
@@ -17,7 +17,7 @@ LOGGER = logging.getLogger(__name__)
 
 @runtime_checkable
 class Reader(Protocol):
-    """The part of a prior that knows what it can read (``StableDiffusionPrior`` does)."""
+    """The part of a prior that knows its vocabulary (``StableDiffusionPrior`` does)."""
 
     name: str
     accessories: str
@@ -27,32 +27,32 @@ class Reader(Protocol):
     def unknown_words(self, prompt: str) -> list[str]: ...
 
 
-def run_prompts(settings: Settings, prior: Reader) -> dict[Bucket, BucketPrompt]:
-    """The prompts of every bucket of views, with all that the run's guidance needs (``with_extra``).
+def run_prompts(config: TrainingConfig, prior: Reader) -> dict[Bucket, BucketPrompt]:
+    """The prompts of every bucket of views, with everything that the run's guidance needs (``with_extra``).
 
     Words that the prior cannot read are reported in the log. With an identity, ``<id>`` is put in front of a prompt
     that does not name it, and a prompt without clothes gets the hat of the photos, if there is one. A prompt that is
     too long is cut before the view words: without those, a back view would get a face.
     """
-    prompt = with_placeholder(settings.prompt) if settings.has_identity else settings.prompt
-    prompts = _view_prompts(prompt, settings, prior)
-    edits = bool(settings.guidance.edits and settings.init)
-    return with_extra(prompts, settings, _view_prompts(settings.source_prompt, settings, prior) if edits else None)
+    prompt = with_placeholder(config.prompt) if config.has_identity else config.prompt
+    prompts = _view_prompts(prompt, config, prior)
+    edits = bool(config.guidance.edits and config.init)
+    return with_extra(prompts, config, _view_prompts(config.source_prompt, config, prior) if edits else None)
 
 
 def with_extra(
-    prompts: Mapping[Bucket, BucketPrompt], settings: Settings, source: Mapping[Bucket, BucketPrompt] | None = None
+    prompts: Mapping[Bucket, BucketPrompt], config: TrainingConfig, source: Mapping[Bucket, BucketPrompt] | None = None
 ) -> dict[Bucket, BucketPrompt]:
     """The prompts, each with the extra ones that the run's guidance needs (``BucketPrompt.extra``).
 
     Args:
         source: what an editing method takes the avatar to show before the edit.
     """
-    person = settings.has_identity and settings.guidance.de_sds.variant is Variant.composed
-    alone = bucket_prompts(PLACEHOLDER, "", settings.prior.prompts) if person else {}
+    person = config.has_identity and config.guidance.de_sds.variant is Variant.composed
+    alone = bucket_prompts(PLACEHOLDER, "", config.prompts) if person else {}
     complete = {}
     for bucket, prompt in prompts.items():
-        extra = corrupt_prompt(settings.guidance.bridge, prompt)
+        extra = corrupt_prompt(config.guidance.bridge, prompt)
         if person:
             extra["identity"] = alone[bucket].positive
         if source is not None:
@@ -61,14 +61,9 @@ def with_extra(
     return complete
 
 
-def _view_prompts(prompt: str, settings: Settings, prior: Reader) -> dict[Bucket, BucketPrompt]:
-    readable = _readable(with_accessories(prompt, prior.accessories), settings, prior)
-    return bucket_prompts(readable, settings.negative_prompt, settings.prior.prompts)
-
-
-def _readable(prompt: str, settings: Settings, prior: Reader) -> str:
-    """As much of the sentence as the prior has room for."""
-    kept, cut = fit_prompt(prior, prompt, settings.prior.prompts)
+def _view_prompts(prompt: str, config: TrainingConfig, prior: Reader) -> dict[Bucket, BucketPrompt]:
+    """The prompts of every bucket, of as much of a prompt as the prior has room for."""
+    kept, cut = fit_prompt(prior, with_accessories(prompt, prior.accessories), config.prompts)
     if cut:
         LOGGER.warning("the prompt is too long for prior=%s: it does not read “%s”", prior.name, cut.strip())
     unknown = prior.unknown_words(kept)
@@ -76,4 +71,4 @@ def _readable(prompt: str, settings: Settings, prior: Reader) -> str:
         LOGGER.warning(
             "prior=%s never learned these words and will not follow them: %s", prior.name, ", ".join(unknown)
         )
-    return kept
+    return bucket_prompts(kept, config.negative_prompt, config.prompts)

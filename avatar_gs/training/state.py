@@ -1,4 +1,4 @@
-"""What a run has reached: all that a resumed run needs to end with the same bytes."""
+"""The state of a run: everything that a resumed run needs to end with the same bytes."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +11,20 @@ from avatar_gs.core import runs
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.io import load_state, save_state
 from avatar_gs.guidance.distill import Guidance
-from avatar_gs.splats.config import DensityConfig, SplatsConfig
+from avatar_gs.splats.config import SplatsConfig
 from avatar_gs.splats.density import DistillationStrategy
 from avatar_gs.splats.model import GaussianModel
-from avatar_gs.splats.optim import build_optimizers, load_optimizer_tensors, optimizer_tensors
+from avatar_gs.splats.optim import (
+    build_optimizers,
+    gradients_are_finite,
+    load_optimizer_states,
+    optimizer_states,
+    step_all,
+    zero_grad_all,
+)
 from avatar_gs.splats.smoothing import ColorSmoother
-from avatar_gs.training import parallel
 from avatar_gs.training.background import LearnedBackground
+from avatar_gs.training.config import TrainingConfig
 from avatar_gs.training.stopwatch import Seconds
 
 CHECKPOINT = runs.AVATAR_CHECKPOINT
@@ -26,7 +33,7 @@ SCHEMA = 2
 
 @dataclass
 class TrainingState:
-    """All that changes during a run. ``step`` steps are done."""
+    """Everything that changes during a run. ``step`` steps are done."""
 
     model: GaussianModel
     optimizers: dict[str, Optimizer]
@@ -35,37 +42,50 @@ class TrainingState:
     guidance: Guidance
     background: LearnedBackground | None = None
     init: str = ""
-    """The digest of the avatar that the run began with; empty: the body's surface."""
+    """Digest of the avatar that the run started from; empty: the body's surface."""
     damping: float = 0.0
     """Of the optimisers (``splats.optim.step_all``)."""
     step: int = 0
     bad_steps: int = 0
-    """Steps that were skipped because a gradient was not finite, and how many of them just now, one after another."""
+    """Steps that were skipped because a gradient was not finite."""
     bad_in_a_row: int = 0
+    """The most recent consecutive ones of these."""
     prior_calls: int = 0
     seconds: Seconds = field(default_factory=Seconds)
-    """Time spent so far, by part; carried over by a resumed run, but no part of what its results depend on."""
+    """Time spent so far by part, including that of interrupted processes; results do not depend on it."""
 
-    @classmethod
-    def start(
-        cls,
-        model: GaussianModel,
-        splats: SplatsConfig,
-        density: DensityConfig,
-        guidance: Guidance,
-        total_steps: int,
-        init: str = "",
-        background: LearnedBackground | None = None,
-    ) -> "TrainingState":
-        strategy = DistillationStrategy(density, total_steps, model, parallel.from_first)
-        smoother = ColorSmoother(splats.smoothing, model)
-        return cls(model, build_optimizers(model, splats.lr), strategy, smoother, guidance, background, init)
+    def drop_gradients(self) -> None:
+        """Discard the result of a backward pass."""
+        zero_grad_all(self.optimizers)
+        if self.background is not None:
+            self.background.optimizer.zero_grad(set_to_none=True)
 
-    def save(self, path: Path, *, seed: int, total_steps: int) -> None:
+    def gradients_are_finite(self, *others: Tensor) -> bool:
+        """Whether every splat parameter has a finite gradient, and all ``others`` are finite."""
+        return gradients_are_finite(self.optimizers, *others)
+
+    def learn_background(self) -> None:
+        """One step of the learned background, if there is one that was visible."""
+        if self.background is not None:
+            self.background.update()
+
+    def move(self) -> None:
+        """One step of every optimiser and of the colours' smoothing; parameters are clamped to their ranges."""
+        step_all(self.optimizers, self.damping)
+        self.smoother.step(self.model, self.optimizers["sh0"].param_groups[0]["lr"])
+        self.model.constrain()
+
+    def count_step(self, finite: bool) -> None:
+        """Count a finished step, and whether it was skipped."""
+        self.step += 1
+        self.bad_in_a_row = 0 if finite else self.bad_in_a_row + 1
+        self.bad_steps += not finite
+
+    def save(self, path: Path, config: TrainingConfig) -> None:
         """Write a checkpoint atomically."""
         groups = {
             "splats": self.model.tensors(),
-            "optim": optimizer_tensors(self.optimizers),
+            "optim": optimizer_states(self.optimizers),
             "density": self.strategy.tensors(),
             "smoothing": self.smoother.tensors(),
             "guidance": self.guidance.state_dict(),
@@ -76,8 +96,8 @@ class TrainingState:
         facts = {
             "schema": SCHEMA,
             "step": self.step,
-            "total_steps": total_steps,
-            "seed": seed,
+            "total_steps": config.optimize.steps,
+            "seed": config.seed,
             "init": self.init,
             "threads": torch.get_num_threads(),
             "bad_steps": self.bad_steps,
@@ -87,23 +107,22 @@ class TrainingState:
         }
         save_state(path, tensors, facts)
 
-    def restore(self, path: Path, splats: SplatsConfig, *, seed: int, total_steps: int) -> dict:
-        """Continue from a checkpoint of the same run; the checkpoint's facts are returned.
+    def restore(self, path: Path, config: TrainingConfig) -> dict:
+        """Continue from a checkpoint of the same run; returns the checkpoint's facts.
 
         Raises:
-            UserError: if the file is damaged, or of a run with another seed, number of steps or first avatar.
+            UserError: if the file is damaged, or of a run with another seed, number of steps or initial avatar.
         """
         tensors, facts = load_state(path)
-        _check_facts(path, facts, seed, total_steps)
+        _check_facts(path, facts, config)
         if facts.get("init", "") != self.init:
             raise UserError(
                 f"{path}: the avatar that its run began with (init=…) has changed since; start anew with "
                 "overwrite=true, or give the run another name=…"
             )
-        device = self.model.device
-        self.model = GaussianModel.from_config(splats, group(tensors, "splats")).to(device)
-        self.optimizers = build_optimizers(self.model, splats.lr)
-        load_optimizer_tensors(self.optimizers, group(tensors, "optim"))
+        self.model = GaussianModel.from_config(config.splats, group(tensors, "splats")).to(self.model.device)
+        self.optimizers = build_optimizers(self.model, config.splats.lr)
+        load_optimizer_states(self.optimizers, group(tensors, "optim"))
         self.strategy.load_tensors(group(tensors, "density"))
         self.smoother.load_tensors(group(tensors, "smoothing"))
         self.guidance.load_state_dict(group(tensors, "guidance"))
@@ -130,10 +149,10 @@ def load_model(path: Path, splats: SplatsConfig | None = None) -> GaussianModel:
     return GaussianModel.from_config(splats or SplatsConfig(), group(tensors, "splats"))
 
 
-def _check_facts(path: Path, facts: dict, seed: int, total_steps: int) -> None:
+def _check_facts(path: Path, facts: dict, config: TrainingConfig) -> None:
     if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
         raise UserError(f"{path}: not a checkpoint of this version of avatar_gs; start anew with overwrite=true")
-    for name, expected in (("seed", seed), ("total_steps", total_steps)):
+    for name, expected in (("seed", config.seed), ("total_steps", config.optimize.steps)):
         if facts[name] != expected:
             raise UserError(
                 f"{path}: its run has {name}={facts[name]}, this one {expected}; start anew with overwrite=true, "

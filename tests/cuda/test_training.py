@@ -11,7 +11,6 @@ from torch import Tensor
 from avatar_gs.body.model import Body
 from avatar_gs.core.io import load_state
 from avatar_gs.core.runs import RunFolder
-from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import METHODS
 from avatar_gs.guidance.presets import named_preset
 from avatar_gs.prior.config import Precision, PriorConfig
@@ -22,10 +21,10 @@ from avatar_gs.settings import Settings
 from avatar_gs.splats.density import Refinement
 from avatar_gs.training.config import Background, EnvironmentConfig, GeometryConfig, PoseMode
 from avatar_gs.training.init import load_init
-from avatar_gs.training.loop import Result, first_state, optimize
+from avatar_gs.training.loop import Result, optimize
 from avatar_gs.training.prompts import with_extra
 from avatar_gs.training.state import CHECKPOINT, TrainingState
-from avatar_gs.training.step import Report
+from avatar_gs.training.step import Report, Trainer
 from tests.cuda.conftest import MakePrior
 from tests.cuda.devices import DEVICE, on_request, place
 from tests.plain import plain_guidance
@@ -37,7 +36,7 @@ PROMPT = "a man in red"
 def train(settings: Settings, body: Body, prior: StableDiffusionPrior, **options: object) -> Result:
     prompts = bucket_prompts(PROMPT, "", settings.prior.prompts)
     source = bucket_prompts("a woman in blue", "", settings.prior.prompts) if settings.guidance.edits else None
-    return optimize(settings, body, prior, with_extra(prompts, settings, source), **options)  # type: ignore
+    return optimize(settings.training, body, prior, with_extra(prompts, settings.training, source), **options)  # type: ignore
 
 
 def check_avatar(result: Result, settings: Settings) -> None:
@@ -142,11 +141,11 @@ def test_a_checkpoint_comes_back_to_the_bit(body: Body, prior_of: MakePrior, tmp
     run, prior = RunFolder(tmp_path), prior_of("tiny")
     train(settings, body, prior, run=run)
     saved, again = run.checkpoints / CHECKPOINT, tmp_path / "again.safetensors"
-    prompts = with_extra(bucket_prompts(PROMPT, "", settings.prior.prompts), settings)
-    state = first_state(settings, body, prior, TextConditions.encode(prior, prompts))
-    state.restore(saved, settings.splats, seed=settings.seed, total_steps=4)
+    prompts = with_extra(bucket_prompts(PROMPT, "", settings.prior.prompts), settings.training)
+    state = Trainer.build(settings.training, body, prior, prompts).first_state(body)
+    state.restore(saved, settings.training)
     assert {place(value) for value in state.model.params.values()} == {torch.device(DEVICE).type}
-    state.save(again, seed=settings.seed, total_steps=4)
+    state.save(again, settings.training)
     (before, facts), (after, same_facts) = load_state(saved), load_state(again)
     assert facts == same_facts and before.keys() == after.keys() and any(name.startswith("optim/") for name in before)
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -167,7 +166,7 @@ def test_every_editing_method_takes_two_steps(body: Body, prior_of: MakePrior, t
     train(settings, body, prior, run=run)
     run.record("optimize")
     settings.init, settings.guidance = str(run.path), named_preset(method)
-    check_avatar(train(settings, body, prior, initial=load_init(settings, body)), settings)
+    check_avatar(train(settings, body, prior, init=load_init(settings.training, body)), settings)
 
 
 @pytest.mark.parametrize("name", ["tiny", pytest.param("mini", marks=on_request)])

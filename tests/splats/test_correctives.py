@@ -157,13 +157,13 @@ def test_a_resumed_run_on_a_body_with_correctives_ends_with_the_same_bytes(body,
             raise Killed
 
     settings = small_settings(checkpoint_every=5, poses=PoseMode.random)
-    arguments = settings, body, ColorPrior(), color_prompts()
+    arguments = settings.training, body, ColorPrior(), color_prompts()
     whole = optimize(*arguments, RunFolder(tmp_path / "whole"))
     with pytest.raises(Killed):
         optimize(*arguments, RunFolder(tmp_path / "halves"), on_step=kill)
     resumed = optimize(*arguments, RunFolder(tmp_path / "halves"))
     assert all(torch.equal(whole.model.params[name], resumed.model.params[name]) for name in whole.model.params)
-    without = optimize(settings, replace(body, pose_directions=None), ColorPrior(), color_prompts())
+    without = optimize(settings.training, replace(body, pose_directions=None), ColorPrior(), color_prompts())
     assert len(without.model) != len(whole.model) or not torch.equal(
         without.model.params["means"], whole.model.params["means"]
     )

@@ -10,8 +10,8 @@ from avatar_gs.splats.optim import (
     build_optimizers,
     gradients_are_finite,
     learning_rate,
-    load_optimizer_tensors,
-    optimizer_tensors,
+    load_optimizer_states,
+    optimizer_states,
     set_learning_rates,
     step_all,
 )
@@ -45,7 +45,7 @@ def test_a_reloaded_optimiser_takes_the_same_steps(model):
     take_step(model, optimizers, 1)
     copy = GaussianModel(model.tensors())
     resumed = build_optimizers(copy, rates)
-    load_optimizer_tensors(resumed, {name: value.clone() for name, value in optimizer_tensors(optimizers).items()})
+    load_optimizer_states(resumed, {name: value.clone() for name, value in optimizer_states(optimizers).items()})
     take_step(model, optimizers, 2)
     take_step(copy, resumed, 2)
     assert all(torch.equal(copy.params[name], model.params[name]) for name in model.params)
@@ -54,10 +54,10 @@ def test_a_reloaded_optimiser_takes_the_same_steps(model):
 def test_a_state_of_other_splats_is_refused(model):
     optimizers = build_optimizers(model, LearningRates())
     take_step(model, optimizers, 1)
-    tensors = optimizer_tensors(optimizers)
+    tensors = optimizer_states(optimizers)
     tensors["means/exp_avg"] = torch.zeros(3, 3)
     with pytest.raises(UserError, match="means"):
-        load_optimizer_tensors(optimizers, tensors)
+        load_optimizer_states(optimizers, tensors)
 
 
 def test_non_finite_and_missing_gradients_are_seen(model):

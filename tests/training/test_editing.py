@@ -12,7 +12,6 @@ from avatar_gs.core.errors import UserError
 from avatar_gs.core.io import load_state, save_state
 from avatar_gs.core.runs import RunFolder
 from avatar_gs.guidance.cfg import Unconditional
-from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.schedule import Weight
 from avatar_gs.prior.config import PriorConfig
 from avatar_gs.prior.prompts import bucket_prompts
@@ -21,8 +20,9 @@ from avatar_gs.render.cameras import fixed_views
 from avatar_gs.render.rasterize import rasterize
 from avatar_gs.training.config import LossesConfig, PoseMode
 from avatar_gs.training.init import load_init
-from avatar_gs.training.loop import first_state, optimize
+from avatar_gs.training.loop import optimize
 from avatar_gs.training.state import CHECKPOINT
+from avatar_gs.training.step import Trainer
 from avatar_gs.types import Framing, ViewDirection
 from tests.plain import plain_guidance
 from tests.tiny import save_prior
@@ -35,7 +35,7 @@ EDITING = ["dds", "pds"]
 def anna(body, tmp_path_factory):
     """The folder of a run: red in front, blue behind."""
     run = RunFolder(tmp_path_factory.mktemp("runs") / "anna")
-    optimize(small_settings(steps=30, batch=3), body, ColorPrior(), color_prompts(), run)
+    optimize(small_settings(steps=30, batch=3).training, body, ColorPrior(), color_prompts(), run)
     run.record("optimize")
     return run.path
 
@@ -67,13 +67,13 @@ def seen(model, body, azimuth):
 @pytest.mark.parametrize("method", EDITING)
 def test_what_both_prompts_say_stays_where_it_is(anna, body, method):
     settings, gradients = editing(anna, method, steps=1), []
-    initial = load_init(settings, body)
+    initial = load_init(settings.training, body)
     result = optimize(
-        settings,
+        settings.training,
         body,
         ColorPrior(),
         unchanged(),
-        initial=initial,
+        init=initial,
         on_step=lambda _, report: gradients.append(report.distilled.grad),
     )
     assert len(gradients) == 1 and not gradients[0].any()
@@ -86,12 +86,12 @@ def test_what_both_prompts_say_stays_where_it_is(anna, body, method):
 def test_only_what_the_prompts_differ_in_changes(anna, body, method):
     """Behind, blue becomes green; in front nothing is asked, and little of the back is seen."""
     settings = editing(anna, method, steps=80)
-    initial = load_init(settings, body)
+    initial = load_init(settings.training, body)
     asked = {
         bucket: replace(prompt, positive="green") if bucket.direction is ViewDirection.BACK else prompt
         for bucket, prompt in unchanged().items()
     }
-    result = optimize(settings, body, ColorPrior(), asked, initial=initial)
+    result = optimize(settings.training, body, ColorPrior(), asked, init=initial)
     front, back = (seen(result.model, body, angle) - seen(initial.model, body, angle) for angle in (0.0, 180.0))
     assert back[1] > 0.1 and back[2] < -0.1, back
     assert back[0].abs() < 0.02, "both have as much red"
@@ -108,8 +108,10 @@ def test_a_killed_and_resumed_edit_ends_with_the_same_bytes(anna, body, tmp_path
     prompts = edit_prompts(shown, wanted)
 
     def run(name, on_step=None):
-        initial = load_init(settings, body)
-        return optimize(settings, body, prior, prompts, RunFolder(tmp_path / name), initial=initial, on_step=on_step)
+        initial = load_init(settings.training, body)
+        return optimize(
+            settings.training, body, prior, prompts, RunFolder(tmp_path / name), init=initial, on_step=on_step
+        )
 
     class Killed(Exception):
         pass
@@ -127,7 +129,7 @@ def test_a_killed_and_resumed_edit_ends_with_the_same_bytes(anna, body, tmp_path
     assert steps == [4, 5, 6, 7, 8]
     for name, value in whole.model.params.items():
         assert torch.equal(value, resumed.model.params[name]), name
-    assert not torch.equal(whole.model.params["sh0"], load_init(settings, body).model.params["sh0"])
+    assert not torch.equal(whole.model.params["sh0"], load_init(settings.training, body).model.params["sh0"])
 
 
 def test_an_edit_does_not_go_on_from_another_avatar(anna, body, tmp_path):
@@ -135,47 +137,50 @@ def test_an_edit_does_not_go_on_from_another_avatar(anna, body, tmp_path):
     tensors, facts = load_state(anna / "checkpoints" / CHECKPOINT)
     save_state(copy.checkpoints / CHECKPOINT, tensors, facts)
     settings, run = editing(copy.path, "pds", steps=2), RunFolder(tmp_path / "edit")
-    first = load_init(settings, body)
-    optimize(settings, body, ColorPrior(), unchanged(), run, initial=first)
+    first = load_init(settings.training, body)
+    optimize(settings.training, body, ColorPrior(), unchanged(), run, init=first)
     tensors["splats/sh0"] += 0.01
     save_state(copy.checkpoints / CHECKPOINT, tensors, facts)
-    changed = load_init(settings, body)
+    changed = load_init(settings.training, body)
     assert changed.digest != first.digest
     with pytest.raises(UserError, match=r"began with \(init=…\) has changed since.*overwrite=true"):
-        optimize(settings, body, ColorPrior(), unchanged(), run, initial=changed)
+        optimize(settings.training, body, ColorPrior(), unchanged(), run, init=changed)
 
 
 def test_any_method_may_begin_with_an_avatar(anna, body):
     """Its sizes are judged by those that its own run began with; only editing leaves the number of splats alone."""
     prior, settings = ColorPrior(), editing(anna, "sds")
-    initial = load_init(settings, body)
-    conditions = TextConditions.encode(prior, unchanged())
-    state = first_state(settings, body, prior, conditions, initial)
+    initial = load_init(settings.training, body)
+
+    def state_of(init):
+        return Trainer.build(settings.training, body, prior, unchanged(), init).first_state(body, init)
+
+    state = state_of(initial)
     assert torch.equal(state.model.params["means"], initial.model.params["means"])
     assert state.model.params["means"].requires_grad and not initial.model.params["means"].requires_grad
-    grey = first_state(replace(settings, init=""), body, prior, conditions)
+    grey = state_of(None)
     torch.testing.assert_close(state.strategy.unit, grey.strategy.unit)
     assert state.strategy.config.enabled and state.damping == 0
     settings.guidance.method = "pds"
-    edit = first_state(settings, body, prior, conditions, initial)
+    edit = state_of(initial)
     assert not edit.strategy.config.enabled and edit.damping == settings.splats.edit_damping > 0
     settings.density.editing = True
-    assert first_state(settings, body, prior, conditions, initial).strategy.config.enabled
+    assert state_of(initial).strategy.config.enabled
 
 
 @pytest.mark.parametrize("method", EDITING)
 def test_without_an_avatar_there_is_nothing_to_edit(anna, body, method):
-    with pytest.raises(UserError, match=f"guidance={method} .*init="):
-        optimize(editing(anna, method), body, ColorPrior(), color_prompts())
+    with pytest.raises(UserError, match=f"guidance={method.value} .*init="):
+        optimize(editing(anna, method).training, body, ColorPrior(), color_prompts())
 
 
 def test_an_avatar_of_another_body_is_refused(anna):
     taller = load_body(BodyConfig(betas=[2.0]))
     with pytest.raises(UserError, match=r"made on another body.*body\.betas") as caught:
-        load_init(editing(anna, "pds"), taller)
+        load_init(editing(anna, "pds").training, taller)
     assert "\n" not in str(caught.value)
 
 
 def test_a_folder_without_an_avatar_is_named(body, tmp_path):
     with pytest.raises(UserError, match="no avatar is there"):
-        load_init(editing(tmp_path, "pds"), body)
+        load_init(editing(tmp_path, "pds").training, body)

@@ -35,7 +35,7 @@ def same_bytes(first, second):
 def test_the_avatar_gets_the_colours_that_each_view_asks_for(body):
     settings = small_settings(steps=60, batch=3)
     settings.splats.lr = LearningRates(sh0=0.1, sh0_final=0.05)  # a short run
-    result = optimize(settings, body, ColorPrior(), color_prompts())
+    result = optimize(settings.training, body, ColorPrior(), color_prompts())
     posed = body.pose(a_pose())
     views = fixed_views(posed, [Framing.BODY] * 4, [0.0, 180.0, 90.0, -90.0], 64)
     with torch.no_grad():
@@ -59,7 +59,7 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bytes(body, tmp_path, metho
     settings.guidance.method = method
     settings.guidance.de_sds.warmup = 0.1
     prompts = bucket_prompts("a man in red", "", settings.prior.prompts)
-    whole = optimize(settings, body, prior, prompts, RunFolder(tmp_path / "whole"))
+    whole = optimize(settings.training, body, prior, prompts, RunFolder(tmp_path / "whole"))
 
     class Killed(Exception):
         pass
@@ -69,11 +69,11 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bytes(body, tmp_path, metho
             raise Killed
 
     with pytest.raises(Killed):
-        optimize(settings, body, prior, prompts, RunFolder(tmp_path / "halves"), on_step=kill)
+        optimize(settings.training, body, prior, prompts, RunFolder(tmp_path / "halves"), on_step=kill)
     torch.manual_seed(123)  # nothing may depend on torch's global generator
     steps = []
     resumed = optimize(
-        settings,
+        settings.training,
         body,
         prior,
         prompts,
@@ -108,7 +108,7 @@ def test_a_run_that_begins_with_the_tiny_encoder_is_resumed_where_it_stood(body,
     settings = small_settings(checkpoint_every=2)
     settings.guidance.inner_steps = 2
     prompts = bucket_prompts("a man in red", "", settings.prior.prompts)
-    whole = optimize(settings, body, prior, prompts, RunFolder(tmp_path / "whole"))
+    whole = optimize(settings.training, body, prior, prompts, RunFolder(tmp_path / "whole"))
     assert used == ["encode_tiny"] * 2 * 5 + ["encode_images"] * 2 * 7
 
     def interrupt(state, report):
@@ -116,9 +116,9 @@ def test_a_run_that_begins_with_the_tiny_encoder_is_resumed_where_it_stood(body,
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        optimize(settings, body, prior, prompts, RunFolder(tmp_path / "halves"), on_step=interrupt)
+        optimize(settings.training, body, prior, prompts, RunFolder(tmp_path / "halves"), on_step=interrupt)
     used.clear()
-    resumed = optimize(settings, body, prior, prompts, RunFolder(tmp_path / "halves"))
+    resumed = optimize(settings.training, body, prior, prompts, RunFolder(tmp_path / "halves"))
     assert used == ["encode_tiny"] * 2 * 2 + ["encode_images"] * 2 * 7
     assert same_bytes(whole.model, resumed.model)
 
@@ -131,26 +131,28 @@ def test_ctrl_c_writes_a_checkpoint_and_the_run_goes_on_from_it(body, tmp_path):
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        optimize(settings, body, ColorPrior(), color_prompts(), run, on_step=interrupt)
+        optimize(settings.training, body, ColorPrior(), color_prompts(), run, on_step=interrupt)
     steps = []
-    optimize(settings, body, ColorPrior(), color_prompts(), run, on_step=lambda state, _: steps.append(state.step))
+    optimize(
+        settings.training, body, ColorPrior(), color_prompts(), run, on_step=lambda state, _: steps.append(state.step)
+    )
     assert steps == list(range(5, 13))
 
 
 def test_a_checkpoint_of_another_run_is_refused(body, tmp_path):
     run = RunFolder(tmp_path)
-    optimize(small_settings(steps=2), body, ColorPrior(), color_prompts(), run)
+    optimize(small_settings(steps=2).training, body, ColorPrior(), color_prompts(), run)
     with pytest.raises(UserError, match="total_steps=2"):
-        optimize(small_settings(steps=3), body, ColorPrior(), color_prompts(), run)
+        optimize(small_settings(steps=3).training, body, ColorPrior(), color_prompts(), run)
 
 
 def test_a_truncated_checkpoint_is_one_clear_line(body, tmp_path):
     run = RunFolder(tmp_path)
-    optimize(small_settings(steps=2), body, ColorPrior(), color_prompts(), run)
+    optimize(small_settings(steps=2).training, body, ColorPrior(), color_prompts(), run)
     path = run.checkpoints / CHECKPOINT
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"last\.safetensors"):
-        optimize(small_settings(steps=2), body, ColorPrior(), color_prompts(), run)
+        optimize(small_settings(steps=2).training, body, ColorPrior(), color_prompts(), run)
 
 
 class BrokenEncoder(ColorPrior):
@@ -166,14 +168,14 @@ class BrokenEncoder(ColorPrior):
 
 
 def test_steps_without_finite_gradients_are_skipped_and_counted(body):
-    result = optimize(small_settings(), body, BrokenEncoder({3, 4, 9}), color_prompts())
+    result = optimize(small_settings().training, body, BrokenEncoder({3, 4, 9}), color_prompts())
     assert result.metrics["skipped_steps"] == 3
     assert all(bool(value.isfinite().all()) for value in result.model.params.values())
 
 
 def test_a_diverged_run_stops_in_words(body):
     with pytest.raises(UserError, match=r"VAE's encoder gave latents that are NaN.*guidance\.cfg_scale"):
-        optimize(small_settings(max_bad_steps=3), body, BrokenEncoder({4, 5, 6}), color_prompts())
+        optimize(small_settings(max_bad_steps=3).training, body, BrokenEncoder({4, 5, 6}), color_prompts())
 
 
 class BrokenUnet(ColorPrior):
@@ -196,7 +198,7 @@ def test_predictions_that_are_not_finite_are_counted_and_named(body, value, capl
     """One bad value in one prediction: the step is skipped, and no splat moves by the rest of it."""
     settings = small_settings(steps=6)
     settings.guidance = plain_guidance(method="sds")
-    result = optimize(settings, body, BrokenUnet({2, 3}, value), color_prompts())
+    result = optimize(settings.training, body, BrokenUnet({2, 3}, value), color_prompts())
     assert result.metrics["skipped_steps"] == 2
     said = [record.message for record in caplog.records if "is skipped" in record.message]
     assert said == ["step 2 is skipped: UNet or ControlNet gave predictions that are NaN or infinite"]
@@ -211,7 +213,7 @@ def test_a_prior_that_answers_nan_ends_the_run_in_words(body, steps, method, tmp
     settings.guidance.de_sds.warmup = 0.5
     prior = BrokenUnet(range(1, 1000))
     with pytest.raises(UserError, match=r"UNet or ControlNet gave predictions that are NaN.*prior\.precision=float32"):
-        optimize(settings, body, prior, color_prompts(), RunFolder(tmp_path))
+        optimize(settings.training, body, prior, color_prompts(), RunFolder(tmp_path))
     assert prior.asked <= 2 * settings.optimize.max_bad_steps
 
 
@@ -219,7 +221,7 @@ def test_previews_and_scalars_are_written(body, tmp_path):
     from PIL import Image
 
     settings = small_settings(steps=4, preview_every=2, tensorboard=True, supersample=2)
-    optimize(settings, body, ColorPrior(), color_prompts(), RunFolder(tmp_path))
+    optimize(settings.training, body, ColorPrior(), color_prompts(), RunFolder(tmp_path))
     sheets = sorted(path.name for path in (tmp_path / "previews").iterdir())
     assert sheets == ["step_000002.png", "step_000004.png"]
     picture = Image.open(tmp_path / "previews" / sheets[0])
@@ -230,5 +232,5 @@ def test_previews_and_scalars_are_written(body, tmp_path):
 def test_guidance_none_leaves_the_colours_as_they_are(body):
     settings = small_settings()
     settings.guidance.method = "none"
-    result = optimize(settings, body, ColorPrior(), color_prompts())
+    result = optimize(settings.training, body, ColorPrior(), color_prompts())
     torch.testing.assert_close(result.model.colors(), torch.full((len(result.model), 3), 0.5))

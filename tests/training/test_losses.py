@@ -11,16 +11,13 @@ from torch import Tensor
 from avatar_gs.body.pose import a_pose
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.seeding import generator
-from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.distill import distance
 from avatar_gs.render.cameras import fixed_views
 from avatar_gs.render.rasterize import rasterize
 from avatar_gs.splats.config import SplatsConfig
 from avatar_gs.splats.model import GaussianModel
-from avatar_gs.splats.surface import RestSurface, surface_splats
-from avatar_gs.training import step
+from avatar_gs.splats.surface import surface_splats
 from avatar_gs.training.config import GeometryConfig, LossesConfig, OptimizeConfig
-from avatar_gs.training.loop import first_state
 from avatar_gs.training.losses import (
     emptiness,
     geometry_losses,
@@ -31,8 +28,9 @@ from avatar_gs.training.losses import (
     sparsity,
     stray,
 )
-from avatar_gs.training.rendering import draw
+from avatar_gs.training.rendering import render_scene
 from avatar_gs.training.scene import Scenes
+from avatar_gs.training.step import Trainer
 from avatar_gs.types import Framing
 from tests.training.conftest import ColorPrior, color_prompts, small_settings
 
@@ -240,14 +238,15 @@ def test_real_renders_weigh_the_same_with_supersampling(body, supersample):
     model = surface_splats(SplatsConfig(count=2000), body.rest(), body.weights, generator(0, 0, "splats"))
     with torch.no_grad():
         model.params["quats"] += 0.6 * torch.randn(2000, 4, generator=generator(0, 0, "turn"))
-    scene = Scenes(body, settings.optimize, settings.cameras, settings.prior.prompts, size=64, seed=1).make(0)
+    plain = Scenes(body, replace(settings.training, seed=1), 64).make(0)
 
     def losses(factor: int) -> dict[str, Tensor]:
-        alpha = draw(model, scene, factor).alpha
+        scene = replace(plain, cameras=plain.cameras.resized(64 * factor, 64 * factor))
+        alpha = render_scene(model, scene).alpha
         config = LossesConfig(opacity=1.0, haze=1.0, scale=0.0, distance=0.0)
         geometry = GeometryConfig(transmittance=1.0, orientation=1.0)
         return regularisers(config, model, alpha, torch.tensor(1.0), scale=192) | geometry_losses(
-            geometry, model, scene, alpha, supersample=factor, progress=1.0, scale=192
+            geometry, model, scene, alpha, progress=1.0, scale=192
         )
 
     single, more = losses(1), losses(supersample)
@@ -260,18 +259,16 @@ def test_real_renders_weigh_the_same_with_supersampling(body, supersample):
 def test_every_update_of_a_step_scales_its_losses_by_the_latent_elements(body, monkeypatch):
     settings, prior = small_settings(losses=LossesConfig(opacity=0.5)), ColorPrior()
     settings.guidance.inner_steps = 3
-    seen, plain = [], step.all_losses
+    seen, plain = [], Trainer.losses
 
     def remembered(*arguments):
         losses = plain(*arguments)
         seen.append((losses["opacity"], arguments[3].alpha))
         return losses
 
-    monkeypatch.setattr(step, "all_losses", remembered)
-    conditions = TextConditions.encode(prior, color_prompts())
-    state = first_state(settings, body, prior, conditions)
-    scenes = Scenes(body, settings.optimize, settings.cameras, settings.prior.prompts, size=prior.image_size, seed=3)
-    step.train_step(state, scenes.make(0), settings, prior, conditions, RestSurface(body.rest()))
+    monkeypatch.setattr(Trainer, "losses", remembered)
+    trainer = Trainer.build(settings.training, body, prior, color_prompts())
+    trainer.step(trainer.first_state(body), Scenes(body, settings.training, prior.image_size).make(0))
     assert len(seen) == 3
     for loss, alpha in seen:
         torch.testing.assert_close(loss, 0.5 * (3 * 8 * 8) * sparsity(alpha))

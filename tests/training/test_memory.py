@@ -12,7 +12,6 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.runs import RunFolder
-from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.methods.bridge import BridgeConfig
 from avatar_gs.guidance.methods.de_sds import Variant
 from avatar_gs.prior.config import PriorConfig
@@ -20,12 +19,11 @@ from avatar_gs.prior.memory_guard import MemoryGuard
 from avatar_gs.prior.prompts import bucket_prompts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.render.config import ShadingConfig
-from avatar_gs.splats.surface import RestSurface
 from avatar_gs.training.config import Background
-from avatar_gs.training.loop import first_state, optimize
+from avatar_gs.training.loop import optimize
 from avatar_gs.training.prompts import with_extra
 from avatar_gs.training.scene import Scenes
-from avatar_gs.training.step import train_step
+from avatar_gs.training.step import Trainer
 from tests.tiny import save_prior
 from tests.training.conftest import small_settings
 
@@ -122,18 +120,15 @@ RUNS = {
 
 def steps_of(settings, body, prior, count):
     """Reports of the first steps, one by one; the same scene in each, so that they cost the same."""
-    prompts, source = bucket_prompts("a man in red", "", settings.prior.prompts), None
-    prompts = with_extra(prompts, settings, prompts if settings.guidance.edits else None)
-    conditions = TextConditions.encode(prior, prompts)
-    state = first_state(settings, body, prior, conditions)
-    if settings.guidance.edits:
-        source = state.model
-    scenes = Scenes(
-        body, settings.optimize, settings.cameras, settings.prior.prompts, size=prior.image_size, seed=settings.seed
-    )
-    scene, surface = scenes.make(0), RestSurface(body.rest())
+    config, prompts = settings.training, bucket_prompts("a man in red", "", settings.prior.prompts)
+    prompts = with_extra(prompts, config, prompts if config.guidance.edits else None)
+    trainer = Trainer.build(config, body, prior, prompts)
+    state = trainer.first_state(body)
+    if config.guidance.edits:
+        trainer = replace(trainer, source=state.model)
+    scene = Scenes(body, config, prior.image_size).make(0)
     for _ in range(count):
-        yield train_step(state, scene, settings, prior, conditions, surface, source)
+        yield trainer.step(state, scene)
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -201,7 +196,9 @@ def cramped(config, **attributes):
 
 
 def made(settings, body, prior, run=None, **more):
-    return optimize(settings, body, prior, bucket_prompts("a man in red", "", settings.prior.prompts), run, **more)
+    return optimize(
+        settings.training, body, prior, bucket_prompts("a man in red", "", settings.prior.prompts), run, **more
+    )
 
 
 def assert_same(first, second):

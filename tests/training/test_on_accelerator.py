@@ -11,11 +11,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from avatar_gs.core import optim_state
 from avatar_gs.core.runs import RunFolder
 from avatar_gs.export.config import ExportConfig
 from avatar_gs.export.ply import read_ply
 from avatar_gs.export.writer import export_avatar
-from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import METHODS
 from avatar_gs.guidance.methods import base as residuals
 from avatar_gs.guidance.methods.bridge import BridgeConfig
@@ -30,14 +30,15 @@ from avatar_gs.prior.prompts import bucket_prompts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.protocols import Describable
 from avatar_gs.render.config import ShadingConfig
-from avatar_gs.splats import density, optim
+from avatar_gs.splats import density
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.stages.export import standing, turntable
 from avatar_gs.training import rendering, state
 from avatar_gs.training.config import Background, EnvironmentConfig, GeometryConfig, LossesConfig, PoseMode
 from avatar_gs.training.init import InitAvatar
-from avatar_gs.training.loop import first_state, optimize
+from avatar_gs.training.loop import optimize
+from avatar_gs.training.step import Trainer
 from tests import tiny
 from tests.accelerator import Accelerator, on_device
 from tests.training.conftest import edit_prompts, small_settings
@@ -77,9 +78,9 @@ def run(settings, prior, body, folder=None, *, on_step=None, prompt="a man in re
     if settings.guidance.edits:
         prompts = edit_prompts(prompts, prompts)
         plain = replace(settings, guidance=named_preset("sds"))
-        first = first_state(plain, body, prior, TextConditions.encode(prior, prompts))
+        first = Trainer.build(plain.training, body, prior, prompts).first_state(body)
         initial = InitAvatar(first.model, first.strategy.unit, "0" * 16)
-    return optimize(settings, body, prior, prompts, folder, initial=initial, on_step=on_step)
+    return optimize(settings.training, body, prior, prompts, folder, init=initial, on_step=on_step)
 
 
 def everything(**optimize):
@@ -258,7 +259,7 @@ def a_mask_on_the_cpu(values, count):
 def moments_on_the_cpu(optimizers, tensors):
     for name, adam in optimizers.items():
         (parameter,) = adam.param_groups[0]["params"]
-        adam.state[parameter] = {key: tensors[f"{name}/{key}"].clone() for key in optim.STATE_KEYS}
+        adam.state[parameter] = {key: tensors[f"{name}/{key}"].clone() for key in optim_state.MOMENTS}
 
 
 PLANTED = {
@@ -268,7 +269,7 @@ PLANTED = {
     "index_add_": (density.DistillationStrategy, "_update_state", sums_on_the_cpu),
     "a mask": (density, "largest", a_mask_on_the_cpu),
     "where": (rendering, "outward_normals", lambda model, splats: torch.where(splats.means > 0, torch.ones(1, 3), 1.0)),
-    "a resumed optimiser": (state, "load_optimizer_tensors", moments_on_the_cpu),
+    "a resumed optimiser": (state, "load_optimizer_states", moments_on_the_cpu),
 }
 
 

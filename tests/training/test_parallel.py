@@ -96,7 +96,7 @@ def run(body, folder, which):
 
     add_in_no_fixed_order()
     shared = parallel.SharedPrior(prior) if parallel.count() > 1 else prior
-    result = optimize(SETTINGS[which](), body, shared, color_prompts(), RunFolder(folder), on_step=watch)
+    result = optimize(SETTINGS[which]().training, body, shared, color_prompts(), RunFolder(folder), on_step=watch)
     figures = {"calls": prior.calls, "encoded": prior.encoded, "all": shared.calls, "grown": sum(grown)}
     return figures, result.model.tensors() | {f"sky.{name}": value.clone() for name, value in sky.items()}
 

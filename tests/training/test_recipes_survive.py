@@ -15,18 +15,15 @@ import torch
 from torch import Tensor
 
 from avatar_gs.cli import compose as config
-from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.distill import Guidance
 from avatar_gs.guidance.methods.base import Context, Method, Noised, Predictor, Residual
 from avatar_gs.render.pose_map import body_depth
 from avatar_gs.render.rasterize import rasterize
 from avatar_gs.settings import Settings
 from avatar_gs.splats.density import Refinement
-from avatar_gs.splats.surface import RestSurface
-from avatar_gs.training.loop import first_state
 from avatar_gs.training.scene import Scene, Scenes
 from avatar_gs.training.state import TrainingState
-from avatar_gs.training.step import train_step
+from avatar_gs.training.step import Trainer
 from tests.training.conftest import ColorPrior, color_prompts
 
 STEPS = 300
@@ -125,20 +122,19 @@ def run(body, settings: Settings, steps: int = STEPS, size: int = SIZE) -> Outco
     smaller = (IMAGE_SIZE[prior.name] / prior.image_size) ** 2
     settings.splats.count = round(settings.splats.count / smaller)
     settings.density.max_splats = round(settings.density.max_splats / smaller)
-    conditions = TextConditions.encode(prior, color_prompts())
-    state = first_state(settings, body, prior, conditions)
+    trainer = Trainer.build(settings.training, body, prior, color_prompts())
+    state = trainer.first_state(body)
     # in the warm-up guidance learns and the avatar rests
     state.step = round(state.guidance.method.warmup * settings.optimize.steps)
     state.guidance = Guidance(settings.guidance, prior, Willing(prior, settings.guidance.cfg_scale))
-    surface, start, refinements = RestSurface(body.rest()), len(state.model), []
-    arguments = body, settings.optimize, settings.cameras, settings.prior.prompts
-    scenes = Scenes(*arguments, size=prior.image_size, seed=settings.seed)
+    start, refinements = len(state.model), []
+    scenes = Scenes(body, settings.training, prior.image_size)
     seen = [(scene, prior.solid(scene)) for scene in map(scenes.make, range(SCENES))]
     shown = scenes.preview()
     before = solidity(state, shown)
     while state.step < steps:
         scene, prior.wanted = seen[state.step % SCENES]
-        report = train_step(state, scene, settings, prior, conditions, surface)
+        report = trainer.step(state, scene)
         assert report.finite
         refinements.append(report.refinement)
     due = first_refinement(state)

@@ -19,7 +19,7 @@ def test_several_updates_go_further_for_the_same_prior_calls(body):
     for inner_steps in (1, 4):
         settings = small_settings(steps=2)
         settings.guidance.inner_steps = inner_steps
-        results[inner_steps] = optimize(settings, body, ColorPrior(), color_prompts())
+        results[inner_steps] = optimize(settings.training, body, ColorPrior(), color_prompts())
     once, often = (results[n].model.params["sh0"].std() for n in (1, 4))
     assert often > 1.5 * once > 0
     assert results[1].metrics["prior_calls"] == results[4].metrics["prior_calls"] == 2 * 2 * 2
@@ -30,7 +30,7 @@ def test_several_updates_go_further_for_the_same_prior_calls(body):
 def test_a_run_encodes_what_bridge_asks_for(body):
     settings = small_settings(steps=2)
     settings.guidance.bridge = BridgeConfig(start=0.0)
-    result = optimize(settings, body, ColorPrior(), with_extra(color_prompts(), settings))
+    result = optimize(settings.training, body, ColorPrior(), with_extra(color_prompts(), settings.training))
     assert result.metrics["prior_calls"] == 2 * 2 * 2
     assert result.model.params["sh0"].std() > 0
 
@@ -39,10 +39,10 @@ def test_the_person_alone_is_asked_for_only_by_the_variant_that_wants_it():
     settings = small_settings()
     prompts = dict.fromkeys(BUCKETS[:3], BucketPrompt("<id>, in a red coat, full body, front view", ""))
     settings.guidance.de_sds.variant = Variant.composed
-    assert with_extra(prompts, settings) == prompts
+    assert with_extra(prompts, settings.training) == prompts
     settings.identity = "anna.safetensors"
-    alone = {bucket: prompt.extra["identity"] for bucket, prompt in with_extra(prompts, settings).items()}
+    alone = {bucket: prompt.extra["identity"] for bucket, prompt in with_extra(prompts, settings.training).items()}
     assert alone.keys() == prompts.keys()
     assert not any("coat" in prompt for prompt in alone.values())
     settings.guidance.de_sds.variant = Variant.standard
-    assert with_extra(prompts, settings) == prompts
+    assert with_extra(prompts, settings.training) == prompts

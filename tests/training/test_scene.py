@@ -5,12 +5,10 @@ from dataclasses import replace
 import torch
 
 from avatar_gs.core.seeding import derive_seed, generator
-from avatar_gs.prior.config import PromptConfig
-from avatar_gs.render.config import CamerasConfig
-from avatar_gs.training.config import OptimizeConfig, PoseMap, PoseMode
-from avatar_gs.training.scene import Scenes, prepared_scenes
+from avatar_gs.training.config import OptimizeConfig, PoseMap, PoseMode, TrainingConfig
+from avatar_gs.training.scene import Scenes
 
-ARGUMENTS = OptimizeConfig(steps=5, batch=3, poses=PoseMode.random), CamerasConfig(), PromptConfig()
+CONFIG = TrainingConfig(seed=1, optimize=OptimizeConfig(steps=5, batch=3, poses=PoseMode.random))
 
 
 def same(first, second):
@@ -24,29 +22,28 @@ def same(first, second):
 
 
 def test_scenes_do_not_depend_on_what_came_before(body):
-    with prepared_scenes(body, *ARGUMENTS, size=32, seed=1) as scenes:
+    with Scenes(body, CONFIG, 32) as scenes:
         running = [scenes.at(step) for step in range(4)]
-    fresh = Scenes(body, *ARGUMENTS, size=32, seed=1)
+    fresh = Scenes(body, CONFIG, 32)
     assert same(running[3], fresh.at(3)) and same(running[1], fresh.at(1))
     assert not same(running[2], running[3])
-    assert not same(Scenes(body, *ARGUMENTS, size=32, seed=2).at(3), running[3])
+    assert not same(Scenes(body, replace(CONFIG, seed=2), 32).at(3), running[3])
 
 
 def test_a_scene_fits_its_settings(body):
-    scene = Scenes(body, *ARGUMENTS, size=32, seed=1).at(0)
+    scene = Scenes(body, CONFIG, 32).at(0)
     assert scene.pose_maps.shape == (3, 32, 32, 3) and len(scene.buckets) == len(scene.views) == 3
     assert scene.backgrounds.min() >= 0 and scene.backgrounds.max() <= 1
     assert scene.pose_maps.flatten(1).amax(1).min() > 0.2, "every view shows some keypoints"
 
 
 def test_fixed_poses_are_the_a_pose(body):
-    config = OptimizeConfig(poses=PoseMode.fixed)
-    scenes = Scenes(body, config, *ARGUMENTS[1:], size=32, seed=1)
+    scenes = Scenes(body, TrainingConfig(seed=1, optimize=OptimizeConfig(poses=PoseMode.fixed)), 32)
     assert torch.equal(scenes.at(7).posed.vertices, scenes.standing.vertices)
 
 
 def test_preview_sees_front_side_back_and_face(body):
-    scene = Scenes(body, *ARGUMENTS, size=32, seed=1).preview()
+    scene = Scenes(body, CONFIG, 32).preview()
     assert list(map(str, scene.buckets)) == ["body/front", "body/side", "body/back", "head/front"]
 
 
@@ -57,9 +54,8 @@ def test_generators_differ_by_seed_step_and_purpose():
 
 
 def test_pose_maps_of_the_body_alone(body):
-    config, cameras, prompts = ARGUMENTS
     full, alone = (
-        Scenes(body, replace(config, pose_map=kind), cameras, prompts, size=64, seed=1).preview().pose_maps
+        Scenes(body, replace(CONFIG, optimize=replace(CONFIG.optimize, pose_map=kind)), 64).preview().pose_maps
         for kind in (PoseMap.full, PoseMap.body)
     )
     head = 3

@@ -9,15 +9,21 @@ from avatar_gs.body.pose import a_pose
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.runs import RunFolder
 from avatar_gs.core.seeding import generator
-from avatar_gs.prior.config import PromptConfig
-from avatar_gs.render.config import CamerasConfig, ShadingConfig
+from avatar_gs.render.config import ShadingConfig
 from avatar_gs.render.shading import Lighting, Shade
 from avatar_gs.splats.config import SplatsConfig
 from avatar_gs.splats.surface import surface_splats
-from avatar_gs.training.config import Background, EnvironmentConfig, GeometryConfig, OptimizeConfig, PoseMode
+from avatar_gs.training.config import (
+    Background,
+    EnvironmentConfig,
+    GeometryConfig,
+    OptimizeConfig,
+    PoseMode,
+    TrainingConfig,
+)
 from avatar_gs.training.loop import optimize
 from avatar_gs.training.losses import emptiness, geometry_losses, orientation_ramp
-from avatar_gs.training.rendering import draw, outward_normals
+from avatar_gs.training.rendering import outward_normals, render_scene
 from avatar_gs.training.scene import Scenes
 from tests.training.conftest import ColorPrior, color_prompts, small_settings
 
@@ -25,7 +31,7 @@ LIT = ShadingConfig(probability=0.7, textureless=0.5, warmup=0.0)
 
 
 def scenes(body, **config):
-    return Scenes(body, OptimizeConfig(steps=40, batch=2, **config), CamerasConfig(), PromptConfig(), size=32, seed=1)
+    return Scenes(body, TrainingConfig(seed=1, optimize=OptimizeConfig(steps=40, batch=2, **config)), 32)
 
 
 def avatar(body, count=800):
@@ -81,7 +87,7 @@ def test_normals_point_out_of_the_body_in_every_pose(body):
 def test_a_textureless_picture_moves_shapes_and_no_colours(body):
     model, scene = avatar(body), scenes(body).make(0)
     lighting = Lighting(Shade.TEXTURELESS, torch.tensor([[1.0, 2, 3], [-1, 2, 3]]), 0.1, 0.9)
-    draw(model, replace(scene, lighting=lighting)).rgb.sum().backward()
+    render_scene(model, replace(scene, lighting=lighting)).rgb.sum().backward()
     gradients = {name: p.grad for name, p in model.trainable().items() if p.grad is not None}
     assert gradients.keys() == model.trainable().keys(), "a missing gradient is a bad step"
     assert not gradients["sh0"].any() and gradients["quats"].any() and gradients["means"].any()
@@ -106,18 +112,15 @@ def test_the_orientation_loss_grows_in():
 
 def test_only_weighted_losses_are_computed(body):
     model, scene = avatar(body, 200), scenes(body).make(0)
-    alpha = draw(model, scene).alpha
+    alpha = render_scene(model, scene).alpha
     for config, names in (
         (GeometryConfig(), set()),
         (GeometryConfig(transmittance=1.0), {"transmittance"}),
         (GeometryConfig(orientation=1.0), {"orientation"}),
     ):
-        losses = geometry_losses(config, model, scene, alpha, supersample=1, progress=1.0, scale=1)
+        losses = geometry_losses(config, model, scene, alpha, progress=1.0, scale=1)
         assert set(losses) == names and all(loss.isfinite() for loss in losses.values())
-    late, early = (
-        geometry_losses(config, model, scene, alpha, supersample=1, progress=p, scale=1)["orientation"]
-        for p in (1.0, 0.0)
-    )
+    late, early = (geometry_losses(config, model, scene, alpha, progress=p, scale=1)["orientation"] for p in (1.0, 0.0))
     torch.testing.assert_close(early, 0.01 * late)
 
 
@@ -129,7 +132,7 @@ def test_the_orientation_loss_turns_what_is_seen_towards_the_camera(body):
     def loss():
         config = GeometryConfig(orientation=1.0)
         alpha = torch.zeros(2, 32, 32, 1)
-        return geometry_losses(config, model, scene, alpha, supersample=1, progress=1.0, scale=1)["orientation"]
+        return geometry_losses(config, model, scene, alpha, progress=1.0, scale=1)["orientation"]
 
     optimizer = torch.optim.Adam([model.params["quats"]], lr=0.02)
     first = float(loss())
@@ -142,14 +145,14 @@ def test_the_orientation_loss_turns_what_is_seen_towards_the_camera(body):
 
 def test_what_is_off_has_no_say(body):
     """Settings of the light, the background and the losses change no byte while none of them is switched on."""
-    plain = optimize(small_settings(), body, ColorPrior(), color_prompts())
+    plain = optimize(small_settings().training, body, ColorPrior(), color_prompts())
     settings = small_settings(
         shading=replace(LIT, probability=0.0, ambient=0.5),
         environment=EnvironmentConfig(random_share=0.0),
         geometry=GeometryConfig(transmittance_target=0.1),
     )
-    assert same_bytes(plain.model, optimize(settings, body, ColorPrior(), color_prompts()).model)
-    lit = optimize(small_settings(shading=LIT), body, ColorPrior(), color_prompts())
+    assert same_bytes(plain.model, optimize(settings.training, body, ColorPrior(), color_prompts()).model)
+    lit = optimize(small_settings(shading=LIT).training, body, ColorPrior(), color_prompts())
     assert len(lit.model) != len(plain.model) or not same_bytes(plain.model, lit.model)
     assert lit.metrics["skipped_steps"] == 0
 
@@ -167,11 +170,12 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bytes(body, tmp_path):
     def look(state, report):
         skies.append({name: value.clone() for name, value in state.background.state_dict().items()})
 
-    whole = optimize(settings, body, ColorPrior(), color_prompts(), RunFolder(tmp_path / "whole"), on_step=look)
+    config = settings.training
+    whole = optimize(config, body, ColorPrior(), color_prompts(), RunFolder(tmp_path / "whole"), on_step=look)
     with pytest.raises(Killed):
-        optimize(settings, body, ColorPrior(), color_prompts(), RunFolder(tmp_path / "halves"), on_step=kill)
+        optimize(config, body, ColorPrior(), color_prompts(), RunFolder(tmp_path / "halves"), on_step=kill)
     torch.manual_seed(123)  # nothing may depend on torch's global generator
-    resumed = optimize(settings, body, ColorPrior(), color_prompts(), RunFolder(tmp_path / "halves"), on_step=look)
+    resumed = optimize(config, body, ColorPrior(), color_prompts(), RunFolder(tmp_path / "halves"), on_step=look)
     assert whole.metrics["skipped_steps"] == 0 and same_bytes(whole.model, resumed.model)
     first, last = skies[11], skies[-1]
     assert len(skies) == 12 + 7 and all(torch.equal(first[name], last[name]) for name in first)
@@ -180,9 +184,11 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bytes(body, tmp_path):
 
 def test_a_run_without_a_learned_background_does_not_go_on_with_one(body, tmp_path):
     run = RunFolder(tmp_path)
-    optimize(small_settings(steps=2), body, ColorPrior(), color_prompts(), run)
+    optimize(small_settings(steps=2).training, body, ColorPrior(), color_prompts(), run)
     with pytest.raises(UserError, match="learned background"):
-        optimize(small_settings(steps=2, background=Background.learned), body, ColorPrior(), color_prompts(), run)
+        optimize(
+            small_settings(steps=2, background=Background.learned).training, body, ColorPrior(), color_prompts(), run
+        )
 
 
 @pytest.mark.parametrize(

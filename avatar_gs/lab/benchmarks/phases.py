@@ -9,16 +9,13 @@ import torch
 
 from avatar_gs.body.model import Body
 from avatar_gs.core.device import peak_resident_memory, release_cached_memory
-from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.prior.prompts import bucket_prompts
 from avatar_gs.protocols import Prior
 from avatar_gs.settings import Settings
-from avatar_gs.splats.surface import RestSurface
-from avatar_gs.training.loop import first_state
 from avatar_gs.training.prompts import with_extra
 from avatar_gs.training.reports import preview_sheet
 from avatar_gs.training.scene import Scenes
-from avatar_gs.training.step import train_step
+from avatar_gs.training.step import Trainer
 
 PROMPT = "a person"
 REFINE_EVERY = 3
@@ -64,27 +61,25 @@ def measure_phases(settings: Settings, body: Body, prior: Prior) -> dict[str, di
     ``warm-up`` (where guidance has one), ``step``, ``densify`` (the step that refines) and ``preview``. Methods that
     edit have nothing to edit here."""
     density = replace(settings.density, start=0.0, stop=1.0, prune_stop=1.0, every=REFINE_EVERY)
-    settings = replace(settings, density=density)
+    config = replace(settings.training, density=density)
     meter = PeakMeter(prior.device)
-    prompts = with_extra(bucket_prompts(PROMPT, "", settings.prior.prompts), settings)
+    prompts = with_extra(bucket_prompts(PROMPT, "", config.prompts), config)
     with meter("prompts"):
-        conditions = TextConditions.encode(prior, prompts)
-    state = first_state(settings, body, prior, conditions)
-    surface = RestSurface(body.rest())
-    of = body, settings.optimize, settings.cameras, settings.prior.prompts
+        trainer = Trainer.build(config, body, prior, prompts)
+    state = trainer.first_state(body)
     with meter("scenes"):
-        scenes = Scenes(*of, size=prior.image_size, seed=settings.seed)
+        scenes = Scenes(body, config, prior.image_size)
         scene = scenes.make(0)
-    total = settings.optimize.steps
+    total = config.optimize.steps
     for _ in range(2 if state.guidance.warming_up(1, total) else 0):
         with meter("warm-up"):
-            train_step(state, scene, settings, prior, conditions, surface)
+            trainer.step(state, scene)
     state.step = REFINE_EVERY * (round(state.guidance.method.warmup * total) // REFINE_EVERY + 1)
     for _ in range(REFINE_EVERY - 1):
         with meter("step"):
-            train_step(state, scene, settings, prior, conditions, surface)
+            trainer.step(state, scene)
     with meter("densify"):
-        report = train_step(state, scene, settings, prior, conditions, surface)
+        report = trainer.step(state, scene)
     with meter("preview"):
         preview_sheet(state.model, scenes.preview(), scene, report, prior)
     return meter.peaks

@@ -7,7 +7,6 @@ other load affects both alike.
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from statistics import median
@@ -19,19 +18,17 @@ from torch.nn import functional as F
 
 from avatar_gs.body.model import Body
 from avatar_gs.core.errors import UserError
-from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.prior.prompts import bucket_prompts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.render.rasterize import rasterize
 from avatar_gs.settings import Settings
 from avatar_gs.splats.density import Refinement
-from avatar_gs.splats.surface import RestSurface
-from avatar_gs.training.loop import first_state, peak_memory_mib
 from avatar_gs.training.prompts import with_extra
-from avatar_gs.training.rendering import encoder_at, enlarged
+from avatar_gs.training.rendering import encoder_at
+from avatar_gs.training.reports import peak_memory_mib
 from avatar_gs.training.scene import Scene, Scenes
 from avatar_gs.training.state import TrainingState
-from avatar_gs.training.step import train_step
+from avatar_gs.training.step import Trainer
 from avatar_gs.training.stopwatch import Stopwatch
 from avatar_gs.types import Gaussians
 
@@ -131,21 +128,18 @@ def time_steps(
     if settings.guidance.edits:
         raise UserError(f"guidance={settings.guidance.method} edits an existing avatar: benchmark another method")
     density = replace(settings.density, start=0.0, stop=1.0, prune_stop=1.0, every=REFINE_EVERY)
-    settings = replace(settings, density=density)
-    prompts = with_extra(bucket_prompts(PROMPT, "", settings.prior.prompts), settings)
-    conditions = TextConditions.encode(prior, prompts)
-    state = first_state(settings, body, prior, conditions)
-    state.step = round(state.guidance.method.warmup * settings.optimize.steps) + 1
-    surface = RestSurface(body.rest())
-    scenes_of = body, settings.optimize, settings.cameras, settings.prior.prompts
-    with ThreadPoolExecutor(1) as pool:
-        scenes = Scenes(*scenes_of, size=prior.image_size, seed=settings.seed, pool=pool)
+    config = replace(settings.training, density=density)
+    prompts = with_extra(bucket_prompts(PROMPT, "", config.prompts), config)
+    trainer = Trainer.build(config, body, prior, prompts)
+    state = trainer.first_state(body)
+    state.step = round(state.guidance.method.warmup * config.optimize.steps) + 1
+    with Scenes(body, config, prior.image_size) as scenes:
 
         def step() -> tuple[_Step, Scene]:
             before, began = dict(state.seconds), time.perf_counter()
             with Stopwatch(state.seconds, prior.device)("scene"):
                 scene = scenes.at(state.step)
-            report = train_step(state, scene, settings, prior, conditions, surface)
+            report = trainer.step(state, scene)
             state.seconds.settle()
             parts = {name: seconds - before.get(name, 0.0) for name, seconds in state.seconds.items()}
             took, refined = time.perf_counter() - began, report.refinement != Refinement()
@@ -168,9 +162,9 @@ def time_steps(
             steps.append(step()[0])
             if not memory:
                 memory = _peak_memory_mib(prior.device)  # before the floor is measured
-            pool.submit(int).result()  # wait for the next scene, so that it does not interfere
+            scenes.wait()  # so that preparing the next scene does not interfere
             if floor:
-                for name, seconds in _alone(calls, every, scene, scenes, state, settings, prior).items():
+                for name, seconds in _alone(calls, every, scene, scenes, state, prior).items():
                     alone.setdefault(name, []).append(seconds)
     middle = {name: median(seconds) for name, seconds in alone.items()}
     groups = {learns: [one for one in steps if one.learns is learns] for learns in {one.learns for one in steps}}
@@ -208,7 +202,6 @@ def _alone(
     scene: Scene,
     scenes: Scenes,
     state: TrainingState,
-    settings: Settings,
     prior: StableDiffusionPrior,
 ) -> dict[str, float]:
     """Seconds of each part of a step alone."""
@@ -220,9 +213,9 @@ def _alone(
             return function()
 
     timed("scene: pose maps, cameras, light", lambda: scenes.make(state.step))
-    images = _rasterised(timed, scene, state, settings, prior.image_size)
+    images = _rasterised(timed, scene, state, prior.image_size)
     with prior.at_once():
-        _encoded(timed, images, encoder_at(prior, state.step / settings.optimize.steps))
+        _encoded(timed, images, encoder_at(prior, state.step / scenes.config.optimize.steps))
         networks: dict[bool, dict[str, float]] = {}
         for learns, some in calls.items():
             networks[learns] = dict.fromkeys(NETWORKS, 0.0)
@@ -236,12 +229,11 @@ def _alone(
     return seconds
 
 
-def _rasterised(timed: Timed, scene: Scene, state: TrainingState, settings: Settings, size: int) -> Tensor:
+def _rasterised(timed: Timed, scene: Scene, state: TrainingState, size: int) -> Tensor:
     """The scene's images for the encoder as leaves with gradients, detached from the rasteriser's graph."""
     posed = timed("skin", lambda: state.model.pose(scene.posed))
     splats = Gaussians(*(value.detach().requires_grad_() for value in vars(posed).values()))
-    cameras = enlarged(scene, settings.optimize.supersample)
-    render = timed(RASTERISER[0], lambda: rasterize(splats, cameras, scene.backgrounds))
+    render = timed(RASTERISER[0], lambda: rasterize(splats, scene.cameras, scene.backgrounds))
     timed(RASTERISER[1], lambda: torch.autograd.grad(render.rgb.sum(), list(vars(splats).values())))
     images = F.interpolate(render.rgb.detach().permute(0, 3, 1, 2), (size, size), mode="area").permute(0, 2, 3, 1)
     return images.contiguous().requires_grad_()

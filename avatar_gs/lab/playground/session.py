@@ -120,11 +120,11 @@ def play_all(settings: LabSettings, prior: StableDiffusionPrior, body: Body, fol
 
 def encode_texts(settings: LabSettings, prior: StableDiffusionPrior, view: View) -> TextConditions:
     """The encoded prompts of the view, including the extra ones that the method needs."""
-    prompt = run_prompts(settings, prior)[view.bucket]
+    prompt = run_prompts(settings.training, prior)[view.bucket]
     if settings.guidance.edits:
         # the image shows the run's person only if its own prompt says so
         shown = replace(settings, prompt=settings.lab.playground.source_prompt, photos="", identity="")
-        source = run_prompts(shown, prior)[view.bucket].positive
+        source = run_prompts(shown.training, prior)[view.bucket].positive
         prompt = replace(prompt, extra={**prompt.extra, "source": source})
     return TextConditions.encode(prior, {view.bucket: prompt})
 

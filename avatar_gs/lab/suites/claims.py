@@ -146,7 +146,7 @@ class ClaimsSuite(AvatarSuite[ClaimsJob, tuple[ClaimsRecord, Strip], ClaimsRecor
         return made
 
     def _samples(self, settings: LabSettings, view: View) -> tuple[Float[np.ndarray, "B S S 3"], dict[str, float]]:
-        prompt = run_prompts(settings, self.prior)[view.bucket]
+        prompt = run_prompts(settings.training, self.prior)[view.bucket]
         control = None if view.control is None else view.control.expand(SAMPLES, -1, -1, -1)
         random = generator(settings.seed, 0, "own samples")
         asked = [prompt.positive] * SAMPLES, [prompt.negative] * SAMPLES

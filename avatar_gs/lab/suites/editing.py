@@ -117,13 +117,15 @@ class EditingSuite(AvatarSuite[EditJob, Edited, EditRecord]):
         run = RunFolder(self._run(job))
         if not run.finished("optimize"):
             first = self.settings_of(replace(job, variant=BEFORE))
-            result = optimize(first, self.body, self.prior, run_prompts(first, self.prior), run)
+            result = optimize(first.training, self.body, self.prior, run_prompts(first.training, self.prior), run)
             run.record("optimize", **result.metrics)
         settings = self.settings_of(job)
-        initial = load_init(replace(settings, init=str(run.path)), self.body)
+        initial = load_init(replace(settings, init=str(run.path)).training, self.body)
         if job.variant == BEFORE:
             return Edited(initial.model, initial.model, run.metrics()["optimize"])
-        result = optimize(settings, self.body, self.prior, run_prompts(settings, self.prior), initial=initial)
+        result = optimize(
+            settings.training, self.body, self.prior, run_prompts(settings.training, self.prior), init=initial
+        )
         return Edited(initial.model, result.model, result.metrics)
 
     def measure(self, job: EditJob, made: Edited) -> tuple[EditRecord, Strip]:

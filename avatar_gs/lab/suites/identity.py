@@ -37,7 +37,7 @@ from avatar_gs.lab.suites.identity_report import (
 from avatar_gs.lab.suites.suite import RESULT_SETTINGS, AvatarSuite, Figures, FullGrid, Job, digest
 from avatar_gs.lab.world.people import Person
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
-from avatar_gs.training.loop import peak_memory_mib
+from avatar_gs.training.reports import peak_memory_mib
 from avatar_gs.types import Views
 
 FEWER = (1, 2, 4)

@@ -379,5 +379,5 @@ class AvatarSuite(JobSuite[J, M, R]):
     def optimized(self, settings: LabSettings, prior: StableDiffusionPrior) -> Made:
         """An avatar from the body's surface."""
         began = time.monotonic()
-        result = optimize(settings, self.body, prior, run_prompts(settings, prior))
+        result = optimize(settings.training, self.body, prior, run_prompts(settings.training, prior))
         return Made(result.model, result.metrics, time.monotonic() - began)

@@ -114,7 +114,7 @@ def test_a_run_is_compared_with_photos_of_itself(prior, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = run_settings()
     with RunFolder.open(settings.folder, settings.plain()) as run:
-        optimize(settings, neutral_body("cpu"), prior, run_prompts(settings, prior), run)
+        optimize(settings.training, neutral_body("cpu"), prior, run_prompts(settings.training, prior), run)
         run.record("optimize")
     clip = str(save_clip(tmp_path / "clip"))
     config = EvaluateConfig(clip=clip)

@@ -180,7 +180,7 @@ def test_splats_climb_the_similarity(prior, clip_folder):
         patch.setattr(clip_guidance, "climb", remembered)
         calls = prior.calls
         result = clip_guidance.optimize_by_similarity(
-            settings, neutral_body("cpu"), prior, clip, run_prompts(settings, prior)
+            settings, neutral_body("cpu"), prior, clip, run_prompts(settings.training, prior)
         )
     assert seen[-1] > seen[0] + 0.01 and len(seen) == 8
     assert prior.calls == calls and result.metrics["prior_calls"] == 0

@@ -75,7 +75,7 @@ def _renders(settings: LabSettings) -> np.ndarray:
     whole = starting.taken_over(whole, body_given=False)
     body = load_body(whole.body, "cpu")
     posed = body.pose(a_pose())
-    gaussians = load_init(whole, body).model.pose(posed)
+    gaussians = load_init(whole.training, body).model.pose(posed)
     azimuths = [AZIMUTHS[side] for _, side in VIEWS]
     return render_views(
         gaussians, fixed_views(posed, [framing for framing, _ in VIEWS], azimuths, SIZE).cameras

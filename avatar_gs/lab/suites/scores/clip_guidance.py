@@ -13,18 +13,15 @@ from torch import Tensor
 
 from avatar_gs.body.model import Body
 from avatar_gs.core.console import interruptible, progress
-from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.lab.metrics.clip import Clip
 from avatar_gs.lab.settings import LabSettings
 from avatar_gs.protocols import Prior
-from avatar_gs.splats.optim import gradients_are_finite
-from avatar_gs.splats.surface import RestSurface
-from avatar_gs.training.loop import Result, first_state, metrics, stop_if_diverged
+from avatar_gs.training.loop import Result, stop_if_diverged
 from avatar_gs.training.losses import regulariser_scale
-from avatar_gs.training.rendering import draw
-from avatar_gs.training.scene import Scene, prepared_scenes
+from avatar_gs.training.reports import metrics
+from avatar_gs.training.scene import Scene, Scenes
 from avatar_gs.training.state import TrainingState
-from avatar_gs.training.step import all_losses, learn_background, update
+from avatar_gs.training.step import Trainer
 from avatar_gs.training.stopwatch import Stopwatch
 from avatar_gs.types import Bucket, BucketPrompt
 
@@ -45,21 +42,19 @@ def optimize_by_similarity(
         UserError: if the run diverges.
         KeyboardInterrupt: after Ctrl-C.
     """
-    settings = replace(settings, guidance=replace(settings.guidance, method="none"))
+    config = replace(settings.training, guidance=replace(settings.guidance, method="none"))
     positive = [prompt.positive for prompt in prompts.values()]
     wanted = dict(zip(prompts, clip.text_features(positive), strict=True))
-    state = first_state(settings, body, prior, TextConditions.encode(prior, prompts))
-    surface, total, scale = RestSurface(body.rest()), settings.optimize.steps, regulariser_scale(prior)
-    arguments = body, settings.optimize, settings.cameras, settings.prior.prompts
+    trainer = Trainer.build(config, body, prior, prompts)
+    state, total = trainer.first_state(body), config.optimize.steps
     with (
-        prepared_scenes(*arguments, size=prior.image_size, seed=settings.seed) as scenes,
+        Scenes(body, config, prior.image_size) as scenes,
         interruptible() as interrupt,
         progress("climb", total) as bar,
     ):
         while state.step < total:
-            scene = scenes.at(state.step)
-            similarity = climb(state, scene, settings, clip, wanted, surface, scale)
-            stop_if_diverged(state, settings)
+            similarity = climb(trainer, state, scenes.at(state.step), clip, wanted)
+            stop_if_diverged(state, config.optimize)
             bar.update(state.step, splats=len(state.model), similarity=similarity)
             if interrupt.requested:
                 raise KeyboardInterrupt
@@ -67,31 +62,22 @@ def optimize_by_similarity(
 
 
 def climb(
-    state: TrainingState,
-    scene: Scene,
-    settings: LabSettings,
-    clip: Clip,
-    wanted: Mapping[Bucket, Float[Tensor, " d"]],
-    surface: RestSurface,
-    scale: int,
+    trainer: Trainer, state: TrainingState, scene: Scene, clip: Clip, wanted: Mapping[Bucket, Float[Tensor, " d"]]
 ) -> float:
-    """One step; returns the mean similarity before it. ``scale``: the factor of all losses (``regulariser_scale``)."""
-    clock = Stopwatch(state.seconds, state.model.device)
+    """One step; returns the mean similarity before it."""
+    clock, scale = Stopwatch(state.seconds, state.model.device), regulariser_scale(trainer.prior)
     with clock("render"):
-        render = draw(state.model, scene, settings.optimize.supersample, state.background)
-        state.strategy.before_backward(render.info)
+        render = trainer.render(state, scene)
     with clock("encode"):
         found = clip.image_features(render.rgb.clamp(0, 1))
-        asked = torch.stack([wanted[bucket] for bucket in scene.buckets]).to(found)
-        similarity = (found * asked).sum(-1).mean()
+        target = torch.stack([wanted[bucket] for bucket in scene.buckets]).to(found)
+        similarity = (found * target).sum(-1).mean()
     with clock("backward"):
-        losses = all_losses(state, scene, settings, render, scale)
+        losses = trainer.losses(state, scene, render)
         sum(losses.values(), start=scale * WEIGHT * (1 - similarity)).backward()
     with clock("update"):
-        finite = gradients_are_finite(state.optimizers)
-        learn_background(state)
-        update(state, settings, surface, render if finite else None)
-    state.step += 1
-    state.bad_in_a_row = 0 if finite else state.bad_in_a_row + 1
-    state.bad_steps += not finite
+        finite = state.gradients_are_finite()
+        state.learn_background()
+        trainer.update(state, render if finite else None)
+    state.count_step(finite)
     return float(similarity.detach())

@@ -102,10 +102,10 @@ class Maker:
         )
 
     def _optimize(self, kind: Kind, settings: LabSettings) -> Result:
-        prompts = run_prompts(settings, self.prior)
+        prompts = run_prompts(settings.training, self.prior)
         if kind is Kind.CLIP:
             return optimize_by_similarity(settings, self.body, self.prior, self.clip, prompts)
-        return optimize(settings, self.body, self.prior, prompts)
+        return optimize(settings.training, self.body, self.prior, prompts)
 
 
 def make_records(
