@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from tests.lab.suites.test_clip import save_clip
+from tests.lab.metrics.test_clip import save_clip
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.runs import RunFolder

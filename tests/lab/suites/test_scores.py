@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.lab.suites.test_clip import save_clip
+from tests.lab.metrics.test_clip import save_clip
 
 from avatar_gs.lab.metrics import shots
 from avatar_gs.lab.metrics.avatar import ViewImages
