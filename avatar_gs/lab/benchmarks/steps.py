@@ -126,7 +126,7 @@ def time_steps(
         UserError: for a method that edits an existing avatar.
     """
     if settings.guidance.edits:
-        raise UserError(f"guidance={settings.guidance.method} edits an existing avatar: benchmark another method")
+        raise UserError(f"guidance={settings.guidance.method} edits an avatar that is there: benchmark another method")
     density = replace(settings.density, start=0.0, stop=1.0, prune_stop=1.0, every=REFINE_EVERY)
     config = replace(settings.training, density=density)
     prompts = with_extra(bucket_prompts(PROMPT, "", config.prompts), config)
