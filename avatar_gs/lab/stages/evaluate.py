@@ -1,25 +1,48 @@
-"""``stage=evaluate``: measures the program (see ``suite``), in ``outputs/<name or evaluate>/``."""
+"""``stage=evaluate``: measures the program, in ``outputs/evaluate/<suite>/`` (of ``name``, if it is given)."""
 
 import logging
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from avatar_gs.core.console import progress
 from avatar_gs.core.device import choose_device
 from avatar_gs.core.errors import UserError
 from avatar_gs.lab.settings import LabSettings
-from avatar_gs.lab.suites.suites import run_suite
-from avatar_gs.prior.stable_diffusion import load_prior
+from avatar_gs.lab.suites import config
+from avatar_gs.lab.suites.claims import ClaimsSuite
+from avatar_gs.lab.suites.colours import ColoursSuite
+from avatar_gs.lab.suites.editing import EditingSuite
+from avatar_gs.lab.suites.identity import IdentitySuite
+from avatar_gs.lab.suites.likeness import LikenessSuite
+from avatar_gs.lab.suites.methods import MethodsSuite
+from avatar_gs.lab.suites.prior_samples import PriorSuite
+from avatar_gs.lab.suites.scores import ScoresSuite
+from avatar_gs.lab.suites.shading import ShadingSuite
+from avatar_gs.lab.suites.suite import Suite
+from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.render.rasterize import require_renderer
 from avatar_gs.settings import OUTPUTS
 
 LOGGER = logging.getLogger(__name__)
+SUITES: dict[config.Suite, type[Suite]] = {
+    config.Suite.colours: ColoursSuite,
+    config.Suite.identity: IdentitySuite,
+    config.Suite.prior: PriorSuite,
+    config.Suite.scores: ScoresSuite,
+    config.Suite.likeness: LikenessSuite,
+    config.Suite.shading: ShadingSuite,
+    config.Suite.methods: MethodsSuite,
+    config.Suite.claims: ClaimsSuite,
+    config.Suite.editing: EditingSuite,
+}
 
 
 def run(settings: LabSettings) -> None:
-    """Runs the suite, prints its tables, and says where they are. The same command goes on where it was interrupted.
+    """Run ``suite``, print its report and log where it is. The same command resumes where it was interrupted.
 
     Raises:
-        UserError: for another body than the one that the measured people are made of.
+        UserError: the body is not the one that the drawn people have.
     """
     if settings.body.path is not None or settings.body.betas:
         raise UserError(
@@ -33,3 +56,12 @@ def run(settings: LabSettings) -> None:
     report = run_suite(settings, prior, folder, sys.argv[1:])
     print(report.read_text(encoding="utf-8"))
     LOGGER.info("the report is %s, with results.json and sheet.png beside it", report)
+
+
+def run_suite(settings: LabSettings, prior: StableDiffusionPrior, folder: Path, arguments: Sequence[str]) -> Path:
+    """Run ``settings.lab.suite`` in ``folder``; return the path of its report.
+
+    Args:
+        arguments: the command's, for the report.
+    """
+    return SUITES[settings.lab.suite](settings, prior, folder).run(arguments)

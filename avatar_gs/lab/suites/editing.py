@@ -100,7 +100,8 @@ class EditingSuite(AvatarSuite[EditJob, Edited, EditRecord]):
         return before if job.variant == BEFORE else f"{before}-{super().key(job)}"
 
     def cost(self, job: EditJob) -> float:
-        return self.settings.optimize.steps if job.variant == BEFORE else self.settings.lab.evaluate.edit_steps
+        steps = self.settings.optimize.steps if job.variant == BEFORE else self.settings.lab.evaluate.edit_steps
+        return float(steps)
 
     def describe(self, job: EditJob) -> str:
         edit = job.subject

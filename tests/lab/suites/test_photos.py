@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from tests.lab.metrics.test_clip import save_clip
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.runs import RunFolder
@@ -17,13 +16,14 @@ from avatar_gs.lab.metrics.faces import Faces, load_faces
 from avatar_gs.lab.metrics.photos import PhotoMetrics, by_view
 from avatar_gs.lab.metrics.views import neutral_body
 from avatar_gs.lab.settings import LabSettings
-from avatar_gs.lab.suites import suites
+from avatar_gs.lab.stages.evaluate import run_suite
+from avatar_gs.lab.suites import likeness as report
 from avatar_gs.lab.suites.config import EvaluateConfig, Suite
-from avatar_gs.lab.suites.photos import report
 from avatar_gs.splats.config import SplatsConfig
 from avatar_gs.training.config import OptimizeConfig
 from avatar_gs.training.loop import optimize
 from avatar_gs.training.prompts import run_prompts
+from tests.lab.metrics.test_clip import save_clip
 from tests.lab.settings import lab_settings
 from tests.plain import plain_guidance
 
@@ -121,7 +121,7 @@ def test_a_run_is_compared_with_photos_of_itself(prior, tmp_path, monkeypatch):
     likeness = run_settings(suite=Suite.likeness, photos="photos", evaluate=config)
     renders = report._renders(likeness)
     write_photos(tmp_path / "photos", renders[:2])
-    text = suites.run_suite(likeness, prior, tmp_path / "report", ["stage=evaluate", "suite=likeness"]).read_text()
+    text = run_suite(likeness, prior, tmp_path / "report", ["stage=evaluate", "suite=likeness"]).read_text()
     figures = json.loads((tmp_path / "report/results.json").read_text())["figures"]
     similarity = figures["measures"]["similarity"]
     views = [f"{framing.value}/{side}" for framing, side in report.VIEWS]
@@ -150,5 +150,5 @@ def test_what_is_missing_is_said(options, message, prior, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     settings = run_settings(**{"suite": Suite.likeness, "photos": "photos", **options})
     with pytest.raises(UserError, match=message):
-        suites.run_suite(settings, prior, tmp_path / "report", [])
+        run_suite(settings, prior, tmp_path / "report", [])
     assert not (tmp_path / "report/results.md").exists()

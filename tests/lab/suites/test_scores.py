@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.lab.metrics.test_clip import save_clip
 
 from avatar_gs.lab.metrics import shots
 from avatar_gs.lab.metrics.avatar import ViewImages
@@ -17,16 +16,17 @@ from avatar_gs.lab.metrics.shots import ScoredImages
 from avatar_gs.lab.metrics.truth import BACKGROUND, cases, render_truth
 from avatar_gs.lab.metrics.views import ORBITS, neutral_body, orbit, scored_views
 from avatar_gs.lab.settings import LabSettings
-from avatar_gs.lab.suites import suites
+from avatar_gs.lab.stages.evaluate import run_suite
+from avatar_gs.lab.suites import clip_guidance, scores
+from avatar_gs.lab.suites import suite as base
 from avatar_gs.lab.suites.config import EvaluateConfig, Suite
-from avatar_gs.lab.suites.scores import clip_guidance, runs
-from avatar_gs.lab.suites.scores.looks import Look, look, read_captions
-from avatar_gs.lab.suites.scores.records import Kind, Record
-from avatar_gs.lab.suites.scores.summary import Scores
+from avatar_gs.lab.suites.scores import ScoresJob, ScoresSuite
+from avatar_gs.lab.suites.scores_figures import Look, Scores, ScoresRecord, Source, look, read_captions
 from avatar_gs.prior.config import PromptConfig
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.training.config import OptimizeConfig
 from avatar_gs.training.prompts import run_prompts
+from tests.lab.metrics.test_clip import save_clip
 from tests.lab.settings import lab_settings
 from tests.plain import plain_guidance
 
@@ -50,7 +50,7 @@ def scorer() -> Clip:
 
 @pytest.fixture(scope="module")
 def seen_truths(truths, scorer) -> list[Look]:
-    return [look(record(Kind.TRUTH, case), drawn, scorer) for case, drawn in enumerate(truths)]
+    return [look(record(Source.TRUTH, case), drawn, scorer) for case, drawn in enumerate(truths)]
 
 
 def small_settings(clip: str, **options) -> LabSettings:
@@ -116,50 +116,52 @@ def scores_of(looks: list[Look], clip: Clip, pool: int = 12) -> Scores:
 def as_samples(one: Look, case: int, seed: int = 0) -> Look:
     """The same pictures as if the prior had drawn them."""
     drawn = ScoredImages(ViewImages(one.shots.colour.on_grey(), np.ones_like(one.shots.colour.alpha)), None)
-    return replace(one, record=record(Kind.SAMPLES, case, seed), shots=drawn, white=None)
+    return replace(one, record=record(Source.SAMPLES, case, seed), shots=drawn, white=None)
 
 
-def record(kind: Kind, case: int, seed: int = 0) -> Record:
+def record(kind: Source, case: int, seed: int = 0) -> ScoresRecord:
     metrics = {"prior_calls": 0, "steps": 1}
-    return Record(kind, case, cases(PROMPTS)[case].prompt, seed, metrics, 1.0)
+    return ScoresRecord(kind, case, cases(PROMPTS)[case].prompt, seed, metrics, 1.0)
 
 
 def test_the_truth_is_found_and_another_person_is_not(truths, scorer, seen_truths):
     alpha = truths[0].colour.alpha
     grey = look(
-        record(Kind.START, 0), ScoredImages(ViewImages(0.5 * alpha[..., None].repeat(3, -1), alpha), None), scorer
+        record(Source.START, 0), ScoredImages(ViewImages(0.5 * alpha[..., None].repeat(3, -1), alpha), None), scorer
     )
     looks = []
     for case, one in enumerate(seen_truths):
-        looks += [replace(one, record=record(kind, case)) for kind in (Kind.TRUTH, Kind.CLIP)]
-        looks += [replace(seen_truths[1 - case], record=record(Kind.AVATAR, case))]
-        looks += [as_samples(one, case), replace(grey, record=record(Kind.START, case))]
+        looks += [replace(one, record=record(kind, case)) for kind in (Source.TRUTH, Source.CLIP)]
+        looks += [replace(seen_truths[1 - case], record=record(Source.AVATAR, case))]
+        looks += [as_samples(one, case), replace(grey, record=record(Source.START, case))]
     figures = scores_of(looks, scorer).figures()
     precision, right = figures["r_precision"], figures["right_parts"]
-    assert precision[Kind.TRUTH]["all"]["mean"] > 0.8 and precision[Kind.AVATAR]["all"]["mean"] < 0.2
-    assert right[Kind.TRUTH]["mean"] == 1 and right[Kind.AVATAR]["mean"] < 0.5 and right[Kind.START]["mean"] < 0.5
-    assert figures["clip_score"][Kind.TRUTH]["all"]["mean"] > figures["clip_score"][Kind.AVATAR]["all"]["mean"] + 0.2
+    assert precision[Source.TRUTH]["all"]["mean"] > 0.8 and precision[Source.AVATAR]["all"]["mean"] < 0.2
+    assert right[Source.TRUTH]["mean"] == 1 and right[Source.AVATAR]["mean"] < 0.5 and right[Source.START]["mean"] < 0.5
+    assert (
+        figures["clip_score"][Source.TRUTH]["all"]["mean"] > figures["clip_score"][Source.AVATAR]["all"]["mean"] + 0.2
+    )
     for row in ("saturation", "saturation_distance"):
-        assert figures[row][Kind.TRUTH]["mean"] == pytest.approx(0, abs=0.5)
-    assert figures["saturation"][Kind.START]["mean"] < -10
-    assert figures["frechet"][Kind.TRUTH]["mean"] < 0.1 * figures["frechet"][Kind.START]["mean"]
-    assert figures["kernel"][Kind.TRUTH]["mean"] < 0.1 * figures["kernel"][Kind.START]["mean"]
-    assert figures["consistency"]["body"][Kind.TRUTH]["n"] == PROMPTS
-    assert figures["diversity"] == {} and Kind.SAMPLES not in figures["r_precision_textureless"]
-    assert precision[Kind.TRUTH]["all"]["spread"] is None, "one seed has no spread"
+        assert figures[row][Source.TRUTH]["mean"] == pytest.approx(0, abs=0.5)
+    assert figures["saturation"][Source.START]["mean"] < -10
+    assert figures["frechet"][Source.TRUTH]["mean"] < 0.1 * figures["frechet"][Source.START]["mean"]
+    assert figures["kernel"][Source.TRUTH]["mean"] < 0.1 * figures["kernel"][Source.START]["mean"]
+    assert figures["consistency"]["body"][Source.TRUTH]["n"] == PROMPTS
+    assert figures["diversity"] == {} and Source.SAMPLES not in figures["r_precision_textureless"]
+    assert precision[Source.TRUTH]["all"]["spread"] is None, "one seed has no spread"
 
 
 def test_seeds_give_spread_diversity_and_a_floor(scorer, seen_truths):
     looks = []
     for seed, one in enumerate(seen_truths):
-        looks += [replace(one, record=record(Kind.AVATAR, 0, seed)), as_samples(one, 0, seed)]
-        looks += [replace(seen_truths[0], record=record(Kind.CLIP, 0, seed))]
+        looks += [replace(one, record=record(Source.AVATAR, 0, seed)), as_samples(one, 0, seed)]
+        looks += [replace(seen_truths[0], record=record(Source.CLIP, 0, seed))]
     figures = scores_of(looks, scorer).figures()
-    assert figures["diversity"][Kind.CLIP]["mean"] == pytest.approx(0, abs=1e-6)
-    assert figures["diversity"][Kind.AVATAR]["mean"] > 0.1
-    assert figures["r_precision"][Kind.AVATAR]["all"]["spread"] > 0.3
-    assert figures["r_precision"][Kind.CLIP]["all"]["spread"] == 0
-    assert figures["frechet"][Kind.SAMPLES]["n"] == 1 and figures["frechet"][Kind.SAMPLES]["mean"] > 0
+    assert figures["diversity"][Source.CLIP]["mean"] == pytest.approx(0, abs=1e-6)
+    assert figures["diversity"][Source.AVATAR]["mean"] > 0.1
+    assert figures["r_precision"][Source.AVATAR]["all"]["spread"] > 0.3
+    assert figures["r_precision"][Source.CLIP]["all"]["spread"] == 0
+    assert figures["frechet"][Source.SAMPLES]["n"] == 1 and figures["frechet"][Source.SAMPLES]["mean"] > 0
 
 
 # ---- CLIP guidance
@@ -191,16 +193,18 @@ def test_splats_climb_the_similarity(prior, clip_folder):
 
 def test_the_suite_reports_and_makes_nothing_twice(prior, clip_folder, tmp_path, monkeypatch, scorer):
     settings = small_settings(clip_folder)
-    report = suites.run_suite(settings, prior, tmp_path, ["stage=evaluate", "suite=scores"])
+    report = run_suite(settings, prior, tmp_path, ["stage=evaluate", "suite=scores"])
     results, text = json.loads((tmp_path / "results.json").read_text()), report.read_text()
     figures = results["figures"]
-    assert figures["pool"] == 4 and len(figures["wrong_prompts"]) == 3 and len(figures["avatars"]) == len(Kind)
-    assert set(figures["r_precision"]) == {kind.value for kind in Kind}
+    assert figures["pool"] == 4 and len(figures["wrong_prompts"]) == 3 and len(figures["avatars"]) == len(Source)
+    assert set(figures["r_precision"]) == {kind.value for kind in Source}
     assert all(0 <= row["all"]["mean"] <= 1 for row in figures["r_precision"].values())
-    assert figures["right_parts"][Kind.TRUTH]["mean"] == 1
+    assert figures["right_parts"][Source.TRUTH]["mean"] == 1
     assert figures["lpips"] is None and "not given" in text and clip_folder in text
     assert (
-        figures["costs"]["kinds"][Kind.AVATAR]["prior_calls"] > 0 == figures["costs"]["kinds"][Kind.CLIP]["prior_calls"]
+        figures["costs"]["kinds"][Source.AVATAR]["prior_calls"]
+        > 0
+        == figures["costs"]["kinds"][Source.CLIP]["prior_calls"]
     )
     assert "evaluate.scored_prompts=12 evaluate.scored_seeds=5" in results["full_grid"]["command"]
     assert (tmp_path / "sheet.png").stat().st_size > 10_000
@@ -208,26 +212,25 @@ def test_the_suite_reports_and_makes_nothing_twice(prior, clip_folder, tmp_path,
     def never(*_, **__):
         raise AssertionError("made twice")
 
-    monkeypatch.setattr(runs, "optimize", never)
+    monkeypatch.setattr(base, "optimize", never)
     monkeypatch.setattr(shots, "person_images", never)
-    monkeypatch.setattr(runs, "optimize_by_similarity", never)
-    suites.run_suite(settings, prior, tmp_path, [])
+    monkeypatch.setattr(scores, "optimize_by_similarity", never)
+    run_suite(settings, prior, tmp_path, [])
     assert json.loads((tmp_path / "results.json").read_text())["figures"] == figures
     other = small_settings("")
     with pytest.raises(AssertionError, match="made twice"):  # another judge is climbed anew, and only that
-        suites.run_suite(other, prior, tmp_path, [])
+        run_suite(other, prior, tmp_path, [])
 
 
-def test_keys_depend_on_what_pictures_depend_on(prior, clip_folder, scorer):
+def test_keys_depend_on_what_pictures_depend_on(prior, clip_folder, tmp_path):
     case = cases(1)[0]
 
-    def key(kind, clip=None, seed=0, **options):
-        maker = runs.Maker(small_settings("", **options), prior, clip or scorer)
-        return maker.key(runs.Job(kind, 0, case, seed))
+    def key(source, clip="", seed=0, **options):
+        return ScoresSuite(small_settings(clip, **options), prior, tmp_path).key(ScoresJob(source, case, seed, 0))
 
     longer = OptimizeConfig(steps=3, batch=1)
-    some = [key(kind) for kind in Kind] + [key(Kind.AVATAR, seed=1), key(Kind.AVATAR, optimize=longer)]
+    some = [key(source) for source in Source] + [key(Source.AVATAR, seed=1), key(Source.AVATAR, optimize=longer)]
     assert len(set(some)) == len(some)
-    assert key(Kind.AVATAR) == key(Kind.AVATAR, clip=load_clip(clip_folder), name="other")
-    assert key(Kind.CLIP) != key(Kind.CLIP, clip=load_clip(clip_folder))
-    assert key(Kind.TRUTH) == key(Kind.TRUTH, seed=1, optimize=longer)
+    assert key(Source.AVATAR) == key(Source.AVATAR, clip=clip_folder, name="other")
+    assert key(Source.CLIP) != key(Source.CLIP, clip=clip_folder)
+    assert key(Source.TRUTH) == key(Source.TRUTH, seed=1, optimize=longer)

@@ -1,7 +1,8 @@
-"""From the pictures of suite=scores and what the judges see in them to the figures that are reported."""
+"""suite=scores: what the judges see in the images of each source, and the figures."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property
 from itertools import combinations
 from statistics import fmean, stdev
@@ -9,25 +10,139 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from avatar_gs.lab.metrics import features as measures
 from avatar_gs.lab.metrics.clip import Clip, features_of
-from avatar_gs.lab.metrics.colours import saturation_error
+from avatar_gs.lab.metrics.colours import SOLID, colour_name, name_pixels, saturation_error
 from avatar_gs.lab.metrics.perceptual import Perceptual
 from avatar_gs.lab.metrics.shots import ScoredImages
-from avatar_gs.lab.metrics.truth import Truth
+from avatar_gs.lab.metrics.truth import BACKGROUND, CLOSE_UP, Truth
 from avatar_gs.lab.metrics.views import ORBITS, ScoredViews, orbit
-from avatar_gs.lab.suites.scores.looks import Captions, Look, backgrounds, of_kind, person_pixels, right_parts
-from avatar_gs.lab.suites.scores.records import AVATARS, Kind
-from avatar_gs.types import Framing
+from avatar_gs.lab.suites.suite import Figures, Record
+from avatar_gs.prior.config import PromptConfig
+from avatar_gs.prior.prompts import bucket_prompts
+from avatar_gs.types import Bucket, Framing
 
 Score = Callable[[Float[np.ndarray, "N d"], Float[np.ndarray, "P d"], Int[np.ndarray, " N"]], float]
-Rows = dict[str, dict[str, Any]]
+Rows = dict[str, Figures]
 """Figures by kind."""
 
 
-def spread(values: Sequence[float]) -> dict[str, Any]:
+class Source(str, Enum):
+    """Where the scored images come from."""
+
+    TRUTH = "drawn truth"
+    SAMPLES = "the prior's samples"
+    AVATAR = "avatar"
+    CLIP = "CLIP guidance"
+    START = "before the first step"
+
+
+AVATARS = (Source.AVATAR, Source.CLIP)
+
+
+@dataclass(frozen=True)
+class ScoresRecord(Record):
+    """The images of one source for one prompt and seed, which are the record's strip.
+
+    Args:
+        case: the prompt's place in the fixed list.
+        metrics: ``training.loop.metrics``; None where nothing was optimised.
+        seconds: wall time of making them.
+    """
+
+    kind: Source
+    case: int
+    prompt: str
+    seed: int
+    metrics: dict[str, Any] | None
+    seconds: float
+
+
+# ---- what the judges see
+
+
+@dataclass(frozen=True)
+class Look:
+    """One record's pictures with their features: colour, without texture (None for samples), and of who it is."""
+
+    record: ScoresRecord
+    shots: ScoredImages
+    colour: Float[np.ndarray, "V d"]
+    white: Float[np.ndarray, "V d"] | None
+    person: Float[np.ndarray, "V p"]
+
+
+def look(record: ScoresRecord, shots: ScoredImages, clip: Clip) -> Look:
+    """``clip``'s features of the pictures on grey."""
+    on_grey = shots.colour.on_grey()
+    return Look(
+        record,
+        shots,
+        features_of(on_grey, clip.image_features),
+        None if shots.white is None else features_of(shots.white, clip.image_features),
+        features_of(on_grey, clip.person_features),
+    )
+
+
+@dataclass(frozen=True)
+class Captions:
+    """The captions that a picture is compared with, in the words of its view: those of the measured prompts first, by
+    their places, then wrong ones. ``features``: by bucket, a row a caption."""
+
+    size: int
+    buckets: Sequence[Bucket]
+    features: Mapping[Bucket, Float[np.ndarray, "P d"]]
+
+
+def read_captions(prompts: Sequence[str], buckets: Sequence[Bucket], config: PromptConfig, clip: Clip) -> Captions:
+    """The prompts as a run would ask for them in each view's bucket; all of them end in (or begin with) the same view
+    words, so that these decide nothing."""
+    worded = [bucket_prompts(prompt, "", config) for prompt in prompts]
+    features = {
+        bucket: clip.text_features([one[bucket].positive for one in worded]).float().cpu().numpy()
+        for bucket in dict.fromkeys(buckets)
+    }
+    return Captions(len(prompts), buckets, features)
+
+
+def person_pixels(shots: ScoredImages, inside: Bool[np.ndarray, "V S S"]) -> Float[np.ndarray, "N 3"]:
+    """The colours of the pixels where every picture shows the person and this one is solid."""
+    alpha = shots.colour.alpha
+    solid = inside & (alpha >= SOLID)
+    return np.clip(shots.colour.rgb[solid] / alpha[solid][:, None], 0, 1)
+
+
+def backgrounds(samples: ScoredImages, outside: Bool[np.ndarray, "V S S"]) -> Float[np.ndarray, "V 3"]:
+    """The median colour of what lies around the person in each sample; the grey of sheets where nothing does."""
+    pictures = zip(samples.colour.rgb, outside, strict=True)
+    plain = np.full(3, BACKGROUND, np.float32)
+    return np.stack([np.median(rgb[mask], 0) if mask.any() else plain for rgb, mask in pictures]).astype(np.float32)
+
+
+def right_parts(shots: ScoredImages, truth: Truth) -> list[bool]:
+    """Whether the median colour of each part that the prompt names is nearest to that name, view by view."""
+    found = []
+    for view in range(len(truth.maps)):
+        for part, name in truth.case.asked.items():
+            if part in CLOSE_UP and truth.shows(view, part):
+                rgb, alpha = shots.colour.rgb[view], shots.colour.alpha[view]
+                median = name_pixels(rgb, alpha, truth.mask(view, part), part, "", "").median
+                found.append(median is not None and colour_name(np.array(median), part) == name)
+    return found
+
+
+def of_kind(looks: Sequence[Look], kind: Source) -> dict[int, list[Look]]:
+    """By seed, in the order of the cases."""
+    seeds = dict.fromkeys(one.record.seed for one in looks if one.record.kind is kind)
+    return {seed: [one for one in looks if one.record.kind is kind and one.record.seed == seed] for seed in seeds}
+
+
+# ---- figures
+
+
+def spread(values: Sequence[float]) -> Figures:
     """Mean, standard deviation (None for one value) and number."""
     return {"mean": fmean(values), "spread": stdev(values) if len(values) > 1 else None, "n": len(values)}
 
@@ -45,7 +160,7 @@ class Scores:
     clip: Clip
     lpips: Perceptual | None
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> Figures:
         return {
             "r_precision": self._by_view(measures.r_precision, lambda one: one.colour),
             "r_precision_textureless": self._by_view(measures.r_precision, lambda one: one.white),
@@ -62,13 +177,15 @@ class Scores:
         }
 
     @cached_property
-    def _kinds(self) -> dict[Kind, dict[int, list[Look]]]:
-        return {kind: looks for kind in Kind if (looks := of_kind(self.looks, kind))}
+    def _kinds(self) -> dict[Source, dict[int, list[Look]]]:
+        return {kind: looks for kind in Source if (looks := of_kind(self.looks, kind))}
 
     @cached_property
     def _samples(self) -> Mapping[tuple[int, int], Look]:
         """The prior's samples by case and seed."""
-        return {(one.record.case, one.record.seed): one for some in self._kinds[Kind.SAMPLES].values() for one in some}
+        return {
+            (one.record.case, one.record.seed): one for some in self._kinds[Source.SAMPLES].values() for one in some
+        }
 
     def _of_each(self, values: Callable[[Sequence[Look]], list[float]]) -> Rows:
         """``spread`` of the values that a kind's looks have, where they have any."""
@@ -142,8 +259,8 @@ class Scores:
 
     def _beside(self, one: Look) -> list[Look]:
         """The samples that a look is compared with: those of its prompt and seed; a sample with the next seed's."""
-        case, seeds = one.record.case, [*self._kinds[Kind.SAMPLES]]
-        if one.record.kind is not Kind.SAMPLES:
+        case, seeds = one.record.case, [*self._kinds[Source.SAMPLES]]
+        if one.record.kind is not Source.SAMPLES:
             return [self._samples[case, one.record.seed]]
         others = [seed for seed in seeds if seed != one.record.seed]
         return [self._samples[case, seed] for seed in others[:1]]
@@ -153,10 +270,10 @@ class Scores:
         samples themselves between every two seeds."""
         rows: Rows = {}
         sampled = {
-            seed: np.concatenate([one.colour for one in some]) for seed, some in self._kinds[Kind.SAMPLES].items()
+            seed: np.concatenate([one.colour for one in some]) for seed, some in self._kinds[Source.SAMPLES].items()
         }
         for kind in self._kinds:
-            if kind is Kind.SAMPLES:
+            if kind is Source.SAMPLES:
                 values = [distance(sampled[a], sampled[b]) for a, b in combinations(sampled, 2)]
             else:
                 values = [distance(self._set_features[kind, seed], sampled[seed]) for seed in sampled]
@@ -165,11 +282,11 @@ class Scores:
         return rows
 
     @cached_property
-    def _set_features(self) -> dict[tuple[Kind, int], Float[np.ndarray, "N d"]]:
+    def _set_features(self) -> dict[tuple[Source, int], Float[np.ndarray, "N d"]]:
         """Features before the backgrounds of each seed's samples; the drawn truth stands before all of them."""
         outside, found = self.scored_views.outside, {}
         for kind, seeds in self._kinds.items():
-            for seed in self._kinds[Kind.SAMPLES] if kind is not Kind.SAMPLES else ():
+            for seed in self._kinds[Source.SAMPLES] if kind is not Source.SAMPLES else ():
                 some = seeds[seed] if seed in seeds else next(iter(seeds.values()))
                 pictures = [
                     self._before(one.shots, self._samples[one.record.case, seed].shots, outside) for one in some
@@ -182,7 +299,7 @@ class Scores:
 
     # ---- costs
 
-    def _costs(self) -> dict[str, Any]:
+    def _costs(self) -> Figures:
         rows = {}
         for kind in AVATARS:
             made = [(one.record, one.record.metrics) for some in self._kinds[kind].values() for one in some]
