@@ -23,8 +23,14 @@ class Prior(Protocol):
     """L of the text conditions (77 for Stable Diffusion)."""
     num_timesteps: int
     device: "torch.device"
-    calls: int
-    """Number of noise predictions so far, counted per image of the batch."""
+
+    @property
+    def calls(self) -> int:
+        """Number of noise predictions so far, counted per image of the batch."""
+        ...
+
+    @calls.setter
+    def calls(self, count: int) -> None: ...
 
     def encode_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "B L d"]: ...
 

@@ -4,7 +4,7 @@ It refuses what a CUDA device refuses: operands on two devices, a generator of t
 CUDA device would make the host wait. Nothing of CUDA is needed, and values are real: whole training runs pass through.
 
     with Accelerator() as accelerator:
-        prior = StableDiffusionPrior(**parts, device="cuda")
+        prior = StableDiffusionPrior(parts, Compute(device=torch.device("cuda")))
         ...
         assert accelerator.waits["_local_scalar_dense"] == 1
 

@@ -1,7 +1,7 @@
-"""Functions of tensors that are compiled, or captured as CUDA graphs, once calls of the same shapes recur.
+"""Compile functions of tensors, or capture them as CUDA graphs, once calls of the same shapes recur.
 
-Whatever goes wrong then, or answers differently, costs a line in the log and not the run: the function goes on as it
-was. The first such call is made both ways, with its backward pass, and compared.
+The first such call is made both ways, with its backward pass, and compared. A failure or a different result is logged,
+and the original function is used from then on.
 """
 
 import inspect
@@ -19,23 +19,23 @@ from avatar_gs.prior.config import Compile
 LOGGER = logging.getLogger(__name__)
 
 AFTER = 3
-"""Calls of the same shapes before they are worth it."""
+"""Calls of the same shapes before it is worthwhile."""
 SHAPES = 6
-"""Most shapes of one function; others stay as they are."""
+"""Most shapes of one function; others use the original."""
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""By the type that is computed in: how far, relative to its norm, an answer may be from the ordinary one (float32 is
-TF32 on a GPU where 16 bits are used elsewhere)."""
+"""By number format: largest distance from the original result, relative to its norm (float32 is TF32 on a GPU where
+16 bits are used elsewhere)."""
 
 SMALL = 150_000_000
-"""Parameters of UNet and ControlNet below which launching kernels takes longer than computing them."""
+"""Parameters of UNet and ControlNet below which launching kernels takes longer than running them."""
 PREDICTIONS = 6
-"""What a step costs in predictions without gradients of as many images: by its arithmetic, with DE-SDS and the VAE."""
+"""Cost of a step in predictions without gradients, by its arithmetic, with DE-SDS and the VAE."""
 COMPILE_SECONDS, SAVED = 240.0, 0.25
-"""What ``auto`` takes torch.compile to cost, and to save of the networks' time. Assumptions: elsewhere Stable Diffusion
-1.5 with ControlNet has been seen at 72 TFLOP/s as it is and at 108 compiled (A100)."""
+"""Assumed cost of torch.compile, and the fraction of the networks' time that it saves (reported for an A100 and Stable
+Diffusion 1.5 with ControlNet: 72 TFLOP/s, and 108 compiled)."""
 
 CAPTURE = "thread_local"
-"""While a graph is captured, the thread that prepares the next scene may go on using the GPU."""
+"""Lets the thread that prepares the next scene use the GPU during a capture."""
 
 Arguments = tuple[Tensor | None, ...]
 Function = Callable[..., Tensor]
@@ -43,18 +43,18 @@ Make = Callable[[Function, Arguments], Function]
 
 
 class Disagreement(Exception):
-    """An answer or a gradient is not what the ordinary function gives."""
+    """A result or a gradient differs from the original function's."""
 
 
 class Accelerated:
-    """Calls ``function``; from the ``AFTER``-th call of the same shapes on as ``make`` has it.
+    """A function that is replaced by ``make``'s from the ``AFTER``-th call of the same shapes on.
 
     Args:
         function: of tensors and Nones by position, to one tensor.
-        make: the faster function of ``function`` and the arguments that it is for (``compiled``, ``captured``).
-        dtype: what the function computes in.
+        make: returns a faster function for some arguments (``compiled``, ``captured``).
+        dtype: number format of the function's arithmetic.
         name: for the log.
-        with_gradients: also those calls that a backward pass may follow.
+        with_gradients: whether calls that a backward pass may follow are replaced, too.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Accelerated:
         if key in self._faster:
             try:
                 return self._faster[key](*arguments)
-            except torch.OutOfMemoryError:  # of no compiler's making
+            except torch.OutOfMemoryError:  # not the compiler's fault
                 raise
             except Exception as error:
                 self._give_up(error)
@@ -84,7 +84,7 @@ class Accelerated:
         try:
             faster = self.make(self.function, arguments)
             self._compare(faster, arguments)
-        except Exception as error:  # any: compilers, drivers and graphs fail in many ways, and none may end the run
+        except Exception as error:  # compilers, drivers and graphs fail in many ways, and none may end the run
             self._give_up(error)
             faster = self.function
         else:
@@ -100,29 +100,31 @@ class Accelerated:
         self._faster.clear()
 
     def _compare(self, faster: Function, arguments: Arguments) -> None:
-        """Raises Disagreement unless both give the same, and the same gradients."""
+        """Raise Disagreement unless both have the same results and gradients."""
         expected, found = (_answer(function, arguments) for function in (self.function, faster))
         for one, other in zip(expected, found, strict=True):
             difference, size = (one - other).float().norm(), one.float().norm()
-            if not bool(difference <= TOLERANCES[self.dtype] * size):  # not so either where it is no number
+            if not bool(difference <= TOLERANCES[self.dtype] * size):  # also raises for NaN
                 raise Disagreement(f"its answers are {float(difference / size):.1e} of their norm away")
 
 
 def compiled(function: Function, arguments: Arguments) -> Function:
-    """By torch.compile, for these shapes. As of an ordinary function, a second backward pass may follow the first."""
+    """By torch.compile, for these shapes. A second backward pass may follow the first."""
     from torch._functorch import config  # takes a second
 
-    if hasattr(config, "donated_buffer"):  # torch 2.6 and later: the first pass would overwrite what the second needs
+    if hasattr(
+        config, "donated_buffer"
+    ):  # torch 2.6 and later: the first backward pass would overwrite the second's inputs
         config.donated_buffer = False
     return torch.compile(function, dynamic=False)
 
 
 def captured(function: Function, arguments: Arguments) -> Function:
-    """As a CUDA graph, which holds its own memory. With gradients, one backward pass follows each call; a call that
-    comes before it, or before its graph is gone, is made as usual.
+    """As a CUDA graph, which holds its own memory. With gradients, one backward pass follows each call; a call
+    before it uses the original function.
 
     Raises:
-        RuntimeError: on a device without CUDA, or for what cannot be captured.
+        RuntimeError: on a device without CUDA, or if the function cannot be captured.
     """
     if not all(argument is None or argument.is_cuda for argument in arguments):
         raise RuntimeError("CUDA graphs need a GPU")
@@ -139,7 +141,7 @@ class _Captured:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream), torch.no_grad():
-            for _ in range(2):  # kernels are chosen, and workspaces made, before anything is recorded
+            for _ in range(2):  # choose kernels and make workspaces before the capture
                 function(*self.inputs)
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
@@ -155,7 +157,7 @@ class _Captured:
 
 
 class _CapturedWithGradients:
-    """What the forward pass keeps lies in the graph's own memory, which the next call overwrites."""
+    """Tensors kept by the forward pass are in the graph's memory, which the next call overwrites."""
 
     def __init__(self, function: Function, arguments: Arguments) -> None:
         self.function = function
@@ -182,18 +184,18 @@ class _CapturedWithGradients:
 
 
 class OneAtATime:
-    """Whether a backward pass through the last watched tensor may still come."""
+    """Tells whether a backward pass through the last watched tensor may still come."""
 
     def __init__(self) -> None:
         self._waiting: weakref.ref[_Waiting] | None = None
 
     def busy(self) -> bool:
-        """Until that pass has been made, or its graph is gone."""
+        """True until that pass is done, or its graph is gone."""
         waiting = None if self._waiting is None else self._waiting()
         return waiting is not None and not waiting.done
 
     def watch(self, output: Tensor) -> Tensor:
-        """``output``, to be used in its place."""
+        """Returns a tensor to be used in place of ``output``."""
         waiting = _Waiting()
         self._waiting = weakref.ref(waiting)
         return _Watched.apply(output, waiting)  # pyright: ignore[reportReturnType]
@@ -206,20 +208,20 @@ class _Waiting:
 class _Watched(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, output: Tensor, waiting: _Waiting) -> Tensor:
-        ctx.waiting = waiting  # lives as long as the graph
+        ctx.waiting = waiting  # lives as long as the autograd graph
         return output.view_as(output)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        ctx.waiting.done = True  # the graphed pass comes right after, before anybody else calls
+        ctx.waiting.done = True  # the captured backward pass runs right after this
         return gradients[0], None
 
 
 def choose(parameters: int, seconds: float, steps: int) -> Compile:
-    """What pays within a run on a GPU.
+    """The fastest choice for a run on a GPU.
 
     Args:
-        parameters: of UNet and ControlNet.
+        parameters: number of parameters of UNet and ControlNet.
         seconds: of a prediction for each image of a step.
         steps: of the run.
     """
@@ -234,7 +236,7 @@ def _learns(arguments: Arguments) -> bool:
 
 
 def _key(arguments: Arguments) -> Any:
-    """What must be the same for a compiled or captured function."""
+    """Properties of arguments that a compiled or captured function depends on."""
     gradients = torch.is_grad_enabled()
     shapes = tuple(
         None
@@ -246,12 +248,12 @@ def _key(arguments: Arguments) -> Any:
 
 
 def _answer(function: Function, arguments: Arguments) -> list[Tensor]:
-    """The output, and the gradients of what asks for them, by one and the same cotangent."""
-    own = [
+    """The output, and the gradients of arguments that require them for a fixed cotangent."""
+    leaves = [
         None if argument is None else argument.detach().requires_grad_(argument.requires_grad) for argument in arguments
     ]
-    output = function(*own)
-    learning: Sequence[Tensor] = [argument for argument in own if argument is not None and argument.requires_grad]
+    output = function(*leaves)
+    learning: Sequence[Tensor] = [argument for argument in leaves if argument is not None and argument.requires_grad]
     if not (torch.is_grad_enabled() and learning):
         return [output.detach()]
     cotangent = torch.linspace(-1, 1, output.numel(), device=output.device).view(output.shape).to(output.dtype)

@@ -1,14 +1,15 @@
-"""Settings of the diffusion prior, of the words that tell it the view, and of where an identity enters."""
+"""Settings of the diffusion prior, of its view words, and of the views that an identity appears in."""
 
 from dataclasses import dataclass, field
 from enum import Enum
 
-from avatar_gs.core.errors import UserError, require, require_counts
+from avatar_gs.core.errors import UserError
+from avatar_gs.core.validation import Section, bounded
 
 PLACEHOLDER = "<id>"
-"""What stands for the person of an identity in a prompt, as a name would."""
+"""Stands for the person of an identity in a prompt, as a name would."""
 WEARING = " wearing "
-"""What stands between a person and their clothes in a prompt."""
+"""Separates a person and their clothes in a prompt."""
 FRAMINGS = ("body", "head", "upper", "lower")
 VIEWS = ("front", "side", "back", "overhead")
 MAX_CHUNK = 4096
@@ -17,14 +18,14 @@ MINI_NEGATIVE = "blurry, noisy, low quality, wrong colours"
 
 
 class PromptStyle(Enum):
-    """How the view is put into words: as the packaged prior's captions do, or as Stable Diffusion understands best."""
+    """How views are put into words: as in the packaged prior's captions, or as Stable Diffusion understands best."""
 
     mini = "mini"
     sd = "sd"
 
 
 class Precision(Enum):
-    """The number format of the UNet and of the ControlNet (the text encoder always computes in float32)."""
+    """Number format of UNet and ControlNet (the text encoder always computes in float32)."""
 
     float32 = "float32"
     float16 = "float16"
@@ -32,7 +33,7 @@ class Precision(Enum):
 
 
 class VaePrecision(Enum):
-    """The number format of the encoder; auto: float16 on a GPU where ``precision`` has 16 bits, float32 elsewhere."""
+    """Number format of the encoder; auto: float16 on a GPU where ``precision`` has 16 bits, float32 elsewhere."""
 
     auto = "auto"
     float32 = "float32"
@@ -41,7 +42,7 @@ class VaePrecision(Enum):
 
 
 class Encoder(Enum):
-    """What makes latents of a run's renders: the prior's own VAE, or a small network distilled from it (TAESD)."""
+    """Encoder of a run's renders: the prior's own VAE, or a small network distilled from it (TAESD)."""
 
     vae = "vae"
     tiny = "tiny"
@@ -50,9 +51,9 @@ class Encoder(Enum):
 class EncoderKeeps(Enum):
     """What the VAE's encoder keeps for its backward pass; the gradients are the same.
 
-    ``all``: what torch's own layers keep. ``convolutions`` that keep no input need 38 % less and no more arithmetic.
-    ``least``: GroupNorm with SiLU is computed a second time as well, for 68 % less. ``auto``: convolutions on a GPU,
-    least on a CPU.
+    ``all``: what torch's layers keep. ``convolutions`` that keep no input need 38 % less and no more arithmetic.
+    ``least``: GroupNorm with SiLU is computed again as well, for 68 % less. ``auto``: convolutions on a GPU, least on a
+    CPU.
     """
 
     auto = "auto"
@@ -62,11 +63,11 @@ class EncoderKeeps(Enum):
 
 
 class Compile(Enum):
-    """How calls of the networks that recur with the same shapes are made faster.
+    """How network calls whose shapes recur are made faster.
 
-    ``always``: torch.compile, minutes before the calls are fast. ``graphs``: CUDA graphs, which spare the launches of
-    kernels; on a GPU only. ``auto``, on a GPU: graphs for a small prior, torch.compile where a run is so long that it
-    pays; on a CPU never.
+    ``always``: torch.compile, which takes minutes at first. ``graphs``: CUDA graphs, which avoid kernel launches; on a
+    GPU only. ``auto``: on a GPU, graphs for a small prior and torch.compile for runs that are long enough; on a CPU
+    never.
     """
 
     auto = "auto"
@@ -76,7 +77,7 @@ class Compile(Enum):
 
 
 class Prediction(Enum):
-    """What the UNet predicts: the noise, or the velocity v = alpha eps - sigma z0 (Salimans and Ho 2022)."""
+    """Target of the UNet: the noise, or the velocity v = alpha eps - sigma z0 (Salimans and Ho 2022)."""
 
     auto = "auto"
     epsilon = "epsilon"
@@ -84,40 +85,36 @@ class Prediction(Enum):
 
 
 @dataclass
-class PromptConfig:
+class PromptConfig(Section):
     """View words. Angles in degrees; azimuth 0 faces the avatar."""
 
+    section = "prior.prompts"
     style: PromptStyle = PromptStyle.mini
     negative: str = MINI_NEGATIVE
-    """The negative prompt of a run that gives none."""
+    """Negative prompt of runs that give none."""
     view_words: bool = True
-    """Say from which side the avatar is seen; without, all sides of a framing share one prompt."""
+    """Name the side of the avatar in prompts; without, all sides of a framing share one prompt."""
     suffix: str = ""
     """Words added to the end of every positive prompt, for instance "plain studio background"."""
     front_degrees: float = 60.0
     """Azimuths below this are the front view …"""
     back_degrees: float = 120.0
     """… above this the back view, and between the two the side view."""
-    overhead_degrees: float = 60.0
-    """Elevations above this are the overhead view (style sd only: the packaged prior knows no such word)."""
+    overhead_degrees: float = bounded(60.0, 0, 90, above=True)
+    """Elevations above this are the overhead view, 0 to 90 (style sd only: the packaged prior has no such word)."""
     identity_framings: list[str] = field(default_factory=lambda: list(FRAMINGS))
-    """The framings in whose prompts ``<id>`` is the person; in all others it is "a person"."""
+    """Framings whose prompts contain ``<id>``; in all others it is replaced by "a person"."""
     identity_views: list[str] = field(default_factory=lambda: list(VIEWS))
-    """The same by view. The packaged prior's captions name people in all framings and views; Stable Diffusion paints
-    the faces that it knows onto backs, and a whole body leaves a face but a handful of latents (``prior=sd15``)."""
+    """Views whose prompts contain ``<id>``. Stable Diffusion paints known faces onto backs, and a whole body leaves
+    only a few latents to a face: ``prior=sd15`` restricts both lists."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.front_degrees <= self.back_degrees < 180:
             raise UserError(
                 f"prior.prompts.front_degrees={self.front_degrees}, back_degrees={self.back_degrees}: "
                 "expected 0 < front_degrees <= back_degrees < 180"
             )
-        require(
-            0 < self.overhead_degrees <= 90,
-            "prior.prompts.overhead_degrees",
-            self.overhead_degrees,
-            "more than 0, at most 90",
-        )
         for name, known in (("identity_framings", FRAMINGS), ("identity_views", VIEWS)):
             unknown = [word for word in getattr(self, name) if word not in known]
             if unknown:
@@ -125,14 +122,15 @@ class PromptConfig:
 
 
 @dataclass
-class PriorConfig:
+class PriorConfig(Section):
     """A latent-diffusion prior, with its ControlNet for OpenPose maps.
 
     ``path``, ``controlnet`` and ``vae`` are folders in diffusers' format, single files (``.safetensors``, or pickles of
     plain tensors) in the original layout of Stable Diffusion 1.x and 2.x, or names on the Hugging Face hub; only names
-    touch the network.
+    use the network.
     """
 
+    section = "prior"
     name: str = "mini"
     path: str = ""
     """Empty: the prior that is packaged with the program."""
@@ -141,50 +139,45 @@ class PriorConfig:
     vae: str = ""
     """Empty: the folder ``vae`` inside ``path``, or the VAE of the single file."""
     tokenizer: str = ""
-    """A folder with CLIP's ``vocab.json`` and ``merges.txt``. Empty: the folder ``tokenizer`` inside ``path``, or
-    beside it where that is a single file."""
+    """A folder with CLIP's ``vocab.json`` and ``merges.txt``. Empty: the folder ``tokenizer`` inside ``path``, or next
+    to it if that is a single file."""
     lora: list[str] = field(default_factory=list)
     """LoRA files, each ``path`` or ``path:scale`` (1 if not given), which are added to the weights of the UNet and of
     the text encoder: Kohya's, A1111's, diffusers' or PEFT's names."""
     prediction: Prediction = Prediction.auto
-    """What the UNet predicts; auto: what its folder says, or what a single file gives away."""
+    """Target of the UNet; auto: what the folder states, or what a single file reveals."""
     precision: Precision = Precision.float32
     vae_precision: VaePrecision = VaePrecision.auto
-    """What the encoder computes in, its gradients scaled so that float16 holds them; inputs and latents are float32,
-    and so is the decoder. An encoder whose latents overflow float16 goes on in float32."""
+    """Number format of the encoder, with gradients scaled to the range of float16; inputs and latents are float32, and
+    so is the decoder. An encoder whose latents overflow float16 continues in float32."""
     encoder: Encoder = Encoder.vae
-    """What encodes the renders of a run (photos and source images always go through the VAE)."""
+    """Encoder of a run's renders (photos and source images always use the VAE)."""
     tiny_encoder: str = "madebyollin/taesd"
     """With ``encoder=tiny``: a folder or hub name of an AutoencoderTiny for this prior's latents."""
-    tiny_until: float = 1.0
-    """With ``encoder=tiny``: the fraction of the run's steps that it encodes; the VAE encodes the rest."""
-    control_scale: float = 1.0
-    encode_chunk: int = 0
-    """Pictures that the VAE encodes or decodes at once; 0: all of a step's (of a preview's up to 8)."""
+    tiny_until: float = bounded(1.0, 0, 1, expected="0 to 1, a fraction of the run's steps")
+    """With ``encoder=tiny``: the fraction of the run's steps in which it is used, 0 to 1; the VAE encodes the rest."""
+    control_scale: float = bounded(1.0, 0, 10, expected="0 to 10 (1 is the ControlNet as trained)")
+    """Factor on the ControlNet's residuals, 0 (no pose control) to 10."""
+    encode_chunk: int = bounded(0, 0, MAX_CHUNK)
+    """Images that the VAE encodes or decodes at once; 0: all of a step's (of a preview's up to 8)."""
     checkpoint_encoder: bool = False
-    """Keep little of the VAE's encoder for its backward pass, and compute the rest there a second time: the same
-    gradients for a quarter of the memory and one more forward pass."""
+    """Keep little of the VAE's encoder for its backward pass and compute the rest again there: the same gradients for a
+    quarter of the memory and one more forward pass."""
     encoder_keeps: EncoderKeeps = EncoderKeeps.auto
-    predict_chunk: int = 0
-    """Pictures that UNet and ControlNet see at once; 0: all that a call asks for. Where a backward pass follows, each
-    chunk is computed a second time in it (the adapter of ``guidance=vsd`` sees all at once)."""
+    predict_chunk: int = bounded(0, 0, MAX_CHUNK)
+    """Images that UNet and ControlNet see at once; 0: all of a call's. With a backward pass each chunk is computed
+    again in it (the adapter of ``guidance=vsd`` always sees all images at once)."""
     offload_text: bool = False
-    """Keep the text encoder on the CPU but while prompts are encoded."""
+    """Keep the text encoder on the CPU except while encoding prompts."""
     compile: Compile = Compile.auto
     prompts: PromptConfig = field(default_factory=PromptConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.name == "custom" and not self.path:
             raise UserError(
                 "prior.path is empty: prior=custom needs prior.path=<folder or hub name of a Stable Diffusion prior>"
             )
-        require(
-            0 <= self.control_scale <= 10,
-            "prior.control_scale",
-            self.control_scale,
-            "0 to 10 (1 is the ControlNet as trained)",
-        )
-        require(0 <= self.tiny_until <= 1, "prior.tiny_until", self.tiny_until, "0 to 1, a fraction of the run's steps")
         if self.encoder is Encoder.tiny and not self.tiny_encoder:
             raise UserError(
                 "prior.tiny_encoder is empty: prior.encoder=tiny needs a folder or hub name, such as madebyollin/taesd"
@@ -196,11 +189,10 @@ class PriorConfig:
                     f"prior.lora: {entry!r}: expected <file> or <file>:<scale>, with a scale from "
                     f"{-MAX_LORA_SCALE:g} to {MAX_LORA_SCALE:g}"
                 )
-        require_counts("prior", self, encode_chunk=(0, MAX_CHUNK), predict_chunk=(0, MAX_CHUNK))
 
 
 def lora_entry(text: str) -> tuple[str, float]:
-    """``(path, scale)`` of an entry of ``prior.lora``; what follows the last colon is a scale if it is a number."""
+    """``(path, scale)`` of an entry of ``prior.lora``: the part after the last colon is a scale if it is a number."""
     path, colon, last = text.rpartition(":")
     try:
         scale = float(last)

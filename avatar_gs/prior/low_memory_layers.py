@@ -1,7 +1,7 @@
-"""Convolutional networks whose weights are frozen, and which gradients pass on their way to the input.
+"""Layers of frozen networks that keep less for the backward pass to their inputs, with the same values and gradients.
 
-For that, a convolution needs its weights alone and GroupNorm with SiLU its input alone, but torch keeps the inputs of
-all three. These layers do not, and compute the same; the encoder of Stable Diffusion's VAE then keeps a third.
+For the gradient of its input a convolution needs its weights alone, and GroupNorm with SiLU its input alone, but torch
+keeps the inputs of all three. With these layers the encoder of Stable Diffusion's VAE keeps a third.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -15,13 +15,28 @@ from torch.nn.grad import conv2d_input
 
 
 class FrozenConv2d(nn.Conv2d):
-    """Keeps nothing for the backward pass but its frozen weights."""
+    """A convolution that keeps only its frozen weights. It holds the parameters of ``conv``."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # pyright: ignore[reportArgumentType] (a tuple of two)
+            conv.stride,  # pyright: ignore[reportArgumentType]
+            conv.padding,  # pyright: ignore[reportArgumentType]
+            conv.dilation,  # pyright: ignore[reportArgumentType]
+            conv.groups,
+            conv.bias is not None,
+            device="meta",
+        )
+        self.weight, self.bias = conv.weight, conv.bias
+        self.train(conv.training)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if _is_ordinary(input, weight):
+        if _needs_no_saving(input, weight):
             return super()._conv_forward(input, weight, bias)
         dtype = _autocast_dtype(input.device)
-        if dtype is not None:  # cast outside of the function, whose backward pass sees one type
+        if dtype is not None:  # cast outside the function, whose backward pass must see one type
             input, weight = input.to(dtype), weight.to(dtype)
             bias = None if bias is None else bias.to(dtype)
         shape = self.stride, self.padding, self.dilation, self.groups
@@ -29,23 +44,37 @@ class FrozenConv2d(nn.Conv2d):
 
 
 class FrozenNormSilu(nn.GroupNorm):
-    """``silu(group_norm(x))``; keeps x, and computes the norm a second time in the backward pass."""
+    """``silu(group_norm(x))``: keeps x, and computes the norm again in the backward pass."""
+
+    def __init__(self, norm: nn.GroupNorm) -> None:
+        super().__init__(norm.num_groups, norm.num_channels, norm.eps, norm.affine, device="meta")
+        self.weight, self.bias = norm.weight, norm.bias
+        self.train(norm.training)
 
     def forward(self, input: Tensor) -> Tensor:
-        if _is_ordinary(input, self.weight):
+        if _needs_no_saving(input, self.weight):
             return _norm_silu(input, self.num_groups, self.weight, self.bias, self.eps)
         return _NormSilu.apply(input, self.num_groups, self.weight, self.bias, self.eps)  # pyright: ignore[reportReturnType]
 
 
-def keep_less(network: nn.Module) -> None:
-    """Makes the convolutions of a network such, in place; names of parameters stay. Trainable weights learn as ever."""
-    for module in network.modules():
-        if type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
-            module.__class__ = FrozenConv2d
+def prepared(network: Any, device: torch.device, dtype: torch.dtype, *, low_memory: bool = True) -> Any:
+    """A network for inference, in place: frozen, channels last (fastest for convolutions), with low-memory convolutions
+    unless ``low_memory`` is false."""
+    if low_memory:
+        use_low_memory_convolutions(network)
+    return network.requires_grad_(False).eval().to(device, dtype).to(memory_format=torch.channels_last)
 
 
-def keep_less_of_norms(encoder: Any) -> None:
-    """The same for the norms of a VAE's encoder, each of which is followed by SiLU."""
+def use_low_memory_convolutions(network: nn.Module) -> None:
+    """Replace the network's convolutions by ``FrozenConv2d`` in place; names of parameters stay."""
+    for parent in list(network.modules()):
+        for name, conv in parent.named_children():
+            if type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and not isinstance(conv.padding, str):
+                setattr(parent, name, FrozenConv2d(conv))
+
+
+def use_low_memory_norms(encoder: Any) -> None:
+    """Replace each GroupNorm of a VAE's encoder, and the SiLU after it, by ``FrozenNormSilu`` in place."""
     pairs = [(encoder, "conv_norm_out", "conv_act")]
     for module in encoder.modules():
         if isinstance(module, ResnetBlock2D):
@@ -54,24 +83,23 @@ def keep_less_of_norms(encoder: Any) -> None:
         type(getattr(owner, norm)) is nn.GroupNorm and isinstance(getattr(owner, activation), nn.SiLU)
         for owner, norm, activation in pairs
     )
-    if not plain:  # another kind of VAE, or one that is so already
+    if not plain:  # another type of VAE, or replaced already
         return
     for owner, norm, activation in pairs:
-        getattr(owner, norm).__class__ = FrozenNormSilu
+        setattr(owner, norm, FrozenNormSilu(getattr(owner, norm)))
         setattr(owner, activation, nn.Identity())
 
 
-def _is_ordinary(input: Tensor, weight: Tensor) -> bool:
-    """Whether torch itself does as well: nothing is kept, the weights learn, or the compiler chooses what is kept."""
+def _needs_no_saving(input: Tensor, weight: Tensor) -> bool:
+    """Whether torch's own layer serves: nothing is kept, the weights learn, or the compiler chooses what is kept."""
     graph = torch.is_grad_enabled() and input.requires_grad
     return not graph or weight.requires_grad or torch.compiler.is_compiling()
 
 
 def _autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """What autocast has convolutions compute in; None where it is off, or unknown to a device (such as meta)."""
-    kind = device.type
-    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    return torch.get_autocast_dtype(kind) if on else None
+    """The number format of convolutions under autocast; None where it is off or unavailable (such as on meta)."""
+    on = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return torch.get_autocast_dtype(device.type) if on else None
 
 
 def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
@@ -106,9 +134,9 @@ class _NormSilu(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         input, weight, bias = ctx.saved_tensors
         with torch.enable_grad(), _autocast(input.device, ctx.dtype):
-            again = input.detach().requires_grad_()
-            output = _norm_silu(again, ctx.groups, weight, bias, ctx.eps)
-        return torch.autograd.grad(output, again, gradients[0])[0], None, None, None, None
+            repeated = input.detach().requires_grad_()
+            output = _norm_silu(repeated, ctx.groups, weight, bias, ctx.eps)
+        return torch.autograd.grad(output, repeated, gradients[0])[0], None, None, None, None
 
 
 def _norm_silu(input: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Out of memory in mid-run: the same work again, with fewer images per call of the networks."""
+"""Out of memory within a run: repeat the work with fewer images per call of the networks."""
 
 import gc
 import logging
@@ -13,43 +13,46 @@ T = TypeVar("T")
 
 
 @runtime_checkable
-class Sparing(Protocol):
-    """A prior that can do the same with less memory."""
+class AdjustablePrior(Protocol):
+    """A prior that can compute the same with less memory."""
 
     def use_less_memory(self, images: int) -> str:
-        """Takes the next measure; returns the overrides that set all of them from the start, "" if none is left.
+        """Take the next measure for batches of ``images``.
 
-        Args:
-            images: in a batch.
+        Returns:
+            The overrides that set all measures from the start; "" if none was left.
         """
         ...
 
 
 class MemoryGuard:
-    """Calls functions; one that runs out of memory is called again with fewer images per call of the prior's networks.
+    """Calls functions, and repeats those that run out of memory with fewer images per call of the prior's networks.
 
-    A function must leave everything as it was if it fails, or ``undo`` must restore it. A prior that is not ``Sparing``
-    gets no second try.
+    A function must leave everything as it was if it fails, or ``undo`` must restore it.
+
+    Args:
+        prior: without ``use_less_memory``, nothing is repeated.
+        images: in a batch.
+        advice: other ways to need less memory, for the final error.
     """
 
     def __init__(self, prior: object, images: int, advice: str) -> None:
-        """``images``: in a batch. ``advice``: what else would need less memory, for the last error."""
         self.prior, self.images, self.advice = prior, images, advice
 
     def __call__(self, work: Callable[[], T], undo: Callable[[], None] | None = None) -> T:
         """The result of ``work``.
 
         Raises:
-            UserError: if it runs out of memory with one image per call, too.
+            UserError: if it runs out of memory with one image per call.
         """
         while True:
             try:
                 return work()
             except (RuntimeError, MemoryError) as error:
-                if not isinstance(self.prior, Sparing) or not is_out_of_memory(error):
+                if not isinstance(self.prior, AdjustablePrior) or not is_out_of_memory(error):
                     raise
                 reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-            # The error is gone by here, and with it the frames that held the graph of the failed call.
+            # Here the error is gone, and with it the frames that held the graph of the failed call.
             if undo is not None:
                 undo()
             gc.collect()

@@ -1,4 +1,4 @@
-"""The words that tell a prior from where, and how close, a camera looks at the avatar.
+"""Prompts: words for an identity and for the side and framing of a view.
 
 All views of one ``Bucket`` share their prompts, so a run has at most ``len(BUCKETS)`` different prompts.
 """
@@ -10,32 +10,11 @@ from avatar_gs.prior.config import PLACEHOLDER, WEARING, PromptConfig, PromptSty
 from avatar_gs.types import Bucket, BucketPrompt, Framing, ViewDirection, Views
 
 SOMEBODY = "a person"
-"""What stands there in the views that the identity is kept out of."""
+"""Replaces ``<id>`` in views without the identity."""
 DRESSED = ("wearing", "wears", "dressed", "in")
-"""Words of a prompt that says itself what somebody wears ("in a garden" is taken for clothes, too)."""
+"""Words of a prompt that names clothes itself ("in a garden" is taken for clothes, too)."""
 AFTER_A_NAME = ("wearing", "in", "with", "as", "dressed", "who", "has", "wears", "and")
-"""Words that go on after a name without a comma."""
-
-
-def with_accessories(prompt: str, accessories: str) -> str:
-    """A prompt of ``<id>`` that says nothing of clothes, with the hat or glasses of their photos: an identity learned
-    with free clothes does not hold them, so that they come off with another outfit."""
-    if not accessories or set(prompt.lower().split()) & set(DRESSED):
-        return prompt
-    return prompt.replace(PLACEHOLDER, f"{PLACEHOLDER}{WEARING}{accessories}", 1)
-
-
-def with_placeholder(prompt: str) -> str:
-    """A prompt that names ``<id>``: as it is if it does, else with ``<id>`` in front."""
-    words = prompt.split()
-    if PLACEHOLDER in prompt:
-        return prompt
-    if not words:
-        return PLACEHOLDER
-    joint = " " if words[0].lower() in AFTER_A_NAME else ", "
-    return f"{PLACEHOLDER}{joint}{prompt.strip()}"
-
-
+"""Words that follow a name without a comma."""
 BUCKETS = tuple(Bucket(framing, direction) for framing in Framing for direction in ViewDirection)
 
 FRAMING_WORDS = {
@@ -44,13 +23,13 @@ FRAMING_WORDS = {
     Framing.UPPER: "upper body",
     Framing.LOWER: "lower body",
 }
-# The packaged prior's captions end in these words; they have none for a view from overhead.
+# The ends of the packaged prior's captions, which have no overhead view.
 MINI_DIRECTION_WORDS = {
     ViewDirection.FRONT: "front view",
     ViewDirection.SIDE: "side view",
     ViewDirection.BACK: "back view",
 }
-# Plain "back view" loses against a prompt that mentions a face; this is what users of such systems settle on.
+# "back view" alone is overridden by a prompt that mentions a face.
 SD_DIRECTION_WORDS = {
     ViewDirection.FRONT: "front view",
     ViewDirection.SIDE: "side view",
@@ -61,16 +40,42 @@ SD_BACK_OF_HEAD = "back of the head"
 SD_BACK_NEGATIVE = "face, eyes"
 
 
+def with_accessories(prompt: str, accessories: str) -> str:
+    """Add the accessories of the photos to a prompt with ``<id>`` and without clothes.
+
+    An identity learned with free clothes does not contain accessories, so that another outfit can replace them.
+    """
+    if not accessories or set(prompt.lower().split()) & set(DRESSED):
+        return prompt
+    return prompt.replace(PLACEHOLDER, f"{PLACEHOLDER}{WEARING}{accessories}", 1)
+
+
+def with_placeholder(prompt: str) -> str:
+    """The prompt, with ``<id>`` in front unless it contains it."""
+    words = prompt.split()
+    if PLACEHOLDER in prompt:
+        return prompt
+    if not words:
+        return PLACEHOLDER
+    joint = " " if words[0].lower() in AFTER_A_NAME else ", "
+    return f"{PLACEHOLDER}{joint}{prompt.strip()}"
+
+
 @runtime_checkable
 class Tokenized(Protocol):
-    """The part of a prior that knows how much text it reads."""
+    """The part of a prior that knows its token length."""
 
     def truncate(self, prompt: str, reserve: str = "") -> tuple[str, str]: ...
 
 
 def view_direction(azimuth: float, elevation: float, config: PromptConfig) -> ViewDirection:
-    """The direction, in words, of a camera at ``azimuth`` (0 front, +pi/2 at the avatar's left hand) and ``elevation``;
-    radians, any number of turns."""
+    """The named direction of a camera.
+
+    Args:
+        azimuth: radians, any number of turns; 0 in front, +pi/2 at the avatar's left hand.
+        elevation: radians.
+        config: the directions' bounds.
+    """
     if config.style is PromptStyle.sd and math.degrees(elevation) > config.overhead_degrees:
         return ViewDirection.OVERHEAD
     turn = abs(math.degrees(math.remainder(azimuth, math.tau)))
@@ -86,14 +91,17 @@ def view_buckets(views: Views, config: PromptConfig) -> list[Bucket]:
 
 
 def shows_identity(bucket: Bucket, config: PromptConfig) -> bool:
-    """Whether ``<id>`` stays in the prompts of this bucket."""
+    """Whether the bucket's prompts contain ``<id>``."""
     return bucket.framing.value in config.identity_framings and bucket.direction.value in config.identity_views
 
 
 def bucket_prompts(prompt: str, negative_prompt: str, config: PromptConfig) -> dict[Bucket, BucketPrompt]:
-    """The prompts of every bucket that the style tells apart (an empty ``negative_prompt``: the config's own).
+    """The prompts of every bucket that the style distinguishes.
 
-    ``<id>`` stays where ``config`` lets the identity in; elsewhere it becomes ``a person``.
+    Args:
+        prompt: the user's; ``<id>`` in it becomes "a person" in buckets without the identity.
+        negative_prompt: the user's; empty: the config's.
+        config: style and words.
     """
     negative = negative_prompt or config.negative
     prompts = {}
@@ -117,12 +125,12 @@ def bucket_prompts(prompt: str, negative_prompt: str, config: PromptConfig) -> d
 
 
 def fit_prompt(prior: Tokenized, prompt: str, config: PromptConfig) -> tuple[str, str]:
-    """``(kept, cut)``: as much of ``prompt`` as the prior reads beside the longest view words, and the rest.
+    """``(kept, cut)``: the part of ``prompt`` that fits together with the longest view words, and the rest.
 
-    Without this the packaged prior, whose view words come last, would lose them to a long sentence.
+    Otherwise a long prompt would displace the packaged prior's view words, which come last.
     """
     added = {p.positive for p in bucket_prompts("", "", config).values()}
-    # where "a person" takes the place of <id>, it may take more tokens
+    # "a person" may take more tokens than <id>
     hidden = any(PLACEHOLDER not in p.positive for p in bucket_prompts(PLACEHOLDER, "", config).values())
     somebody = f" {SOMEBODY}" * prompt.count(PLACEHOLDER) if hidden else ""
     kept, cut = prompt, ""

@@ -1,9 +1,8 @@
-"""The noise schedule of a checkpoint, whichever sampler its authors chose for it.
+"""The noise schedule of a checkpoint, and noise predictions from the outputs of its network.
 
-A checkpoint's scheduler configuration mixes two things: the noise that the UNet was trained with, which is part of the
-model, and the settings of one sampler, which are not. Only the first is taken from it. diffusers fills in the defaults
-of ``DDIMScheduler`` for whatever a configuration lacks, and among them are clipping of the samples to [-1, 1] and a
-linear schedule, which are wrong for latents: so nothing here is left to those defaults.
+A checkpoint's scheduler configuration holds the noise that the UNet was trained with and the settings of one sampler;
+only the noise is used. ``DDIMScheduler``'s defaults for missing fields, such as clipping of samples to [-1, 1] and a
+linear schedule, are wrong for latents: all fields are set here.
 """
 
 import inspect
@@ -19,15 +18,15 @@ from torch import Tensor
 from avatar_gs.core.errors import UserError
 
 NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
-"""What every schedule must say …"""
+"""Required fields."""
 OPTIONAL_NOISE = {"trained_betas": None, "rescale_betas_zero_snr": False, "prediction_type": "epsilon"}
-"""… and what it may say, with what it means to say nothing."""
+"""Optional fields and their meaning when absent."""
 GRID = {"steps_offset": 1, "set_alpha_to_one": False}
-"""Where DDIM's steps lie and end: as the configuration says, else as Stable Diffusion has it."""
-OURS: dict[str, Any] = {"clip_sample": False, "thresholding": False}
-"""Never taken from a checkpoint: latents have no range to clip to."""
+"""DDIM's steps: the configuration's, or else Stable Diffusion's."""
+FIXED: dict[str, Any] = {"clip_sample": False, "thresholding": False}
+"""Not from a checkpoint: latents have no range to clip to."""
 TOLERANCE = 1e-4
-"""Of alphas_cumprod, between the checkpoint's own scheduler and DDIM with the same betas."""
+"""Largest difference of alphas_cumprod between the checkpoint's scheduler and DDIM with the same betas."""
 
 
 def noise_schedule(config: Mapping[str, Any], place: str = "scheduler", **changes: Any) -> DDIMScheduler:
@@ -35,12 +34,12 @@ def noise_schedule(config: Mapping[str, Any], place: str = "scheduler", **change
 
     Args:
         config: the content of a ``scheduler_config.json``.
-        place: what messages call it.
-        changes: fields that replace those of the configuration, such as ``prediction_type``.
+        place: its name in messages.
+        changes: fields that replace the configuration's, such as ``prediction_type``.
 
     Raises:
-        UserError: if the configuration is not that of a diffusion model with betas (flow matching, EDM), or its noise
-            cannot be expressed by DDIM's fields.
+        UserError: if it is not of a diffusion model with betas (but flow matching or EDM), or DDIM's fields cannot
+            express its noise.
     """
     name = str(config.get("_class_name") or "scheduler without a class name")
     own_class = getattr(diffusers, name, None)
@@ -54,10 +53,12 @@ def noise_schedule(config: Mapping[str, Any], place: str = "scheduler", **change
             f"prior: {place}: its {name} {found}: {expected}; Stable Diffusion 3, Flux and the like do not serve"
         )
     noise: dict[str, Any] = {field: given[field] for field in (*NOISE, *OPTIONAL_NOISE)}
-    spacing = "trailing" if noise["rescale_betas_zero_snr"] else "leading"  # no signal in the last step: begin there
+    spacing = (
+        "trailing" if noise["rescale_betas_zero_snr"] else "leading"
+    )  # no signal at the last timestep: start there
     try:
         grid: dict[str, Any] = {field: config.get(field, default) for field, default in GRID.items()}
-        schedule = DDIMScheduler(**noise, **grid, **OURS, timestep_spacing=spacing)
+        schedule = DDIMScheduler(**noise, **grid, **FIXED, timestep_spacing=spacing)
         same = _same_noise(own_class, config, schedule)
     except (NotImplementedError, ValueError, TypeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -68,7 +69,7 @@ def noise_schedule(config: Mapping[str, Any], place: str = "scheduler", **change
 
 
 def _defaults(own_class: Any) -> dict[str, Any]:
-    """What a configuration means that leaves a field out: the defaults of the class that it was written by."""
+    """Values of absent fields: the defaults of the class that wrote the configuration."""
     defaults: dict[str, Any] = dict(OPTIONAL_NOISE)
     if inspect.isclass(own_class):
         parameters = inspect.signature(own_class.__init__).parameters
@@ -81,7 +82,7 @@ def _defaults(own_class: Any) -> dict[str, Any]:
 
 
 def _same_noise(own_class: Any, config: Mapping[str, Any], schedule: Any) -> bool:
-    """Whether the checkpoint's own scheduler, where it can be made, has the same alphas_cumprod."""
+    """Whether the checkpoint's own scheduler, if it can be made, has the same alphas_cumprod."""
     if not inspect.isclass(own_class) or own_class is DDIMScheduler:
         return True
     try:
@@ -94,25 +95,25 @@ def _same_noise(own_class: Any, config: Mapping[str, Any], schedule: Any) -> boo
     return torch.allclose(torch.as_tensor(found).float(), schedule.alphas_cumprod, rtol=0, atol=TOLERANCE)
 
 
-KINDS = ("epsilon", "v_prediction", "flow_prediction")
+PREDICTION_TYPES = ("epsilon", "v_prediction", "flow_prediction")
 
 
 def to_eps(
-    kind: str,
+    prediction_type: str,
     output: Float[Tensor, "B c h w"],
     z_t: Float[Tensor, "B c h w"],
     alpha: Float[Tensor, "B 1 1 1"],
     sigma: Float[Tensor, "B 1 1 1"],
 ) -> Float[Tensor, "B c h w"]:
-    """The noise prediction of a network, for z_t = alpha z + sigma eps.
+    """The noise prediction of a network's output, for z_t = alpha z + sigma eps.
 
     v_prediction: v = alpha eps - sigma z, alpha^2 + sigma^2 = 1, so eps = alpha v + sigma z_t (Salimans and Ho 2022).
     flow_prediction: v = eps - z, alpha + sigma = 1, so eps = z_t + alpha v (Lipman et al. 2022, Liu et al. 2022).
     """
-    if kind == "epsilon":
+    if prediction_type == "epsilon":
         return output
-    if kind == "v_prediction":
+    if prediction_type == "v_prediction":
         return alpha * output + sigma * z_t
-    if kind == "flow_prediction":
+    if prediction_type == "flow_prediction":
         return z_t + alpha * output
-    raise ValueError(f"prediction {kind}: expected one of {', '.join(KINDS)}")
+    raise ValueError(f"prediction_type={prediction_type}: expected one of {', '.join(PREDICTION_TYPES)}")

@@ -78,16 +78,16 @@ def learn_person(settings: Settings, prior: StableDiffusionPrior, folder: RunFol
     LOGGER.info("wrote %s: %d rows for %s", folder / runs.IDENTITY_FILE, len(embedding.vectors), PLACEHOLDER)
 
 
-def give_identity(prior: StableDiffusionPrior, settings: Settings) -> None:
-    """Set the prior's identity: the run's own, else ``identity=``, else the cached one of the same photos.
+def with_run_identity(prior: StableDiffusionPrior, settings: Settings) -> StableDiffusionPrior:
+    """The prior with the run's identity: its own, else ``identity=``, else the cached one of the same photos.
 
-    Nothing changes without photos and identity.
+    Without photos and identity it is unchanged.
 
     Raises:
         UserError: if nothing has been learned yet, or the file is for another prior.
     """
     if not settings.has_identity:
-        return
+        return prior
     own = settings.folder / runs.IDENTITY_FILE
     record = RunFolder(settings.folder).metrics().get("embed", {})
     if own.exists() and record.get("source") == source_of(settings):  # a preview may show another person
@@ -103,7 +103,7 @@ def give_identity(prior: StableDiffusionPrior, settings: Settings) -> None:
                 f"photos={settings.photos} (stage=all does both)"
             )
         embedding = read_identity(path)
-    prior.identity, prior.accessories = embedding.vectors.to(prior.device), embedding.accessories
+    return prior.with_identity(embedding.vectors, embedding.accessories)
 
 
 def source_of(settings: Settings) -> str:
@@ -222,11 +222,7 @@ class Sheets:
         write_png(self.folder.previews / "identity_loss.png", loss_curve(self.losses))
 
     def _samples(self, state: EmbedState) -> Float[Tensor, "B S S 3"]:
-        before = self.prior.identity
-        self.prior.identity = state.rows.detach()
-        try:
-            positive, negative = [p.positive for p in self.prompts], [p.negative for p in self.prompts]
-            noise = generator(self.seed, 0, "identity sheet")
-            return self.prior.sample(positive, negative, None, SAMPLE_STEPS, SAMPLE_CFG, noise)
-        finally:
-            self.prior.identity = before
+        prior = self.prior.with_identity(state.rows.detach())
+        positive, negative = [p.positive for p in self.prompts], [p.negative for p in self.prompts]
+        noise = generator(self.seed, 0, "identity sheet")
+        return prior.sample(positive, negative, None, SAMPLE_STEPS, SAMPLE_CFG, noise)

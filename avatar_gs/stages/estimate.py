@@ -10,8 +10,8 @@ from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.config import GuidanceConfig
 from avatar_gs.guidance.methods.base import MethodConfig
 from avatar_gs.identity.cross_init import ENCODE_BATCH
+from avatar_gs.prior.compute import choose_dtype, choose_encoder_keeps, choose_vae_dtype
 from avatar_gs.prior.config import Encoder, Precision, PriorConfig
-from avatar_gs.prior.loading.components import choose_dtype, choose_encoder_keeps, choose_vae_dtype
 from avatar_gs.prior.loading.hub import format_bytes
 from avatar_gs.prior.memory_estimate import Architecture, Load, expected_flops, expected_peak
 from avatar_gs.settings import Settings

@@ -17,7 +17,7 @@ from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.render.rasterize import prepare_renderer, require_renderer
 from avatar_gs.settings import Settings
 from avatar_gs.splats.model import GaussianModel
-from avatar_gs.stages.embed import give_identity
+from avatar_gs.stages.embed import with_run_identity
 from avatar_gs.stages.preflight import preflight
 from avatar_gs.training import parallel
 from avatar_gs.training.init import load_init
@@ -74,7 +74,7 @@ def optimize_avatar(
     if faster is not Compile.never:
         LOGGER.info("networks are made faster from their third call on: prior.compile=%s", faster.name)
     if settings.has_identity:
-        give_identity(prior, settings)
+        prior = with_run_identity(prior, settings)
         settings = replace(settings, cameras=settings.cameras.for_identity())
     config, init, began_with = settings.training, None, {}
     if settings.init:

@@ -66,7 +66,7 @@ def check(settings: Settings, *tasks: Task | SingleImage) -> list[Line]:
     lines = [_body(settings), *_renderer(device, draws=Task.optimize in tasks), *map(_lora, settings.prior.lora)]
     prior = settings.prior
     try:
-        sources = locate(prior.path, prior.controlnet, prior.vae, prior.tokenizer, prior.prediction)
+        sources = locate(prior)
     except UserError as error:
         architecture = packaged_architecture(prior.name) if prior.name in PUBLISHED else None
         lines += [Line("prior", "not found", str(error)), _embedding(settings)]

@@ -19,7 +19,7 @@ from avatar_gs.core.seeding import generator
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.render.rasterize import require_renderer
 from avatar_gs.settings import Settings
-from avatar_gs.stages.embed import give_identity
+from avatar_gs.stages.embed import with_run_identity
 from avatar_gs.stages.estimate import Task
 from avatar_gs.stages.preflight import preflight
 from avatar_gs.training.prompts import run_prompts
@@ -46,7 +46,7 @@ def run(settings: Settings) -> None:
     with progress("load the body and the prior"):
         body = load_body(settings.body, device)
         prior = load_prior(settings.prior, device)
-    give_identity(prior, settings)
+    prior = with_run_identity(prior, settings)
     prompts = run_prompts(settings.training, prior)
     cut = prior.truncated(settings.negative_prompt)
     if cut:

@@ -48,7 +48,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout need not be installed
 
-from avatar_gs.prior.loading.components import Quiet
+from avatar_gs.prior.loading.components import quiet
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from tests.benchmarks.comparison import NEGATIVE, PROMPT, Side, as_trained, command, networks_of, ours
 from tests.benchmarks.threestudio_fork import import_guidance
@@ -90,7 +90,7 @@ def theirs(
     adapter: bool = True,
 ) -> Side:
     """GaussianIP's ``ipa-guidance`` with the weights of ``prior``."""
-    fitting = {"half_precision_weights": prior.dtype is torch.float16, "batch_size": batch}
+    fitting = {"half_precision_weights": prior.denoiser.dtype is torch.float16, "batch_size": batch}
     guidance = build(module, prior, settings | fitting, adapter=adapter)
     utils = text_of(prompts, prior)
     pose_maps = torch.rand(batch, prior.image_size, prior.image_size, 3, device=prior.device)
@@ -116,7 +116,7 @@ def build(module: ModuleType, prior: StableDiffusionPrior, settings: dict[str, A
 
     class Guidance(module.StableDiffusionGuidance):
         def configure(self) -> None:
-            self.weights_dtype = prior.dtype
+            self.weights_dtype = prior.denoiser.dtype
             self.scheduler = prior.scheduler
             self.alphas = prior.scheduler.alphas_cumprod.to(self.device)
             self.vae, self.unet, self.controlnet = (
@@ -135,10 +135,10 @@ def build(module: ModuleType, prior: StableDiffusionPrior, settings: dict[str, A
 
 def copied(network: Any, prior: StableDiffusionPrior) -> Any:
     """A copy of a network as diffusers creates it, frozen, in the precision of the UNet."""
-    with Quiet(), prior.device:  # on a CPU, a billion random weights take longer than the steps
+    with quiet(), prior.device:  # on a CPU, a billion random weights take longer than the steps
         fresh = type(network).from_config(network.config)
         fresh.load_state_dict(network.state_dict())
-        return fresh.requires_grad_(False).eval().to(prior.device, prior.dtype)
+        return fresh.requires_grad_(False).eval().to(prior.device, prior.denoiser.dtype)
 
 
 def add_face_adapter(module: ModuleType, unet: Any, prior: StableDiffusionPrior, scale: float) -> None:
@@ -150,7 +150,7 @@ def add_face_adapter(module: ModuleType, unet: Any, prior: StableDiffusionPrior,
         names[name] = here(processor, prior)
     adapter: Any = theirs.__new__(theirs)
     adapter.pipe = SimpleNamespace(unet=unet)
-    with Quiet():
+    with quiet():
         adapter.set_ip_adapter()
     adapter.set_scale(scale)
     names.update(processors)
@@ -162,7 +162,7 @@ def here(module: Any, prior: StableDiffusionPrior) -> Any:
 
     class Here(module):
         def to(self, *_: Any, **__: Any) -> Any:
-            return super().to(prior.device, prior.dtype)
+            return super().to(prior.device, prior.denoiser.dtype)
 
     return Here
 

@@ -31,7 +31,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout need not be installed
 
-from avatar_gs.prior.loading.components import Quiet
+from avatar_gs.prior.loading.components import quiet
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from tests.benchmarks.comparison import PROMPT, Side, as_trained, command, ours
 from tests.benchmarks.threestudio_fork import import_guidance
@@ -67,12 +67,12 @@ def theirs(checkout: Path, prior: StableDiffusionPrior, batch: int) -> Side:
         feature_extractor=None,  # pyright: ignore[reportArgumentType]
         requires_safety_checker=False,
     )
-    with tempfile.TemporaryDirectory() as folder, Quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet():
         pipeline.save_pretrained(folder)
         guidance = module.StableDiffusionGuidance(
             {
                 "pretrained_model_name_or_path": folder,
-                "half_precision_weights": prior.dtype is torch.float16,
+                "half_precision_weights": prior.denoiser.dtype is torch.float16,
                 "guidance_scale": 100.0,
                 "weighting_strategy": "sds",
                 "min_step_percent": 0.02,

@@ -24,8 +24,10 @@ from avatar_gs.guidance.distill import build_guidance
 from avatar_gs.guidance.methods.base import StepInputs
 from avatar_gs.guidance.presets import named_preset
 from avatar_gs.lab.benchmarks.random_weights import random_prior
+from avatar_gs.prior.compute import Compute
 from avatar_gs.prior.config import Precision, PriorConfig
-from avatar_gs.prior.loading.components import Quiet
+from avatar_gs.prior.loading.components import quiet
+from avatar_gs.prior.parts import Parts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.types import BucketPrompt
 from tests import full
@@ -95,7 +97,7 @@ def command(
     find_guidance(options.checkout, peer, module)
     prior = make_prior(options.prior, choose_device(options.device), few_channels=options.few_channels)
     rows = measure(sides(options.checkout, prior, options.batch), options.batch, prior.device, options.repeats)
-    weights = f"random weights in {str(prior.dtype)[6:]}" + (", few channels" if options.few_channels else "")
+    weights = f"random weights in {str(prior.denoiser.dtype)[6:]}" + (", few channels" if options.few_channels else "")
     print(f"{options.prior} with {weights}; batch {options.batch}, images of {SIZE}², {prior.device.type}")
     print("\n".join(table(rows, peer, options.batch)))
     if options.json:
@@ -116,8 +118,10 @@ def make_prior(name: str, device: str, *, few_channels: bool) -> StableDiffusion
         return random_prior(PriorConfig(name=name, precision=precision), device)
     with tempfile.TemporaryDirectory() as folder:
         parts = full.few(Path(folder), name)
-    with Quiet():
-        return StableDiffusionPrior(**parts, device=device, dtype=getattr(torch, precision.name))
+    with quiet():
+        return StableDiffusionPrior(
+            Parts(**parts), Compute(torch.device(device), dtype=getattr(torch, precision.name))
+        )
 
 
 def as_trained(loss_of: Callable[[Tensor], Tensor], prior: StableDiffusionPrior) -> Callable[[Tensor], None]:
@@ -130,11 +134,11 @@ def as_trained(loss_of: Callable[[Tensor], Tensor], prior: StableDiffusionPrior)
         prior: determines device and precision.
     """
     device = prior.device.type
-    short = prior.dtype is not torch.float32
-    scaler = torch.amp.GradScaler(device, enabled=prior.dtype is torch.float16)
+    short = prior.denoiser.dtype is not torch.float32
+    scaler = torch.amp.GradScaler(device, enabled=prior.denoiser.dtype is torch.float16)
 
     def step(images: Tensor) -> None:
-        with torch.autocast(device, dtype=prior.dtype if short else None, enabled=short):
+        with torch.autocast(device, dtype=prior.denoiser.dtype if short else None, enabled=short):
             loss = loss_of(images)
         scaler.scale(loss).backward()
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from avatar_gs.prior.compute import Compute
+from avatar_gs.prior.parts import Parts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from tests import full
 from tests.benchmarks import compare_with_gaussianip, comparison
@@ -21,7 +23,7 @@ NETWORKS = ("text_encoder", "vae", "unet", "controlnet")
 @pytest.fixture
 def prior(tmp_path: Path) -> StableDiffusionPrior:
     """For pictures of 512², as GaussianIP's are, with a few channels."""
-    return StableDiffusionPrior(**full.few(tmp_path, "sd15"))
+    return StableDiffusionPrior(Parts(**full.few(tmp_path, "sd15")))
 
 
 def test_a_wrong_checkout_is_reported_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +68,8 @@ def test_both_sides_run(prior: StableDiffusionPrior, monkeypatch: pytest.MonkeyP
 @pytest.mark.skipif(not CHECKOUT, reason="GAUSSIANIP names no checkout of GaussianIP")
 def test_their_step_has_its_backward_pass_in_16_bits(prior: StableDiffusionPrior) -> None:
     short = StableDiffusionPrior(
-        **{name: getattr(prior, name) for name in (*NETWORKS, "tokenizer", "scheduler")}, dtype=torch.float16
+        Parts(**{name: getattr(prior, name) for name in (*NETWORKS, "tokenizer", "scheduler")}),
+        Compute(dtype=torch.float16),
     )
     side = compare_with_gaussianip.sides(Path(CHECKOUT), short, 1)["GaussianIP"]
     images = torch.rand(1, comparison.SIZE, comparison.SIZE, 3, requires_grad=True)

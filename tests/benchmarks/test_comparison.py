@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from avatar_gs.prior.compute import Compute
+from avatar_gs.prior.parts import Parts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from tests import full
 from tests.benchmarks import comparison
@@ -21,7 +23,7 @@ def no_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_step_of_ours_ends_with_the_gradient_on_the_images_and_its_calls_are_counted(tmp_path: Path) -> None:
-    prior = StableDiffusionPrior(**full.few(tmp_path, "sd15", unet={"sample_size": 16}))
+    prior = StableDiffusionPrior(Parts(**full.few(tmp_path, "sd15", unet={"sample_size": 16})))
     compared = {"sds": ours(prior, 1, "sds", control=False), "de_sds": ours(prior, 1, "rescaled_de_sds")}
     sds, de_sds = measure(compared, 1, prior.device, repeats=1)
     assert sds.seconds > 0 and de_sds.seconds > 0
@@ -66,7 +68,7 @@ def short_latents_and_float_target(images: Tensor) -> Tensor:
 
 
 def test_a_loss_of_mixed_types_has_its_backward_pass_under_autocast(tmp_path: Path) -> None:
-    prior = StableDiffusionPrior(**full.few(tmp_path, "sd15"), dtype=torch.float16)
+    prior = StableDiffusionPrior(Parts(**full.few(tmp_path, "sd15")), Compute(dtype=torch.float16))
     images = torch.rand(1, 4, 4, 3, requires_grad=True)
     with SameTypes(), pytest.raises(RuntimeError, match=r"Found dtype torch\.float32 but expected torch\.float16"):
         short_latents_and_float_target(images).backward()
@@ -77,7 +79,7 @@ def test_a_loss_of_mixed_types_has_its_backward_pass_under_autocast(tmp_path: Pa
 
 
 def test_a_loss_in_float32_is_neither_cast_nor_scaled(tmp_path: Path) -> None:
-    prior = StableDiffusionPrior(**full.few(tmp_path, "sd15"))
+    prior = StableDiffusionPrior(Parts(**full.few(tmp_path, "sd15")))
     images, seen = torch.rand(1, 4, 4, 3, requires_grad=True), []
 
     def loss(images: Tensor) -> Tensor:

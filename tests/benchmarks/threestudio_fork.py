@@ -15,7 +15,7 @@ from unittest.mock import patch
 import torch
 from omegaconf import OmegaConf
 
-from avatar_gs.prior.loading.components import Quiet
+from avatar_gs.prior.loading.components import quiet
 
 GUIDANCE, PROMPTS = "threestudio.models.guidance", "threestudio.models.prompt_processors"
 PACKAGES = ("threestudio", "threestudio.models", GUIDANCE, PROMPTS)
@@ -42,7 +42,7 @@ def import_guidance(
         SystemExit: as ``find_guidance``; or a part of the checkout, or a requirement of its guidance, is missing.
     """
     find_guidance(checkout, program, module)
-    with _room_for_theirs(), Quiet():
+    with _room_for_theirs(), quiet():
         _stand_in((*ABSENT, *absent))
         for name in PACKAGES:
             sys.modules[name] = ModuleType(name)

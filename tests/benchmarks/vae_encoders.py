@@ -28,7 +28,7 @@ from avatar_gs.core.device import allow_tf32, choose_device
 from avatar_gs.prior.accelerate import AFTER, Accelerated, captured, compiled
 from avatar_gs.prior.config import EncoderKeeps
 from avatar_gs.prior.image_encoder import ImageEncoder, vae_mean
-from avatar_gs.prior.low_memory_layers import keep_less, keep_less_of_norms
+from avatar_gs.prior.low_memory_layers import use_low_memory_convolutions, use_low_memory_norms
 from avatar_gs.prior.memory_estimate import packaged_config
 
 FEW: dict[str, Any] = {"block_out_channels": [4, 4, 8, 8], "norm_num_groups": 2}
@@ -102,15 +102,15 @@ def encoders(device: str, few_channels: bool, make: bool) -> dict[str, Callable[
         network.load_state_dict(weights)
         network.decoder = None
         if keeps is not EncoderKeeps.all:
-            keep_less(network)
+            use_low_memory_convolutions(network)
         if keeps is EncoderKeeps.least:
-            keep_less_of_norms(network.encoder)
+            use_low_memory_norms(network.encoder)
         network.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
         return ImageEncoder(vae_mean(network), [network.encoder, network.quant_conv], dtype, "the VAE's encoder")
 
     def tiny(dtype: torch.dtype) -> ImageEncoder:
         network: Any = AutoencoderTiny(**(FEW_TINY if few_channels else {})).encoder.requires_grad_(False).eval()
-        keep_less(network)
+        use_low_memory_convolutions(network)
         network.to(device).to(memory_format=torch.channels_last)
         return ImageEncoder(network, [network], dtype, "the tiny encoder")
 

@@ -4,10 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from avatar_gs.body.config import BodyConfig
 from avatar_gs.body.model import Body, load_body
+from avatar_gs.prior.compute import Compute
 from avatar_gs.prior.config import PriorConfig
+from avatar_gs.prior.parts import Parts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from tests import full, tiny
 from tests.cuda.devices import DEVICE
@@ -31,7 +34,9 @@ def prior_of(tmp_path_factory: pytest.TempPathFactory) -> MakePrior:
             return load_prior(PriorConfig(), DEVICE)
         if name == "tiny":
             return load_prior(PriorConfig(name="custom", path=str(tiny.save_prior(folder))), DEVICE)
-        return StableDiffusionPrior(**full.few(folder, name, unet={"sample_size": 16}), device=DEVICE)
+        return StableDiffusionPrior(
+            Parts(**full.few(folder, name, unet={"sample_size": 16})), Compute(torch.device(DEVICE))
+        )
 
     return make
 

@@ -15,6 +15,7 @@ from avatar_gs.guidance.methods.de_sds import ConsistentText, SmallNoise
 from avatar_gs.guidance.methods.robust_nfsd import RobustNfsdConfig
 from avatar_gs.guidance.methods.vsd import VsdConfig
 from avatar_gs.guidance.schedule import ScheduleConfig, ScheduleKind, Weight
+from avatar_gs.prior.parts import Parts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.types import BucketPrompt
 from tests import tiny
@@ -397,7 +398,7 @@ NETWORK_CALLS = {
 
 @pytest.mark.parametrize("kind", ["sd15", "sd21"])
 def test_with_real_networks(tmp_path, kind):
-    prior = StableDiffusionPrior(**tiny.parts(tmp_path, kind))
+    prior = StableDiffusionPrior(Parts(**tiny.parts(tmp_path, kind)))
     source = {"source": "a green man"}
     prompts = {f"body/{side}": BucketPrompt(f"a red man, {side} view", "blue", source) for side in ("front", "back")}
     conds = TextConditions.encode(prior, prompts)

@@ -20,7 +20,7 @@ from avatar_gs.guidance.methods.robust_nfsd import RobustNfsdConfig
 from avatar_gs.guidance.methods.sdi import SdiConfig
 from avatar_gs.guidance.methods.vsd import VsdConfig
 from avatar_gs.guidance.schedule import ScheduleConfig, ScheduleKind, Weight
-from avatar_gs.prior.schedule import KINDS, to_eps
+from avatar_gs.prior.schedule import PREDICTION_TYPES, to_eps
 from avatar_gs.types import BucketPrompt
 from tests.guidance.analytic import AnalyticPrior, Level, conditions, full, make, step
 from tests.plain import plain_guidance
@@ -145,14 +145,16 @@ def test_several_updates_towards_one_target(prior):
 @pytest.mark.parametrize("method", METHODS)
 def test_epsilon_and_v_prediction_give_the_same_step(method):
     conds, z = conditions(), full(0.7, 2)
-    epsilon, v = (step(make(AnalyticPrior(predicts=kind), conds, method, 500), conds, z) for kind in KINDS[:2])
+    epsilon, v = (
+        step(make(AnalyticPrior(predicts=kind), conds, method, 500), conds, z) for kind in PREDICTION_TYPES[:2]
+    )
     torch.testing.assert_close(epsilon.grad, v.grad, atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(epsilon.z0_hat, v.z0_hat, atol=1e-6, rtol=1e-6)
     flow = AnalyticPrior(predicts="flow_prediction")  # other levels, the same world: the gradient is still a number
     assert step(make(flow, conds, method, 500), conds, z).grad.isfinite().all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
 def test_predictions_agree_in_single_precision(kind):
     """From the outputs that networks of each type would give, in float32, the same noise to 1e-6."""
     drawn = torch.randn(2, 3, 2, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

@@ -15,12 +15,15 @@ WORDS = Describable(
 
 @pytest.fixture(scope="session")
 def priors(tmp_path_factory):
-    from avatar_gs.prior.stable_diffusion import StableDiffusionPrior  # most tests here need no diffusers
+    from avatar_gs.prior.parts import Parts  # most tests here need no diffusers
+    from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
+    from avatar_gs.prior.vocabulary import Words
     from tests import tiny
 
     return {
         kind: StableDiffusionPrior(
-            **tiny.parts(tmp_path_factory.mktemp(kind), kind), known_names=NAMES, describable=WORDS
+            Parts(**tiny.parts(tmp_path_factory.mktemp(kind), kind)),
+            words=Words(known_names=NAMES, describable=WORDS),
         )
         for kind in KINDS
     }

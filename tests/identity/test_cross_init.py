@@ -12,7 +12,6 @@ from avatar_gs.identity.config import RECIPES, Clothes, EmbedConfig, IdentityMet
 from avatar_gs.identity.description import templates
 from avatar_gs.identity.photos import PhotoSet
 from avatar_gs.prior.config import PromptStyle
-from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.protocols import IdentityPrior
 from tests import tiny
 from tests.identity.conftest import KINDS, NAMES
@@ -202,20 +201,18 @@ def test_impossible_settings_are_named(wrong):
         EmbedConfig(**wrong)
 
 
-class Cramped(StableDiffusionPrior):
-    """Runs out of memory where a call of the networks sees more than one image."""
-
-    def _networks(self, z_t, t, cond, control):
-        if len(z_t) > 1:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return super()._networks(z_t, t, cond, control)
-
-
 def test_training_out_of_memory_goes_on_with_less(priors, caplog):
     """And learns what it would have learned with less from the start."""
-    chunked, cramped = copy.copy(priors["sd15"]), copy.copy(priors["sd15"])
-    chunked.encode_chunk = chunked.predict_chunk = 1
-    cramped.__class__ = Cramped
+    chunked, cramped = copy.deepcopy(priors["sd15"]), copy.deepcopy(priors["sd15"])
+    chunked.codec.encode_chunk = chunked.denoiser.predict_chunk = 1
+    call = cramped.denoiser.call
+
+    def no_memory(z_t, *others):
+        if len(z_t) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return call(z_t, *others)
+
+    cramped.denoiser.call = no_memory
     expected, found = (cross_init.train_identity(prior, photos(), small(), seed=1) for prior in (chunked, cramped))
     torch.testing.assert_close(found.vectors, expected.vectors, atol=1e-5, rtol=1e-4)
     lines = [record.getMessage() for record in caplog.records if "out of memory" in record.getMessage()]

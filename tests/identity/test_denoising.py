@@ -17,7 +17,7 @@ def test_the_error_is_in_what_the_prior_predicts(priors, kind):
     t, cond = torch.tensor([40, 500, 990]), prior.encode_prompts(["a man", "red", ""])
     alpha, sigma = prior.alpha(t)[:, None, None, None], prior.sigma(t)[:, None, None, None]
     target = noise if kind == "sd15" else alpha * noise - sigma * z
-    raw = prior._predict(alpha * z + sigma * noise, t, cond, None)
+    raw = prior.denoiser.predict(alpha * z + sigma * noise, t, cond, None)
     expected = (raw - target).square().mean((1, 2, 3))
     found = denoising.prediction_error(prior, z, t, noise, cond)
     torch.testing.assert_close(found, expected, rtol=2e-3, atol=1e-5)

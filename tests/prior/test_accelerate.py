@@ -14,7 +14,9 @@ from torch import nn
 from avatar_gs.prior import accelerate
 from avatar_gs.prior.accelerate import AFTER, SHAPES, Accelerated, OneAtATime, captured, choose, compiled
 from avatar_gs.prior.adapter import CameraLora
+from avatar_gs.prior.compute import Compute
 from avatar_gs.prior.config import Compile, PriorConfig
+from avatar_gs.prior.parts import Parts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from tests import tiny
 
@@ -233,7 +235,7 @@ def parts(tmp_path_factory):
 
 
 def made(parts, how, **settings):
-    prior = StableDiffusionPrior(**copy.deepcopy(parts), **settings)
+    prior = StableDiffusionPrior(Parts(**copy.deepcopy(parts)), Compute(**settings))
     assert prior.accelerate(how, steps=10**6, batch=2) is (Compile.never if how is Compile.auto else how)
     return prior
 
@@ -269,8 +271,8 @@ def same_and_steady(fast, plain, first, last):
             for one, other in zip(step(fast, seed), step(plain, seed), strict=True):
                 torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
                 assert other.abs().max() > 1e-3
-    assert fast.faster.make is not None and len(fast.faster._faster) == 2
-    assert len(fast.vae_encoder.encode._faster) == 1
+    assert fast.denoiser.accelerated.make is not None and len(fast.denoiser.accelerated._faster) == 2
+    assert len(fast.codec.vae_encoder.encode._faster) == 1
 
 
 @pytest.mark.slow
@@ -330,7 +332,7 @@ def test_a_prior_goes_on_where_compiling_fails(parts, monkeypatch, caplog):
 
 def test_on_a_cpu_auto_leaves_all_as_it_is(parts):
     prior = made(parts, Compile.auto)
-    assert prior.faster is None and not isinstance(prior.vae_encoder.encode, Accelerated)
+    assert prior.denoiser.accelerated is None and not isinstance(prior.codec.vae_encoder.encode, Accelerated)
     assert PriorConfig().compile is Compile.auto
 
 
@@ -342,5 +344,5 @@ def test_what_saves_memory_or_learns_is_never_compiled(parts, monkeypatch):
     for seed in range(AFTER):
         step(prior, seed)
     assert maker.made and all(shapes[0] == (1, 4, 8, 8) for shapes in maker.made), "predictions without gradients only"
-    assert len(maker.made) == 1 and not isinstance(prior.vae_encoder.encode, Accelerated)
-    assert CameraLora(made(parts, Compile.always), rank=2).twin.faster is None
+    assert len(maker.made) == 1 and not isinstance(prior.codec.vae_encoder.encode, Accelerated)
+    assert CameraLora(made(parts, Compile.always).denoiser, rank=2).twin.accelerated is None

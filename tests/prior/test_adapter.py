@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from avatar_gs.prior.adapter import CAMERA
+from avatar_gs.prior.parts import Parts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.protocols import AdaptablePrior, Adapter
 from tests import tiny
@@ -11,7 +12,7 @@ from tests import tiny
 
 @pytest.fixture(scope="module", params=["sd15", "sd21"])
 def prior(request, tmp_path_factory):
-    return StableDiffusionPrior(**tiny.parts(tmp_path_factory.mktemp("prior"), request.param))
+    return StableDiffusionPrior(Parts(**tiny.parts(tmp_path_factory.mktemp("prior"), request.param)))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_it_holds_no_second_copy_and_begins_alike_every_time(prior):
     twin = sum(
         value.numel()
         for value in first.twin.unet.parameters()
-        if id(value) not in set(map(id, prior.unet.parameters()))
+        if value.data_ptr() not in {shared.data_ptr() for shared in prior.unet.parameters()}
     )
     assert twin == own
     assert first.parameters.keys() == second.parameters.keys()

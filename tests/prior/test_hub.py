@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from avatar_gs.core.errors import UserError
 from avatar_gs.prior.config import Encoder, PriorConfig
 from avatar_gs.prior.loading import hub as module
+from avatar_gs.prior.loading import hub_client
 from avatar_gs.prior.loading.components import load_component
 from avatar_gs.prior.loading.hub import fetch
 from avatar_gs.prior.loading.sources import Source, _hub_answers
@@ -186,7 +187,7 @@ def test_the_tiny_encoder_is_fetched_where_it_is_set(hub, tmp_path, monkeypatch)
     _hub_answers.cache_clear()
     monkeypatch.setenv("HF_HUB_CACHE", constants.HF_HUB_CACHE)
     prior = load_prior(config(tiny_encoder=TINY, encoder=Encoder.tiny))
-    found = prior.tiny_encoder.networks[0].state_dict()
+    found = prior.codec.tiny_encoder.networks[0].state_dict()
     assert all(torch.equal(value, found[key]) for key, value in made.encoder.state_dict().items())
 
 
@@ -203,18 +204,18 @@ def test_a_download_that_was_cut_off_goes_on(hub, tmp_path, monkeypatch):
 def test_another_program_goes_on_where_one_ended(hub, tmp_path, monkeypatch, caplog):
     """Ctrl-C in the middle of the ControlNet's weights, which the next command fetches the rest of."""
     weights = hub.root / POSE / "diffusion_pytorch_model.safetensors"
-    whole = module.http_get
+    whole = hub_client.append
 
-    def interrupted(url, target, **options):
+    def interrupted(url, target, *others):
         if POSE not in url or not url.endswith(".safetensors"):
-            return whole(url, target, **options)
+            return whole(url, target, *others)
         target.write(weights.read_bytes()[:1024])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "http_get", interrupted)
+    monkeypatch.setattr(hub_client, "append", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fetch(config())
-    monkeypatch.setattr(module, "http_get", whole)
+    monkeypatch.setattr(hub_client, "append", whole)
     hub.asked.clear()
     with caplog.at_level("INFO"):
         fetch(config())

@@ -15,10 +15,11 @@ from torch.nn import functional as F
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.lab.benchmarks.random_weights import random_prior
+from avatar_gs.prior.compute import Compute, choose_vae_dtype
 from avatar_gs.prior.config import Encoder, EncoderKeeps, Precision, PriorConfig, VaePrecision
 from avatar_gs.prior.image_encoder import LARGEST, scaled
-from avatar_gs.prior.loading.components import choose_vae_dtype
 from avatar_gs.prior.low_memory_layers import FrozenConv2d, FrozenNormSilu
+from avatar_gs.prior.parts import Parts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from tests import full, tiny
 
@@ -69,8 +70,8 @@ def cosine(one, other):
 def test_gradients_in_16_bits_are_those_in_32(tmp_path, dtype):
     """Of all blocks of SD's VAE, also where float16 could not hold the gradients of latents, nor of images."""
     parts = full.few(tmp_path, "sd15", unet={"sample_size": 4})
-    expected = StableDiffusionPrior(**copy.deepcopy(parts))
-    prior = StableDiffusionPrior(**parts, encoder_dtype=dtype)
+    expected = StableDiffusionPrior(Parts(**copy.deepcopy(parts)))
+    prior = StableDiffusionPrior(Parts(**parts), Compute(encoder_dtype=dtype))
     assert prior.vae.encoder.conv_in.weight.dtype is dtype and prior.vae.decoder.conv_in.weight.dtype is torch.float32
     latents, gradient = answer(expected.encode_images, images(32))
     for factor in (1.0, 1e-9, 1e6):
@@ -79,7 +80,7 @@ def test_gradients_in_16_bits_are_those_in_32(tmp_path, dtype):
         assert cosine(found[1], gradient) > 0.999
         assert float(found[1].norm() / gradient.norm()) == pytest.approx(1, abs=0.02)
         torch.testing.assert_close(found[0], latents, atol=0.02 * float(latents.abs().max()), rtol=0)
-    assert prior.vae_encoder.dtype is dtype, "nothing overflowed"
+    assert prior.codec.vae_encoder.dtype is dtype, "nothing overflowed"
 
 
 def test_the_scale_is_a_power_of_two_and_leaves_no_trace():
@@ -106,13 +107,13 @@ def test_latents_that_overflow_float16_go_on_in_float32(caplog, tmp_path):
     parts = tiny.parts(tmp_path)
     with torch.no_grad():
         parts["vae"].encoder.conv_in.weight.mul_(1e5)  # these weights fit, and what they make of an image does not
-    expected = StableDiffusionPrior(**copy.deepcopy(parts)).encode_images(images())
-    prior = StableDiffusionPrior(**parts, encoder_dtype=torch.float16)
-    assert prior.vae_encoder.dtype is torch.float16
+    expected = StableDiffusionPrior(Parts(**copy.deepcopy(parts))).encode_images(images())
+    prior = StableDiffusionPrior(Parts(**parts), Compute(encoder_dtype=torch.float16))
+    assert prior.codec.vae_encoder.dtype is torch.float16
     found = [answer(prior.encode_images, images()) for _ in range(2)]
     said = [record.message for record in caplog.records if record.name.startswith("avatar_gs")]
     assert said == ["the VAE's encoder: its latents overflow float16: it goes on in float32 (prior.vae_precision)"]
-    assert prior.vae_encoder.dtype is torch.float32
+    assert prior.codec.vae_encoder.dtype is torch.float32
     for latents, gradient in found:  # its weights were rounded to 11 bits
         assert float((latents - expected).norm() / expected.norm()) < 1e-2 and gradient.isfinite().all()
 
@@ -121,8 +122,8 @@ def test_weights_that_overflow_float16_stay_in_float32(tmp_path):
     parts = tiny.parts(tmp_path)
     with torch.no_grad():
         parts["vae"].encoder.conv_in.weight.mul_(1e7)
-    prior = StableDiffusionPrior(**parts, encoder_dtype=torch.float16)
-    assert prior.vae_encoder.dtype is torch.float32 and prior.encode_images(images()).isfinite().all()
+    prior = StableDiffusionPrior(Parts(**parts), Compute(encoder_dtype=torch.float16))
+    assert prior.codec.vae_encoder.dtype is torch.float32 and prior.encode_images(images()).isfinite().all()
 
 
 def test_the_format_is_short_where_the_networks_is_on_a_gpu_only():
@@ -146,7 +147,7 @@ def test_what_the_encoder_keeps_changes_no_gradient(config, keeps, convolutions,
     assert (FrozenConv2d in kinds, nn.Conv2d in kinds) == (convolutions, not convolutions)
     assert (FrozenNormSilu in kinds, nn.SiLU in kinds) == (norms, not norms)
     auto = load_prior(config)
-    assert auto.encoder_keeps is EncoderKeeps.least, "on a CPU"
+    assert auto.codec.encoder_keeps is EncoderKeeps.least, "on a CPU"
     for one, other in zip(answer(prior.encode_images, images()), answer(auto.encode_images, images()), strict=True):
         torch.testing.assert_close(one, other, atol=2e-6, rtol=1e-5)
 
@@ -160,14 +161,14 @@ def test_the_tiny_encoder_is_diffusers_own(config, tiny_folder, tmp_path):
     pixels = images().permute(0, 3, 1, 2) * 2 - 1
     expected = theirs.encode(pixels).latents * theirs.config.scaling_factor
     other = tiny_vae(scaling_factor=0.5, shift_factor=0.25)
-    prior = StableDiffusionPrior(**tiny.parts(tmp_path), tiny=copy.deepcopy(other))
+    prior = StableDiffusionPrior(Parts(**tiny.parts(tmp_path), tiny=copy.deepcopy(other)))
     torch.testing.assert_close(prior.encode_tiny(images()), (other.encode(pixels).latents - 0.25) * 0.5)
     for chunk in (0, 1):
         prior = load_prior(replace(config, encoder=Encoder.tiny, encode_chunk=chunk))
         torch.testing.assert_close(prior.encode_tiny(images()), expected)
         latents, gradient = answer(prior.encode_tiny, images())
         assert latents.shape == (2, 4, tiny.LATENT_SIZE, tiny.LATENT_SIZE) and gradient.abs().max() > 1e-4
-        assert not any(parameter.requires_grad for parameter in prior.tiny_encoder.networks[0].parameters())
+        assert not any(parameter.requires_grad for parameter in prior.codec.tiny_encoder.networks[0].parameters())
         torch.testing.assert_close(prior.encode_images(images()), load_prior(config).encode_images(images()))
 
 
@@ -186,7 +187,7 @@ def test_random_weights_have_a_tiny_encoder_too(tmp_path, monkeypatch):
 
     monkeypatch.setattr(single_file, "LAYOUTS", full.save_layouts(tmp_path, 300))
     prior = random_prior(PriorConfig(name="sd15", encoder=Encoder.tiny))
-    assert sum(p.numel() for p in prior.tiny_encoder.networks[0].parameters()) == 1_222_532
+    assert sum(p.numel() for p in prior.codec.tiny_encoder.networks[0].parameters()) == 1_222_532
     assert prior.encode_tiny(images(512, 1)).shape == (1, 4, 64, 64)
 
 

@@ -16,7 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from avatar_gs.lab.benchmarks.random_weights import random_prior
 from avatar_gs.prior.adapter import CameraLora
 from avatar_gs.prior.config import Precision, PriorConfig
-from avatar_gs.prior.low_memory_layers import FrozenConv2d, FrozenNormSilu, keep_less, keep_less_of_norms
+from avatar_gs.prior.low_memory_layers import (
+    FrozenConv2d,
+    FrozenNormSilu,
+    use_low_memory_convolutions,
+    use_low_memory_norms,
+)
 from avatar_gs.prior.stable_diffusion import load_prior
 from tests import full, tiny
 from tests.live_memory import LiveMemory, measured
@@ -81,7 +86,7 @@ def test_predicting_in_chunks_is_the_same(config, plain, chunk):
 def test_the_adapter_sees_every_pictures_own_camera(config, plain):
     answers = []
     for prior in (plain, load_prior(replace(config, predict_chunk=1))):
-        lora = CameraLora(prior, rank=2)
+        lora = CameraLora(prior.denoiser, rank=2)
         with torch.no_grad():
             nn.init.constant_(list(lora.time.embed.parameters())[-2], 0.01)
             cameras = torch.arange(32.0).reshape(2, 16) / 32
@@ -116,8 +121,8 @@ def test_frozen_layers_are_torchs_own(config):
 
     frozen = AutoencoderKL.from_config(ordinary.config).double()
     frozen.load_state_dict(ordinary.state_dict())
-    keep_less(frozen)
-    keep_less_of_norms(frozen.encoder)
+    use_low_memory_convolutions(frozen)
+    use_low_memory_norms(frozen.encoder)
     assert list(frozen.state_dict()) == list(ordinary.state_dict())
     kinds = [type(module) for module in frozen.encoder.modules()]
     assert kinds.count(FrozenConv2d) > 8 and kinds.count(FrozenNormSilu) > 8 and nn.SiLU not in kinds
@@ -156,8 +161,8 @@ def test_frozen_layers_under_autocast_are_torchs_own(within):
     ordinary = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 4, 3, stride=2))
     ordinary.requires_grad_(False)
     frozen = copy.deepcopy(ordinary)
-    keep_less(frozen)
-    frozen[1].__class__, frozen[2] = FrozenNormSilu, nn.Identity()
+    use_low_memory_convolutions(frozen)
+    frozen[1], frozen[2] = FrozenNormSilu(frozen[1]), nn.Identity()
     picture, answers = torch.randn(2, 4, 8, 8), []
     for network in (ordinary, frozen):
         x = picture.clone().requires_grad_()
@@ -178,7 +183,7 @@ def test_frozen_layers_keep_a_third():
     """Of the true VAE's encoder, on real tensors."""
     vae = AutoencoderKL.from_config(full.layout("sd15", "vae")).requires_grad_(False).eval()
     kept = []
-    for change in (lambda: None, lambda: (keep_less(vae), keep_less_of_norms(vae.encoder))):
+    for change in (lambda: None, lambda: (use_low_memory_convolutions(vae), use_low_memory_norms(vae.encoder))):
         change()
         kept.append(measured(lambda: vae.encode(torch.zeros(1, 3, 32, 32).requires_grad_()).latent_dist.mean)[0])
     assert kept[1] < 0.36 * kept[0]

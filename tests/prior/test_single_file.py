@@ -90,7 +90,7 @@ def test_a_checkpoint_loads_back_equal(files, kind):
         assert all(torch.equal(found[key], expected[key]) for key in expected), name
     assert prior.prediction_type == "epsilon" and prior.image_size == 512 and prior.token_length == 77
     assert prior.tokenizer.pad_token == ("!" if kind == "sd21" else "<|endoftext|>")
-    torch.testing.assert_close(prior._alpha**2, parts["scheduler"].alphas_cumprod)
+    torch.testing.assert_close(prior.denoiser.alphas**2, parts["scheduler"].alphas_cumprod)
 
 
 def test_controlnets_of_every_naming(files, tmp_path):
@@ -125,8 +125,8 @@ def test_a_vae_of_its_own_file(files, tmp_path):
 def test_what_a_file_says_that_it_predicts(tmp_path, metadata, extra, expected):
     file = tmp_path / "model.safetensors"
     save_file({"a": torch.zeros(1), **extra}, file, metadata or None)
-    assert single_file.said_prediction(file, "sd21") == expected
-    assert single_file.said_prediction(file, "sd15") == (expected or "epsilon")
+    assert single_file.stated_prediction(file, "sd21") == expected
+    assert single_file.stated_prediction(file, "sd15") == (expected or "epsilon")
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_unet_gives_away_what_it_predicts(files, share_of_noise, expected):
             z0 = torch.randn(z_t.shape, generator=torch.Generator().manual_seed(5))
             return (share_of_noise * z_t + (1 - share_of_noise) * z0,)
 
-    assert single_file.recognise_prediction(Network()) == expected
+    assert single_file.probe_prediction(Network()) == expected
 
 
 def test_v_prediction_changes_eps_as_v_means_and_the_size(files):
@@ -166,7 +166,7 @@ def test_models_of_768_pixels(files, tmp_path, caplog):
         said: {},
         file: {"prediction": Prediction.v_prediction},
     }.items():
-        sources = locate(str(name), str(controlnet), "", **config)
+        sources = locate(PriorConfig(path=str(name), controlnet=str(controlnet), **config))
         assert architecture_of(sources, "custom")[0].image_size == 768
         prior = load(name, controlnet, **config)
         assert (prior.image_size, prior.latent_size, prior.prediction_type) == (768, 96, "v_prediction")
@@ -183,7 +183,7 @@ def test_models_of_768_pixels(files, tmp_path, caplog):
         place.write_text(json.dumps(json.loads(place.read_text()) | change))
     prior = load(folder)
     assert (prior.image_size, prior.prediction_type) == (768, "v_prediction")
-    assert architecture_of(locate(str(folder), "", ""), "custom")[0].image_size == 768
+    assert architecture_of(locate(PriorConfig(path=str(folder))), "custom")[0].image_size == 768
 
 
 def test_a_pickled_checkpoint(files, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from diffusers import DDIMScheduler, StableDiffusionControlNetPipeline
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.prior.config import Precision, PriorConfig
+from avatar_gs.prior.parts import Parts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from tests import tiny
 
@@ -53,14 +54,15 @@ def test_alpha_and_sigma_are_the_schedulers(priors):
 def test_v_and_epsilon_agree(priors, monkeypatch):
     """An epsilon network, and the same predictions expressed as v = alpha eps - sigma z0, give one and the same eps."""
     eps_prior, v_prior = priors["sd15"], copy.copy(priors["sd15"])
-    v_prior.scheduler = DDIMScheduler.from_config(v_prior.scheduler.config, prediction_type="v_prediction")
+    v_prior.denoiser = copy.copy(eps_prior.denoiser)
+    v_prior.denoiser.prediction_type = "v_prediction"
     z_t, cond, control = inputs(eps_prior)
     t = torch.tensor([5, 300, 980])
     eps = eps_prior.eps(z_t, t, cond, control)
     z_t = z_t.double()
     alpha, sigma = eps_prior.alpha(t).double()[:, None, None, None], eps_prior.sigma(t).double()[:, None, None, None]
     v = alpha * eps - sigma * (z_t - sigma * eps) / alpha
-    monkeypatch.setattr(v_prior, "_predict", lambda *arguments: v)
+    monkeypatch.setattr(v_prior.denoiser, "predict", lambda *arguments: v)
     torch.testing.assert_close(v_prior.eps(z_t, t, cond, control), eps.double(), atol=1e-6, rtol=0)
 
 
@@ -72,7 +74,7 @@ def test_the_v_prediction_means_what_diffusers_means(priors, t):
     times = torch.full((3,), t)
     scheduler = DDIMScheduler.from_config(prior.scheduler.config)
     scheduler.set_timesteps(50)
-    theirs = scheduler.step(prior._predict(z_t, times, cond, control), t, z_t).pred_original_sample
+    theirs = scheduler.step(prior.denoiser.predict(z_t, times, cond, control), t, z_t).pred_original_sample
     alpha, sigma = prior.alpha(times)[:, None, None, None], prior.sigma(times)[:, None, None, None]
     torch.testing.assert_close(alpha * theirs + sigma * prior.eps(z_t, times, cond, control), z_t, atol=1e-5, rtol=1e-5)
 
@@ -167,7 +169,7 @@ def test_samples_equal_diffusers_own_pipeline(priors, kind):
 
 def test_samples_that_are_not_finite_are_an_error_and_no_black_image(priors, monkeypatch):
     prior = priors["sd15"]
-    monkeypatch.setattr(prior, "_predict", lambda z_t, *others: torch.full_like(z_t, float("nan")))
+    monkeypatch.setattr(prior.denoiser, "predict", lambda z_t, *others: torch.full_like(z_t, float("nan")))
     with pytest.raises(UserError, match=r"samples are NaN or infinite.*prior\.precision"):
         prior.sample(["a man"], [""], None, 2, 4.0, torch.Generator().manual_seed(0))
 
@@ -210,7 +212,7 @@ def test_parts_that_do_not_fit_are_named(tmp_path, folders):
         load_prior(config)
     parts = tiny.parts(tmp_path, prediction_type="sample")
     with pytest.raises(UserError, match=r"prediction_type=sample.*epsilon or v_prediction"):
-        StableDiffusionPrior(**parts)
+        StableDiffusionPrior(Parts(**parts))
 
 
 def test_loading_says_nothing(folders, capfd):

@@ -3,8 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avatar_gs.prior.config import PromptConfig, PromptStyle
+from avatar_gs.prior.prompt_encoder import truncate
 from avatar_gs.prior.prompts import bucket_prompts, fit_prompt
-from avatar_gs.prior.tokens import truncate
 from tests import tiny
 
 

@@ -9,7 +9,7 @@ from avatar_gs.core.paths import MINI_PRIOR
 from avatar_gs.lab.world.vocabulary import descriptions, words
 from avatar_gs.prior.config import PriorConfig
 from avatar_gs.prior.stable_diffusion import load_prior
-from avatar_gs.prior.vocabulary import COMMON, FILE, describable
+from avatar_gs.prior.vocabulary import COMMON, FILE, Words, describable
 
 
 def test_the_packaged_prior_has_its_own_and_knows_them():
@@ -26,7 +26,7 @@ def test_the_packaged_prior_has_its_own_and_knows_them():
 
 
 def test_others_have_common_ones(tmp_path):
-    assert describable(None) == describable(tmp_path) == COMMON
+    assert Words().describable == describable(tmp_path) == COMMON
     for options in (COMMON.person, *COMMON.looks.values(), *COMMON.clothes.values()):
         assert len(set(options)) == len(options) >= 2
 

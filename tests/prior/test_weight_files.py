@@ -13,11 +13,12 @@ from safetensors.torch import load_file, save_file
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.prior.config import PriorConfig
-from avatar_gs.prior.loading import sources as folders
+from avatar_gs.prior.loading import sources as sources_of
 from avatar_gs.prior.loading.components import check_finite
-from avatar_gs.prior.loading.sources import Source, choose_weights, weight_files
+from avatar_gs.prior.loading.sources import Source, choose_weights
 from avatar_gs.prior.loading.weight_files import as_safetensors
 from avatar_gs.prior.memory_estimate import architecture_of
+from avatar_gs.prior.parts import Parts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from tests import tiny
 
@@ -188,9 +189,9 @@ def test_weights_count_in_the_forecast_wherever_they_are(folder, original):
     expected = architecture_of({name: Source(str(original), name, True) for name in STEMS}, "custom")[0]
     for name in STEMS:
         pickled(folder, name)
-    sources = folders.locate(str(folder), "", "")
+    sources = sources_of.locate(PriorConfig(path=str(folder)))
     assert architecture_of(sources, "custom")[0] == expected
-    assert all(weight_files(name, sources[name]) for name in STEMS)
+    assert all(sources[name].weight_files(name) for name in STEMS)
 
 
 def test_a_missing_weight_is_not_made_up(folder):
@@ -299,7 +300,7 @@ def test_a_unet_that_is_told_more_than_text(tmp_path, name, value):
     parts = tiny.parts(tmp_path)
     parts["unet"].register_to_config(**{name: value})
     with pytest.raises(UserError, match=f"reads more than text .{name}."):
-        StableDiffusionPrior(**parts)
+        StableDiffusionPrior(Parts(**parts))
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from avatar_gs.cli import compose as config
 from avatar_gs.guidance.methods.de_sds import DeSdsConfig
 from avatar_gs.prior import memory_estimate
+from avatar_gs.prior.compute import Compute
 from avatar_gs.prior.config import Encoder, EncoderKeeps, Precision, PriorConfig
 from avatar_gs.prior.loading import single_file
 from avatar_gs.prior.loading.sources import locate
-from avatar_gs.prior.low_memory_layers import keep_less, keep_less_of_norms
+from avatar_gs.prior.low_memory_layers import use_low_memory_convolutions, use_low_memory_norms
 from avatar_gs.prior.memory_estimate import (
     Architecture,
     Load,
@@ -32,6 +33,7 @@ from avatar_gs.prior.memory_estimate import (
     expected_phases,
     packaged_architecture,
 )
+from avatar_gs.prior.parts import Parts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Settings
 from avatar_gs.stages import estimate
@@ -54,8 +56,8 @@ def networks_on_meta(kind):
         )
     networks = [parts[name].requires_grad_(False).eval() for name in ("vae", "unet", "controlnet")]
     for network in networks:
-        keep_less(network)
-    keep_less_of_norms(networks[0].encoder)
+        use_low_memory_convolutions(network)
+    use_low_memory_norms(networks[0].encoder)
     return networks
 
 
@@ -118,9 +120,9 @@ def test_bytes_of_every_encoder(keeps, bits, monkeypatch):
             network = AutoencoderKL.from_config(full.layout("sd15", "vae"))
     network.requires_grad_(False).eval().to(dtype)
     if keeps != "all" and keeps != "tiny":
-        keep_less(network)
+        use_low_memory_convolutions(network)
     if keeps == "least":
-        keep_less_of_norms(network.encoder)
+        use_low_memory_norms(network.encoder)
     for again, graphs, withins in (
         (False, memory_estimate.ENCODER_GRAPH, memory_estimate.ENCODER_WITHIN),
         (True, memory_estimate.ENCODER_CHECKPOINTS, memory_estimate.ENCODER_AGAIN),
@@ -166,7 +168,9 @@ def prior_on_meta(kind, folder, encoder_keeps="least", **changes):
         )
     parts["tokenizer"] = tiny.save_tokenizer(folder / "tokenizer")
     keeps = EncoderKeeps[encoder_keeps]
-    return StableDiffusionPrior(**parts, device="meta", dtype=torch.half, encoder_keeps=keeps, **changes)
+    return StableDiffusionPrior(
+        Parts(**parts), Compute(torch.device("meta"), dtype=torch.half, encoder_keeps=keeps, **changes)
+    )
 
 
 def held_in_a_step(prior, batch, predicted, *, learns, graph=True):
@@ -289,8 +293,8 @@ def test_the_estimate_is_what_the_allocator_gives_out(again, size, batch):
     The estimate for 512² is scaled down, and leaves the weights, which were there before, out."""
     vae: Any = AutoencoderKL.from_config(full.layout("sd15", "vae")).requires_grad_(False).eval()
     vae.to(memory_format=torch.channels_last)  # as a prior has it; other weights are copied for each convolution
-    keep_less(vae)
-    keep_less_of_norms(vae.encoder)
+    use_low_memory_convolutions(vae)
+    use_low_memory_norms(vae.encoder)
     if again:
         vae.enable_gradient_checkpointing()
     picture = torch.empty(batch, 3, size, size).to(memory_format=torch.channels_last).requires_grad_()
@@ -362,7 +366,7 @@ def test_the_encoder_is_counted_as_it_will_be_made():
 def test_parameters_are_counted_from_the_headers(prior, tmp_path, monkeypatch):
     parts = tiny.parts(tmp_path / "again")
     expected = {name: sum(p.numel() for p in parts[name].parameters()) for name in memory_estimate.PUBLISHED["sd15"]}
-    architecture, absent = architecture_of(locate(str(prior), "", ""), "custom")
+    architecture, absent = architecture_of(locate(PriorConfig(path=str(prior))), "custom")
     assert architecture is not None and absent == []
     assert architecture.parameters == expected
     assert (architecture.channels, architecture.vae_channels, architecture.image_size) == (8, 8, tiny.IMAGE_SIZE)
@@ -376,7 +380,8 @@ def test_parameters_are_counted_from_the_headers(prior, tmp_path, monkeypatch):
     monkeypatch.setattr(single_file, "LAYOUTS", full.save_layouts(tmp_path / "layouts", 300))
     monkeypatch.setattr(single_file, "WIDTHS", full.FEW_WIDTHS)
     architecture, absent = architecture_of(
-        locate(str(tmp_path / "x.safetensors"), str(tmp_path / "pose.safetensors"), ""), "custom"
+        locate(PriorConfig(path=str(tmp_path / "x.safetensors"), controlnet=str(tmp_path / "pose.safetensors"))),
+        "custom",
     )
     assert architecture is not None and absent == []
     assert architecture.parameters == {name: sum(p.numel() for p in parts[name].parameters()) for name in expected}

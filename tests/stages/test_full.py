@@ -15,6 +15,7 @@ from avatar_gs import cli
 from avatar_gs.export.config import Frame
 from avatar_gs.export.ply import read_ply
 from avatar_gs.identity.embedding import read_identity
+from avatar_gs.prior.parts import Parts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.stages import embed, optimize, preview
 from tests import full
@@ -66,7 +67,7 @@ def test_the_program_with_every_block_and_few_channels(kind, width, workplace):
 @pytest.mark.parametrize(("kind", "width"), [("sd15", 768), ("sd21", 1024)])
 def test_the_program_at_the_true_size(kind, width, workplace, monkeypatch):
     """In memory, 5 to 7 GB of float32: nothing of it is written."""
-    prior = StableDiffusionPrior(**full.whole(workplace, kind, LATENT_SIZE))
+    prior = StableDiffusionPrior(Parts(**full.whole(workplace, kind, LATENT_SIZE)))
     assert prior.image_size == 8 * LATENT_SIZE
     for stage in (embed, optimize, preview):
         monkeypatch.setattr(stage, "load_prior", lambda *arguments: prior)
@@ -78,7 +79,7 @@ def means_what_diffusers_means(parts, prediction):
     """From one and the same output, read as eps or as v, the clean picture that diffusers' scheduler makes of it, at
     several noise levels; and another one where the other is read."""
     parts = {**parts, "scheduler": DDIMScheduler.from_config(parts["scheduler"].config, prediction_type=prediction)}
-    prior = StableDiffusionPrior(**parts)
+    prior = StableDiffusionPrior(Parts(**parts))
     random = torch.Generator().manual_seed(0)
     z_t = torch.randn(1, 4, LATENT_SIZE, LATENT_SIZE, generator=random)
     control = torch.rand(1, 8 * LATENT_SIZE, 8 * LATENT_SIZE, 3, generator=random)
@@ -89,11 +90,11 @@ def means_what_diffusers_means(parts, prediction):
         times = torch.tensor([t])
         eps = prior.eps(z_t, times, cond, control)
         clean = (z_t - prior.sigma(times) * eps) / prior.alpha(times)
-        theirs = scheduler.step(prior._predict(z_t, times, cond, control), t, z_t).pred_original_sample
+        theirs = scheduler.step(prior.denoiser.predict(z_t, times, cond, control), t, z_t).pred_original_sample
         torch.testing.assert_close(clean, theirs, atol=1e-3, rtol=1e-3)
     other = {"epsilon": "v_prediction", "v_prediction": "epsilon"}[prediction]
     parts["scheduler"] = DDIMScheduler.from_config(parts["scheduler"].config, prediction_type=other)
-    wrong = StableDiffusionPrior(**parts).eps(z_t, times, cond, control)
+    wrong = StableDiffusionPrior(Parts(**parts)).eps(z_t, times, cond, control)
     assert (wrong - eps).abs().max() > 0.1
 
 

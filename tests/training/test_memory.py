@@ -4,6 +4,7 @@ import gc
 import logging
 import weakref
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -165,33 +166,32 @@ def test_the_encoder_keeps_nothing_while_y_con_warms_up(body, config, monkeypatc
     assert seen == [False, False, True, True]
 
 
-class Cramped(StableDiffusionPrior):
-    """Runs out of memory where a call of a network sees more than ``fits`` images: in ``predictions``, in the backward
-    pass that y_con is ``learning`` from, or in that through the ``encoder``."""
+def cramped(config, where="predictions", error=torch.OutOfMemoryError):
+    """A prior that runs out of memory where a call of a network sees more than ``fits`` images: in ``predictions``, in
+    the backward pass that y_con is ``learning`` from, or in that through the ``encoder``."""
+    prior: Any = load_prior(config)
+    prior.fits = 1
+    call, encode = prior.denoiser.call, prior.codec.encode
 
-    fits, where, error = 1, "predictions", torch.OutOfMemoryError
+    def no_memory(*gradients):
+        raise error("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    def _networks(self, z_t, t, cond, control):
-        if self.where == "predictions" and len(z_t) > self.fits:
-            self._no_memory()
-        output = super()._networks(z_t, t, cond, control)
-        if self.where == "learning" and output.requires_grad and len(z_t) > self.fits:
-            output.register_hook(self._no_memory)
+    def cramped_call(z_t, *others):
+        if where == "predictions" and len(z_t) > prior.fits:
+            no_memory()
+        output = call(z_t, *others)
+        if where == "learning" and output.requires_grad and len(z_t) > prior.fits:
+            output.register_hook(no_memory)
         return output
 
-    def encode_images(self, images):
-        latents = super().encode_images(images)
-        if self.where == "encoder" and latents.requires_grad and (self.encode_chunk or len(images)) > self.fits:
-            latents.register_hook(self._no_memory)
+    def cramped_encode(images):
+        latents = encode(images)
+        size = prior.codec.encode_chunk or len(images)
+        if where == "encoder" and latents.requires_grad and size > prior.fits:
+            latents.register_hook(no_memory)
         return latents
 
-    def _no_memory(self, *gradients):
-        raise self.error("CUDA out of memory. Tried to allocate 2.00 GiB")
-
-
-def cramped(config, **attributes):
-    prior = load_prior(config)
-    prior.__class__ = type("Cramped", (Cramped,), attributes)
+    prior.denoiser.call, prior.codec.encode = cramped_call, cramped_encode
     return prior
 
 
@@ -226,7 +226,7 @@ def test_a_run_out_of_memory_goes_on_with_less_and_ends_the_same(body, config, c
     learned, results = [], []
     for prior in (
         load_prior(replace(config, encode_chunk=1, predict_chunk=1)),
-        cramped(config, where=where, error=staticmethod(error)),
+        cramped(config, where=where, error=error),
     ):
         states = []
         with caplog.at_level(logging.WARNING):
@@ -244,11 +244,12 @@ def test_a_run_out_of_memory_goes_on_with_less_and_ends_the_same(body, config, c
 def test_a_run_that_fits_nowhere_ends_in_one_line_and_keeps_its_checkpoint(body, config, tmp_path, caplog):
     """After one image a call and an encoder computed twice."""
     settings, run = run_settings(batch=4, checkpoint_every=2), RunFolder(tmp_path)
-    prior = cramped(config, fits=8)
+    prior = cramped(config)
+    prior.fits = 8
 
     def less(state, report):
         if state.step == 3:
-            vars(prior)["fits"] = 0
+            prior.fits = 0
 
     with caplog.at_level(logging.WARNING), pytest.raises(UserError, match=r"one image per call.*optimize\.batch"):
         made(settings, body, prior, run, on_step=less)
@@ -267,15 +268,16 @@ def test_a_run_that_fits_nowhere_ends_in_one_line_and_keeps_its_checkpoint(body,
 def test_a_preview_without_memory_is_drawn_in_smaller_parts(body, config, tmp_path, monkeypatch):
     decoded = []
 
-    class Decoder(StableDiffusionPrior):
-        def decode_latents(self, latents):
-            decoded.append(self.encode_chunk)
-            if not self.encode_chunk:
-                raise torch.OutOfMemoryError("CUDA out of memory.")
-            return super().decode_latents(latents)
-
     prior = load_prior(config)
-    prior.__class__ = Decoder
+    decode = prior.codec.decode
+
+    def decode_part(latents):
+        decoded.append(prior.codec.encode_chunk)
+        if not prior.codec.encode_chunk:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return decode(latents)
+
+    prior.codec.decode = decode_part
     made(run_settings(preview_every=8), body, prior, RunFolder(tmp_path))
     assert decoded == [0, 1] and len(list((tmp_path / "previews").iterdir())) == 1
 

@@ -26,8 +26,11 @@ from avatar_gs.identity import outfits
 from avatar_gs.identity.config import Clothes, EmbedConfig
 from avatar_gs.identity.cross_init import train_identity
 from avatar_gs.identity.photos import PhotoSet
+from avatar_gs.prior.compute import Compute
+from avatar_gs.prior.parts import Parts
 from avatar_gs.prior.prompts import bucket_prompts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
+from avatar_gs.prior.vocabulary import Words
 from avatar_gs.protocols import Describable
 from avatar_gs.render.config import ShadingConfig
 from avatar_gs.splats import density
@@ -57,9 +60,10 @@ def parts(tmp_path_factory):
     return tiny.parts(tmp_path_factory.mktemp("tiny"))
 
 
-def prior_on(device, parts, **options):
+def prior_on(device, parts, words=None, **options):
     """A prior of its own on a device; the parts stay as they are."""
-    return StableDiffusionPrior(**copy.deepcopy(parts), device=device, **options)
+    compute = Compute(device=torch.device(device), **options)
+    return StableDiffusionPrior(Parts(**copy.deepcopy(parts)), compute, words)
 
 
 def settings_for(method="de_sds", **optimize):
@@ -208,7 +212,7 @@ FEW_WORDS = Describable(
 def test_a_person_is_learned_asked_for_and_exported(accelerator, parts, body, tmp_path, monkeypatch):
     for name, value in {"OWN": 1, "OTHERS": 1, "STEPS": 2}.items():
         monkeypatch.setattr(outfits, name, value)
-    prior = prior_on("cuda", parts, describable=FEW_WORDS)
+    prior = prior_on("cuda", parts, Words(describable=FEW_WORDS))
     images = torch.rand(2, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, 3, generator=torch.Generator().manual_seed(0))
     photos = PhotoSet(images, ("a", "b"), ("0", "1"))
     for clothes in (Clothes.free, Clothes.bound):
@@ -217,7 +221,7 @@ def test_a_person_is_learned_asked_for_and_exported(accelerator, parts, body, tm
         assert not on_device(learned.vectors), "it goes into a file"
         again = train_identity(prior, photos, replace(config, steps=3), folder=tmp_path / clothes.name, key="a")
         assert again.vectors.shape == learned.vectors.shape
-    prior.identity = learned.vectors.to(prior.device)
+    prior = prior.with_identity(learned.vectors)
     settings = settings_for(steps=2, batch=1)
     settings.guidance = replace(settings.guidance, de_sds=replace(settings.guidance.de_sds, variant=Variant.composed))
     settings.identity = "anna.safetensors"

@@ -178,8 +178,16 @@ def test_the_floor_runs_the_networks_in_whole_batches(config):
     """Memory savings of a step are disabled for the floor and restored after it."""
     prior = random_prior(replace(config, encode_chunk=1, checkpoint_encoder=True, predict_chunk=1))
     with prior.at_once():
-        assert (prior.encode_chunk, prior.predict_chunk, prior.vae.encoder.gradient_checkpointing) == (0, 0, False)
-    assert (prior.encode_chunk, prior.predict_chunk, prior.vae.encoder.gradient_checkpointing) == (1, 1, True)
+        assert (prior.codec.encode_chunk, prior.denoiser.predict_chunk, prior.vae.encoder.gradient_checkpointing) == (
+            0,
+            0,
+            False,
+        )
+    assert (prior.codec.encode_chunk, prior.denoiser.predict_chunk, prior.vae.encoder.gradient_checkpointing) == (
+        1,
+        1,
+        True,
+    )
 
 
 def test_editing_methods_are_refused(settings, body):

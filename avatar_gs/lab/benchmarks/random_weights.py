@@ -17,9 +17,10 @@ from avatar_gs.core.errors import UserError
 from avatar_gs.prior import memory_estimate
 from avatar_gs.prior.config import Encoder, PriorConfig
 from avatar_gs.prior.loading import single_file
-from avatar_gs.prior.loading.components import Quiet, load_component
+from avatar_gs.prior.loading.components import load_component, quiet
 from avatar_gs.prior.loading.sources import Source, locate
 from avatar_gs.prior.memory_estimate import Architecture, component_config
+from avatar_gs.prior.parts import Parts
 from avatar_gs.prior.schedule import noise_schedule
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, assemble
 
@@ -39,7 +40,7 @@ def random_prior(config: PriorConfig, device: torch.device | str = "cpu", seed: 
     absent = [name for name, content in configs.items() if not content]
     if absent:
         raise _not_here(config, absent)
-    with Quiet(), torch.random.fork_rng(), torch.device(device):
+    with quiet(), torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(seed)
         parts: dict[str, Any] = {
             "text_encoder": CLIPTextModel(CLIPTextConfig(**configs["text_encoder"])),
@@ -49,10 +50,10 @@ def random_prior(config: PriorConfig, device: torch.device | str = "cpu", seed: 
         }
         if config.encoder is Encoder.tiny:  # as TAESD is
             parts["tiny"] = AutoencoderTiny(latent_channels=int(configs["vae"].get("latent_channels", 4)))
-    with Quiet():
+    with quiet():
         parts["scheduler"] = noise_schedule(configs["scheduler"])
         parts["tokenizer"] = _tokenizer(sources["tokenizer"])
-        return assemble(config, parts, device)
+        return assemble(config, Parts(**parts), device)
 
 
 def architecture_of(config: PriorConfig) -> Architecture:
@@ -80,7 +81,7 @@ def _sources(config: PriorConfig) -> dict[str, Source]:
     if config.name in single_file.WIDTHS.values():
         layout = Source("", "", is_local=True, layout=config.name)
         return dict.fromkeys(COMPONENTS, layout)
-    return locate(config.path, config.controlnet, config.vae, config.tokenizer, config.prediction)
+    return locate(config)
 
 
 def _tokenizer(source: Source) -> CLIPTokenizer:

@@ -69,12 +69,17 @@ def _steps(settings: LabSettings, device: str) -> list[dict[str, Any]]:
         body, prior = load_body(settings.body, device), random_prior(settings.prior, device, settings.seed)
     optimize, size = settings.optimize, prior.image_size
     faster = prior.accelerate(settings.prior.compile, steps=optimize.steps, batch=optimize.batch)
-    tiny = f", the tiny encoder until {prior.tiny_until:g} of the run" if prior.tiny_encoder is not None else ""
+    tiny = (
+        f", the tiny encoder until {prior.codec.tiny_until:g} of the run"
+        if prior.codec.tiny_encoder is not None
+        else ""
+    )
     name = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU"
     print(
         f"{settings.guidance.method}, {optimize.batch} views of {size}² drawn at {size * optimize.supersample}², "
-        f"{settings.splats.count:,} splats; {prior.name} with random weights, networks in {str(prior.dtype)[6:]}, "
-        f"encoder in {str(prior.vae_encoder.dtype)[6:]} (it keeps {prior.encoder_keeps.name}){tiny}, "
+        f"{settings.splats.count:,} splats; {prior.name} with random weights, "
+        f"networks in {str(prior.denoiser.dtype)[6:]}, "
+        f"encoder in {str(prior.codec.vae_encoder.dtype)[6:]} (it keeps {prior.codec.encoder_keeps.name}){tiny}, "
         f"compile={faster.name}; {name}, {torch.get_num_threads()} threads"
     )
     print(f"expected peak of memory: {_mebibytes(predicted)}, {sum(predicted.values()):,.0f} MiB", flush=True)

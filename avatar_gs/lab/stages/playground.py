@@ -16,7 +16,7 @@ from avatar_gs.lab.playground.session import FINAL, chosen_methods, load_image, 
 from avatar_gs.lab.settings import LabSettings
 from avatar_gs.prior.stable_diffusion import load_prior
 from avatar_gs.render.rasterize import require_renderer
-from avatar_gs.stages.embed import give_identity
+from avatar_gs.stages.embed import with_run_identity
 from avatar_gs.stages.estimate import SingleImage
 from avatar_gs.stages.preflight import preflight
 
@@ -42,7 +42,7 @@ def run(settings: LabSettings) -> None:
     with progress("load the body and the prior"):
         body = load_body(settings.body, device)
         prior = load_prior(settings.prior, device)
-    give_identity(prior, settings)
+    prior = with_run_identity(prior, settings)
     folder = RunFolder(settings.folder) / FOLDER
     play_all(settings, prior, body, folder)
     LOGGER.info("wrote %s", folder)

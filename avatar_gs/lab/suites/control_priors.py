@@ -27,13 +27,12 @@ def with_words_exchanged(prior: StableDiffusionPrior, first: str, second: str) -
     Raises:
         UserError: if one of the words is not a single token to the prior.
     """
-    other = copy.copy(prior)
-    other.text_encoder = copy.deepcopy(prior.text_encoder)
+    text_encoder = copy.deepcopy(prior.text_encoder)
     rows = [_token(prior, first), _token(prior, second)]
-    weight = other.text_encoder.get_input_embeddings().weight
+    weight = text_encoder.get_input_embeddings().weight
     with torch.no_grad():
         weight[rows] = weight[rows[::-1]].clone()
-    return other
+    return prior.with_text_encoder(text_encoder)
 
 
 def _token(prior: StableDiffusionPrior, word: str) -> int:

@@ -1,6 +1,5 @@
 """suite=identity: avatars of people from a few photos of each, measured against who they are."""
 
-import copy
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -164,12 +163,11 @@ class IdentitySuite(AvatarSuite[IdentityJob, Portrayed, IdentityRecord]):
     def make(self, job: IdentityJob) -> Portrayed:
         if job.variant in DRAWN:
             return Portrayed(self._drawing(job, measured_views()), self._drawing(job, back_views()))
-        settings, prior, cost = self.settings_of(job), copy.copy(self.prior), None  # the networks are shared
-        prior.control_scale = settings.prior.control_scale
-        prior.identity, prior.accessories = None, ""
+        settings, cost = self.settings_of(job), None
+        prior = self.prior.with_control_scale(settings.prior.control_scale).with_identity(None)
         if job.variant is not Portrayal.NO_IDENTITY:
             embedding, cost = self.identities.of(job.subject, job.pictures, settings)
-            prior.identity, prior.accessories = embedding.vectors.to(prior.device), embedding.accessories
+            prior = prior.with_identity(embedding.vectors, embedding.accessories)
         made = self.optimized(settings, prior)
         gaussians = made.model.pose(standing())
         measured, backs = (render_views(gaussians, views.cameras) for views in (measured_views(), back_views()))

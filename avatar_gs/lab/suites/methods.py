@@ -1,6 +1,5 @@
 """suite=methods: avatars of the same prompts by every guidance method, with equal steps and with equal compute."""
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
@@ -140,9 +139,8 @@ class MethodsSuite(AvatarSuite[MethodsJob, Made, MethodsRecord]):
         return f"{job.variant} {control} ControlNet, {job.steps} steps, seed {job.seed}, “{job.subject.prompt}”"
 
     def make(self, job: MethodsJob) -> Made:
-        settings, prior = self.settings_of(job), copy.copy(self.prior)  # the networks are shared
-        prior.control_scale = settings.prior.control_scale
-        return self.optimized(settings, prior)
+        settings = self.settings_of(job)
+        return self.optimized(settings, self.prior.with_control_scale(settings.prior.control_scale))
 
     def measure(self, job: MethodsJob, made: Made) -> tuple[MethodsRecord, Strip]:
         """The strip shows the true person from the front, and the avatar from four sides."""

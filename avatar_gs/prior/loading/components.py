@@ -1,9 +1,10 @@
-"""Reading the components of a prior, and saying in one line what is wrong with one that cannot be read."""
+"""Load the components of a prior, with one-line errors for what cannot be loaded."""
 
 import logging
 import re
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,81 +16,41 @@ from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.prior.config import EncoderKeeps, Precision, Prediction, PriorConfig, VaePrecision
+from avatar_gs.prior.config import Prediction
 from avatar_gs.prior.loading import single_file
 from avatar_gs.prior.loading.sources import PACKAGED, Source, locate_tiny
 from avatar_gs.prior.schedule import noise_schedule
 
-log = logging.getLogger(__name__)
+LOGGER = logging.getLogger(__name__)
 
-MODEL_TYPES = ("clip_text_model", "clip")
-REPORTED = {"missing_keys": "lack", "mismatched_keys": "have another shape of", "unexpected_keys": "have too much:"}
-"""What diffusers and transformers report of a loaded component, in words."""
+TINY_ENCODER = "tiny encoder"
+TEXT_MODEL_TYPES = ("clip_text_model", "clip")
+PROBLEMS = {"missing_keys": "lack", "mismatched_keys": "have another shape of", "unexpected_keys": "have too much:"}
+"""Keys of the loading reports of diffusers and transformers, in words."""
 HARMLESS = re.compile(r"position_ids$|^logit_scale$|^text_projection\.|^visual_projection\.|^vision_model\.")
-"""Weights that are in text encoders' files and that no prompt is read with."""
-DTYPES = {Precision.float32: torch.float32, Precision.float16: torch.float16, Precision.bfloat16: torch.bfloat16}
-
-
-def choose_dtype(precision: Precision, device: torch.device | str) -> torch.dtype:
-    """What UNet and ControlNet compute in on ``device``."""
-    if torch.device(device).type == "cpu" and precision is Precision.float16:
-        log.warning("prior.precision=float16 is slow and inexact on a CPU: computing in float32")
-        return torch.float32
-    return DTYPES[precision]
-
-
-def choose_vae_dtype(config: PriorConfig, device: torch.device | str) -> torch.dtype:
-    """What the encoders compute in on ``device``.
-
-    ``auto`` takes float16 where the networks compute in either 16-bit format: bfloat16's 8 bits leave the image's
-    gradient at a cosine of .9991 with float32's (SD's VAE with random weights, 256²), float16's 11 bits at .99999.
-    """
-    on_cpu = torch.device(device).type == "cpu"
-    if config.vae_precision is VaePrecision.auto:
-        return torch.float32 if on_cpu or config.precision is Precision.float32 else torch.float16
-    if on_cpu and config.vae_precision is VaePrecision.float16:
-        log.warning("prior.vae_precision=float16 is slow on a CPU: computing in float32")
-        return torch.float32
-    return DTYPES[Precision[config.vae_precision.name]]
-
-
-def choose_encoder_keeps(keeps: EncoderKeeps, device: torch.device | str) -> EncoderKeeps:
-    """What the VAE's encoder keeps for its backward pass on ``device``: ``auto`` is chosen here."""
-    if keeps is not EncoderKeeps.auto:
-        return keeps
-    return EncoderKeeps.least if torch.device(device).type == "cpu" else EncoderKeeps.convolutions
+"""Weights in files of text encoders that conditions do not depend on."""
 
 
 def load_tiny_encoder(name: str) -> AutoencoderTiny:
-    """The tiny autoencoder in a folder, or of a hub name.
+    """The tiny autoencoder in a folder or of a hub name.
 
     Raises:
-        UserError: it is not there, damaged, or another network.
+        UserError: if it is not there, damaged, or another network.
     """
-    source = locate_tiny(name)
-    config = load_component(_TinyConfig, source, "tiny encoder")
-    kind = config.get("_class_name", "another network")
-    if kind != AutoencoderTiny.__name__:
-        raise UserError(
-            f"prior.tiny_encoder={name}: this is {kind}: expected an AutoencoderTiny, such as madebyollin/taesd"
-            + (" (a whole VAE goes to prior.vae)" if kind == "AutoencoderKL" else "")
-        )
-    return load_component(AutoencoderTiny, source, "tiny encoder", torch.float32)
-
-
-class _TinyConfig:
-    """``config.json`` alone, read where ``from_pretrained`` would."""
-
-    @staticmethod
-    def from_pretrained(name: str, **arguments: Any) -> Any:
-        return AutoencoderTiny.load_config(name, **arguments)
+    return load_component(AutoencoderTiny, locate_tiny(name), TINY_ENCODER, torch.float32)
 
 
 def load_component(cls: Any, source: Source, name: str, dtype: torch.dtype | None = None) -> Any:
-    """One component; ``dtype`` for those that have weights.
+    """Load one component.
+
+    Args:
+        cls: its class in diffusers or transformers.
+        source: its place.
+        name: for messages; "scheduler" and "text_encoder" are loaded in their own ways.
+        dtype: number format of networks; None for components without weights.
 
     Raises:
-        UserError: it cannot be read, is of another class, lacks weights or has others, or holds NaN or infinite ones.
+        UserError: if it cannot be read, is of another class, or has missing, additional, NaN or infinite weights.
     """
     place = f"{source.name}/{source.subfolder}" if source.subfolder else source.name
     try:
@@ -101,61 +62,94 @@ def load_component(cls: Any, source: Source, name: str, dtype: torch.dtype | Non
         if source.layout:
             network = single_file.load(cls, Path(source.name), name, source.layout, dtype)
         else:
-            network = _load_whole(cls, source, name, place, dtype)
+            network = _load_network(cls, source, name, place, dtype)
     except UserError:
         raise
     except Exception as error:  # tokenizers raises it bare
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        hint = "the files do not fit together, or are damaged"
-        if source.offline:
-            hint = "the cache holds a part of it only, and the hub cannot be reached: stage=fetch completes it"
-        elif any(isinstance(cause, GatedRepoError) for cause in _causes(error)):
-            hint = (
-                f"this model is gated: accept its terms on {constants.ENDPOINT}/{source.name}, then `hf auth login` or "
-                "set HF_TOKEN"
-            )
-        elif not source.is_local:
-            hint = "check the name and the network, or give a folder; stage=fetch goes on with a cut-off download"
-        raise UserError(f"prior: cannot load the {name} from {place} ({hint}): {reason}") from error
+        raise UserError(f"prior: cannot load the {name} from {place} ({_hint(source, error)}): {reason}") from error
     check_finite(network, f"prior: {place}: the {name}")
     return network
 
 
-def _load_whole(cls: Any, source: Source, name: str, place: str, dtype: torch.dtype) -> Any:
-    """A component by ``from_pretrained``, which draws at random what the files lack, and only warns of it.
+def _hint(source: Source, error: Exception) -> str:
+    """The probable reason of a failure, and what to do."""
+    if source.offline:
+        return "the cache holds a part of it only, and the hub cannot be reached: stage=fetch completes it"
+    if any(isinstance(cause, GatedRepoError) for cause in _causes(error)):
+        return (
+            f"this model is gated: accept its terms on {constants.ENDPOINT}/{source.name}, then `hf auth login` or "
+            "set HF_TOKEN"
+        )
+    if not source.is_local:
+        return "check the name and the network, or give a folder; stage=fetch resumes an interrupted download"
+    return "the files do not fit together, or are damaged"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and its chain of causes: libraries hide the hub's own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _load_network(cls: Any, source: Source, name: str, place: str, dtype: torch.dtype) -> Any:
+    """A network by ``from_pretrained``, which initialises missing weights randomly with only a warning.
 
     Raises:
-        UserError: it is of another class; weights are missing, too many or of another shape.
+        UserError: if it is of another class, or weights are missing, additional or of another shape.
     """
-    config, _ = (
-        cls.config_class.get_config_dict(source.name, **source.arguments())
-        if name == "text_encoder"
-        else (cls.load_config(source.name, **source.arguments()), None)
-    )
-    said = config.get("model_type", MODEL_TYPES[0]) if name == "text_encoder" else config.get("_class_name")
-    expected = MODEL_TYPES if name == "text_encoder" else (cls.__name__, None)
-    if said not in expected:
-        raise UserError(f"prior: {place} holds a {said}, expected the {name} of a Stable Diffusion 1.x or 2.x")
-    more = {"ignore_mismatched_sizes": True} if name == "text_encoder" else {}  # so that they are listed
+    is_text = name == "text_encoder"
+    if is_text:
+        config, _ = cls.config_class.get_config_dict(source.name, **source.arguments())
+        _check_class(config.get("model_type", TEXT_MODEL_TYPES[0]), TEXT_MODEL_TYPES, name, place)
+    else:
+        found = cls.load_config(source.name, **source.arguments()).get("_class_name")
+        if name == TINY_ENCODER:
+            _check_is_tiny(found, source)
+        _check_class(found, (cls.__name__, None), name, place)
+    more = {"ignore_mismatched_sizes": True} if is_text else {}  # so that they are reported
     network, report = cls.from_pretrained(
         source.name, **source.weights_arguments(), dtype=dtype, output_loading_info=True, **more
     )
-    for kind, says in REPORTED.items():
-        keys = [key if isinstance(key, str) else key[0] for key in report.get(kind) or ()]
-        keys = sorted(key for key in keys if not (kind == "unexpected_keys" and HARMLESS.search(key)))
+    for problem, words in PROBLEMS.items():
+        keys = [key if isinstance(key, str) else key[0] for key in report.get(problem) or ()]
+        keys = sorted(key for key in keys if not (problem == "unexpected_keys" and HARMLESS.search(key)))
         if keys:
             others = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             raise UserError(
-                f"prior: {place}: the weights of the {name} {says} {keys[0]}{others}: the file is incomplete or "
+                f"prior: {place}: the weights of the {name} {words} {keys[0]}{others}: the file is incomplete or "
                 "belongs to another configuration; get the model again"
             )
     return network
 
 
+def _check_class(found: str | None, expected: tuple[str | None, ...], name: str, place: str) -> None:
+    if found not in expected:
+        raise UserError(f"prior: {place} holds a {found}, expected the {name} of a Stable Diffusion 1.x or 2.x")
+
+
+def _check_is_tiny(found: str | None, source: Source) -> None:
+    if found != AutoencoderTiny.__name__:
+        raise UserError(
+            f"prior.tiny_encoder={source.name}: this is {found or 'another network'}: expected an AutoencoderTiny, "
+            "such as madebyollin/taesd" + (" (a whole VAE goes to prior.vae)" if found == "AutoencoderKL" else "")
+        )
+
+
 def check_finite(network: torch.nn.Module, what: str) -> None:
-    """Raises UserError if a weight is NaN or infinite; ``what`` is the beginning of its message."""
+    """Check weights for NaN and infinity.
+
+    Args:
+        network: holds the weights.
+        what: the start of the message.
+
+    Raises:
+        UserError: names the first tensor with such values.
+    """
     for name, value in network.state_dict().items():
-        # A sum shows them without a mask of the tensor's size; that of finite numbers may overflow, so look again.
+        # The sum needs no mask of the tensor's size; a sum of finite numbers may overflow, hence the second test.
         if value.is_floating_point() and not value.sum(dtype=torch.float32).isfinite() and not value.isfinite().all():
             count = int((~value.isfinite()).sum())
             raise UserError(
@@ -164,78 +158,78 @@ def check_finite(network: torch.nn.Module, what: str) -> None:
             )
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error, what it was raised from or while handling, and so on: libraries hide the hub's own."""
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__
+def set_prediction(parts: dict[str, Any], setting: Prediction, source: Source, device: torch.device | str) -> None:
+    """Replace the scheduler by one with the UNet's prediction type, and set the UNet's image size.
 
+    The type is the setting's, else the folder's, else the single file's; where there is no setting the UNet is probed
+    as well (one prediction).
 
-def set_prediction(parts: dict[str, Any], wanted: Prediction, source: Source, device: torch.device | str) -> None:
-    """Makes the scheduler say what the UNet predicts: what the user says, what a folder's scheduler says, or what a
-    single file gives away. Where the user says nothing, the UNet is asked as well (one prediction).
+    Args:
+        parts: "unet" and "scheduler" are used, and changed.
+        setting: ``prior.prediction``.
+        source: of the UNet.
+        device: where the UNet is probed.
 
     Raises:
-        UserError: a folder says velocities, and its UNet predicts noise.
+        UserError: if a folder's scheduler states velocities, and its UNet predicts noise.
     """
-    kind = None if wanted is Prediction.auto else wanted.value
-    if kind is None and source.layout:
-        kind = single_file.said_prediction(Path(source.name), source.layout)
-        if kind is None:
-            kind = single_file.recognise_prediction(parts["unet"].to(device))
-            log.info("%s: its UNet predicts %s (prior.prediction=… says otherwise)", source.name, kind)
-    elif kind is None and source.name != str(PACKAGED):
+    prediction = None if setting is Prediction.auto else setting.value
+    if prediction is None and source.layout:
+        prediction = single_file.stated_prediction(Path(source.name), source.layout)
+        if prediction is None:
+            prediction = single_file.probe_prediction(parts["unet"].to(device))
+            LOGGER.info("%s: its UNet predicts %s (prior.prediction=… overrides)", source.name, prediction)
+    elif prediction is None and source.name != str(PACKAGED):
         _check_prediction(parts["unet"].to(device), parts["scheduler"].config, source.name)
-    if kind is not None:
-        parts["scheduler"] = noise_schedule(parts["scheduler"].config, prediction_type=kind)
-    if size := single_file.latent_size(source.layout, kind):
+    if prediction is not None:
+        parts["scheduler"] = noise_schedule(parts["scheduler"].config, prediction_type=prediction)
+    if size := single_file.latent_size(source.layout, prediction):
         if not source.latent_size:
-            log.warning("%s: its pictures are of 768², which take 2.25 times the memory and time of 512²", source.name)
+            LOGGER.warning("%s: its images are of 768², which take 2.25 times the memory and time of 512²", source.name)
         parts["unet"].register_to_config(sample_size=size)
 
 
 def _check_prediction(unet: Any, schedule: Any, place: str) -> None:
-    """Compares what a folder's scheduler says that the UNet predicts with what it does.
+    """Compare the prediction type that a folder's scheduler states with a probe of its UNet.
 
-    An answer like the noise proves that noise is predicted. One that is unlike it does not prove the contrary, because
-    a UNet that was hardly trained gives such answers too: so that is only warned of.
+    An output like the noise proves that noise is predicted. The contrary only warrants a warning, because a hardly
+    trained UNet of noise gives other outputs too.
 
     Raises:
-        UserError: for a UNet of noise that is said to be one of velocities.
+        UserError: for a UNet of noise with stated velocities.
     """
-    found, said = single_file.recognise_prediction(unet, schedule.num_train_timesteps - 1), schedule.prediction_type
-    if found == said or said not in Prediction.__members__:
+    stated = schedule.prediction_type
+    found = single_file.probe_prediction(unet, schedule.num_train_timesteps - 1)
+    if found == stated or stated not in Prediction.__members__:
         return
     if found == Prediction.epsilon.value:
         raise UserError(
-            f"prior: {place}: its scheduler says prediction_type={said}, but the UNet predicts the noise: "
-            f"prior.prediction=epsilon takes it as such (prior.prediction={said} insists)"
+            f"prior: {place}: its scheduler says prediction_type={stated}, but the UNet predicts the noise: "
+            f"prior.prediction=epsilon takes it as such (prior.prediction={stated} insists)"
         )
-    log.warning(
+    LOGGER.warning(
         "prior: %s: its scheduler says prediction_type=%s, but the UNet does not predict the noise: if samples "
-        "(stage=preview) look wrong, try prior.prediction=%s (prior.prediction=%s says that all is right)",
+        "(stage=preview) look wrong, try prior.prediction=%s (prior.prediction=%s confirms the scheduler)",
         place,
-        said,
+        stated,
         found,
-        said,
+        stated,
     )
 
 
-class Quiet:
-    """Libraries load without progress bars and advice; their settings come back afterwards."""
-
-    def __enter__(self) -> None:
-        self._warnings = warnings.catch_warnings()
-        self._warnings.__enter__()
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within the context, diffusers and transformers load without progress bars, advice and warnings."""
+    libraries: tuple[Any, ...] = (diffusers.utils, transformers.utils)
+    levels = [library.logging.get_verbosity() for library in libraries]
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        self._levels = [(lib, lib.logging.get_verbosity()) for lib in (diffusers.utils, transformers.utils)]
-        for library, _ in self._levels:
+        for library in libraries:
             library.logging.set_verbosity_error()
             library.logging.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        for library, level in self._levels:
-            library.logging.set_verbosity(level)
-            library.logging.enable_progress_bar()
-        self._warnings.__exit__(None, None, None)
+        try:
+            yield
+        finally:
+            for library, level in zip(libraries, levels, strict=True):
+                library.logging.set_verbosity(level)
+                library.logging.enable_progress_bar()

@@ -1,7 +1,6 @@
-"""Downloads of a prior from the hub into its ordinary cache: only what is loaded, and resumed where it was cut off.
+"""Download a prior from the hub into its ordinary cache: only the files that are loaded, resuming interrupted ones.
 
-The hub's own client goes on after a broken connection, but what an ended program left behind it fetches anew. So here
-each file grows under a name of its own, which the next command finds, and becomes a blob of the cache once it is whole.
+Each file grows under a name of its own, which the next command finds, and becomes a blob of the cache once complete.
 """
 
 import hashlib
@@ -25,13 +24,12 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
-from huggingface_hub.file_download import http_get, repo_folder_name
-from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.prior.config import Encoder, PriorConfig
+from avatar_gs.prior.loading import hub_client
 from avatar_gs.prior.loading.sources import (
-    CONFIGS,
+    COMPONENTS,
     HUB_NAME,
     PICKLED,
     WITH_WEIGHTS,
@@ -39,6 +37,7 @@ from avatar_gs.prior.loading.sources import (
     check_endpoint,
     checked,
     choose_weights,
+    config_file,
     pickled_stem,
     weights_stem,
 )
@@ -47,20 +46,22 @@ LOGGER = logging.getLogger(__name__)
 
 TEXT_FILES = (".json", ".txt")
 SPARE = 1 << 30
-"""Bytes that stay free on the disk."""
+"""Bytes to be left free on the disk."""
 PART = ".avatar-gs.incomplete"
-"""The end of the name of a file that is not whole yet."""
+"""Suffix of a file that is not complete yet."""
 SHA256_LENGTH = 64
 NETWORK_MODULES = ("httpx", "httpcore", "requests", "urllib3")
 
 
 def fetch(config: PriorConfig) -> int:
-    """Downloads every part of a prior that is a hub name; returns the number of files that were not there yet. Weights
-    that a model has as pickles only are converted to safetensors.
+    """Download every part of a prior that is a hub name, and convert weights that exist as pickles only.
+
+    Returns:
+        The number of files that were not in the cache yet.
 
     Raises:
-        UserError: nothing is a hub name; a model is not there, gated or without weights; the hub cannot be reached; the
-            disk is too small; pickled weights are more than plain tensors.
+        UserError: nothing is a hub name; a model does not exist, is gated or has no weights; the hub cannot be reached;
+            the disk is too small; a pickle holds more than plain tensors.
     """
     repositories = _repositories(config)
     plans = {}
@@ -84,18 +85,17 @@ def fetch(config: PriorConfig) -> int:
 
 
 def format_bytes(size: int) -> str:
-    """A number of bytes for people."""
+    """A readable size in MB or GB."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 def _repositories(config: PriorConfig) -> list[tuple[str, str, tuple[str, ...]]]:
-    """``(override, hub name, components)`` of what is to be fetched; "" is a component of a model's top folder."""
+    """``(override, hub name, components)`` of each model to download; "" is a component in a model's top folder."""
     given = {"prior.path": config.path, "prior.controlnet": config.controlnet, "prior.vae": config.vae}
     if config.encoder is Encoder.tiny:
         given["prior.tiny_encoder"] = config.tiny_encoder
-    own = [name for name in CONFIGS if not (name == "vae" and config.vae)]
-    own += [] if config.controlnet else ["controlnet"]
-    components = {"prior.path": tuple(own), "prior.controlnet": ("",), "prior.vae": ("",), "prior.tiny_encoder": ("",)}
+    of_path = [name for name in COMPONENTS if not (name == "vae" and config.vae)]
+    of_path += [] if config.controlnet else ["controlnet"]
     chosen = []
     for override, name in given.items():
         if not name:
@@ -103,7 +103,7 @@ def _repositories(config: PriorConfig) -> list[tuple[str, str, tuple[str, ...]]]
         if Path(name).expanduser().exists():
             LOGGER.info("%s=%s is here: nothing to fetch", override, name)
         elif HUB_NAME.fullmatch(name) and not name.startswith("."):
-            chosen.append((override, name, components[override]))
+            chosen.append((override, name, tuple(of_path) if override == "prior.path" else ("",)))
         else:
             raise UserError(f"{override}={name}: no such folder or file, and no hub name (owner/name)")
     if chosen:
@@ -117,21 +117,21 @@ def _repositories(config: PriorConfig) -> list[tuple[str, str, tuple[str, ...]]]
 
 
 def _listing(override: str, name: str) -> dict[str, int]:
-    """The files of a model, and their bytes."""
+    """Sizes in bytes of a model's files."""
     try:
         info = HfApi(endpoint=constants.ENDPOINT).model_info(name, files_metadata=True)
     except Exception as error:
-        raise _said(override, name, error) from error
+        raise _as_user_error(override, name, error) from error
     return {entry.rfilename: entry.size or 0 for entry in info.siblings or []}
 
 
 def _chosen(override: str, name: str, component: str, files: Mapping[str, int]) -> list[str]:
-    """The files of one component that are loaded: its texts, and its weights, in safetensors if there are such."""
+    """The files of one component that are loaded: texts and weights, as safetensors if possible."""
     folder = f"{component}/" if component else ""
     inside = {file.removeprefix(folder) for file in files if file.startswith(folder)}
     inside = {file for file in inside if "/" not in file}
     texts = {file for file in inside if file.endswith(TEXT_FILES) and ".index." not in file}
-    config = CONFIGS.get(component, "config.json")
+    config = config_file(component)
     if config not in inside:
         hint = "; its ControlNet: prior.controlnet=<hub name>" if component == "controlnet" else ""
         raise UserError(
@@ -172,27 +172,25 @@ def _check_disk(needed: int) -> None:
 
 def _download(override: str, name: str, file: str) -> None:
     url = hf_hub_url(name, file, endpoint=constants.ENDPOINT)
-    cache, folder = Path(constants.HF_HUB_CACHE), repo_folder_name(repo_id=name, repo_type="model")
     try:
-        about = get_hf_file_metadata(url, endpoint=constants.ENDPOINT)
-        if about.etag:
-            blob, lock = cache / folder / "blobs" / about.etag, cache / ".locks" / folder / f"{about.etag}.lock"
-            for place in (blob, lock):
-                place.parent.mkdir(parents=True, exist_ok=True)
-            with WeakFileLock(lock):  # the hub's own client waits for the same one
-                _complete(url, blob, about.size, file)
-        hf_hub_download(name, file, endpoint=constants.ENDPOINT)  # finds the blob, and gives it its name
+        metadata = get_hf_file_metadata(url, endpoint=constants.ENDPOINT)
+        if metadata.etag:
+            blob = hub_client.model_folder(name) / "blobs" / metadata.etag
+            blob.parent.mkdir(parents=True, exist_ok=True)
+            with hub_client.blob_lock(name, metadata.etag):
+                _complete(url, blob, metadata.size, file)
+        hf_hub_download(name, file, endpoint=constants.ENDPOINT)  # finds the blob, and links the file to it
     except UserError:
         raise
     except Exception as error:
-        raise _said(override, name, error) from error
+        raise _as_user_error(override, name, error) from error
 
 
 def _complete(url: str, blob: Path, size: int | None, file: str) -> None:
-    """Downloads what is not here yet of a blob.
+    """Download the missing bytes of a blob.
 
     Raises:
-        UserError: if what is here is not what the hub says it is; the file is removed then.
+        UserError: if the file has another hash than the hub states; it is removed then.
     """
     if blob.exists():
         return
@@ -203,10 +201,10 @@ def _complete(url: str, blob: Path, size: int | None, file: str) -> None:
         here = target.tell()
         if here:
             LOGGER.info("%s: going on after %s", file, format_bytes(here))
-        http_get(url, target, resume_size=here, headers=build_hf_headers(), expected_size=size, displayed_filename=file)
-    if len(blob.name) == SHA256_LENGTH and _sha256(part) != blob.name:  # small files have a tag of another kind
+        hub_client.append(url, target, size, file)
+    if len(blob.name) == SHA256_LENGTH and _sha256(part) != blob.name:  # small files have another type of tag
         part.unlink()
-        raise UserError(f"{url}: what came is damaged, and was removed: the same command fetches it anew")
+        raise UserError(f"{url}: the download is damaged, and was removed: the same command fetches it anew")
     part.rename(blob)
 
 
@@ -215,8 +213,8 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _said(override: str, name: str, error: Exception) -> Exception:
-    """What to tell the user about a failed request; the error itself if it is no failed request."""
+def _as_user_error(override: str, name: str, error: Exception) -> Exception:
+    """Map an exception of the hub or the network to a UserError; return others unchanged."""
     hub = constants.ENDPOINT
     where = f"{override}={name}"
     if isinstance(error, GatedRepoError):
@@ -233,10 +231,10 @@ def _said(override: str, name: str, error: Exception) -> Exception:
         return UserError(f"{where}: HF_HUB_OFFLINE is set, so nothing can be fetched: unset it, or give a folder")
     if isinstance(error, HfHubHTTPError) and not isinstance(error, LocalEntryNotFoundError):
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return UserError(f"{where}: {hub} answers: {reason}; the same command goes on where it stopped")
+        return UserError(f"{where}: {hub} answers: {reason}; the same command resumes the download")
     if isinstance(error, OSError | LocalEntryNotFoundError) or type(error).__module__.startswith(NETWORK_MODULES):
         return UserError(
             f"{where}: {hub} cannot be reached, or stopped answering ({type(error).__name__}): check the network, or "
-            "set HF_ENDPOINT to a mirror; the same command goes on where it stopped"
+            "set HF_ENDPOINT to a mirror; the same command resumes the download"
         )
     return error

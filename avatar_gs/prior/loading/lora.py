@@ -1,12 +1,11 @@
-"""LoRA files: low-rank changes of a prior's weights, added to them once, when the prior is loaded.
+"""LoRA files: low-rank changes of a prior's weights, which are added to them when the prior is loaded.
 
-A file holds, for each layer that it changes, two small matrices ``down`` [r, in] and ``up`` [out, r] (of convolutions:
-kernels), and often ``alpha``; the layer's weight W becomes ``W + scale * alpha / r * up @ down`` (Hu et al. 2021).
-Files differ in what they call the layers. Kohya's programs and A1111 join the layer's path with underscores, diffusers
-and PEFT keep its dots; so both are compared with the layers' own paths joined by underscores, and no table is needed.
+A file holds for each layer two small matrices ``down`` [r, in] and ``up`` [out, r] (kernels for convolutions), and
+often ``alpha``; the layer's weight W becomes ``W + scale * alpha / r * up @ down`` (Hu et al. 2021). Kohya's programs
+and A1111 join a layer's path with underscores, diffusers and PEFT keep its dots: names are compared with underscores.
 
-The sum is taken here rather than by diffusers' loaders: in float32 with one rounding, whatever the UNet computes in;
-and every tensor that finds no layer is an error, where those filter some out and go on.
+The sum is computed here rather than by diffusers' loaders: in float32 with one rounding whatever the UNet's format, and
+a tensor without a layer is an error, where those loaders skip some.
 """
 
 import hashlib
@@ -39,7 +38,7 @@ PREFIXES = {
     "base_model.model.": UNET,
     "text_model.": TEXT,
 }
-"""What names begin with. Those that begin otherwise are of the UNet: the first files of diffusers have such."""
+"""Prefixes of names. Names without one belong to the UNet, as in the first files of diffusers."""
 OTHER_MODELS = {
     "lora_te2_": "Stable Diffusion XL",
     "text_encoder_2.": "Stable Diffusion XL",
@@ -64,14 +63,14 @@ OTHER_KINDS = {
     r"\.on_input$": "IA3",
 }
 OLD_NAMES = {UNET: {"to_out": "to_out.0"}, TEXT: {f"to_{part}": f"{part}_proj" for part in ("q", "k", "v", "out")}}
-"""What diffusers' first files call a layer, and its name."""
+"""Names of layers in diffusers' first files, and their names now."""
 PEFT_CONFIG, METADATA = "adapter_config.json", "lora_adapter_metadata"
 TEXT_WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
 
 
 @dataclass(frozen=True)
 class Factors:
-    """The change of one layer. ``mid`` is the kernel between the two of a convolution that is factorised twice."""
+    """The change of one layer. ``mid`` is the kernel between the two of a doubly factorised convolution."""
 
     down: Tensor
     up: Tensor
@@ -91,7 +90,7 @@ class Factors:
 
 @dataclass(frozen=True)
 class Lora:
-    """A file that was read: by network and flat name of the layer, its change."""
+    """The content of a file: changes by network and flat name of the layer."""
 
     file: Path
     scale: float
@@ -105,7 +104,7 @@ def looks_like(names: Iterable[str]) -> bool:
 
 
 def digest(entries: Sequence[str]) -> str:
-    """What tells files and scales of ``prior.lora`` apart: name, scale and hash of the content of each; "" for none."""
+    """Name, scale and content hash of each entry of ``prior.lora``, for cache keys and records; "" for none."""
     parts = []
     for path, scale in map(lora_entry, entries):
         with Path(path).expanduser().open("rb") as content:
@@ -117,8 +116,8 @@ def read(entry: str) -> Lora:
     """The LoRA that an entry of ``prior.lora`` names.
 
     Raises:
-        UserError: the file is missing, damaged or empty; it is no LoRA, one of a form or model that is not served, or
-            holds numbers that are not finite.
+        UserError: if the file is missing, damaged or empty, is no LoRA or one of another form or model, or holds
+            numbers that are not finite.
     """
     path, scale = lora_entry(entry)
     file = Path(path).expanduser()
@@ -137,7 +136,7 @@ def read(entry: str) -> Lora:
 
 
 def fuse(loras: Sequence[Lora], unet: nn.Module, text_encoder: nn.Module) -> None:
-    """Adds all changes to the networks' weights, in place.
+    """Add all changes to the networks' weights, in place.
 
     Raises:
         UserError: a file fits neither network, or makes a weight infinite in the precision of its network. The networks
@@ -181,8 +180,7 @@ def fuse(loras: Sequence[Lora], unet: nn.Module, text_encoder: nn.Module) -> Non
 
 
 def _content(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors, and what the file's makers noted of the training (alpha of PEFT, which writes none beside the
-    weights)."""
+    """Tensors and training settings (PEFT's alpha, which is not among its tensors)."""
     if is_pickle(file):
         return tensors_of(file), _peft_config(file)
     try:
@@ -191,16 +189,16 @@ def _content(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"prior.lora={file}: {str(error).removeprefix('prior: ')}") from error
     with safe_open(file, "pt") as content:
         tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (no mapping)
-        noted = (content.metadata() or {}).get(METADATA)
-    return tensors, _json(file, noted) if noted else _peft_config(file)
+        settings = (content.metadata() or {}).get(METADATA)
+    return tensors, _json(file, settings) if settings else _peft_config(file)
 
 
 def _peft_config(file: Path) -> dict[str, Any]:
-    """The settings that PEFT writes into the same folder, as if the file held them."""
-    beside = file.with_name(PEFT_CONFIG)
-    if not file.stem.startswith("adapter_model") or not beside.is_file():
+    """The settings that PEFT writes into the same folder."""
+    config = file.with_name(PEFT_CONFIG)
+    if not file.stem.startswith("adapter_model") or not config.is_file():
         return {}
-    return _json(beside, beside.read_text(encoding="utf-8"))
+    return _json(config, config.read_text(encoding="utf-8"))
 
 
 def _json(file: Path, text: str) -> dict[str, Any]:
@@ -212,7 +210,7 @@ def _json(file: Path, text: str) -> dict[str, Any]:
 
 
 def _check_is_one(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raises UserError for what is no LoRA, with what it is, and for numbers that are not finite."""
+    """Raise UserError for a file that is no LoRA, naming what it is, and for numbers that are not finite."""
     if not tensors:
         raise UserError(f"prior.lora={file}: it is empty: no weights are in it")
     for name in tensors:
@@ -237,7 +235,7 @@ def _other_kind(name: str) -> str:
 
 
 def _layer(name: str) -> tuple[str, str]:
-    """``(network, flat name)`` of a layer under any program's name."""
+    """``(network, flat name)`` of a layer with any program's name."""
     prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), "")
     network, path = PREFIXES.get(prefix, UNET), name.removeprefix(prefix).replace(".processor", "")
     head, dot, last = path.rpartition(".")
@@ -245,7 +243,7 @@ def _layer(name: str) -> tuple[str, str]:
 
 
 def _flat(path: str) -> str:
-    """A layer's path joined by underscores; without ``text_model``, which some versions put before a text encoder's."""
+    """A layer's path joined by underscores, without the prefix ``text_model`` of some versions."""
     return path.replace(".", "_").removeprefix("text_model_")
 
 
@@ -273,7 +271,7 @@ def _layers(network: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _check_fits(lora: Lora, known: Mapping[tuple[str, str], nn.Module]) -> None:
-    """Raises UserError for a LoRA that was made for other layers, or for layers of other sizes."""
+    """Raise UserError for a LoRA that was made for other layers, or for layers of other sizes."""
     unknown = [name for name in lora.layers if name not in known]
     for layer, factors in lora.layers.items():
         if layer in unknown:
@@ -286,19 +284,19 @@ def _check_fits(lora: Lora, known: Mapping[tuple[str, str], nn.Module]) -> None:
         )
         if shape[:2] != tuple(weight.shape[:2]) or torch.Size(shape).numel() != weight.numel():
             raise UserError(
-                f"prior.lora={lora.file}: made for another model{_for(lora)}: it changes {layer[1]} of the {layer[0]}, "
-                f"which is {list(weight.shape)} here, by {list(shape)}"
+                f"prior.lora={lora.file}: made for another model{_made_for(lora)}: it changes {layer[1]} of the "
+                f"{layer[0]}, which is {list(weight.shape)} here, by {list(shape)}"
             )
     if unknown:
         few = "none of its layers is" if len(unknown) == len(lora.layers) else f"{len(unknown)} of its layers are not"
         raise UserError(
-            f"prior.lora={lora.file}: made for another model{_for(lora)}: {few} in this prior (such as "
+            f"prior.lora={lora.file}: made for another model{_made_for(lora)}: {few} in this prior (such as "
             f"{unknown[0][1]} of the {unknown[0][0]})"
         )
 
 
-def _for(lora: Lora) -> str:
-    """Which model, by the width of the text that the UNet reads."""
+def _made_for(lora: Lora) -> str:
+    """The model that a LoRA was made for, by the width of the UNet's text conditions."""
     widths = {factors.down.shape[1] for (_, name), factors in lora.layers.items() if name.endswith("attn2_to_k")}
     model = TEXT_WIDTHS.get(widths.pop()) if len(widths) == 1 else None
     return f" ({model})" if model else ""

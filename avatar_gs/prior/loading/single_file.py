@@ -1,10 +1,9 @@
-"""Single files (``.safetensors``, or pickles of plain tensors) in the original layout of Stable Diffusion 1.x and 2.x.
-
-ControlNets and VAEs for them are read from such files as well.
+"""Single files (``.safetensors``, or pickles of plain tensors) in the original layout of Stable Diffusion 1.x and 2.x,
+and of ControlNets and VAEs for them.
 
 Such a file holds weights under the names of the first implementation (LDM), and no configuration. The configurations
 are packaged (``layouts``: public facts of these architectures), diffusers' own converters translate the names, and
-nothing reaches for the network. What a file cannot hold is the tokenizer.
+nothing is downloaded. The file has no tokenizer.
 """
 
 import json
@@ -23,7 +22,7 @@ from avatar_gs.prior.loading import lora
 from avatar_gs.prior.loading.weight_files import as_safetensors, check_safetensors, is_pickle
 
 WIDTHS = {768: "sd15", 1024: "sd21"}
-"""The layout by the width of the text that the UNet reads."""
+"""The layout by the width of the UNet's text conditions."""
 CONTROLNETS = {
     "sd15": "lllyasviel/control_v11p_sd15_openpose",
     "sd21": "thibaud/controlnet-sd21-openposev2-diffusers",
@@ -32,20 +31,21 @@ PREFIXES = {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "text
 CROSS_ATTENTION = ".transformer_blocks.0.attn2.to_k.weight"
 FIRST_CONVOLUTION = "input_blocks.0.0.weight"
 TOKENIZER_FILES = (("vocab.json", "merges.txt"), ("tokenizer.json",))
-"""Either of these holds a whole tokenizer."""
+"""Either set of files is a whole tokenizer."""
 V_LATENT_SIZE = 96
-"""Stable Diffusion 2.x that predicts v was trained on 768² pictures."""
+"""Of Stable Diffusion 2.x that predicts v: it was trained on images of 768²."""
 PROBE_SIZE = 32
+"""Side in latents of the noise that a UNet is probed with."""
 
 
 def is_single_file(name: str) -> bool:
-    """Whether ``name`` is a file of weights (and no folder or hub name)."""
+    """Whether ``name`` is a file of weights, not a folder or hub name."""
     file = Path(name).expanduser()
     return file.is_file() and (file.suffix == ".safetensors" or is_pickle(file))
 
 
 def readable(file: Path) -> Path:
-    """The file itself, or the copy of a pickled one in safetensors.
+    """The file itself, or a safetensors copy of a pickled one.
 
     Raises:
         UserError: if it is damaged, or a pickle of more than tensors.
@@ -57,11 +57,15 @@ def readable(file: Path) -> Path:
 
 
 def base_layout(file: Path, has_vae: bool, given: Path) -> str:
-    """The layout, ``sd15`` or ``sd21``, of a complete checkpoint; ``has_vae`` says that its VAE comes from elsewhere,
-    and ``given`` is what messages call the file.
+    """The layout, ``sd15`` or ``sd21``, of a complete checkpoint.
+
+    Args:
+        file: safetensors.
+        has_vae: whether another file provides the VAE.
+        given: the user's file, for messages.
 
     Raises:
-        UserError: if the file is no text-to-image Stable Diffusion 1.x or 2.x, or a part is not in it.
+        UserError: if it is no text-to-image Stable Diffusion 1.x or 2.x, or lacks a component.
     """
     shapes = _shapes(file)
     _refuse_lora(shapes, "prior.path", given)
@@ -82,10 +86,10 @@ def base_layout(file: Path, has_vae: bool, given: Path) -> str:
 
 
 def controlnet_layout(file: Path, given: Path) -> str:
-    """The layout of a ControlNet's file, under its original names or diffusers'.
+    """The layout of a ControlNet's file, with the original names or diffusers'.
 
     Raises:
-        UserError: if it is none.
+        UserError: if it is no ControlNet.
     """
     shapes = _shapes(file)
     _refuse_lora(shapes, "prior.controlnet", given)
@@ -95,7 +99,7 @@ def controlnet_layout(file: Path, given: Path) -> str:
 
 
 def check_vae(file: Path, given: Path) -> str:
-    """The layout that reads a VAE's file (all of Stable Diffusion 1.x and 2.x share one).
+    """The layout for a VAE's file (all of Stable Diffusion 1.x and 2.x share one).
 
     Raises:
         UserError: if no VAE is in it.
@@ -108,7 +112,7 @@ def check_vae(file: Path, given: Path) -> str:
 
 
 def find_tokenizer(file: Path, given: str) -> Path:
-    """The folder of the tokenizer: the one that is given, or ``tokenizer`` beside the file.
+    """The folder of the tokenizer: ``given``, or ``tokenizer`` next to the file.
 
     Raises:
         UserError: if its files are not there.
@@ -121,18 +125,25 @@ def find_tokenizer(file: Path, given: str) -> Path:
     raise UserError(
         f"{found}: expected a folder with CLIP's vocab.json and merges.txt (the folder 'tokenizer' of any Stable "
         "Diffusion in diffusers' format, or openai/clip-vit-large-patch14): give it with prior.tokenizer=<folder>, or "
-        "put it beside the file as 'tokenizer'"
+        "put it next to the file as 'tokenizer'"
     )
 
 
 def tokenizer_arguments(layout: str) -> dict[str, Any]:
-    """What ``CLIPTokenizer.from_pretrained`` cannot know from ``vocab.json`` and ``merges.txt`` alone."""
+    """Arguments of ``CLIPTokenizer.from_pretrained`` that ``vocab.json`` and ``merges.txt`` do not hold."""
     content = json.loads((LAYOUTS / layout / "tokenizer" / "tokenizer_config.json").read_text(encoding="utf-8"))
     return {name: value for name, value in content.items() if name.endswith("_token") or name == "model_max_length"}
 
 
 def load(cls: Any, file: Path, name: str, layout: str, dtype: torch.dtype) -> Any:
-    """The component ``name`` (unet, vae, text_encoder, controlnet) of a file, as an instance of diffusers' ``cls``.
+    """Load a component from a file.
+
+    Args:
+        cls: its class in diffusers or transformers.
+        file: safetensors.
+        name: unet, vae, text_encoder or controlnet.
+        layout: sd15 or sd21.
+        dtype: number format of the weights.
 
     Raises:
         UserError: if weights are missing.
@@ -147,7 +158,7 @@ def load(cls: Any, file: Path, name: str, layout: str, dtype: torch.dtype) -> An
         else:
             network = cls.from_single_file(weights, config=config, dtype=dtype, **arguments)
         lacks = any(value.is_meta for value in network.state_dict().values())
-    except (NotImplementedError, SingleFileComponentError):  # torch's word for weights that never came, and diffusers'
+    except (NotImplementedError, SingleFileComponentError):  # torch and diffusers on missing weights
         lacks = True
     if lacks:
         raise UserError(
@@ -156,46 +167,46 @@ def load(cls: Any, file: Path, name: str, layout: str, dtype: torch.dtype) -> An
     return network
 
 
-def said_prediction(file: Path, layout: str) -> str | None:
-    """What a file says that its UNet predicts, or what all of its layout do; None if only its UNet can tell.
+def stated_prediction(file: Path, layout: str) -> str | None:
+    """The prediction type in a file's metadata, or of all files of its layout; None if only the UNet can tell.
 
     The keys are those of the ModelSpec standard; ``v_pred`` is an empty tensor that marks files by convention.
     """
     with safe_open(file, "pt") as tensors:
         metadata, marked = tensors.metadata() or {}, "v_pred" in tensors.keys()  # noqa: SIM118 (no mapping)
-    said = metadata.get("modelspec.prediction_type", "")
+    stated = metadata.get("modelspec.prediction_type", "")
     architecture = metadata.get("modelspec.architecture", "").split("/")[0]
-    if marked or said in ("v", "v_prediction") or architecture.endswith("768-v"):
+    if marked or stated in ("v", "v_prediction") or architecture.endswith("768-v"):
         return "v_prediction"
-    if said == "epsilon" or architecture.endswith("v2-512") or layout == "sd15":
+    if stated == "epsilon" or architecture.endswith("v2-512") or layout == "sd15":
         return "epsilon"
     return None
 
 
 def latent_size(layout: str, prediction: str | None) -> int:
-    """The side of the latents of a model that is known to predict this; 0: as its layout says."""
+    """Side of the latents of a layout with this prediction type; 0: the layout's own."""
     return V_LATENT_SIZE if layout == "sd21" and prediction == "v_prediction" else 0
 
 
 @torch.no_grad()
-def recognise_prediction(unet: Any, last_step: int = 999) -> str:
-    """What a UNet predicts, by what it makes of pure noise.
+def probe_prediction(unet: Any, last_step: int = 999) -> str:
+    """The prediction type of a UNet, by its output for pure noise.
 
-    At the last step z_t is all but the noise itself, so a prediction of the noise is nearly its own input, while
-    v = alpha eps - sigma z0 is nearly -z0, which the input hardly tells anything about.
+    At the last timestep z_t is nearly the noise itself, so a prediction of the noise is nearly its input, while
+    v = alpha eps - sigma z0 is nearly -z0, which hardly depends on the input.
     """
     config = unet.config
     noise = torch.randn(1, config.in_channels, PROBE_SIZE, PROBE_SIZE, generator=torch.Generator().manual_seed(0))
     text = torch.zeros(1, 1, config.cross_attention_dim, device=unet.device, dtype=unet.dtype)
     output = unet(noise.to(unet.device, unet.dtype), last_step, encoder_hidden_states=text, return_dict=False)[0]
-    alike = torch.cosine_similarity(output.float().cpu().flatten(), noise.flatten(), dim=0)
-    return "epsilon" if float(alike) > 0.5 else "v_prediction"
+    similarity = torch.cosine_similarity(output.float().cpu().flatten(), noise.flatten(), dim=0)
+    return "epsilon" if float(similarity) > 0.5 else "v_prediction"
 
 
 def _refuse_lora(names: Iterable[str], override: str, given: Path) -> None:
     if lora.looks_like(names):
         raise UserError(
-            f"{override}={given} is a LoRA: give it with prior.lora={given}, beside the prior that it was made for "
+            f"{override}={given} is a LoRA: give it with prior.lora={given}, next to the prior that it was made for "
             "(such as prior=sd15)"
         )
 
@@ -217,7 +228,7 @@ def _shapes(file: Path) -> dict[str, list[int]]:
 
 
 def _read(file: Path, prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with ``prefix``, or all, of a file that holds one component only."""
+    """The tensors with ``prefix``; all tensors of a file that holds one component only."""
     with safe_open(file, "pt") as tensors:
         names = list(tensors.keys())
         chosen = [name for name in names if name.startswith(prefix)] or names

@@ -1,6 +1,6 @@
-"""Where the files of a prior are, and whether they are all there, before any library opens them.
+"""Locate the files of a prior and check that they are complete, before any library opens them.
 
-The libraries' own messages about a missing or broken file run over pages and seldom name it; these are one line.
+The libraries' own errors about missing or broken files are pages long and seldom name the file; these are one line.
 """
 
 import json
@@ -17,79 +17,94 @@ from huggingface_hub import constants, try_to_load_from_cache
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.paths import MINI_PRIOR
-from avatar_gs.prior.config import Prediction
+from avatar_gs.prior.config import Prediction, PriorConfig
 from avatar_gs.prior.loading import single_file
 from avatar_gs.prior.loading.weight_files import as_safetensors, check_no_pointer, check_safetensors, unfinished
 
 PACKAGED = MINI_PRIOR
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-CONFIGS = {
-    "tokenizer": "tokenizer_config.json",
-    "text_encoder": "config.json",
-    "vae": "config.json",
-    "unet": "config.json",
-    "scheduler": "scheduler_config.json",
-}
-SECONDS_FOR_THE_HUB = 8
-PICKLED = ".bin"
-HALF = "fp16"
-"""The variant that is taken of a model that has no others."""
+CONFIG_FILES = {"tokenizer": "tokenizer_config.json", "scheduler": "scheduler_config.json"}
+COMPONENTS = ("tokenizer", "text_encoder", "vae", "unet", "scheduler")
+"""Subfolders of every prior's folder; a ControlNet may be in another."""
 WITH_WEIGHTS = ("text_encoder", "vae", "unet", "controlnet")
+HUB_TIMEOUT = 8
+"""Seconds."""
+PICKLED = ".bin"
+PREFERRED_VARIANT = "fp16"
+"""Among variants of weights, where there are no plain ones."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One component's place: ``name`` is a folder or a hub name, to be loaded from its ``subfolder`` ("" for none)."""
+    """The place of one component: a folder or hub name, with the subfolder ("" for none)."""
 
     name: str
     subfolder: str
     is_local: bool
     variant: str | None = None
+    """Infix of the weight files' names, such as ``fp16``."""
     offline: bool = False
-    """A hub name that is taken from the local cache, because the hub cannot be reached."""
+    """Whether a hub name is read from the local cache only, as the hub cannot be reached."""
     layout: str = ""
-    """The packaged layout by which a single file is read ("" for folders and hub names)."""
+    """The packaged layout that a single file is read with ("" for folders and hub names)."""
     latent_size: int = 0
-    """The side of the latents, where the layout says another (0: it does not)."""
+    """Side of the latents, if it is another than the layout's (0: it is the layout's)."""
 
     def arguments(self) -> dict[str, str | bool | None]:
         """Keyword arguments of every ``from_pretrained``."""
         return {"subfolder": self.subfolder, "local_files_only": self.is_local or self.offline}
 
     def weights_arguments(self) -> dict[str, str | bool | None]:
+        """Keyword arguments of networks' ``from_pretrained``."""
         return {**self.arguments(), "use_safetensors": True, "variant": self.variant}
 
+    def folder(self, component: str) -> Path | None:
+        """The local folder with the component's files; None if the hub's cache has none of them."""
+        if self.is_local:
+            return Path(self.name) / self.subfolder
+        file = cached_file(self.name, self.subfolder, config_file(component))
+        return file.parent if file else None
 
-def locate(
-    path: str, controlnet: str, vae: str, tokenizer: str = "", prediction: Prediction = Prediction.auto
-) -> dict[str, Source]:
-    """Each component's source, after checking every local file of it. ``prediction`` (as the user says it) tells the
-    size of a single file's pictures.
+    def weight_files(self, component: str) -> list[Path]:
+        """The local files that the component's weights are loaded from; empty if they are not here yet."""
+        if self.layout:
+            return [Path(self.name)]
+        folder = self.folder(component)
+        if folder is None:
+            return []
+        names = [file.name for file in folder.iterdir() if file.is_file()]
+        return [folder / name for name in choose_weights(names, weights_stem(component), ".safetensors")[1]]
+
+
+def locate(config: PriorConfig) -> dict[str, Source]:
+    """The source of each component by name, after checking all local files.
+
+    Pickled weights are converted to safetensors copies, which the sources then name.
 
     Raises:
-        UserError: a folder is missing or incomplete, or holds damaged weights or pickles of more than tensors.
+        UserError: if a folder is missing or incomplete, or holds damaged weights or pickles of more than tensors.
     """
-    base = path or str(PACKAGED)
+    base = config.path or str(PACKAGED)
     if single_file.is_single_file(base):
-        sources = _of_single_file(Path(base).expanduser(), tokenizer, bool(vae), prediction)
+        sources = _of_single_file(Path(base).expanduser(), config)
     else:
-        sources = {name: _source(base, name, "prior.path") for name in CONFIGS}
-        if tokenizer:
-            folder = single_file.find_tokenizer(Path(base), tokenizer)
+        sources = {name: _source(base, name, "prior.path") for name in COMPONENTS}
+        if config.tokenizer:
+            folder = single_file.find_tokenizer(Path(base), config.tokenizer)
             sources["tokenizer"] = Source(str(folder), "", is_local=True)
         if sources["unet"].is_local:
             _check_prior_folder(Path(sources["unet"].name))
-    if controlnet:
-        sources["controlnet"] = _replaced(controlnet, "controlnet")
+    if config.controlnet:
+        sources["controlnet"] = _replacement(config.controlnet, "controlnet")
     else:
-        sources["controlnet"] = _own_controlnet(base, sources["unet"])
-    if vae:
-        sources["vae"] = _replaced(vae, "vae")
+        sources["controlnet"] = _included_controlnet(base, sources["unet"])
+    if config.vae:
+        sources["vae"] = _replacement(config.vae, "vae")
     return {name: checked(name, source) for name, source in sources.items()}
 
 
 def locate_tiny(name: str) -> Source:
-    """The place of a tiny autoencoder, after checking its local files.
+    """The source of a tiny autoencoder, after checking its local files.
 
     Raises:
         UserError: as ``locate``.
@@ -97,23 +112,42 @@ def locate_tiny(name: str) -> Source:
     return checked("vae", _source(name, "", "prior.tiny_encoder"))
 
 
-def _of_single_file(file: Path, tokenizer: str, has_vae: bool, prediction: Prediction) -> dict[str, Source]:
+def must_be_fetched(component: str, source: Source) -> bool:
+    """Whether a component's weights are not on this machine yet."""
+    remote = component in WITH_WEIGHTS and not source.is_local and not source.offline
+    return remote and not source.weight_files(component)
+
+
+def config_file(component: str) -> str:
+    """Name of a component's configuration file."""
+    return CONFIG_FILES.get(component, "config.json")
+
+
+def cached_file(name: str, subfolder: str, file: str) -> Path | None:
+    """A model's file in the hub's cache, if it is there."""
+    path = try_to_load_from_cache(name, f"{subfolder}/{file}" if subfolder else file)
+    return Path(path) if isinstance(path, str) else None
+
+
+def _of_single_file(file: Path, config: PriorConfig) -> dict[str, Source]:
+    """Sources of the components in a single file, of its tokenizer and of its packaged scheduler."""
     readable = single_file.readable(file)
-    layout = single_file.base_layout(readable, has_vae, given=file)
+    layout = single_file.base_layout(readable, bool(config.vae), given=file)
     weights = Source(str(readable), "", is_local=True, layout=layout)
-    auto = prediction is Prediction.auto
-    said = single_file.said_prediction(readable, layout) if auto else prediction.value
-    folder = single_file.find_tokenizer(file, tokenizer)
+    auto = config.prediction is Prediction.auto
+    prediction = single_file.stated_prediction(readable, layout) if auto else config.prediction.value
+    tokenizer = single_file.find_tokenizer(file, config.tokenizer)
     return {
-        "tokenizer": Source(str(folder), "", is_local=True, layout=layout),
+        "tokenizer": Source(str(tokenizer), "", is_local=True, layout=layout),
         "scheduler": Source(str(single_file.LAYOUTS / layout), "scheduler", is_local=True),
-        **dict.fromkeys(("text_encoder", "vae"), weights),
-        "unet": replace(weights, latent_size=single_file.latent_size(layout, said)),
+        "text_encoder": weights,
+        "vae": weights,
+        "unet": replace(weights, latent_size=single_file.latent_size(layout, prediction)),
     }
 
 
-def _replaced(name: str, component: str) -> Source:
-    """The place of a component that is given apart: a file, folder or hub name."""
+def _replacement(name: str, component: str) -> Source:
+    """The source of a component that is given separately: a file, folder or hub name."""
     if not single_file.is_single_file(name):
         return _source(name, "", f"prior.{component}")
     file = Path(name).expanduser()
@@ -122,7 +156,7 @@ def _replaced(name: str, component: str) -> Source:
     return Source(str(readable), "", is_local=True, layout=find(readable, given=file))
 
 
-def _own_controlnet(base: str, unet: Source) -> Source:
+def _included_controlnet(base: str, unet: Source) -> Source:
     """The ControlNet inside the prior's own folder.
 
     Raises:
@@ -157,16 +191,15 @@ def _source(name: str, subfolder: str, override: str) -> Source:
 
 
 def _must_stay_offline(name: str, subfolder: str, override: str) -> bool:
-    """Asks the hub once, for seconds: its own client would retry every file for minutes without a network.
+    """Ask the hub once, for seconds: without a network its own client would retry every file for minutes.
 
     Raises:
-        UserError: the hub cannot be reached, and the cache does not hold this name.
+        UserError: if the hub cannot be reached, and the cache does not hold the model.
     """
     check_endpoint()
     if _hub_answers():
         return False
-    file = CONFIGS.get(subfolder, "config.json")
-    if isinstance(try_to_load_from_cache(name, f"{subfolder}/{file}" if subfolder else file), str):
+    if cached_file(name, subfolder, config_file(subfolder)):
         return True
     raise UserError(
         f"{override}={name}: no such folder, and the hub ({constants.ENDPOINT}) cannot be reached to look there; "
@@ -175,7 +208,7 @@ def _must_stay_offline(name: str, subfolder: str, override: str) -> bool:
 
 
 def check_endpoint() -> None:
-    """Raises UserError for an HF_ENDPOINT that is no address."""
+    """Raise UserError if HF_ENDPOINT is no address."""
     address = urlsplit(constants.ENDPOINT)
     if address.scheme not in ("http", "https") or not address.netloc:
         raise UserError(
@@ -189,7 +222,7 @@ def _hub_answers() -> bool:
     if constants.HF_HUB_OFFLINE:
         return False
     try:
-        urllib.request.urlopen(constants.ENDPOINT, timeout=SECONDS_FOR_THE_HUB).close()
+        urllib.request.urlopen(constants.ENDPOINT, timeout=HUB_TIMEOUT).close()
     except urllib.error.HTTPError:  # an answer all the same
         return True
     except OSError:
@@ -198,7 +231,8 @@ def _hub_answers() -> bool:
 
 
 def _check_prior_folder(folder: Path) -> None:
-    missing = [f"{name}/{file}" for name, file in CONFIGS.items() if not (folder / name / file).is_file()]
+    files = [f"{name}/{config_file(name)}" for name in COMPONENTS]
+    missing = [file for file in files if not (folder / file).is_file()]
     if missing:
         raise UserError(
             f"prior.path={folder} is not a Stable Diffusion folder: missing {', '.join(missing)}; expected the layout "
@@ -207,33 +241,32 @@ def _check_prior_folder(folder: Path) -> None:
 
 
 def checked(name: str, source: Source) -> Source:
-    """The source, with the variant that its files have; hub names are checked by the hub. Weights that are pickled
-    only are read from a copy in safetensors."""
+    """Check the local files of a component.
+
+    Returns:
+        The source with the variant that its files have, or the source of a safetensors copy of its pickled weights.
+
+    Raises:
+        UserError: if a file is missing or damaged.
+    """
     if source.is_local and (not source.layout or name == "tokenizer"):
         for file in (Path(source.name) / source.subfolder).iterdir():
             if file.is_file():
                 check_no_pointer(file)
-    if name not in WITH_WEIGHTS or source.layout:
-        return source
-    folder = files_of(name, source)
+    folder = source.folder(name) if name in WITH_WEIGHTS and not source.layout else None
     if folder is None:
         return source
-    if not (folder / "config.json").is_file():
-        raise UserError(f"prior: {folder} is no {name} folder: missing config.json")
-    try:
-        json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"prior: {folder / 'config.json'} is not valid JSON ({error}): get the file again") from error
+    _check_config(folder, name)
     names, stem = [file.name for file in folder.iterdir() if file.is_file()], weights_stem(name)
     variant, chosen = choose_weights(names, stem, ".safetensors")
     if chosen:
         for file in chosen if source.is_local else ():
             check_safetensors(folder / file)
-        _check_all_parts(folder, chosen)
+        _check_all_shards(folder, chosen)
         return replace(source, variant=variant)
     _, pickled = choose_weights(names, pickled_stem(name), PICKLED)
     if pickled:
-        _check_all_parts(folder, pickled)
+        _check_all_shards(folder, pickled)
         copy = as_safetensors([folder / file for file in pickled], f"{stem}.safetensors", [folder / "config.json"])
         return Source(str(copy.parent), "", is_local=True)
     if not source.is_local:  # loading downloads them
@@ -246,63 +279,54 @@ def checked(name: str, source: Source) -> Source:
     )
 
 
-def files_of(name: str, source: Source) -> Path | None:
-    """The folder on this disk that holds the files of a component; None where the cache of the hub has none of it."""
-    if source.is_local:
-        return Path(source.name) / source.subfolder
-    file = CONFIGS.get(name, "config.json")
-    cached = try_to_load_from_cache(source.name, f"{source.subfolder}/{file}" if source.subfolder else file)
-    return Path(cached).parent if isinstance(cached, str) else None
+def _check_config(folder: Path, component: str) -> None:
+    file = folder / "config.json"
+    if not file.is_file():
+        raise UserError(f"prior: {folder} is no {component} folder: missing config.json")
+    try:
+        json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"prior: {file} is not valid JSON ({error}): get the file again") from error
 
 
 def weights_stem(component: str) -> str:
-    """What the weights of a component are called, before ``.safetensors``."""
+    """Name of a component's weights, before ``.safetensors``."""
     return "model" if component == "text_encoder" else "diffusion_pytorch_model"
 
 
 def pickled_stem(component: str) -> str:
-    """What the pickled weights of a component are called, before ``.bin``."""
+    """Name of a component's pickled weights, before ``.bin``."""
     return "pytorch_model" if component == "text_encoder" else "diffusion_pytorch_model"
 
 
 def choose_weights(names: Iterable[str], stem: str, suffix: str) -> tuple[str | None, list[str]]:
-    """``(variant, files)``: which of the files of a component to load: plain ones, else half-precision ones, else the
-    first of others; one whole file rather than parts. No files: there are none."""
-    parts = r"(?P<{}>-\d+-of-\d+)?"
+    """The files of a component's weights to load: plain ones, else half-precision ones, else the first other variant;
+    one whole file rather than shards.
+
+    Args:
+        names: of all files in the folder.
+        stem: of the weights' names.
+        suffix: of the weights' names.
+
+    Returns:
+        ``(variant, files)``; no files if there are none.
+    """
+    shard = r"(?P<{}>-\d+-of-\d+)?"
     form = re.compile(
-        rf"{re.escape(stem)}{parts.format('old')}(\.(?P<variant>\w+))?{parts.format('part')}{re.escape(suffix)}"
+        rf"{re.escape(stem)}{shard.format('old')}(\.(?P<variant>\w+))?{shard.format('new')}{re.escape(suffix)}"
     )
     found: dict[str, dict[bool, list[str]]] = {}
     for name in sorted(names):
         if match := form.fullmatch(name):
-            is_part = bool(match["old"] or match["part"])
-            found.setdefault(match["variant"] or "", {}).setdefault(is_part, []).append(name)
+            is_shard = bool(match["old"] or match["new"])
+            found.setdefault(match["variant"] or "", {}).setdefault(is_shard, []).append(name)
     if not found:
         return None, []
-    variant = min(found, key=lambda name: (name != "", name != HALF, name))
+    variant = min(found, key=lambda name: (name != "", name != PREFERRED_VARIANT, name))
     return variant or None, found[variant].get(False) or found[variant][True]
 
 
-def weight_files(component: str, source: Source) -> list[Path]:
-    """The files on this disk that a component is loaded from; none where they are not here yet."""
-    if source.layout:
-        return [Path(source.name)]
-    folder = files_of(component, source)
-    if folder is None:
-        return []
-    names = [file.name for file in folder.iterdir() if file.is_file()]
-    _, chosen = choose_weights(names, weights_stem(component), ".safetensors")
-    return [folder / name for name in chosen]
-
-
-def must_be_fetched(component: str, source: Source) -> bool:
-    """Whether a component's weights are still on the hub only."""
-    unknown = component in WITH_WEIGHTS and not source.is_local and not source.offline
-    return unknown and not weight_files(component, source)
-
-
-def _check_all_parts(folder: Path, files: list[str]) -> None:
-    """Raises UserError if a model that is stored in parts lacks some."""
+def _check_all_shards(folder: Path, files: list[str]) -> None:
     match = re.search(r"-of-(\d+)", files[0])
     if match and len(files) != int(match[1]):
         raise UserError(

@@ -1,8 +1,7 @@
-"""Weight files as they lie on the disk: whether they are whole, and pickled ones as safetensors.
+"""Weight files on the disk: whether they are complete, and conversion of pickled ones to safetensors.
 
-A pickle can run a program when it is opened in the ordinary way. Here it is read by torch's restricted reader, which
-knows tensors and containers only and refuses everything else, and is written once as safetensors; all later runs read
-that copy.
+Opening a pickle in the ordinary way can run a program. Here it is read by torch's restricted reader, which refuses all
+but tensors and containers, and is written once as safetensors; later runs read that copy.
 """
 
 import hashlib
@@ -26,21 +25,21 @@ LOGGER = logging.getLogger(__name__)
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 UNFINISHED = (".incomplete", ".part", ".partial", ".crdownload", ".aria2", ".download", ".tmp")
-"""The ends of the names that browsers and download tools give a file that is not whole yet."""
+"""Suffixes that browsers and download tools give to incomplete files."""
 POINTER = b"version https://git-lfs.github.com/spec/"
 POINTER_BYTES = 1024
-"""A pointer is smaller than this."""
+"""Upper bound of a pointer's size."""
 NESTED = ("state_dict", "model_state_dict", "module")
-"""Where training programs put the tensors, beside their counters and optimisers."""
+"""Keys under which training programs save the tensors, next to counters and optimisers."""
 
 
 def is_pickle(file: Path) -> bool:
-    """Whether a file is pickled, by its name."""
+    """Whether a file is pickled, by its suffix."""
     return file.suffix.lower() in PICKLES
 
 
 def check_no_pointer(file: Path) -> None:
-    """Raises UserError for a git-lfs pointer: a few lines of text that stand for a file that was not downloaded."""
+    """Raise UserError for a git-lfs pointer: a few lines of text in place of a file that was not downloaded."""
     try:
         if file.stat().st_size >= POINTER_BYTES or not file.read_bytes().startswith(POINTER):
             return
@@ -53,7 +52,7 @@ def check_no_pointer(file: Path) -> None:
 
 
 def check_safetensors(file: Path) -> None:
-    """Raises UserError for a file that is no safetensors, or shorter than its header says."""
+    """Raise UserError for a file that is no safetensors, or shorter than its header states."""
     check_no_pointer(file)
     try:
         with safe_open(file, "pt") as tensors:
@@ -65,18 +64,18 @@ def check_safetensors(file: Path) -> None:
 
 
 def unfinished(folder: Path, stem: str) -> list[str]:
-    """The names of downloads of ``stem`` that have not ended."""
+    """Names of incomplete downloads of ``stem``."""
     return sorted(file.name for file in folder.glob(f"*{stem}*") if file.suffix.lower() in UNFINISHED)
 
 
 def read_pickle(file: Path) -> Any:
-    """What a pickle of tensors, containers and plain values holds; nothing in it is executed.
+    """Content of a pickle of tensors, containers and plain values; nothing in it is executed.
 
     Raises:
-        UserError: if it is damaged, or holds anything else.
+        UserError: if it is damaged, or holds other objects.
     """
     check_no_pointer(file)
-    allowed = [torch.nn.ParameterDict, set]  # the first textual inversion program wrote such; both hold tensors only
+    allowed = [torch.nn.ParameterDict, set]  # of the first textual inversion program; both hold tensors only
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
             warnings.simplefilter("ignore")  # advice for the file's author
@@ -92,10 +91,10 @@ def read_pickle(file: Path) -> Any:
 
 
 def tensors_of(file: Path) -> dict[str, Tensor]:
-    """The tensors of a pickled state dict by name, also where a training program has wrapped it.
+    """Tensors by name of a pickled state dict, also of one within a training program's checkpoint.
 
     Raises:
-        UserError: as ``read_pickle``; or if there are none.
+        UserError: as ``read_pickle``, or if there are none.
     """
     content = read_pickle(file)
     for name in NESTED:
@@ -112,18 +111,18 @@ def tensors_of(file: Path) -> dict[str, Tensor]:
     return found
 
 
-def as_safetensors(files: Sequence[Path], name: str, beside: Sequence[Path] = ()) -> Path:
-    """Pickled weights as one safetensors file, which is written the first time and taken from then on.
+def as_safetensors(files: Sequence[Path], name: str, others: Sequence[Path] = ()) -> Path:
+    """One safetensors copy of pickled weights, written the first time and reused from then on.
 
     Args:
-        files: one file, or the parts of one model.
-        name: what the copy is called.
-        beside: files that are copied into the same folder, as the configuration.
+        files: one file, or the shards of one model.
+        name: of the copy.
+        others: files that are copied into the same folder, such as the configuration.
 
     Raises:
-        UserError: a file is damaged or no plain tensors; the copy cannot be written.
+        UserError: if a file is damaged or holds more than plain tensors, or the copy cannot be written.
     """
-    target = _place(files) / name
+    target = _copy_folder(files) / name
     if target.is_file():
         check_safetensors(target)
         return target
@@ -132,7 +131,7 @@ def as_safetensors(files: Sequence[Path], name: str, beside: Sequence[Path] = ()
     for file in files:
         tensors |= tensors_of(file)
     try:
-        for file in beside:
+        for file in others:
             with atomic_write(target.with_name(file.name)) as temporary:
                 temporary.write_bytes(file.read_bytes())
         with atomic_write(target) as temporary:
@@ -146,29 +145,28 @@ def as_safetensors(files: Sequence[Path], name: str, beside: Sequence[Path] = ()
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors, each with memory of its own (tied weights and slices have not, and safetensors refuses them);
-    those that have are not copied."""
-    own, seen = {}, set()
+    """The tensors with a copy of each that shares memory (tied weights and slices), which safetensors refuses."""
+    separate, seen = {}, set()
     for name, value in tensors.items():
         storage = value.untyped_storage()
         whole = value.is_contiguous() and storage.nbytes() == value.numel() * value.element_size()
-        own[name] = value if whole and storage.data_ptr() not in seen else value.clone().contiguous()
+        separate[name] = value if whole and storage.data_ptr() not in seen else value.clone().contiguous()
         seen.add(storage.data_ptr())
-    return own
+    return separate
 
 
-def _place(files: Sequence[Path]) -> Path:
-    """Where the copy of these files is kept: for the hub's below their model, for all others in the user's cache."""
-    facts = hashlib.sha256()
+def _copy_folder(files: Sequence[Path]) -> Path:
+    """The folder of the copy: below the model in the hub's cache, or else in the user's cache."""
+    digest = hashlib.sha256()
     for file in files:
-        real, about = file.resolve(), file.stat()
-        facts.update(f"{real}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
+        real, stat = file.resolve(), file.stat()
+        digest.update(f"{real}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
     hub, first = Path(constants.HF_HUB_CACHE).resolve(), files[0].resolve()
     if first.is_relative_to(hub):
         base = hub / first.relative_to(hub).parts[0] / "avatar_gs"
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "avatar_gs" / "weights"
-    return base / facts.hexdigest()[:20]
+    return base / digest.hexdigest()[:20]
 
 
 def _listed(files: Sequence[Path]) -> str:

@@ -6,6 +6,7 @@ import torch
 from avatar_gs.core.seeding import generator
 from avatar_gs.lab.playground.config import FieldKind, GridConfig, Init, PlaygroundConfig
 from avatar_gs.lab.playground.fields import FIT_ERROR, GREY, build_canvas, corners_at_pixels, resolutions
+from avatar_gs.prior.parts import Parts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from tests import tiny
 
@@ -14,7 +15,7 @@ SMALL_GRID = GridConfig(levels=3, log2_table=5, width=16)  # the finest level ha
 
 @pytest.fixture(scope="module")
 def prior(tmp_path_factory):
-    return StableDiffusionPrior(**tiny.parts(tmp_path_factory.mktemp("prior")))
+    return StableDiffusionPrior(Parts(**tiny.parts(tmp_path_factory.mktemp("prior"))))
 
 
 @pytest.fixture(scope="module")

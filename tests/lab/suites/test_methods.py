@@ -186,9 +186,6 @@ def test_without_controlnet_is_as_if_there_were_no_pose_map(prior):
     cond, control = prior.encode_prompts(["a man"]), torch.rand(1, 16, 16, 3)
     with torch.no_grad():
         heard, without = prior.eps(z, t, cond, control), prior.eps(z, t, cond, None)
-        prior.control_scale = 0.0
-        try:
-            torch.testing.assert_close(prior.eps(z, t, cond, control), without, rtol=0, atol=0)
-        finally:
-            prior.control_scale = 1.0
+        uncontrolled = prior.with_control_scale(0.0)
+        torch.testing.assert_close(uncontrolled.eps(z, t, cond, control), without, rtol=0, atol=0)
     assert not torch.equal(heard, without)

@@ -11,10 +11,11 @@ from avatar_gs.core.presets import read_preset
 from avatar_gs.lab.world.people import individuals
 from avatar_gs.prior.config import PriorConfig, PromptConfig, PromptStyle
 from avatar_gs.prior.loading.sources import PACKAGED
+from avatar_gs.prior.parts import Parts
+from avatar_gs.prior.prompt_encoder import placed_tokens, truncate
 from avatar_gs.prior.prompts import PLACEHOLDER, bucket_prompts, fit_prompt, with_accessories, with_placeholder
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
-from avatar_gs.prior.tokens import placed_tokens, truncate
-from avatar_gs.prior.vocabulary import WELL_KNOWN, known_names
+from avatar_gs.prior.vocabulary import WELL_KNOWN, Words, known_names
 from avatar_gs.protocols import IdentityPrior
 from avatar_gs.types import Bucket, Framing, ViewDirection
 from tests import tiny
@@ -22,7 +23,7 @@ from tests import tiny
 
 @pytest.fixture(scope="module")
 def prior(tmp_path_factory):
-    return StableDiffusionPrior(**tiny.parts(tmp_path_factory.mktemp("tiny")))
+    return StableDiffusionPrior(Parts(**tiny.parts(tmp_path_factory.mktemp("tiny"))))
 
 
 @pytest.fixture
@@ -84,13 +85,13 @@ def test_nobody_is_known_until_somebody_is_given(prior, rows):
 
 def test_prediction_types(tmp_path, prior):
     assert prior.prediction_type == "epsilon"
-    assert StableDiffusionPrior(**tiny.parts(tmp_path, "sd21")).prediction_type == "v_prediction"
+    assert StableDiffusionPrior(Parts(**tiny.parts(tmp_path, "sd21"))).prediction_type == "v_prediction"
 
 
 @pytest.mark.parametrize(("n", "kept"), [(1, "a <id> in red "), (4, "a <id> in "), (5, "a <id> "), (8, "a ")])
 def test_a_cut_prompt_counts_the_rows(prior, n, kept):
     prompt = "a <id> in red xylophone"
-    assert truncate(prior.tokenizer, 8, prompt, identity_rows=n)[0] == kept[: len(prompt)]
+    assert truncate(prior.tokenizer, 8, prompt, identity_tokens=n)[0] == kept[: len(prompt)]
     known = copy.copy(prior)
     known.identity = torch.zeros(12, 16)
     assert known.truncate("a <id> red in") == ("a <id> red ", "in")
@@ -149,7 +150,7 @@ def test_known_names(tmp_path):
     names = known_names(PACKAGED)
     assert len(names) == len(set(names)) == 200
     assert load_prior(PriorConfig()).known_names == names
-    assert known_names(None) == known_names(tmp_path) == WELL_KNOWN
+    assert Words().known_names == known_names(tmp_path) == WELL_KNOWN
     assert len(set(WELL_KNOWN)) == len(WELL_KNOWN) >= 60
     (tmp_path / "names.json").write_text(json.dumps(["Ada Lovelace"]))
     assert known_names(tmp_path) == ("Ada Lovelace",)
