@@ -1,8 +1,8 @@
-"""The true architectures of SD 1.5 and SD 2.1 (the packaged layouts) with random weights, whole or with few channels,
-and the same weights under the names that single-file checkpoints use."""
+"""The architectures of SD 1.5 and SD 2.1 (packaged layouts) with random weights, in full or with few channels, and the
+same weights under the names of single-file checkpoints."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-# (the annotations in diffusers are narrower than what it takes and returns)
+# (diffusers' annotations are narrower than its behaviour)
 
 import json
 import re
@@ -25,17 +25,17 @@ FEW = {
     "controlnet": {"conditioning_embedding_out_channels": [4, 4, 8, 8]},
     "text_encoder": {"num_attention_heads": 2},
 }
-"""Channels that replace the true ones; blocks, layers and all else stay."""
+"""Replacements for the numbers of channels; everything else is unchanged."""
 
 
 def layout(kind: str, name: str) -> dict[str, Any]:
-    """A packaged configuration."""
+    """The packaged configuration of a component."""
     (file,) = (single_file.LAYOUTS / kind / name).glob("*.json")
     return json.loads(file.read_text())
 
 
 def with_few_channels(kind: str, name: str, words: int) -> dict[str, Any]:
-    """The same blocks and layers, a few channels wide; a vocabulary of ``words`` tokens."""
+    """The configuration with few channels and a vocabulary of ``words`` tokens."""
     config = layout(kind, name) | FEW.get(name, {})
     width = {layout: width for width, layout in FEW_WIDTHS.items()}[kind]
     if name in ("unet", "controlnet"):
@@ -47,7 +47,7 @@ def with_few_channels(kind: str, name: str, words: int) -> dict[str, Any]:
 
 
 def save_layouts(folder: Path, words: int) -> Path:
-    """Layouts like the packaged ones, with few channels."""
+    """Save the packaged layouts with few channels."""
     for kind in KINDS:
         for file in (single_file.LAYOUTS / kind).glob("*/*.json"):
             target = folder / kind / file.parent.name / file.name
@@ -57,7 +57,7 @@ def save_layouts(folder: Path, words: int) -> Path:
 
 
 def networks(configs: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Random networks of these configurations; the ControlNet says something."""
+    """Random networks from configurations; the ControlNet has an effect."""
     torch.manual_seed(0)
     made = {
         "text_encoder": CLIPTextModel(CLIPTextConfig(**configs["text_encoder"])),
@@ -74,7 +74,7 @@ def networks(configs: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def few(folder: Path, kind: str, **changes: dict[str, Any]) -> dict[str, Any]:
-    """All parts of a prior with few channels; ``changes`` are of the configurations, by component."""
+    """All parts of a prior with few channels; ``changes`` override configurations by component."""
     tokenizer = tiny.save_tokenizer(folder / "tokenizer")
     names = ("text_encoder", "vae", "unet", "controlnet", "scheduler")
     configs = {name: with_few_channels(kind, name, len(tokenizer)) | changes.get(name, {}) for name in names}
@@ -83,7 +83,7 @@ def few(folder: Path, kind: str, **changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def whole(folder: Path, kind: str, latent_size: int) -> dict[str, Any]:
-    """All parts of the true size (some 1.3 to 1.7 billion parameters), for pictures of 8 times ``latent_size``."""
+    """All parts in full size (1.3 to 1.7 billion parameters), for images of 8 times ``latent_size``."""
     tokenizer = tiny.save_tokenizer(folder / "tokenizer")
     configs = {name: layout(kind, name) for name in ("text_encoder", "vae", "unet", "controlnet", "scheduler")}
     configs["unet"]["sample_size"] = latent_size
@@ -91,7 +91,7 @@ def whole(folder: Path, kind: str, latent_size: int) -> dict[str, Any]:
     return {"tokenizer": tokenizer, **networks(configs)}
 
 
-# ---- names of the first implementation, from the public conversion tables
+# ---- names of the original implementation, from the public conversion tables
 
 _RESNET = {
     "norm1": "in_layers.0",
@@ -129,7 +129,7 @@ def _replaced(key: str, table: dict[str, str]) -> str:
 
 
 def _block_key(key: str) -> str:
-    """Down, middle and up blocks: each resnet (0), attention (1) and resampler has a place in one list."""
+    """Key of a down, middle or up block: resnet (0), attention (1) and resampler have one index each in a flat list."""
     if match := re.match(r"(down|up)_blocks\.(\d)\.(resnets|attentions|downsamplers|upsamplers)\.(\d)\.(.*)", key):
         side, block, kind, index, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
         if kind == "downsamplers":
@@ -206,7 +206,7 @@ def text_to_ldm(state: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
 
 
 def checkpoint(parts: dict[str, Any], kind: str) -> dict[str, Tensor]:
-    """A whole single-file checkpoint, with what real ones hold beside the weights."""
+    """A complete single-file checkpoint, including entries that real ones have in addition to the weights."""
     named = {
         "unet": unet_to_ldm(parts["unet"].state_dict()),
         "vae": vae_to_ldm(parts["vae"].state_dict()),

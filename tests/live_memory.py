@@ -1,4 +1,4 @@
-"""Bytes of tensors that are alive, counted op by op; on the meta device nothing is computed."""
+"""Bytes of live tensors, counted for each operation; on the meta device nothing is computed."""
 
 import weakref
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveMemory(TorchDispatchMode):
-    """Counts every storage that is made while it is active until it is freed: ``now`` and the ``peak`` so far."""
+    """Counts bytes of storages created while active and not yet freed: ``now``, and their ``peak``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class LiveMemory(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for value in tree_leaves((args, kwargs)):
             if isinstance(value, Tensor):
-                self._seen.add(value.untyped_storage()._cdata)  # what was there before is nobody's new memory
+                self._seen.add(value.untyped_storage()._cdata)  # existing storages do not count
         result = func(*args, **(kwargs or {}))
         for value in tree_leaves(result):
             if isinstance(value, Tensor):
@@ -44,7 +44,7 @@ class LiveMemory(TorchDispatchMode):
 
 
 class Attention(torch.autograd.Function):
-    """Keeps what an attention without matrices keeps; on the meta device only."""
+    """Saves the tensors that a fused attention saves; on the meta device only."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -59,12 +59,12 @@ class Attention(torch.autograd.Function):
 
 
 def without_matrices(monkeypatch: Any) -> None:
-    """Attention as a GPU computes it: its matrix is never whole."""
+    """Replace attention by a fused one, which never stores the whole matrix."""
     monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, k, v, *more, **options: Attention.apply(q, k, v))
 
 
 def measured(function: Callable[[], Any]) -> tuple[int, int, Any]:
-    """``(kept, peak, result)``: bytes alive after ``function``, in its result's graph, and at most meanwhile."""
+    """``(kept, peak, result)`` of a function: bytes alive at its end (with its graph), peak bytes, result."""
     with LiveMemory() as memory:
         result = function()
         return memory.now, memory.peak, result

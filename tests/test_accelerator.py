@@ -1,4 +1,4 @@
-"""What the accelerator of the tests refuses, allows and counts is what a CUDA device does."""
+"""The tests' accelerator refuses, allows and counts the same operations as a CUDA device."""
 
 import numpy as np
 import pytest
@@ -58,14 +58,14 @@ ALLOWED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_refused(accelerator, name):
+def test_operations_that_cuda_refuses_are_refused(accelerator, name):
     function, message = REFUSED[name]
     with pytest.raises((RuntimeError, TypeError), match=message):
         function(there(3, 4))
 
 
 @pytest.mark.parametrize("name", ALLOWED)
-def test_what_is_allowed_computes_what_the_cpu_computes(name):
+def test_allowed_operations_compute_the_same_as_on_the_cpu(name):
     function = ALLOWED[name]
     with Accelerator():
         found = function(there(3, 4))
@@ -97,7 +97,7 @@ WAITS = {
 
 
 @pytest.mark.parametrize("name", WAITS)
-def test_where_the_host_waits(accelerator, name):
+def test_host_waits_are_counted(accelerator, name):
     count, function = WAITS[name]
     x = there(3, 4)
     accelerator.waits.clear()
@@ -105,8 +105,8 @@ def test_where_the_host_waits(accelerator, name):
     assert sum(accelerator.waits.values()) == count, accelerator.waits
 
 
-def test_networks_learn_on_it(accelerator):
-    """Parameters, views, in-place steps, attention, a checkpoint in the backward pass: as on the CPU."""
+def test_networks_train_as_on_the_cpu(accelerator):
+    """Parameters, views, in-place steps, attention, and a checkpoint in the backward pass."""
 
     def train(device):
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""The lowest versions that are allowed are those that ``make test-floor`` installs."""
+"""The lowest allowed versions are those that ``make test-floor`` installs."""
 
 import tomllib
 from pathlib import Path
@@ -9,7 +9,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_floor_is_what_is_tested():
+def test_lowest_versions_are_those_in_the_constraints():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = [Requirement(line) for line in (*project["dependencies"], *project["optional-dependencies"]["test"])]
     lines = (ROOT / "tests" / "constraints-floor.txt").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""Rotations, frames and projection against scipy and against points whose pixels are known."""
+"""Rotations, frames and projection, compared with scipy and known pixels."""
 
 import math
 from typing import cast
@@ -22,7 +22,7 @@ vectors = st.lists(st.floats(-4, 4), min_size=3, max_size=3).map(lambda v: torch
 
 
 @given(vectors)
-def test_rotations_agree_with_scipy_in_every_form(axis_angle):
+def test_all_rotation_conversions_agree_with_scipy(axis_angle):
     expected = torch.from_numpy(Rotation.from_rotvec(axis_angle.numpy()).as_matrix())
     R = axis_angle_to_matrix(axis_angle)
     assert torch.allclose(R, expected, atol=1e-12)
@@ -32,7 +32,7 @@ def test_rotations_agree_with_scipy_in_every_form(axis_angle):
 
 
 @given(vectors, vectors)
-def test_the_product_turns_by_the_second_first(first, second):
+def test_quaternion_products_apply_the_second_rotation_first(first, second):
     a, b = axis_angle_to_matrix(first), axis_angle_to_matrix(second)
     product = quat_multiply(matrix_to_quat(a), matrix_to_quat(b))
     assert torch.allclose(quat_to_matrix(product), a @ b, atol=1e-12)
@@ -46,7 +46,7 @@ def test_rodrigues_is_smooth_through_zero():
     assert torch.autograd.gradcheck(axis_angle_to_matrix, torch.randn(3, dtype=torch.float64, requires_grad=True))
 
 
-def test_a_camera_in_front_sees_left_on_the_right_and_up_above():
+def test_a_front_camera_sees_plus_x_on_the_right_and_plus_y_above():
     eye, target = torch.tensor([[0.0, 1.0, 3.0]]), torch.tensor([[0.0, 1.0, 0.0]])
     K = torch.tensor([[[100.0, 0, 50], [0, 100, 50], [0, 0, 1]]])
     cameras = Cameras(look_at(eye, target), K, 100, 100)

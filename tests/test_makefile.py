@@ -1,4 +1,4 @@
-"""The Makefile: the prompt reaches the command as it was typed, and a missing Python is named."""
+"""The Makefile passes the prompt unchanged and names a missing Python."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ PROMPTS = [
 
 @pytest.fixture
 def checkout(tmp_path):
-    """The Makefile beside an environment that is set up and whose command prints its arguments, one a line."""
+    """The Makefile with an installed environment whose commands print their arguments, one per line."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "pyproject.toml").touch()
     commands = tmp_path / ".venv" / "bin"
@@ -41,7 +41,7 @@ def make(folder, *arguments, **environment):
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_any_prompt_reaches_the_command(checkout, prompt):
+def test_any_prompt_reaches_the_command_unchanged(checkout, prompt):
     assert make(checkout, "avatar", f"PROMPT={prompt}").stdout == f"prompt={prompt}\n"
     assert make(checkout, "avatar", PROMPT=prompt).stdout == f"prompt={prompt}\n"
 
@@ -59,16 +59,16 @@ def test_any_photos_reach_the_command(checkout, photos):
     assert make(checkout, "avatar", PHOTOS=photos).stdout.splitlines() == ["prompt=", f"photos={photos}"]
 
 
-def test_the_first_target_is_the_avatar(checkout):
+def test_the_default_target_is_the_avatar(checkout):
     assert make(checkout).stdout.startswith("prompt=")
 
 
-def test_what_is_set_up_is_not_set_up_again(checkout):
+def test_an_installed_environment_is_not_installed_again(checkout):
     assert "pip" not in make(checkout, "test").stdout
     assert "pytest" in make(checkout, "test").stdout
 
 
-def test_a_changed_project_file_sets_up_again(checkout):
+def test_a_changed_project_file_installs_again(checkout):
     os.utime(checkout / "pyproject.toml", (4e9, 4e9))
     assert "pip" in make(checkout, "setup").stdout
 
@@ -83,7 +83,7 @@ def test_a_missing_python_is_named(tmp_path):
 
 
 def test_the_gpu_check_needs_no_environment_and_keeps_the_callers_packages(tmp_path, checkout):
-    """Without .venv it runs with PYTHON, and sets nothing up; with one, with that."""
+    """Without .venv it runs with PYTHON and installs nothing; otherwise with .venv."""
     bare = tmp_path / "bare"
     bare.mkdir()
     shutil.copy(ROOT / "Makefile", bare)

@@ -1,4 +1,4 @@
-"""The built wheel holds everything that the command needs."""
+"""The wheel contains everything that the command needs."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ def wheel(tmp_path_factory):
     return folder / "site"
 
 
-def test_presets_body_prior_and_viewer_are_inside(wheel):
+def test_the_wheel_has_presets_body_prior_and_viewer(wheel):
     package = wheel / "avatar_gs"
     for name in (
         "conf/config.yaml",

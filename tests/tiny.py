@@ -1,7 +1,7 @@
-"""Stable Diffusion in miniature: the real classes in the shapes of SD 1.5 and SD 2.1, with random weights."""
+"""A tiny Stable Diffusion: diffusers' classes with the structure of SD 1.5 and SD 2.1 and random weights."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-# (the annotations in diffusers are narrower than what it takes and returns)
+# (diffusers' annotations are narrower than its behaviour)
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ IMAGE_SIZE = 16
 
 
 def save_tokenizer(folder: Path) -> CLIPTokenizer:
-    """A CLIP tokenizer whose merges make one token of each of ``WORDS``, and pieces of letters of every other word."""
+    """A CLIP tokenizer with one token for each of ``WORDS``; other words become letters."""
     letters = [chr(code) for code in range(33, 127)]
     vocabulary, merges = [*letters, *(letter + "</w>" for letter in letters)], []
     for word in WORDS:
@@ -49,8 +49,8 @@ def save_tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 def parts(folder: Path, kind: str = "sd15", prediction_type: str | None = None) -> dict[str, Any]:
-    """Random networks with what tells SD 1.5 (heads of one count, ε) and SD 2.1 (heads of one width, linear
-    projections, gelu, v) apart; the ControlNet's zero convolutions are made random, or it would say nothing."""
+    """Random networks with the differences between SD 1.5 (constant number of heads, ε) and SD 2.1 (constant head
+    width, linear projections, gelu, v). The ControlNet's zero convolutions are random, so that it has an effect."""
     torch.manual_seed(0)
     sd21 = kind == "sd21"
     width = 24 if sd21 else 16
@@ -113,7 +113,7 @@ def parts(folder: Path, kind: str = "sd15", prediction_type: str | None = None) 
 
 
 def save_prior(folder: Path, kind: str = "sd15") -> Path:
-    """A complete prior in diffusers' folder format."""
+    """Save a complete prior in diffusers' folder format."""
     for name, part in parts(folder, kind).items():
         part.save_pretrained(folder / name)
     return folder

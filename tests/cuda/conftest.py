@@ -1,4 +1,4 @@
-"""A body and small priors on the device of the tests."""
+"""A body and small priors on the test device."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,8 +25,8 @@ def body() -> Body:
 
 @pytest.fixture(scope="session")
 def prior_of(tmp_path_factory: pytest.TempPathFactory) -> MakePrior:
-    """By name: ``mini``, the packaged prior; ``tiny``, two blocks; ``sd15``, ``sd21``: the true architectures with few
-    channels, for images of 128²."""
+    """By name: ``mini`` (packaged), ``tiny`` (two blocks), ``sd15`` and ``sd21`` (full architectures with few channels,
+    for 128² images)."""
 
     def make(name: str) -> StableDiffusionPrior:
         folder = tmp_path_factory.mktemp(name)

@@ -1,7 +1,7 @@
 """The device that the tests of this folder run on.
 
-``AVATAR_GS_TEST_DEVICE`` names it; else CUDA where torch finds it, else the CPU, where only the quick ones run: so that
-a machine without a GPU finds what is wrong with the tests themselves.
+``AVATAR_GS_TEST_DEVICE``, or CUDA if available, or the CPU, on which only the quick tests run to check the tests
+themselves.
 """
 
 import os
@@ -12,7 +12,7 @@ import torch
 CHOSEN = os.environ.get("AVATAR_GS_TEST_DEVICE", "")
 DEVICE = CHOSEN or ("cuda" if torch.cuda.is_available() else "cpu")
 on_request = pytest.mark.skipif(
-    DEVICE == "cpu" and not CHOSEN, reason="too long for the CPU; AVATAR_GS_TEST_DEVICE=cpu runs it all the same"
+    DEVICE == "cpu" and not CHOSEN, reason="slow on the CPU; AVATAR_GS_TEST_DEVICE=cpu runs it anyway"
 )
 
 

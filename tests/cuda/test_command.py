@@ -1,4 +1,4 @@
-"""The real command on the device, with a tiny prior: a person from photos, an avatar with previews, its files."""
+"""The command on the device with a tiny prior: a person from photos, an avatar with previews, its files."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ FILES = ["export.video_size=64", "export.video_fps=4", "export.video_seconds=0.5
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder; samples of previews are few."""
+    """An empty working folder; previews have few samples."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(embed, "SAMPLE_STEPS", 2)
     monkeypatch.setattr(preview, "STEPS", 2)
@@ -42,7 +42,7 @@ def photos(folder: Path) -> Path:
 
 
 @on_request
-def test_a_person_an_avatar_and_its_files(here: Path, tiny_folder: Path) -> None:
+def test_photos_become_an_identity_an_avatar_and_its_files(here: Path, tiny_folder: Path) -> None:
     photos(here / "anna")
     words = [f"prior={tiny_folder}", *PRIOR, *PERSON, *AVATAR, *FILES, "embed.clothes=bound"]
     assert cli.main(["photos=./anna", "prompt=<id> in red", "name=anna", *words]) == 0
@@ -57,6 +57,6 @@ def test_a_person_an_avatar_and_its_files(here: Path, tiny_folder: Path) -> None
 
 
 @on_request
-def test_a_preview_of_the_prior(here: Path, tiny_folder: Path) -> None:
+def test_the_priors_preview_is_written(here: Path, tiny_folder: Path) -> None:
     assert cli.main(["stage=preview", "prompt=a man in red", "name=look", f"prior={tiny_folder}", *PRIOR]) == 0
     assert list((here / "outputs" / "look" / "previews").glob("*.png"))

@@ -1,4 +1,4 @@
-"""Training on the device: densification, resuming, every method, light and a learned background, 16 bits."""
+"""Training on the device: densification, resuming, every method, shading, learned background, 16 bits."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -40,7 +40,7 @@ def train(settings: Settings, body: Body, prior: StableDiffusionPrior, **options
 
 
 def check_avatar(result: Result, settings: Settings) -> None:
-    """All of it is finite and on the device, and no step was skipped."""
+    """All values are finite and on the device, and no step was skipped."""
     assert result.metrics["steps"] == settings.optimize.steps and result.metrics["skipped_steps"] == 0
     for name, value in result.model.params.items():
         assert place(value) == torch.device(DEVICE).type and bool(value.isfinite().all()), name
@@ -67,7 +67,7 @@ class Killed(Exception):
 
 
 class Recorder:
-    """Keeps the state after every step, and ends the run after step ``last``."""
+    """Records the state after every step, and stops the run after step ``last``."""
 
     def __init__(self, last: int = 0) -> None:
         self.last = last
@@ -86,7 +86,7 @@ class Recorder:
 
 
 def distance(first: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str, float]:
-    """Relative norm of the difference of every tensor of two states."""
+    """Relative norm of the difference of each tensor between two states."""
     assert first.keys() == second.keys()
     pairs = {name: (first[name].double(), second[name].double()) for name in first if first[name].is_floating_point()}
     return {name: float((a - b).norm() / a.norm().clamp(min=1e-12)) for name, (a, b) in pairs.items()}
@@ -106,16 +106,16 @@ def resumed_runs(settings: Settings, body: Body, prior: StableDiffusionPrior, fo
 
 
 @pytest.mark.parametrize("method", ["de_sds", pytest.param("vsd", marks=on_request)])
-def test_a_resumed_run_goes_on_as_the_unbroken_one(
+def test_a_resumed_run_equals_an_uninterrupted_one(
     body: Body, prior_of: MakePrior, tmp_path: Path, method: str
 ) -> None:
-    """On a CPU to the bit. On CUDA atomics add in another order in every run, so the step after the checkpoint is
-    compared: the resumed run's state may be as far from the unbroken one's as two unbroken runs are from each other,
-    times ten, and 1e-4. A state that lacks a moment of Adam's or a statistic is off by tens of per cent."""
+    """Bit-exact on a CPU. On CUDA, atomics add in a different order in every run, so the step after the checkpoint is
+    compared with a tolerance of ten times the difference between two uninterrupted runs, plus 1e-4. A state without one
+    of Adam's moments or a statistic differs by tens of per cent."""
     settings = small_settings(checkpoint_every=5)
     settings.density = replace(
         settings.density, start=0.9, stop=1.0
-    )  # no refinement on the way: it would count splats apart
+    )  # no refinement, or the numbers of splats would differ
     settings.guidance = plain_guidance(method=method)
     settings.guidance.de_sds.warmup = 0.0
     prior = prior_of("tiny")
@@ -130,11 +130,11 @@ def test_a_resumed_run_goes_on_as_the_unbroken_one(
             assert not any(found.values())
         assert all(found[name] <= 10 * noise[name] + 1e-4 for name in found), (found, noise)
     moved = distance(unbroken.states[5], unbroken.states[6])
-    assert moved["splats/sh0"] > 1e-3, "a step changes more than what is allowed"
+    assert moved["splats/sh0"] > 1e-3, "a step changes more than the tolerance"
 
 
-def test_a_checkpoint_comes_back_to_the_bit(body: Body, prior_of: MakePrior, tmp_path: Path) -> None:
-    """Saved, loaded onto the device, and saved again without a step between: nothing in it depends on atomics."""
+def test_a_checkpoint_is_restored_exactly(body: Body, prior_of: MakePrior, tmp_path: Path) -> None:
+    """Saved, loaded onto the device, and saved again without a step in between, so that atomics play no part."""
     settings = small_settings(steps=4)
     settings.guidance = plain_guidance(method="de_sds")
     settings.guidance.de_sds.warmup = 0.0
@@ -170,7 +170,7 @@ def test_every_editing_method_takes_two_steps(body: Body, prior_of: MakePrior, t
 
 
 @pytest.mark.parametrize("name", ["tiny", pytest.param("mini", marks=on_request)])
-def test_light_a_learned_background_and_losses_of_surfaces(body: Body, prior_of: MakePrior, name: str) -> None:
+def test_shading_a_learned_background_and_geometry_losses_train(body: Body, prior_of: MakePrior, name: str) -> None:
     settings = small_settings(
         steps=4,
         shading=ShadingConfig(probability=1.0, warmup=0.0),

@@ -1,10 +1,10 @@
-"""Checks and times this program on a GPU, in eight minutes at most: `make gpu-check`, or `python tests/gpu_check`.
+"""Test and time this program on a GPU within eight minutes: `make gpu-check`, or `python tests/gpu_check`.
 
-Nothing need be installed of this checkout, and nothing is downloaded. Every part is a process of its own with its own
-time limit; what fails, overruns or cannot run is said and the rest goes on. report.md, report.json and log.txt are
-written after every part. The exit code is 0 if every part that ran has passed, 1 if one has not, 2 without a GPU.
+The checkout need not be installed, and nothing is downloaded. Every part is a process with a time limit; parts that
+fail, overrun or cannot run are reported and the rest continues. report.md, report.json and log.txt are written after
+every part. The exit code is 0 if every part that ran has passed, 1 if one has not, 2 without a GPU.
 
-THREESTUDIO, GAUSSIANIP and SD21 name folders: checkouts of the peers, and Stable Diffusion 2.1's weights.
+THREESTUDIO, GAUSSIANIP and SD21 name folders: checkouts of these programs, and Stable Diffusion 2.1's weights.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for old in ("report.md", "report.json", "log.txt", "avatar.png", "sd21.png"):
         (out / old).unlink(missing_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix="gpu-check-"))
-    heading = "GPU check" + (": a TRIAL on the CPU, few channels, whose times say nothing" if options.trial else "")
+    heading = "GPU check" + (": a TRIAL on the CPU with few channels; times are meaningless" if options.trial else "")
 
     def write(outcomes: Sequence[Outcome]) -> None:
         report.write(out, heading, outcomes, check.elapsed())
@@ -61,7 +61,7 @@ FOLDERS = ("threestudio", "gaussianip", "sd21")
 
 
 def exit_code(outcomes: Sequence[Outcome]) -> int:
-    """2 without a GPU; else whether something that ran has not passed."""
+    """2 without a GPU, else 1 if a part that ran has not passed."""
     machine = next((outcome for outcome in outcomes if outcome.name == "machine"), None)
     if machine is not None and machine.status is Status.failed:
         return 2
@@ -71,9 +71,11 @@ def exit_code(outcomes: Sequence[Outcome]) -> int:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "gpu-check", help="the report's folder")
-    parser.add_argument("--parts", type=lambda text: text.split(","), default=[], help="names or beginnings, a,b,c")
-    parser.add_argument("--budget", type=float, default=plan.BUDGET, help="seconds; limits of parts grow with it")
-    parser.add_argument("--trial", action="store_true", help="on the CPU, with few channels: finds trivial faults")
+    parser.add_argument("--parts", type=lambda text: text.split(","), default=[], help="names or prefixes, a,b,c")
+    parser.add_argument(
+        "--budget", type=float, default=plan.BUDGET, help="seconds; the parts' limits are scaled with it"
+    )
+    parser.add_argument("--trial", action="store_true", help="on the CPU with few channels, to find trivial errors")
     return parser.parse_args(arguments)
 
 

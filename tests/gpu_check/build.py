@@ -1,4 +1,4 @@
-"""Builds gsplat's kernels (on a CPU: compiles our renderer) and draws a few splats forward and backward with them."""
+"""Build gsplat's kernels (on a CPU: compile our renderer), and render a few splats forward and backward."""
 
 import argparse
 import json
@@ -20,22 +20,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--nice", type=int, default=0, help="how much the compilers leave to other processes")
+    parser.add_argument("--nice", type=int, default=0, help="niceness of the compilers")
     options = parser.parse_args()
     os.nice(options.nice)
     require_renderer(options.device)
     began = time.perf_counter()
-    draw(options.device)
+    render(options.device)
     first = time.perf_counter() - began
     began = time.perf_counter()
-    draw(options.device)
+    render(options.device)
     again = time.perf_counter() - began
     row = {"renderer on": options.device, "first drawing s": round(first, 1), "again ms": round(1e3 * again, 1)}
     options.json.write_text(json.dumps([row]), encoding="utf-8")
     print(row)
 
 
-def draw(device: str) -> None:
+def render(device: str) -> None:
     scene = person_scene(1000, 64, device=device)
     splats = Gaussians(*[value.clone().requires_grad_() for value in vars(scene.splats).values()])
     rasterize(splats, scene.cameras).rgb.sum().backward()

@@ -1,4 +1,4 @@
-"""Makes an avatar with the real command, says what its steps took, and keeps one small picture of it."""
+"""Make an avatar with the command, report the time of its steps, and keep a small preview image."""
 
 import argparse
 import json
@@ -16,8 +16,8 @@ NAME = "avatar"
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--image", type=Path, required=True, help="where the last preview is kept")
-    parser.add_argument("--seconds", type=float, default=0.0, help="what the steps may take; 0: anything")
+    parser.add_argument("--image", type=Path, required=True, help="copy of the last preview")
+    parser.add_argument("--seconds", type=float, default=0.0, help="maximum time of all steps; 0: no limit")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -36,7 +36,7 @@ def main() -> int:
 
 
 def figures(run: Path) -> dict[str, Any]:
-    """Of a finished run."""
+    """The figures of a finished run."""
     found = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["stages"]["optimize"]
     step = found["seconds_per_step"]["total"]
     return {

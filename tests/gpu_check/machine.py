@@ -1,4 +1,4 @@
-"""Says what machine this is, and which packages are missing; fails only where torch or its GPU does."""
+"""Describe the machine and list missing packages; fails only if torch or its GPU does."""
 
 import argparse
 import importlib
@@ -40,8 +40,8 @@ def main() -> int:
 
 
 def facts() -> Iterator[tuple[str, str]]:
-    """What is said of the machine, line by line."""
-    yield "checkout", _said("git", "-C", str(Path(__file__).parent), "log", "-1", "--format=%h %s")
+    """Names and values of the machine's properties."""
+    yield "checkout", _output_of("git", "-C", str(Path(__file__).parent), "log", "-1", "--format=%h %s")
     yield "Python", f"{platform.python_version()}, {sys.executable}"
     yield "host", f"{os.cpu_count()} cores, {_memory()} of memory, {platform.machine()}"
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
@@ -51,16 +51,16 @@ def facts() -> Iterator[tuple[str, str]]:
             yield name, _version(name)
     yield (
         "nvidia-smi",
-        _said("nvidia-smi", "--query-gpu=name,driver_version,memory.total,memory.used", "--format=csv,noheader"),
+        _output_of("nvidia-smi", "--query-gpu=name,driver_version,memory.total,memory.used", "--format=csv,noheader"),
     )
-    yield "nvcc", _said("nvcc", "--version")
+    yield "nvcc", _output_of("nvcc", "--version")
     yield from _gpu()
 
 
 def _version(name: str) -> str:
     try:
         return str(getattr(importlib.import_module(name), "__version__", "?"))
-    except Exception as error:  # a broken package is a finding
+    except Exception as error:  # a broken package is reported, not raised
         return f"cannot be imported: {type(error).__name__}: {error}"
 
 
@@ -90,7 +90,7 @@ def _memory() -> str:
         return "?"
 
 
-def _said(*command: str) -> str:
+def _output_of(*command: str) -> str:
     if shutil.which(command[0]) is None:
         return "not found"
     try:
@@ -98,7 +98,7 @@ def _said(*command: str) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     lines = (done.stdout or done.stderr).strip().splitlines()
-    return lines[-1] if lines else "says nothing"
+    return lines[-1] if lines else "no output"
 
 
 if __name__ == "__main__":

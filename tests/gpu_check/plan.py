@@ -1,8 +1,8 @@
-"""What the check runs, in which order and for how long at most.
+"""The parts of the check, their order and their time limits.
 
-Order: gsplat's kernels are built first; meanwhile runs what needs no kernels (the machine, the CPU renderer's own
-errors, both peers). Then correctness, several parts at once. Then what is timed, one part at a time. The limits of all
-that is certain to get its turn add up to the budget at most; ``spare`` runs in the time that the others have left.
+First gsplat's kernels are built, in parallel with the parts that need no kernels (machine, CPU renderer's errors,
+comparisons with other programs). Then correctness is tested, several parts at once. Then timings run, one part at a
+time. The limits of these parts add up to the budget at most; ``spare`` parts run in the remaining time.
 """
 
 import importlib.util
@@ -23,7 +23,7 @@ BUILD = "build"
 
 @dataclass(frozen=True)
 class Options:
-    """What the plan depends on. ``trial``: the CPU, few channels and few steps. Empty folders: none is given."""
+    """Inputs of the plan. ``trial``: on the CPU with few channels and steps. Empty folder names: not given."""
 
     trial: bool = False
     threestudio: str = ""
@@ -36,18 +36,18 @@ class Options:
 
 
 def plan(options: Options) -> list[Wave]:
-    """The waves, the last of which is ``spare``."""
+    """All waves; the last is ``spare``."""
     return [*certain(options), spare(options)]
 
 
 def certain(options: Options) -> list[Wave]:
-    """What must find its time."""
+    """The waves that fit into the budget."""
     device = ("--device", options.device)
     cores = max(1, (os.cpu_count() or 1) - 3)
     machine = Part("machine", "Machine", python("gpu_check/machine.py", *device, "--json", "{json}"), 50)
     build = Part(
         BUILD,
-        "Kernels built, one drawing",
+        "Kernels built, one render",
         python("gpu_check/build.py", *device, "--json", "{json}", "--nice", "0" if options.trial else "10"),
         112,
         environment={"MAX_JOBS": str(cores)},
@@ -64,11 +64,11 @@ def certain(options: Options) -> list[Wave]:
 
 
 EAGER = {"sd21": 60, "mini": 35, "sd15": 50, "sd_8gb": 50}
-"""Recipes and seconds."""
+"""Time limits in seconds by recipe."""
 
 
 def spare(options: Options) -> Wave:
-    """What is worth the rest of the time, the most important first."""
+    """Parts for the remaining time, the most important first."""
     few = ("--few-channels",) if options.trial else ()
     splats = ("--splats", "3000") if options.trial else ()
     size = ("--batch", "1", "--size", "64", "--repeats", "2") if options.trial else ()
@@ -87,26 +87,26 @@ def spare(options: Options) -> Wave:
 
 
 def python(script: str, *arguments: str) -> tuple[str, ...]:
-    """A script below ``tests``, run by this interpreter."""
+    """The command of a script in ``tests``."""
     return sys.executable, str(ROOT / "tests" / script), *arguments
 
 
 def agreement(device: str, limit: float, after: str = "") -> Part:
-    title, name = f"Splats drawn on {device}: worst gradient against float64", "agreement"
+    title, name = f"Splats rendered on {device}: worst gradient against float64", "agreement"
     if not after:
         title, name = "The CPU renderer's own worst gradient against float64", "agreement-cpu"
     return Part(name, title, python("render/agreement.py", "--device", device, "--json", "{json}"), limit, after=after)
 
 
 def gsplat(options: Options) -> Iterator[Part]:
-    """gsplat beside the CPU renderer: the tests and the table of errors."""
-    if not options.trial:  # without CUDA the tests compare stand-ins, as the test suite does
+    """gsplat compared with the CPU renderer: tests and table of errors."""
+    if not options.trial:  # without CUDA these tests use stand-ins, as in the test suite
         yield pytest(options, "gsplat", "tests/render/test_gsplat_on_cuda.py", 38)
     yield agreement(options.device, 37, after=BUILD)
 
 
 def pytest(options: Options, name: str, file: str, limit: float) -> Part:
-    """A test file in a process of its own: a fault in a kernel spoils every later call on the GPU."""
+    """A test file in its own process, since a fault in a kernel breaks every later call on the GPU."""
     plain = ("--import-mode=importlib", "-p", "no:cacheprovider")
     addopts = () if importlib.util.find_spec("beartype") else ("-o", f"addopts={plain[0]}")
     command = (sys.executable, "-m", "pytest", "-v", "-rfE", "--tb=short", *plain, *addopts, file)
@@ -116,7 +116,7 @@ def pytest(options: Options, name: str, file: str, limit: float) -> Part:
 
 
 def peers(options: Options) -> Iterator[Part]:
-    """The peers' guidance beside ours; no kernels are needed."""
+    """Our guidance compared with that of other programs; needs no kernels."""
     few = ("--few-channels", "--batch", "1", "--repeats", "1") if options.trial else ("--repeats", "8")
     for name, prior, checkout in (
         ("threestudio", "sd21", options.threestudio),
@@ -129,7 +129,7 @@ def peers(options: Options) -> Iterator[Part]:
         reason = "" if known else "no such script"
         if not checkout:
             reason = f"no checkout given: {name.upper()}=<folder>"
-        title = f"Our guidance beside {name}'s ({prior}; timed while kernels are built)"
+        title = f"Our guidance compared with {name}'s ({prior}; timed while kernels are built)"
         yield Part(name, title, (*command, "--json", "{json}"), 56, skip=reason)
 
 
@@ -150,7 +150,7 @@ def steps(options: Options, name: str, networks: str, limit: float) -> Part:
 
 
 def job(options: Options) -> Part:
-    """The packaged prior's default job, whose steps may take a minute."""
+    """The default job with the packaged prior; its steps may take a minute."""
     arguments = ("--json", "{json}", "--image", "{out}/avatar.png", f"device={options.device}")
     if options.trial:
         arguments += ("optimize.steps=20", "optimize.batch=1", "optimize.preview_every=10", "export.video=false")
@@ -172,14 +172,14 @@ def run_of_sd21(options: Options) -> Part:
 
 
 def benchmark(name: str, title: str, arguments: Sequence[str], limit: float) -> Part:
-    """A script of ``tests/benchmarks``, where there is one; none needs gsplat."""
+    """A script of ``tests/benchmarks``; none needs gsplat."""
     script = f"benchmarks/{name}.py"
     reason = "" if (ROOT / "tests" / script).is_file() else "no such script"
     return Part(name.replace("_", "-"), title, python(script, *arguments), limit, skip=reason)
 
 
 def only(waves: Sequence[Wave], names: Sequence[str]) -> list[Wave]:
-    """The parts called so (or that begin so), and the build if they need it."""
+    """The parts with these names or prefixes, and the build if they need it."""
     wanted = [part for wave in waves for lane in wave for part in lane if part.name.startswith(tuple(names))]
     if any(part.after for part in wanted):
         names = (*names, BUILD)
@@ -187,17 +187,17 @@ def only(waves: Sequence[Wave], names: Sequence[str]) -> list[Wave]:
 
 
 def scaled(waves: Sequence[Wave], factor: float) -> list[Wave]:
-    """Every limit times ``factor``."""
+    """Scale every limit by ``factor``."""
     return [[[replace(part, limit=part.limit * factor) for part in lane] for lane in wave] for wave in waves]
 
 
 def in_turn(waves: Sequence[Wave]) -> list[Wave]:
-    """One part after the other, for a machine with few cores."""
+    """All parts one after another, for machines with few cores."""
     return [[lane] for wave in waves for lane in wave]
 
 
 def longest(waves: Sequence[Wave]) -> float:
-    """Seconds if every part took all of its limit."""
+    """Seconds if every part takes its whole limit."""
     return sum(max((sum(part.limit for part in lane) for lane in wave), default=0.0) for wave in waves)
 
 

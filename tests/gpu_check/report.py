@@ -11,14 +11,14 @@ ICONS = {Status.passed: "ok", Status.failed: "FAILED", Status.overran: "OVERRAN"
 
 
 def write(out: Path, heading: str, outcomes: Sequence[Outcome], elapsed: float) -> None:
-    """``report.md`` and ``report.json`` in ``out``, whole at any time."""
+    """Write ``report.md`` and ``report.json`` to ``out``, atomically."""
     _replace(out / "report.md", markdown(heading, outcomes, elapsed))
     plain = {"heading": heading, "seconds": round(elapsed, 1), "parts": [outcome.plain() for outcome in outcomes]}
     _replace(out / "report.json", json.dumps(plain, indent=1))
 
 
 def markdown(heading: str, outcomes: Sequence[Outcome], elapsed: float) -> str:
-    """Parts with how they ended, then every table, then the last lines of what failed."""
+    """The parts' results, all tables, and the last lines of failed parts' output."""
     count = sum(outcome.status is Status.passed for outcome in outcomes)
     lines = [f"# {heading}", "", f"{count} of {len(outcomes)} parts passed; {elapsed:.0f} s.", ""]
     parts = [
@@ -43,7 +43,7 @@ def markdown(heading: str, outcomes: Sequence[Outcome], elapsed: float) -> str:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Rows of plain values; the columns are all of theirs, in the order of their appearance."""
+    """A Markdown table of rows; columns are the union of their keys, in order of appearance."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     return lines + [f"| {' | '.join(_cell(row.get(name)) for name in columns)} |" for row in rows]

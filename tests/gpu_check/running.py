@@ -1,6 +1,6 @@
-"""Runs the parts of the check: each a process of its own with a time limit, some of them at once.
+"""Run the parts of the check: each a process with a time limit, some in parallel.
 
-Standard library only: a part may find torch broken, this does not.
+Standard library only, so that a broken torch fails a part and not the check.
 """
 
 import json
@@ -21,9 +21,9 @@ ROOT = Path(__file__).resolve().parents[2]
 KILL_AFTER = 3.0
 """Seconds from SIGTERM to SIGKILL."""
 POLL = 0.2
-"""Seconds between two looks at whether the parts have ended, or a signal has come."""
+"""Seconds between checks for finished parts and signals."""
 LEAST = 8.0
-"""A part that has fewer seconds left than this is not begun."""
+"""Minimum remaining seconds to start a part."""
 TAIL = 12
 
 
@@ -42,13 +42,13 @@ class Part:
 
     Args:
         name: a word for ``--parts``.
-        title: what it finds, for the report.
+        title: heading in the report.
         command: arguments; ``{json}`` is a file for its rows, ``{out}`` the folder of the report.
-        limit: seconds.
-        table: rows of parts with the same table are put together; empty: a table of its own.
-        after: the part that must have passed.
-        skip: why it cannot run; empty: it can.
-        facts: columns that precede its rows.
+        limit: in seconds.
+        table: heading of a table shared with other parts; empty: a separate table.
+        after: name of the part that must have passed.
+        skip: reason why it cannot run, or empty.
+        facts: columns added before its rows' own.
     """
 
     name: str
@@ -65,12 +65,12 @@ class Part:
 Lane = Sequence[Part]
 """Parts that run one after another."""
 Wave = Sequence[Lane]
-"""Lanes that run at once; the next wave begins when all of them have ended."""
+"""Lanes that run in parallel; the next wave starts when all have ended."""
 
 
 @dataclass
 class Outcome:
-    """What became of a part. ``began`` and ``seconds`` are of wall clock, since the check began."""
+    """Result of a part. ``began``: seconds since the start of the check; ``seconds``: duration."""
 
     name: str
     title: str
@@ -87,7 +87,7 @@ class Outcome:
 
 
 class Check:
-    """Runs waves within a budget and tells ``report`` after every part."""
+    """Runs waves within a budget of seconds and calls ``report`` after every part."""
 
     def __init__(self, out: Path, scratch: Path, budget: float, report: Callable[[list[Outcome]], None]) -> None:
         self.out, self.scratch, self.budget, self.report = out, scratch, budget, report
@@ -98,7 +98,7 @@ class Check:
         self._stopped = False
 
     def run(self, waves: Sequence[Wave]) -> None:
-        """All waves; an exception, a signal's too, ends every part that is running."""
+        """Run all waves; an exception, including one from a signal, kills every running part."""
         for wave in waves:
             with ThreadPoolExecutor(max(len(wave), 1)) as pool:
                 try:
@@ -113,7 +113,7 @@ class Check:
                     raise
 
     def stop(self) -> None:
-        """Ends what runs; nothing more is begun."""
+        """Kill all running parts and start no others."""
         with self._lock:
             self._stopped = True
             for process in self._running:
@@ -175,7 +175,7 @@ class Check:
             whole.write(f"==== {part.name}: {' '.join(command)}\n{text}\n")
 
     def _wait(self, command: list[str], output: Any, variables: dict[str, str], limit: float) -> int | None:
-        """The exit code; None after the limit, when the process and its children have been killed."""
+        """The exit code; None if the limit was exceeded and the process and its children were killed."""
         options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
         with self._lock:
             process = subprocess.Popen(command, cwd=ROOT, env=variables, start_new_session=True, **options)
@@ -190,7 +190,7 @@ class Check:
                 process.wait(KILL_AFTER)
             return None
         finally:
-            _signal(process, signal.SIGKILL)  # what it has left behind, too
+            _signal(process, signal.SIGKILL)  # including children it has left behind
             process.wait()
             with self._lock:
                 self._running.discard(process)
@@ -202,7 +202,7 @@ def _signal(process: "subprocess.Popen[Any]", number: int) -> None:
 
 
 def environment(more: Mapping[str, str]) -> dict[str, str]:
-    """The checkout is found first, output is not held back, and idle threads sleep."""
+    """Environment variables of parts: the checkout is first on the path, output is unbuffered, idle threads sleep."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH", "")])]
     ours = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
     defaults = {"OMP_WAIT_POLICY": "PASSIVE", "NUMBA_CACHE_DIR": str(ROOT / ".cache" / "numba")}
@@ -210,7 +210,7 @@ def environment(more: Mapping[str, str]) -> dict[str, str]:
 
 
 def read_rows(file: Path, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows that a part has written so far, flat; none where it wrote none, or half of them."""
+    """The rows in a part's JSON file; empty if it is missing or incomplete."""
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -220,8 +220,8 @@ def read_rows(file: Path, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def read_tests(text: str) -> tuple[dict[str, Any], list[str]]:
-    """How many tests ended how, and the failed ones with the reason that pytest's summary gives; of an output of
-    ``pytest -v -rfE``, which may end anywhere."""
+    """Numbers of passed, failed and skipped tests, and failed tests with their reasons, from the possibly truncated
+    output of ``pytest -v -rfE``."""
     counts: dict[str, Any] = {"passed": 0, "failed": 0, "skipped": 0}
     words = {"PASSED": "passed", "FAILED": "failed", "ERROR": "failed", "SKIPPED": "skipped"}
     reasons: dict[str, str] = {}
@@ -242,6 +242,6 @@ def read_tests(text: str) -> tuple[dict[str, Any], list[str]]:
 
 
 def last_line(text: str) -> str:
-    """What a program said last."""
+    """The last line of a program's output."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:300] if lines else ""

@@ -1,4 +1,4 @@
-"""The check itself: parts that pass, fail, overrun and cannot run; its report, its exit code and its time."""
+"""The check: passing, failing, overrunning and skipped parts; report, exit code and time."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def script(name: str, code: str, limit: float = 60, **more: Any) -> Part:
 
 
 def run(tmp_path: Path, waves: list[list[list[Part]]], budget: float = 100.0) -> tuple[dict[str, Outcome], list[str]]:
-    """The outcomes by name, and the report as it was after each part."""
+    """The outcomes by name, and the report after each part."""
     (tmp_path / "scratch").mkdir()
     seen = []
 
@@ -49,7 +49,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def test_it_goes_on_after_a_part_that_fails_and_reports_after_each(tmp_path: Path) -> None:
+def test_the_check_continues_after_a_failure_and_reports_after_each_part(tmp_path: Path) -> None:
     found, seen = run(tmp_path, [[[script("first", FAIL), script("second", ROWS)]]])
     assert [found[name].status for name in ("first", "second")] == [Status.failed, Status.passed]
     assert found["first"].note == "what went wrong" and found["second"].rows == [{"a": 1, "b": "x|y"}]
@@ -70,7 +70,7 @@ def test_a_part_that_overruns_is_killed_with_its_children_and_keeps_its_rows(tmp
     assert found["next"].status is Status.passed
 
 
-def test_what_cannot_run_is_said_and_not_tried(tmp_path: Path) -> None:
+def test_parts_that_cannot_run_are_reported_and_not_started(tmp_path: Path) -> None:
     lane = [
         script("build", FAIL),
         script("needs", ROWS, after="build"),
@@ -85,7 +85,7 @@ def test_what_cannot_run_is_said_and_not_tried(tmp_path: Path) -> None:
     assert found["nowhere"].status is Status.failed and "No such file" in found["nowhere"].note
 
 
-def test_a_part_is_told_the_reports_folder(tmp_path: Path) -> None:
+def test_out_in_a_command_is_the_reports_folder(tmp_path: Path) -> None:
     code = "import sys; open(sys.argv[1], 'w').write('[]')"
     part = Part("image", "An image", (sys.executable, "-c", code, "{out}/avatar.png"), 60)
     found, _ = run(tmp_path, [[[part]]])
@@ -107,7 +107,7 @@ def test_the_budget_ends_everything(tmp_path: Path) -> None:
     assert found["late"].status is Status.not_run and found["late"].note == "no time left"
 
 
-def test_pytests_output_is_read_wherever_it_ends() -> None:
+def test_truncated_output_of_pytest_can_be_read() -> None:
     whole = """tests/a.py::test_one PASSED                [ 25%]
 tests/a.py::test_two[x-y] FAILED           [ 50%]
 tests/a.py::test_three SKIPPED (no GPU)    [ 75%]
@@ -122,7 +122,7 @@ ERROR tests/a.py::test_four - RuntimeError: CUDA
     assert counts == {"passed": 1, "failed": 1, "skipped": 0} and failures == ["test_two[x-y]"]
 
 
-def test_half_a_file_of_rows_is_no_row(tmp_path: Path) -> None:
+def test_an_incomplete_file_of_rows_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text('[{"a": 1')
     assert read_rows(tmp_path / "rows.json", {}) == read_rows(tmp_path / "none.json", {}) == []
     (tmp_path / "rows.json").write_text('[{"a": 1}]')
@@ -130,7 +130,7 @@ def test_half_a_file_of_rows_is_no_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("trial", [False, True])
-def test_the_plan_fits_its_time_and_every_script_is_there(trial: bool) -> None:
+def test_the_plan_fits_the_budget_and_every_script_exists(trial: bool) -> None:
     options = plan.Options(trial, threestudio="/t", gaussianip="/g", sd21="/s")
     assert plan.longest(plan.certain(options)) <= plan.BUDGET
     parts = [part for wave in plan.plan(options) for lane in wave for part in lane]
@@ -142,7 +142,7 @@ def test_the_plan_fits_its_time_and_every_script_is_there(trial: bool) -> None:
     assert building[0][0].name == "build" and not any(part.after for lane in building for part in lane)
 
 
-def test_chosen_parts_bring_the_build_that_they_need() -> None:
+def test_chosen_parts_include_the_build_that_they_need() -> None:
     waves = plan.only(plan.plan(plan.Options()), ["steps-sd21", "job"])
     names = [part.name for wave in waves for lane in wave for part in lane]
     assert names == ["build", "steps-sd21-eager", "job", "steps-sd21-graphs", "steps-sd21-compiled", "job-sd21"]
@@ -169,8 +169,8 @@ def test_the_exit_code(ended: dict[str, Status], code: int) -> None:
     assert check.exit_code([Outcome(name, name, status) for name, status in ended.items()]) == code
 
 
-def test_a_check_that_is_ended_leaves_a_report_and_no_process(tmp_path: Path) -> None:
-    """The whole program without an install, on the standard library alone until a part begins."""
+def test_a_terminated_check_leaves_a_report_and_no_process(tmp_path: Path) -> None:
+    """The whole program without installed packages, on the standard library alone until a part starts."""
     command = [sys.executable, "-S", str(ROOT / "tests" / "gpu_check"), "--trial", "--parts", "tests-training"]
     command += ["--out", str(tmp_path / "out")]
     variables = os.environ | {"TMPDIR": str(tmp_path)}  # so that every process that it starts names this folder
@@ -185,7 +185,7 @@ def test_a_check_that_is_ended_leaves_a_report_and_no_process(tmp_path: Path) ->
 
 
 def commands_that_name(folder: Path) -> list[str]:
-    """Command lines of running processes that have a folder's path in them."""
+    """Command lines of running processes that contain a folder's path."""
     lines = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:

@@ -1,30 +1,14 @@
-"""An accelerator that any machine has: tensors that say they are on ``cuda`` and compute on the CPU.
+"""Tensors that report ``cuda:0`` as their device and compute on the CPU.
 
-It refuses what a CUDA device refuses: operands on two devices, a generator of the CPU, numpy. It also counts where a
-CUDA device would make the host wait. Nothing of CUDA is needed, and values are real: whole training runs pass through.
-
-    with Accelerator() as accelerator:
-        prior = StableDiffusionPrior(parts, Compute(device=torch.device("cuda")))
-        ...
-        assert accelerator.waits["_local_scalar_dense"] == 1
-
-How it works: ``OnDevice`` is a wrapper subclass that holds a CPU tensor. To torch's C++ code its device is ``meta``,
-which the autograd engine knows everywhere; to Python it is ``cuda:0``. A torch function mode translates ``cuda`` in
-calls into ``meta``, and a dispatch mode computes each operation on the held tensors, after it has checked their
-devices. So nothing may be on ``meta`` meanwhile: diffusers' ``from_pretrained`` must be done with before.
+``OnDevice`` is a wrapper subclass that holds a CPU tensor. To torch's C++ code its device is ``meta``, which the
+autograd engine supports everywhere; to Python it is ``cuda:0``. A torch function mode (``FunctionMode``) translates
+``cuda`` in calls into ``meta``, and a dispatch mode (``DispatchMode``) computes each operation on the held tensors
+after checking their devices. So no tensor may be on ``meta`` meanwhile: call diffusers' ``from_pretrained`` before.
 """
 
 import functools
-import threading
-import time
-from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -32,12 +16,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from avatar_gs.render.cpu import renderer
-from avatar_gs.types import Cameras, Gaussians, Render
-
 DEVICE = torch.device("cuda", 0)
 INSIDE = torch.device("meta")
-"""What torch's C++ code takes the accelerator for."""
+"""The accelerator's device in torch's C++ code."""
 
 TAKES_SCALARS = frozenset(
     (
@@ -48,22 +29,31 @@ TAKES_SCALARS = frozenset(
         *("_foreach_add", "_foreach_sub", "_foreach_mul", "_foreach_div"),
     )
 )
-"""Operations whose CUDA kernels take 0-dimensional CPU tensors as operands: those that torch builds with
-``TensorIteratorConfig::allow_cpu_scalars`` since the oldest version that we support, and a few that say so themselves.
-``clamp`` with bounds for both sides, ``lerp``, ``addcmul`` and ``addcdiv`` are not among them."""
+"""Operations whose CUDA kernels accept 0-dimensional CPU tensors: those built with
+``TensorIteratorConfig::allow_cpu_scalars`` in all supported versions of torch, and a few with their own checks; not
+``clamp`` with two bounds, ``lerp``, ``addcmul`` and ``addcdiv``."""
 WAITS = frozenset(
     (
         *("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "bincount", "_linalg_check_errors"),
         *("_unique", "_unique2", "unique_dim", "unique_consecutive", "repeat_interleave"),
     )
 )
-"""Operations whose result, or its shape, the host must read."""
+"""Operations whose result or shape the host must read."""
 CHANGES_SHAPE = frozenset(("t_", "transpose_", "squeeze_", "unsqueeze_", "as_strided_"))
 NO_NUMPY = "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first."
 
 
+on_wait: Callable[[str], None] | None = None
+"""Called with the name of every operation that makes the host wait."""
+
+
+def wait(operation: str) -> None:
+    if on_wait is not None:
+        on_wait(operation)
+
+
 class OnDevice(torch.Tensor):
-    """A tensor of the accelerator; ``held`` has its values, on the CPU."""
+    """A tensor on the accelerator; ``held`` has its values on the CPU."""
 
     held: Tensor
     __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
@@ -102,12 +92,12 @@ class OnDevice(torch.Tensor):
         return memo[id(self)]
 
     def tolist(self) -> Any:
-        _wait("tolist")
+        wait("tolist")
         return self.held.tolist()
 
     def numpy(self, *, force: bool = False) -> Any:
         if force:
-            _wait("numpy")
+            wait("numpy")
             return self.held.numpy()
         raise TypeError(NO_NUMPY)
 
@@ -122,104 +112,12 @@ def _is_parameter(tensor: Tensor) -> bool:
     return isinstance(tensor, torch.nn.Parameter)
 
 
-class Accelerator:
-    """While it is entered, ``cuda`` is a device. ``waits`` counts, by operation, where this thread had to wait for it.
-
-    Splats are drawn by the CPU renderer; each call counts as one wait, as gsplat reads the number of intersections.
-    ``torch.cuda`` itself still finds no device; of its functions, those that a run needs answer.
-    """
-
-    current: "Accelerator | None" = None
-
-    def __init__(self) -> None:
-        self.waits: Counter[str] = Counter()
-        self._paused = 0
-        self._thread = threading.get_ident()
-        self._stack = ExitStack()
-
-    def __enter__(self) -> "Accelerator":
-        assert Accelerator.current is None, "one accelerator at a time"
-        Accelerator.current = self
-        self._stack.callback(lambda: setattr(Accelerator, "current", None))
-        memory = {name: lambda *arguments: 0 for name in ("max_memory_allocated", "max_memory_reserved")}
-        replaced: dict[str, Any] = memory | {
-            "synchronize": lambda *arguments: _wait("synchronize"),
-            "Event": Event,
-            "mem_get_info": lambda *arguments: (80 << 30, 80 << 30),
-            "reset_peak_memory_stats": lambda *arguments: None,
-            "empty_cache": lambda: None,
-        }
-        for name, function in replaced.items():
-            self._stack.enter_context(mock.patch.object(torch.cuda, name, function))
-        self._stack.enter_context(mock.patch("avatar_gs.render.rasterize._render_with_gsplat", _render))
-        self._stack.enter_context(mock.patch("avatar_gs.render.cpu.renderer._Blend", _BlendOnDevice))
-        pool = partial(ThreadPoolExecutor, initializer=_enter_modes)
-        self._stack.enter_context(mock.patch("avatar_gs.training.scene.ThreadPoolExecutor", pool))
-        self._stack.enter_context(mock.patch("torch.autograd._engine_run_backward", _run_backward))
-        self._stack.enter_context(_Python())
-        self._stack.enter_context(_Dispatch())
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._stack.close()
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Counts nothing meanwhile."""
-        self._paused += 1
-        try:
-            yield
-        finally:
-            self._paused -= 1
-
-    def wait(self, operation: str) -> None:
-        if threading.get_ident() == self._thread and not self._paused:
-            self.waits[operation] += 1
-
-
 def on_device(value: Any) -> bool:
-    """Whether a tensor is the accelerator's."""
+    """Whether a tensor is on the accelerator."""
     return isinstance(value, OnDevice)
 
 
-class Event:
-    """``torch.cuda.Event`` of an accelerator that has done everything at once."""
-
-    def __init__(self, enable_timing: bool = False) -> None:
-        self.time = 0.0
-
-    def record(self, stream: Any = None) -> None:
-        self.time = time.perf_counter()
-
-    def query(self) -> bool:
-        return True
-
-    def synchronize(self) -> None:
-        _wait("synchronize")
-
-    def elapsed_time(self, end: "Event") -> float:
-        return 1000 * (end.time - self.time)
-
-
-def _wait(operation: str) -> None:
-    if Accelerator.current is not None:
-        Accelerator.current.wait(operation)
-
-
-def _enter_modes() -> None:
-    """Modes belong to a thread."""
-    _Python().__enter__()
-    _Dispatch().__enter__()
-
-
-def _run_backward(*arguments: Any, **options: Any) -> Any:
-    """Torch switches the mode off within ``backward``, as within all of its functions that are written in Python; the
-    backward passes that are written in Python, such as a checkpoint's, need it."""
-    with _Python():
-        return torch.autograd.graph._engine_run_backward(*arguments, **options)
-
-
-# ---- Python's calls: ``cuda`` becomes what C++ takes the accelerator for
+# ---- Python calls: translate ``cuda`` into ``INSIDE``
 
 
 def _inside(value: Any) -> Any:
@@ -230,11 +128,11 @@ def _inside(value: Any) -> Any:
     return value
 
 
-_SET_DATA: Any = getattr(torch.Tensor.data, "__set__")  # noqa: B009 (what its descriptor has, pyright does not know)
+_SET_DATA: Any = getattr(torch.Tensor.data, "__set__")  # noqa: B009 (pyright does not know the descriptor)
 
 
 def _index(value: Any) -> Any:
-    """Sequences become tensors here: those that C++ makes of them for a meta tensor have no values."""
+    """Convert sequences to tensors, since those that C++ makes for a meta tensor have no values."""
     if isinstance(value, tuple):
         return tuple(_index(item) for item in value)
     if isinstance(value, list | range | np.ndarray):
@@ -242,7 +140,7 @@ def _index(value: Any) -> Any:
     return value
 
 
-class _Python(TorchFunctionMode):
+class FunctionMode(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         name = getattr(func, "__name__", "")
@@ -274,24 +172,24 @@ class _Python(TorchFunctionMode):
 # ---- torch's operations, below autograd
 
 
-class _Dispatch(TorchDispatchMode):
+class DispatchMode(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _dispatch(func, args, kwargs or {})
 
 
 class _Operation:
-    """What the dispatcher knows of an operation, looked up once."""
+    """An operation's schema, parsed once."""
 
     def __init__(self, func: Any) -> None:
         schema = func._schema
         self.name = schema.name.split("::")[1]
         self.written: dict[str, tuple[int, str]] = {}
-        """Where the arguments stand that it writes to, by the name of their memory."""
+        """Position and name of the arguments that it writes to, by alias set."""
         for position, argument in enumerate(schema.arguments):
             if argument.alias_info is not None and argument.alias_info.is_write:
                 self.written |= dict.fromkeys(argument.alias_info.before_set, (position, argument.name))
         self.returns: list[str | None] = []
-        """Of each result, the memory that it is, where that was an argument's."""
+        """The alias set of each result that is an argument; None for new tensors."""
         for returned in schema.returns:
             alias = returned.alias_info
             self.returns.append(next(iter(alias.before_set)) if alias is not None and alias.is_write else None)
@@ -299,7 +197,7 @@ class _Operation:
         self.takes_scalars = plain in TAKES_SCALARS
 
     def values(self, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments that are written to."""
+        """The arguments that are written to, by alias set."""
         return {
             memory: args[position] if position < len(args) else kwargs.get(name)
             for memory, (position, name) in self.written.items()
@@ -315,7 +213,7 @@ def _dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     here = any(type(tensor) is OnDevice for tensor in tensors)
     asked = kwargs.get("device")
     target = here if asked is None else asked.type == INSIDE.type
-    if kwargs.get("pin_memory"):  # which only a CUDA driver can
+    if kwargs.get("pin_memory"):  # needs a CUDA driver
         kwargs = kwargs | {"pin_memory": False}
     if not here and not target:
         return func(*args, **kwargs)
@@ -323,7 +221,7 @@ def _dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     name = operation.name
     if asked is not None:
         kwargs = kwargs | {"device": torch.device("cpu")}
-    if name in CHANGES_SHAPE:  # of what C++ knows of the tensor, too
+    if name in CHANGES_SHAPE:  # of the C++ tensor, too
         func(args[0].held, *args[1:], **kwargs)
         with torch._C._DisableTorchDispatch():
             return func(*args, **kwargs)
@@ -331,12 +229,12 @@ def _dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         into, source = (tensors[0], tensors[-1]) if name == "copy_" else (None, tensors[0])
         ahead = getattr(source, "pinned", False) and (kwargs.get("non_blocking") or True in args[2:])
         if on_device(source) != (target if into is None else on_device(into)) and not ahead:
-            _wait("from the device" if on_device(source) else "to the device")
+            wait("from the device" if on_device(source) else "to the device")
     elif name == "_fused_sdp_choice":
-        return 0  # attention as plain operations; the fused ones differ from device to device
+        return 0  # attention as plain operations; fused ones depend on the device
     else:
         _check(func, operation, args, kwargs, tensors, target)
-    result = func(*_held(args), **{key: _held(value) for key, value in kwargs.items()})
+    result = func(*held_values(args), **{key: held_values(value) for key, value in kwargs.items()})
     if not target:
         return result
     written = operation.values(args, kwargs)
@@ -346,7 +244,7 @@ def _dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def _collect(value: Any, tensors: list[Tensor]) -> None:
-    """Gathers the tensors of nested arguments."""
+    """Collect the tensors of nested arguments."""
     for item in value:
         if isinstance(item, Tensor):
             tensors.append(item)
@@ -357,10 +255,11 @@ def _collect(value: Any, tensors: list[Tensor]) -> None:
 _VALUES = type({}.values())
 
 
-def _held(value: Any) -> Any:
+def held_values(value: Any) -> Any:
+    """The value with every ``OnDevice`` replaced by its CPU tensor."""
     if type(value) is OnDevice:
         return value.held
-    return type(value)(map(_held, value)) if type(value) in (list, tuple) else value
+    return type(value)(map(held_values, value)) if type(value) in (list, tuple) else value
 
 
 def _wrapped(value: Any) -> Any:
@@ -372,7 +271,7 @@ def _wrapped(value: Any) -> Any:
 def _check(
     func: Any, operation: _Operation, args: Any, kwargs: dict[str, Any], tensors: list[Tensor], target: bool
 ) -> None:
-    """Raises RuntimeError where a CUDA device would, and counts where it makes the host wait."""
+    """Raise RuntimeError where a CUDA device would, and report where the host waits."""
     name, scalars = operation.name, operation.takes_scalars
     if kwargs.get("generator") is not None and target:
         raise RuntimeError(f"Expected a 'cuda' device type for generator but found 'cpu' ({func})")
@@ -383,10 +282,10 @@ def _check(
         masks = [index for index in indices if index.dtype in (torch.bool, torch.uint8)]
         fills = "put" in name and len(masks) == len(indices) == 1 and args[2].numel() == 1
         if any(not on_device(index) for index in indices) or (masks and not fills):
-            _wait(name)
+            wait(name)
         tensors, scalars = [args[0], *(args[2:3] if "put" in name else [])], "put" in name
     if name in WAITS:
-        _wait(name)
+        wait(name)
     strangers = [tensor for tensor in tensors if not on_device(tensor)]
     if not strangers or len(strangers) == len(tensors):
         return
@@ -397,56 +296,3 @@ def _check(
                 "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! "
                 f"({func}, a CPU tensor of shape {tuple(tensor.shape)})"
             )
-
-
-# ---- drawing
-
-
-class _Moved(torch.autograd.Function):
-    """A tensor on the other device, and its gradient back on its own; the host does not wait."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:
-        return value.held.clone() if isinstance(value, OnDevice) else OnDevice(value.clone())
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        (gradient,) = gradients
-        return gradient.held.clone() if isinstance(gradient, OnDevice) else OnDevice(gradient.clone())
-
-
-def _moved(value: Any) -> Any:
-    return _Moved.apply(value) if isinstance(value, Tensor) else value
-
-
-class _BlendOnDevice:
-    """The CPU renderer's ``_Blend``; within ``_render`` the screen positions pass over the accelerator on their way."""
-
-    original = renderer._Blend
-    here = threading.local()
-
-    @classmethod
-    def apply(cls, means2d: Tensor, *others: Any) -> Any:
-        if getattr(cls.here, "screen", None) is None:
-            return cls.original.apply(means2d, *others)
-        cls.here.screen.append(_moved(means2d))
-        return cls.original.apply(_moved(cls.here.screen[0]), *others)
-
-
-def _render(
-    gaussians: Gaussians, cameras: Cameras, background: Tensor, near: float, far: float, absgrad: bool
-) -> Render:
-    """What gsplat would draw, by the CPU renderer; gradients pass through ``info["means2d"]`` as they do there."""
-    operands = [*vars(gaussians).values(), cameras.T_camera_world, cameras.K, background]
-    if not all(map(on_device, operands)):
-        raise RuntimeError("Expected all tensors to be on the same device (gsplat's rasterization)")
-    splats = Gaussians(*(_moved(value) for value in vars(gaussians).values()))
-    views = replace(cameras, T_camera_world=_held(cameras.T_camera_world), K=_held(cameras.K))
-    screen = _BlendOnDevice.here.screen = []
-    try:
-        render = renderer.render(splats, views, _moved(background), near, far, absgrad)
-    finally:
-        _BlendOnDevice.here.screen = None
-    _wait("gsplat")
-    info = {name: _moved(value) for name, value in render.info.items()} | {"means2d": screen[0]}
-    return Render(_moved(render.rgb), _moved(render.alpha), _moved(render.depth), info)
