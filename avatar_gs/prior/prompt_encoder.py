@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from avatar_gs.core.errors import UserError
@@ -158,7 +159,8 @@ def _replaced_embeddings(
     replaced = (places >= 0)[..., None]
 
     def replace(module: Any, inputs: Any, embedded: Tensor) -> Tensor:
-        return torch.where(replaced, identity[places.clamp(min=0)].to(embedded.dtype), embedded)
+        # not identity[places]: on a CPU its gradient is added up by several threads in an order that varies
+        return torch.where(replaced, F.embedding(places.clamp(min=0), identity).to(embedded.dtype), embedded)
 
     handle = text_encoder.get_input_embeddings().register_forward_hook(replace)
     try:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from avatar_gs.lab.world.people import individuals
 from avatar_gs.prior.config import PriorConfig, PromptConfig, PromptStyle
 from avatar_gs.prior.loading.sources import PACKAGED
 from avatar_gs.prior.parts import Parts
-from avatar_gs.prior.prompt_encoder import placed_tokens, truncate
+from avatar_gs.prior.prompt_encoder import _replaced_embeddings, placed_tokens, truncate
 from avatar_gs.prior.prompts import PLACEHOLDER, bucket_prompts, fit_prompt, with_accessories, with_placeholder
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.prior.vocabulary import WELL_KNOWN, Words, known_names
@@ -61,6 +62,26 @@ def test_gradients_reach_every_row(prior, rows):
     prior.encode_prompts(["a <id>"], rows)[0, -1].square().sum().backward()
     assert (rows.grad.abs().sum(-1) > 0).all()
     assert all(parameter.grad is None for parameter in prior.text_encoder.parameters())
+
+
+def test_several_threads_add_up_the_same_gradient_every_time():
+    """The sum of the gradients of many prompts must not depend on which thread is first."""
+    words, width = torch.nn.Embedding(10, 128), 128
+    encoder = SimpleNamespace(get_input_embeddings=lambda: words)
+    places = torch.randint(-1, 8, (32, 64), generator=torch.Generator().manual_seed(0))
+    factors = torch.randn(32, 64, width, generator=torch.Generator().manual_seed(1))
+    identity = torch.randn(8, width, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = set()
+        for _ in range(60):
+            with _replaced_embeddings(encoder, places, identity):
+                loss = (words(places.clamp(min=0)) * factors).sum()
+            found.add(torch.autograd.grad(loss, identity)[0].numpy().tobytes())
+    finally:
+        torch.set_num_threads(threads)
+    assert len(found) == 1
 
 
 def test_the_text_encoder_stays_as_it_is(prior, rows):
