@@ -115,7 +115,7 @@ def play_all(settings: LabSettings, prior: StableDiffusionPrior, body: Body, fol
         LOGGER.info("%s: %d steps of %.3f s, %d prior calls", name, steps, seconds / steps, result.prior_calls)
         output.write(folder / name if len(guidances) > 1 else folder, result, plays)
         if result.interrupted:
-            raise KeyboardInterrupt("what was drawn is written, and the same command begins anew")
+            raise KeyboardInterrupt("the results so far are written; the same command starts from scratch")
 
 
 def encode_texts(settings: LabSettings, prior: StableDiffusionPrior, view: View) -> TextConditions:

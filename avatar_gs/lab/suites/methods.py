@@ -17,7 +17,7 @@ from avatar_gs.guidance.config import GuidanceConfig
 from avatar_gs.guidance.presets import fitted, named_preset, preset_names
 from avatar_gs.lab.metrics.avatar import Strip, ViewImages, measure, render_views, side_by_side
 from avatar_gs.lab.metrics.colours import SOLID, saturation_error
-from avatar_gs.lab.metrics.shots import sample_images
+from avatar_gs.lab.metrics.scored_images import sample_images
 from avatar_gs.lab.metrics.truth import Case, cases
 from avatar_gs.lab.metrics.views import DIRECTIONS, ORBIT, ScoredViews, viewpoints_of
 from avatar_gs.lab.scorer.model import Scorer, load_scorer

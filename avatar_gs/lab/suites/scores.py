@@ -12,7 +12,7 @@ from typing import Any
 from avatar_gs.core.console import format_duration
 from avatar_gs.core.images import RGBImage
 from avatar_gs.core.seeding import generator
-from avatar_gs.lab.metrics import shots
+from avatar_gs.lab.metrics import scored_images
 from avatar_gs.lab.metrics.avatar import Strip
 from avatar_gs.lab.metrics.clip import PACKAGED, Clip, load_clip
 from avatar_gs.lab.metrics.perceptual import load_lpips
@@ -51,7 +51,7 @@ class ScoresJob(Job[Source, Case]):
 class Scored:
     """Images in all views, and what they took; ``metrics`` (``training.loop.metrics``) if anything was optimised."""
 
-    shots: shots.ScoredImages
+    images: scored_images.ScoredImages
     metrics: dict[str, Any] | None
     seconds: float
 
@@ -108,25 +108,25 @@ class ScoresSuite(AvatarSuite[ScoresJob, Scored, ScoresRecord]):
         images, metrics = self._make(job)
         return Scored(images, metrics, time.monotonic() - began)
 
-    def _make(self, job: ScoresJob) -> tuple[shots.ScoredImages, dict[str, Any] | None]:
+    def _make(self, job: ScoresJob) -> tuple[scored_images.ScoredImages, dict[str, Any] | None]:
         settings = self.settings_of(job)
         if job.variant is Source.TRUTH:
-            return shots.person_images(job.subject, scored_views()), None
+            return scored_images.person_images(job.subject, scored_views()), None
         if job.variant is Source.SAMPLES:
             return self._sample(job), None
         if job.variant is Source.START:
             begin = generator(job.seed, 0, "splats")
             model = surface_splats(settings.splats, self.body.rest(), self.body.weights, begin).to(self.prior.device)
-            return shots.avatar_images(model, scored_views()), None
+            return scored_images.avatar_images(model, scored_views()), None
         if job.variant is Source.CLIP:
             prompts = run_prompts(settings.training, self.prior)
             made = optimize_by_similarity(settings, self.body, self.prior, self.clip, prompts)
         else:
             made = self.optimized(settings, self.prior)
-        return shots.avatar_images(made.model, scored_views()), made.metrics
+        return scored_images.avatar_images(made.model, scored_views()), made.metrics
 
-    def _sample(self, job: ScoresJob) -> shots.ScoredImages:
-        return shots.sample_images(
+    def _sample(self, job: ScoresJob) -> scored_images.ScoredImages:
+        return scored_images.sample_images(
             job.subject.prompt,
             self.settings.negative_prompt,
             self.prior,
@@ -139,13 +139,13 @@ class ScoresSuite(AvatarSuite[ScoresJob, Scored, ScoresRecord]):
     def measure(self, job: ScoresJob, made: Scored) -> tuple[ScoresRecord, Strip]:
         """The images themselves: ``figures`` scores them."""
         record = ScoresRecord(job.variant, job.index, job.subject.prompt, job.seed, made.metrics, made.seconds)
-        return record, made.shots.strip()
+        return record, made.images.strip()
 
     def figures(self, records: Mapping[str, ScoresRecord]) -> Figures:
         config, words, seen, clip = self.settings.lab.evaluate, self.settings.prior.prompts, scored_views(), self.clip
         lpips = load_lpips(config.lpips)
         looks = [
-            look(record, shots.ScoredImages.of_cells(self.store.strip(key), len(seen)), clip)
+            look(record, scored_images.ScoredImages.of_cells(self.store.strip(key), len(seen)), clip)
             for key, record in records.items()
         ]
         prompts = list(dict.fromkeys(case.prompt for case in cases(max(config.pool, config.scored_prompts))))

@@ -16,7 +16,7 @@ from avatar_gs.lab.metrics import features as measures
 from avatar_gs.lab.metrics.clip import Clip, features_of
 from avatar_gs.lab.metrics.colours import SOLID, colour_name, name_pixels, saturation_error
 from avatar_gs.lab.metrics.perceptual import Perceptual
-from avatar_gs.lab.metrics.shots import ScoredImages
+from avatar_gs.lab.metrics.scored_images import ScoredImages
 from avatar_gs.lab.metrics.truth import BACKGROUND, CLOSE_UP, Truth
 from avatar_gs.lab.metrics.views import ORBITS, ScoredViews, orbit
 from avatar_gs.lab.suites.suite import Figures, Record
@@ -68,20 +68,20 @@ class Look:
     """One record's pictures with their features: colour, without texture (None for samples), and of who it is."""
 
     record: ScoresRecord
-    shots: ScoredImages
+    images: ScoredImages
     colour: Float[np.ndarray, "V d"]
     white: Float[np.ndarray, "V d"] | None
     person: Float[np.ndarray, "V p"]
 
 
-def look(record: ScoresRecord, shots: ScoredImages, clip: Clip) -> Look:
+def look(record: ScoresRecord, images: ScoredImages, clip: Clip) -> Look:
     """``clip``'s features of the pictures on grey."""
-    on_grey = shots.colour.on_grey()
+    on_grey = images.colour.on_grey()
     return Look(
         record,
-        shots,
+        images,
         features_of(on_grey, clip.image_features),
-        None if shots.white is None else features_of(shots.white, clip.image_features),
+        None if images.white is None else features_of(images.white, clip.image_features),
         features_of(on_grey, clip.person_features),
     )
 
@@ -107,11 +107,11 @@ def read_captions(prompts: Sequence[str], buckets: Sequence[Bucket], config: Pro
     return Captions(len(prompts), buckets, features)
 
 
-def person_pixels(shots: ScoredImages, inside: Bool[np.ndarray, "V S S"]) -> Float[np.ndarray, "N 3"]:
+def person_pixels(images: ScoredImages, inside: Bool[np.ndarray, "V S S"]) -> Float[np.ndarray, "N 3"]:
     """The colours of the pixels where every picture shows the person and this one is solid."""
-    alpha = shots.colour.alpha
+    alpha = images.colour.alpha
     solid = inside & (alpha >= SOLID)
-    return np.clip(shots.colour.rgb[solid] / alpha[solid][:, None], 0, 1)
+    return np.clip(images.colour.rgb[solid] / alpha[solid][:, None], 0, 1)
 
 
 def backgrounds(samples: ScoredImages, outside: Bool[np.ndarray, "V S S"]) -> Float[np.ndarray, "V 3"]:
@@ -121,13 +121,13 @@ def backgrounds(samples: ScoredImages, outside: Bool[np.ndarray, "V S S"]) -> Fl
     return np.stack([np.median(rgb[mask], 0) if mask.any() else plain for rgb, mask in pictures]).astype(np.float32)
 
 
-def right_parts(shots: ScoredImages, truth: Truth) -> list[bool]:
+def right_parts(images: ScoredImages, truth: Truth) -> list[bool]:
     """Whether the median colour of each part that the prompt names is nearest to that name, view by view."""
     found = []
     for view in range(len(truth.maps)):
         for part, name in truth.case.asked.items():
             if part in CLOSE_UP and truth.shows(view, part):
-                rgb, alpha = shots.colour.rgb[view], shots.colour.alpha[view]
+                rgb, alpha = images.colour.rgb[view], images.colour.alpha[view]
                 median = name_pixels(rgb, alpha, truth.mask(view, part), part, "", "").median
                 found.append(median is not None and colour_name(np.array(median), part) == name)
     return found
@@ -218,7 +218,7 @@ class Scores:
         return {"all": float(np.average(list(found.values()), weights=weights)), **found}
 
     def _right(self, one: Look) -> list[bool]:
-        return right_parts(one.shots, self.truths[one.record.case])
+        return right_parts(one.images, self.truths[one.record.case])
 
     # ---- views and seeds
 
@@ -233,7 +233,7 @@ class Scores:
 
         def of(one: Look) -> float:
             assert self.lpips is not None
-            pictures = torch.from_numpy(one.shots.colour.on_grey()[orbit(framing)])
+            pictures = torch.from_numpy(one.images.colour.on_grey()[orbit(framing)])
             return float(self.lpips.distances(pictures, pictures.roll(-1, 0)).mean())
 
         return self._of_each(lambda some: [of(one) for one in some])
@@ -252,7 +252,7 @@ class Scores:
         inside = self.scored_views.inside
 
         def of(one: Look, other: Look) -> float:
-            ours, theirs = (person_pixels(shots, inside) for shots in (one.shots, other.shots))
+            ours, theirs = (person_pixels(images, inside) for images in (one.images, other.images))
             return float(getattr(saturation_error(ours, theirs), figure))
 
         return self._of_each(lambda some: [of(one, other) for one in some for other in self._beside(one)])
@@ -289,13 +289,13 @@ class Scores:
             for seed in self._kinds[Source.SAMPLES] if kind is not Source.SAMPLES else ():
                 some = seeds[seed] if seed in seeds else next(iter(seeds.values()))
                 pictures = [
-                    self._before(one.shots, self._samples[one.record.case, seed].shots, outside) for one in some
+                    self._before(one.images, self._samples[one.record.case, seed].images, outside) for one in some
                 ]
                 found[kind, seed] = np.concatenate([features_of(each, self.clip.image_features) for each in pictures])
         return found
 
-    def _before(self, shots: ScoredImages, samples: ScoredImages, outside: np.ndarray) -> Float[np.ndarray, "V S S 3"]:
-        return shots.on(backgrounds(samples, outside))
+    def _before(self, images: ScoredImages, samples: ScoredImages, outside: np.ndarray) -> Float[np.ndarray, "V S S 3"]:
+        return images.on(backgrounds(samples, outside))
 
     # ---- costs
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from avatar_gs.lab.metrics import shots
+from avatar_gs.lab.metrics import scored_images
 from avatar_gs.lab.metrics.avatar import ViewImages
 from avatar_gs.lab.metrics.clip import Clip, load_clip
 from avatar_gs.lab.metrics.colours import chroma
-from avatar_gs.lab.metrics.shots import ScoredImages
+from avatar_gs.lab.metrics.scored_images import ScoredImages
 from avatar_gs.lab.metrics.truth import BACKGROUND, cases, render_truth
 from avatar_gs.lab.metrics.views import ORBITS, neutral_body, orbit, scored_views
 from avatar_gs.lab.settings import LabSettings
@@ -40,7 +40,7 @@ def clip_folder(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def truths() -> list[ScoredImages]:
-    return [shots.person_images(case, scored_views()) for case in cases(PROMPTS)]
+    return [scored_images.person_images(case, scored_views()) for case in cases(PROMPTS)]
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +115,8 @@ def scores_of(looks: list[Look], clip: Clip, pool: int = 12) -> Scores:
 
 def as_samples(one: Look, case: int, seed: int = 0) -> Look:
     """The same pictures as if the prior had drawn them."""
-    drawn = ScoredImages(ViewImages(one.shots.colour.on_grey(), np.ones_like(one.shots.colour.alpha)), None)
-    return replace(one, record=record(Source.SAMPLES, case, seed), shots=drawn, white=None)
+    drawn = ScoredImages(ViewImages(one.images.colour.on_grey(), np.ones_like(one.images.colour.alpha)), None)
+    return replace(one, record=record(Source.SAMPLES, case, seed), images=drawn, white=None)
 
 
 def record(kind: Source, case: int, seed: int = 0) -> ScoresRecord:
@@ -213,7 +213,7 @@ def test_the_suite_reports_and_makes_nothing_twice(prior, clip_folder, tmp_path,
         raise AssertionError("made twice")
 
     monkeypatch.setattr(base, "optimize", never)
-    monkeypatch.setattr(shots, "person_images", never)
+    monkeypatch.setattr(scored_images, "person_images", never)
     monkeypatch.setattr(scores, "optimize_by_similarity", never)
     run_suite(settings, prior, tmp_path, [])
     assert json.loads((tmp_path / "results.json").read_text())["figures"] == figures

@@ -142,7 +142,7 @@ def test_the_prior_suite_reports_what_measure_scores(prior, tmp_path, monkeypatc
         on_batch(len(trials))
         return np.stack([trial.truth for trial in trials])
 
-    monkeypatch.setattr(measure, "draw", truths)
+    monkeypatch.setattr(measure, "sample", truths)
     monkeypatch.setattr(prior_samples, "SIZE", prior.image_size)
     settings = small_settings(suite=Suite.prior, seed=3)
     settings.lab.evaluate.pose_scale = 1.5
