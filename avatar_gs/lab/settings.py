@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from avatar_gs.lab.benchmarks.config import BenchmarkConfig
 from avatar_gs.lab.playground.config import PlaygroundConfig
 from avatar_gs.lab.scorer.config import ScorerConfig
-from avatar_gs.lab.suites.config import EvaluateConfig, Suite
+from avatar_gs.lab.suites.config import EvaluateConfig, SuiteName
 from avatar_gs.lab.train_prior.config import TrainMiniConfig
 from avatar_gs.settings import Settings
 
@@ -19,7 +19,7 @@ class LabConfig:
 
     mini: TrainMiniConfig = field(default_factory=TrainMiniConfig)
     scorer: ScorerConfig = field(default_factory=ScorerConfig)
-    suite: Suite = Suite.colours
+    suite: SuiteName = SuiteName.colours
     """What ``stage=evaluate`` measures."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     playground: PlaygroundConfig = field(default_factory=PlaygroundConfig)

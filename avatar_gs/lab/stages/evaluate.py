@@ -9,9 +9,9 @@ from avatar_gs.core.console import progress
 from avatar_gs.core.device import choose_device
 from avatar_gs.core.errors import UserError
 from avatar_gs.lab.settings import LabSettings
-from avatar_gs.lab.suites import config
 from avatar_gs.lab.suites.claims import ClaimsSuite
 from avatar_gs.lab.suites.colours import ColoursSuite
+from avatar_gs.lab.suites.config import SuiteName
 from avatar_gs.lab.suites.editing import EditingSuite
 from avatar_gs.lab.suites.identity import IdentitySuite
 from avatar_gs.lab.suites.likeness import LikenessSuite
@@ -25,16 +25,16 @@ from avatar_gs.render.rasterize import require_renderer
 from avatar_gs.settings import OUTPUTS
 
 LOGGER = logging.getLogger(__name__)
-SUITES: dict[config.Suite, type[Suite]] = {
-    config.Suite.colours: ColoursSuite,
-    config.Suite.identity: IdentitySuite,
-    config.Suite.prior: PriorSuite,
-    config.Suite.scores: ScoresSuite,
-    config.Suite.likeness: LikenessSuite,
-    config.Suite.shading: ShadingSuite,
-    config.Suite.methods: MethodsSuite,
-    config.Suite.claims: ClaimsSuite,
-    config.Suite.editing: EditingSuite,
+SUITES: dict[SuiteName, type[Suite]] = {
+    SuiteName.colours: ColoursSuite,
+    SuiteName.identity: IdentitySuite,
+    SuiteName.prior: PriorSuite,
+    SuiteName.scores: ScoresSuite,
+    SuiteName.likeness: LikenessSuite,
+    SuiteName.shading: ShadingSuite,
+    SuiteName.methods: MethodsSuite,
+    SuiteName.claims: ClaimsSuite,
+    SuiteName.editing: EditingSuite,
 }
 
 

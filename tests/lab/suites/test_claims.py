@@ -26,7 +26,7 @@ from avatar_gs.lab.suites.claim_list import (
 )
 from avatar_gs.lab.suites.claim_recipes import TOY, recipes
 from avatar_gs.lab.suites.claims import ClaimsSuite
-from avatar_gs.lab.suites.config import EvaluateConfig, Suite
+from avatar_gs.lab.suites.config import EvaluateConfig, SuiteName
 from avatar_gs.lab.suites.suite import Job
 from tests.lab.settings import lab_settings
 from tests.tiny import IMAGE_SIZE
@@ -34,7 +34,7 @@ from tests.tiny import IMAGE_SIZE
 
 def small_settings(*claims: str) -> LabSettings:
     return lab_settings(
-        stage="evaluate", suite=Suite.claims, evaluate=EvaluateConfig(claims=list(claims), claim_steps=10)
+        stage="evaluate", suite=SuiteName.claims, evaluate=EvaluateConfig(claims=list(claims), claim_steps=10)
     )
 
 

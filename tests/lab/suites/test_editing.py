@@ -15,7 +15,7 @@ from avatar_gs.lab.metrics.truth import Truth, render_truth
 from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.stages.evaluate import run_suite
 from avatar_gs.lab.suites import editing_report as report
-from avatar_gs.lab.suites.config import EvaluateConfig, Suite
+from avatar_gs.lab.suites.config import EvaluateConfig, SuiteName
 from avatar_gs.lab.suites.editing import COMPARED, EditingSuite
 from avatar_gs.lab.suites.editing_report import BEFORE, EditRecord
 from avatar_gs.lab.suites.edits import CHANGED, Edit, differences, edits, silhouette_overlap
@@ -34,7 +34,7 @@ def small_settings(*methods: str) -> LabSettings:
     """Avatars of two steps, edited for two."""
     return lab_settings(
         stage="evaluate",
-        suite=Suite.editing,
+        suite=SuiteName.editing,
         splats=SplatsConfig(count=300),
         density=DensityConfig(enabled=False),
         optimize=OptimizeConfig(steps=2, batch=1, preview_every=0),

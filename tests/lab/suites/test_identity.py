@@ -25,7 +25,7 @@ from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.stages.evaluate import run_suite
 from avatar_gs.lab.suites import identity
 from avatar_gs.lab.suites import identity_report as report
-from avatar_gs.lab.suites.config import EvaluateConfig, Suite
+from avatar_gs.lab.suites.config import EvaluateConfig, SuiteName
 from avatar_gs.lab.suites.identity import IdentityJob, IdentitySuite
 from avatar_gs.lab.suites.identity_report import ABLATIONS, DRAWN, METHODS, Cost, IdentityRecord, Portrayal
 from avatar_gs.lab.suites.suite import restored
@@ -60,7 +60,7 @@ def small_settings(**options) -> LabSettings:
     """Avatars of two steps, identities of one."""
     settings = lab_settings(
         stage="evaluate",
-        suite=Suite.identity,
+        suite=SuiteName.identity,
         guidance=plain_guidance(method="sds"),
         splats=SplatsConfig(count=300),
         density=DensityConfig(enabled=False),

@@ -20,7 +20,7 @@ from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.stages.evaluate import run_suite
 from avatar_gs.lab.suites import methods
 from avatar_gs.lab.suites import methods_report as report
-from avatar_gs.lab.suites.config import EvaluateConfig, Suite
+from avatar_gs.lab.suites.config import EvaluateConfig, SuiteName
 from avatar_gs.lab.suites.methods import MethodsJob, MethodsSuite, around, compared, saturation
 from avatar_gs.lab.suites.methods_report import DEFAULT, MethodsRecord
 from avatar_gs.lab.suites.suite import restored
@@ -33,7 +33,7 @@ def small_settings(*methods: str) -> LabSettings:
     """One prompt, one seed, four steps."""
     return lab_settings(
         stage="evaluate",
-        suite=Suite.methods,
+        suite=SuiteName.methods,
         splats=SplatsConfig(count=300),
         density=DensityConfig(enabled=False),
         optimize=OptimizeConfig(batch=1),

@@ -18,7 +18,7 @@ from avatar_gs.lab.metrics.views import neutral_body
 from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.stages.evaluate import run_suite
 from avatar_gs.lab.suites import likeness as report
-from avatar_gs.lab.suites.config import EvaluateConfig, Suite
+from avatar_gs.lab.suites.config import EvaluateConfig, SuiteName
 from avatar_gs.splats.config import SplatsConfig
 from avatar_gs.training.config import OptimizeConfig
 from avatar_gs.training.loop import optimize
@@ -118,7 +118,7 @@ def test_a_run_is_compared_with_photos_of_itself(prior, tmp_path, monkeypatch):
         run.record("optimize")
     clip = str(save_clip(tmp_path / "clip"))
     config = EvaluateConfig(clip=clip)
-    likeness = run_settings(suite=Suite.likeness, photos="photos", evaluate=config)
+    likeness = run_settings(suite=SuiteName.likeness, photos="photos", evaluate=config)
     renders = report._renders(likeness)
     write_photos(tmp_path / "photos", renders[:2])
     text = run_suite(likeness, prior, tmp_path / "report", ["stage=evaluate", "suite=likeness"]).read_text()
@@ -148,7 +148,7 @@ def write_photos(folder: Path, pictures: np.ndarray) -> None:
 )
 def test_what_is_missing_is_said(options, message, prior, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings = run_settings(**{"suite": Suite.likeness, "photos": "photos", **options})
+    settings = run_settings(**{"suite": SuiteName.likeness, "photos": "photos", **options})
     with pytest.raises(UserError, match=message):
         run_suite(settings, prior, tmp_path / "report", [])
     assert not (tmp_path / "report/results.md").exists()

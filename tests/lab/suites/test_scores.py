@@ -19,7 +19,7 @@ from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.stages.evaluate import run_suite
 from avatar_gs.lab.suites import clip_guidance, scores
 from avatar_gs.lab.suites import suite as base
-from avatar_gs.lab.suites.config import EvaluateConfig, Suite
+from avatar_gs.lab.suites.config import EvaluateConfig, SuiteName
 from avatar_gs.lab.suites.scores import ScoresJob, ScoresSuite
 from avatar_gs.lab.suites.scores_figures import Look, Scores, ScoresRecord, Source, look, read_captions
 from avatar_gs.prior.config import PromptConfig
@@ -58,7 +58,7 @@ def small_settings(clip: str, **options) -> LabSettings:
     config = EvaluateConfig(scored_prompts=1, scored_seeds=1, pool=4, clip=clip)
     settings = lab_settings(
         stage="evaluate",
-        suite=Suite.scores,
+        suite=SuiteName.scores,
         guidance=plain_guidance(method="sds"),
         splats=SplatsConfig(count=300),
         density=DensityConfig(enabled=False),

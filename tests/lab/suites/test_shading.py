@@ -19,7 +19,7 @@ from avatar_gs.lab.scorer.model import load_scorer
 from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.stages.evaluate import run_suite
 from avatar_gs.lab.suites import suite
-from avatar_gs.lab.suites.config import EvaluateConfig, Suite
+from avatar_gs.lab.suites.config import EvaluateConfig, SuiteName
 from avatar_gs.lab.suites.shading import FRONT_ONLY, Row, ShadingSuite, right_views
 from avatar_gs.lab.suites.suite import Job
 from avatar_gs.render.config import ShadingConfig
@@ -34,7 +34,7 @@ from tests.plain import plain_guidance
 def small_settings() -> LabSettings:
     return lab_settings(
         stage="evaluate",
-        suite=Suite.shading,
+        suite=SuiteName.shading,
         guidance=plain_guidance(method="sds"),
         splats=SplatsConfig(count=300),
         density=DensityConfig(enabled=False),

@@ -15,7 +15,7 @@ from avatar_gs.lab.stages import evaluate
 from avatar_gs.lab.stages.evaluate import run_suite
 from avatar_gs.lab.suites import colours, prior_samples, suite
 from avatar_gs.lab.suites.colours import ColoursSuite, Variant
-from avatar_gs.lab.suites.config import EvaluateConfig, Suite
+from avatar_gs.lab.suites.config import EvaluateConfig, SuiteName
 from avatar_gs.lab.suites.control_priors import with_random_weights, with_words_exchanged
 from avatar_gs.lab.suites.suite import Job
 from avatar_gs.lab.world import measure
@@ -144,7 +144,7 @@ def test_the_prior_suite_reports_what_measure_scores(prior, tmp_path, monkeypatc
 
     monkeypatch.setattr(measure, "sample", truths)
     monkeypatch.setattr(prior_samples, "SIZE", prior.image_size)
-    settings = small_settings(suite=Suite.prior, seed=3)
+    settings = small_settings(suite=SuiteName.prior, seed=3)
     settings.lab.evaluate.pose_scale = 1.5
     report = run_suite(settings, prior, tmp_path, ["stage=evaluate", "suite=prior"])
     figures = json.loads((tmp_path / "results.json").read_text())["figures"]
@@ -159,7 +159,7 @@ def test_the_prior_suite_reports_what_measure_scores(prior, tmp_path, monkeypatc
 
 def test_the_prior_suite_wants_pictures_of_its_own_size(prior, tmp_path):
     with pytest.raises(UserError, match="expected 128"):
-        run_suite(small_settings(suite=Suite.prior), prior, tmp_path, [])
+        run_suite(small_settings(suite=SuiteName.prior), prior, tmp_path, [])
 
 
 def test_the_stage_writes_below_the_runs_folder(prior, tmp_path, monkeypatch, capsys):
