@@ -25,13 +25,13 @@ from avatar_gs.lab.suites.suite import Figures, Record
 
 LUMA = np.array([0.299, 0.587, 0.114])
 GREY = 0.5
-Picture = Float[np.ndarray, "S S 3"]
+Image = Float[np.ndarray, "S S 3"]
 SMOOTH, SHARP, BLURRED, NOISY = 0.8, 0.8, 0.5, 2.0
-"""Sharpness as a share of the samples': smooth up to, sharp from, no picture below, noise rather than detail beyond."""
+"""Sharpness as a fraction of the samples': smooth up to, sharp from, no image below, noise beyond."""
 SATURATED = 5.0
 """CIELAB chroma above the samples'."""
 WORKS = 0.5
-"""The score (0: a grey picture, 1: the samples) from which a picture counts as one of its prompt."""
+"""The score (0: a grey image, 1: the samples) from which a image counts as one of its prompt."""
 NEAR = 0.05
 """Scores that differ by less count as the same."""
 MORE, LESS = 1.05, 0.95
@@ -43,7 +43,7 @@ class ClaimsRecord(Record):
     """One recipe with one seed.
 
     Args:
-        figures: by name (``picture_figures``; the plane of points has its own).
+        figures: by name (``image_figures``; the plane of points has its own).
         features: the scorer's, of each image.
         seconds: wall time without the measurement.
     """
@@ -129,32 +129,32 @@ def verdict(conditions: Sequence[Condition]) -> Verdict:
 # ---- figures
 
 
-def sharpness(picture: Picture) -> float:
+def sharpness(image: Image) -> float:
     """The variance of the Laplacian of the luma. Noise counts as well as detail does."""
-    return float(laplace(picture.astype(np.float64) @ LUMA).var())
+    return float(laplace(image.astype(np.float64) @ LUMA).var())
 
 
-def picture_figures(
-    pictures: Float[np.ndarray, "B S S 3"], mask: Bool[np.ndarray, "S S"], prompt: str, scorer: Scorer
+def image_figures(
+    images: Float[np.ndarray, "B S S 3"], mask: Bool[np.ndarray, "S S"], prompt: str, scorer: Scorer
 ) -> tuple[dict[str, float], Float[np.ndarray, "B d"]]:
-    """The means over pictures in [0, 1] of sharpness, CIELAB chroma on ``mask`` and likeness (the scorer's cosine of
-    picture and prompt; ``grey_likeness``: of a grey picture), and the scorer's features."""
-    grey = np.full((1, *pictures.shape[1:]), GREY)
+    """The means over images in [0, 1] of sharpness, CIELAB chroma on ``mask`` and likeness (the scorer's cosine of
+    image and prompt; ``grey_likeness``: of a grey image), and the scorer's features."""
+    grey = np.full((1, *images.shape[1:]), GREY)
     with torch.no_grad():
-        shown = torch.from_numpy(np.concatenate([pictures, grey]).astype(np.float32))
+        shown = torch.from_numpy(np.concatenate([images, grey]).astype(np.float32))
         features = scorer.image_features(shown).cpu().numpy()
         text = scorer.text_features([prompt]).cpu().numpy()
     likeness = unit(features) @ unit(text)[0]
     figures = {
-        "sharpness": fmean(sharpness(picture) for picture in pictures),
-        "chroma": float(chroma(pictures[:, mask]).mean()),
+        "sharpness": fmean(sharpness(image) for image in images),
+        "chroma": float(chroma(images[:, mask]).mean()),
         "likeness": float(likeness[:-1].mean()),
         "grey_likeness": float(likeness[-1]),
     }
     return figures, features[:-1]
 
 
-class Plays:
+class RecordsByRecipe:
     """The records of all recipes, seed by seed, as claims read them."""
 
     def __init__(self, records: Sequence[ClaimsRecord], known: Mapping[str, Recipe]) -> None:
@@ -167,12 +167,12 @@ class Plays:
         """A figure as measured, one a seed."""
         return tuple(record.figures[name] for record in self._records[recipe])
 
-    def toy(self, name: str) -> tuple[float, ...]:
+    def plane(self, name: str) -> tuple[float, ...]:
         """A figure of the plane of points."""
         return self.figure(name, TOY)
 
-    def share(self, name: str, recipe: str) -> tuple[float, ...]:
-        """A figure as a share of the samples' with the same seed."""
+    def fraction(self, name: str, recipe: str) -> tuple[float, ...]:
+        """A figure as a fraction of the samples' with the same seed."""
         return ratio(self.figure(name, recipe), self._reference(name, recipe))
 
     def excess(self, name: str, recipe: str) -> tuple[float, ...]:
@@ -180,20 +180,20 @@ class Plays:
         return difference(self.figure(name, recipe), self._reference(name, recipe))
 
     def score(self, recipe: str) -> tuple[float, ...]:
-        """How much a picture is like its prompt, to the scorer: 0 as a grey picture is, 1 as the samples are; NaN where
+        """How much a image is like its prompt, to the scorer: 0 as a grey image is, 1 as the samples are; NaN where
         these are not more like it than grey is (a prompt that says nothing)."""
         grey, samples = (self._reference(name, recipe) for name in ("grey_likeness", "likeness"))
         better = [max(value, 0.0) for value in difference(samples, grey)]
         return ratio(difference(self.figure("likeness", recipe), grey), better)
 
     def apart(self, recipe: str) -> tuple[float, ...]:
-        """Each seed's mean cosine distance from the other seeds' pictures, as a share of the samples' among each other
+        """Each seed's mean cosine distance from the other seeds' images, as a fraction of the samples' among each other
         (other seeds' too)."""
         own, samples = self._distances(recipe), self._distances(self._known[recipe].reference)
         return tuple(value / fmean(samples) for value in own)
 
     def _distances(self, recipe: str) -> list[float]:
-        """Of each seed's pictures from the other seeds'."""
+        """Of each seed's images from the other seeds'."""
         groups = [unit(np.array(record.features)) for record in self._records[recipe]]
         return [
             float(np.mean([1 - own @ other.T for index, other in enumerate(groups) if index != here]))
@@ -223,105 +223,110 @@ class Claim:
 
     statement: str
     recipes: tuple[str, ...]
-    check: Callable[[Plays], list[Condition]]
+    check: Callable[[RecordsByRecipe], list[Condition]]
 
 
-def smooth(plays: Plays) -> list[Condition]:
+def smooth(measured: RecordsByRecipe) -> list[Condition]:
     """SDS at the scale of ordinary sampling loses detail."""
     return [
-        Condition("sharpness, share of the samples'", plays.share("sharpness", "sds_free"), high=SMOOTH),
-        Condition("score", plays.score("sds_free")),
+        Condition("sharpness, fraction of the samples'", measured.fraction("sharpness", "sds_free"), high=SMOOTH),
+        Condition("score", measured.score("sds_free")),
     ]
 
 
-def saturated(plays: Plays) -> list[Condition]:
+def saturated(measured: RecordsByRecipe) -> list[Condition]:
     """SDS at the scale that DreamFusion needs has loud colours."""
     return [
-        Condition("chroma above the samples'", plays.excess("chroma", "sds_100"), low=SATURATED),
-        Condition("the same at s = 7.5", plays.excess("chroma", "sds")),
-        Condition("score at s = 100", plays.score("sds_100")),
+        Condition("chroma above the samples'", measured.excess("chroma", "sds_100"), low=SATURATED),
+        Condition("the same at s = 7.5", measured.excess("chroma", "sds")),
+        Condition("score at s = 100", measured.score("sds_100")),
     ]
 
 
-def sharp(plays: Plays) -> list[Condition]:
+def sharp(measured: RecordsByRecipe) -> list[Condition]:
     """NFSD is as sharp as samples at the scale where SDS is not."""
-    share = plays.share("sharpness", "nfsd_free")
+    relative = measured.fraction("sharpness", "nfsd_free")
     return [
-        Condition("sharpness, share of the samples'", share, low=SHARP, high=NOISY),
+        Condition("sharpness, fraction of the samples'", relative, low=SHARP, high=NOISY),
         Condition(
-            "sharpness over SDS's, each as a share", ratio(share, plays.share("sharpness", "sds_free")), low=MORE
+            "sharpness over SDS's, each as a fraction",
+            ratio(relative, measured.fraction("sharpness", "sds_free")),
+            low=MORE,
         ),
-        Condition("score", plays.score("nfsd_free"), low=WORKS),
+        Condition("score", measured.score("nfsd_free"), low=WORKS),
     ]
 
 
-def modes(plays: Plays) -> list[Condition]:
+def modes(measured: RecordsByRecipe) -> list[Condition]:
     """Seeds of DE-SDS end in different modes of an ambiguous prompt, where SDS averages. Noise is far apart, too, so
-    the pictures must be as sharp as pictures are."""
-    apart = plays.apart("de_sds_modes")
+    the images must be as sharp as images are."""
+    apart = measured.apart("de_sds_modes")
     return [
-        Condition("distance of the seeds, share of the samples'", apart, low=0.5),
-        Condition("the same over SDS's with t uniform", ratio(apart, plays.apart("sds_modes")), low=MORE),
-        Condition("over SDS's with DE-SDS's schedule", ratio(apart, plays.apart("sds_annealed_modes"))),
+        Condition("distance of the seeds, fraction of the samples'", apart, low=0.5),
+        Condition("the same over SDS's with t uniform", ratio(apart, measured.apart("sds_modes")), low=MORE),
+        Condition("over SDS's with DE-SDS's schedule", ratio(apart, measured.apart("sds_annealed_modes"))),
         Condition(
-            "sharpness, share of the samples'", plays.share("sharpness", "de_sds_modes"), low=BLURRED, high=NOISY
+            "sharpness, fraction of the samples'",
+            measured.fraction("sharpness", "de_sds_modes"),
+            low=BLURRED,
+            high=NOISY,
         ),
-        Condition("sharpness of SDS with t uniform", plays.share("sharpness", "sds_modes")),
+        Condition("sharpness of SDS with t uniform", measured.fraction("sharpness", "sds_modes")),
     ]
 
 
-def robust(plays: Plays) -> list[Condition]:
+def robust(measured: RecordsByRecipe) -> list[Condition]:
     """A hash grid of colours, seen through the encoder, needs robust NFSD."""
     return [
-        Condition("score of NFSD", plays.score("ehc"), high=WORKS),
-        Condition("score of robust NFSD", plays.score("ehc_robust"), low=WORKS),
-        Condition("sharpness of NFSD, share of the samples'", plays.share("sharpness", "ehc")),
-        Condition("sharpness of robust NFSD", plays.share("sharpness", "ehc_robust")),
+        Condition("score of NFSD", measured.score("ehc"), high=WORKS),
+        Condition("score of robust NFSD", measured.score("ehc_robust"), low=WORKS),
+        Condition("sharpness of NFSD, fraction of the samples'", measured.fraction("sharpness", "ehc")),
+        Condition("sharpness of robust NFSD", measured.fraction("sharpness", "ehc_robust")),
     ]
 
 
-def uncontrolled(plays: Plays) -> list[Condition]:
+def uncontrolled(measured: RecordsByRecipe) -> list[Condition]:
     """NFSD works on its own and not with a ControlNet."""
     return [
-        Condition("score with ControlNet", plays.score("nfsd"), high=WORKS),
-        Condition("score without", plays.score("nfsd_free"), low=WORKS),
-        Condition("sharpness with, share of the samples'", plays.share("sharpness", "nfsd")),
-        Condition("sharpness without", plays.share("sharpness", "nfsd_free")),
+        Condition("score with ControlNet", measured.score("nfsd"), high=WORKS),
+        Condition("score without", measured.score("nfsd_free"), low=WORKS),
+        Condition("sharpness with, fraction of the samples'", measured.fraction("sharpness", "nfsd")),
+        Condition("sharpness without", measured.fraction("sharpness", "nfsd_free")),
     ]
 
 
-def saddle(plays: Plays) -> list[Condition]:
+def saddle(measured: RecordsByRecipe) -> list[Condition]:
     """A hash grid whose parameters are all zero has no gradient."""
     return [
-        Condition("way of a grid of latents from zero", plays.figure("distance", "ehl_zero"), high=1e-6),
-        Condition("way of the same grid from grey", plays.figure("distance", "ehl_grey"), low=0.05),
-        Condition("way of latent pixels from zero", plays.figure("distance", "epl_zero")),
+        Condition("way of a grid of latents from zero", measured.figure("distance", "ehl_zero"), high=1e-6),
+        Condition("way of the same grid from grey", measured.figure("distance", "ehl_grey"), low=0.05),
+        Condition("way of latent pixels from zero", measured.figure("distance", "epl_zero")),
     ]
 
 
-def amplified(plays: Plays) -> list[Condition]:
+def amplified(measured: RecordsByRecipe) -> list[Condition]:
     """Following each score several times reaches in a fraction of the steps what one update a score does in all."""
-    fewer, refit = plays.score("annealed_fewer"), plays.score("annealed_refit")
-    factor = difference(plays.score("annealed_factor"), fewer)
+    fewer, refit = measured.score("annealed_fewer"), measured.score("annealed_refit")
+    factor = difference(measured.score("annealed_factor"), fewer)
     return [
         Condition(f"score with 1/{FACTOR} of the steps, each followed {FACTOR} times", refit, low=WORKS),
-        Condition("the same less the score of all steps", difference(refit, plays.score("annealed")), low=-NEAR),
+        Condition("the same less the score of all steps", difference(refit, measured.score("annealed")), low=-NEAR),
         Condition("the same less the score of as few plain steps", difference(refit, fewer), low=NEAR),
-        Condition("score of all steps", plays.score("annealed")),
+        Condition("score of all steps", measured.score("annealed")),
         Condition(f"a factor of {FACTOR} on the score instead: what it changes (Adam undoes factors)", factor),
     ]
 
 
-def minimal(plays: Plays) -> list[Condition]:
+def minimal(measured: RecordsByRecipe) -> list[Condition]:
     """Of points to be edited SDS makes one heap, DDS leaves the target, PDS goes no farther than it must."""
-    way = plays.toy("pds_move")
+    way = measured.plane("pds_move")
     return [
-        Condition("SDS: spread, share of the target's", plays.toy("sds_spread"), high=0.5),
-        Condition("DDS: share of points outside the target", plays.toy("dds_outside"), low=0.25),
-        Condition("PDS: share of points outside the target", plays.toy("pds_outside"), high=0.25),
-        Condition("PDS: way over SDS's", ratio(way, plays.toy("sds_move")), high=LESS),
-        Condition("PDS: way over DDS's", ratio(way, plays.toy("dds_move")), high=LESS),
-        Condition("PDS: spread", plays.toy("pds_spread")),
+        Condition("SDS: spread, fraction of the target's", measured.plane("sds_spread"), high=0.5),
+        Condition("DDS: fraction of points outside the target", measured.plane("dds_outside"), low=0.25),
+        Condition("PDS: fraction of points outside the target", measured.plane("pds_outside"), high=0.25),
+        Condition("PDS: way over SDS's", ratio(way, measured.plane("sds_move")), high=LESS),
+        Condition("PDS: way over DDS's", ratio(way, measured.plane("dds_move")), high=LESS),
+        Condition("PDS: spread", measured.plane("pds_spread")),
     ]
 
 
@@ -358,9 +363,9 @@ def chosen_claims(names: Sequence[str]) -> dict[str, Claim]:
 def summarise(records: list[ClaimsRecord], claims: Mapping[str, Claim]) -> Figures:
     """Every claim's numbers and verdict, and what every recipe measured."""
     known = recipes()
-    plays = Plays(records, known)
+    measured = RecordsByRecipe(records, known)
     return {
-        "claims": {name: _checked(claim, claim.check(plays)) for name, claim in claims.items()},
+        "claims": {name: _checked(claim, claim.check(measured)) for name, claim in claims.items()},
         "recipes": {
             name: {
                 "label": known[name].label,

@@ -14,7 +14,7 @@ from avatar_gs.lab.playground.config import FieldKind, Init, PlaygroundConfig
 AMBIGUOUS = "a person"
 """A prompt that leaves the prior many modes."""
 FEWER = 0.2
-"""The share of the steps that a run with an amplified score makes do with, and one over its factor."""
+"""The fraction of the steps that a run with an amplified score takes, and one over its factor."""
 FACTOR = round(1 / FEWER)
 SADDLE_STEPS = 20
 """Enough to see whether anything moves, however long the other runs are."""
@@ -23,7 +23,7 @@ TOY = "plane"
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way to make a picture. Without ``guidance`` the prior's own samples, which others are measured against."""
+    """One recipe for an image. Without ``guidance`` the prior's own samples, which others are measured against."""
 
     label: str
     guidance: GuidanceConfig | None = None
@@ -31,20 +31,20 @@ class Recipe:
     init: Init = Init.gaussian
     control: bool = True
     ambiguous: bool = False
-    share: float = 1.0
+    fraction: float = 1.0
     """Of ``evaluate.claim_steps``."""
     brief: bool = False
     """``SADDLE_STEPS`` instead."""
 
     @property
     def reference(self) -> str:
-        """The recipe of the samples that its figures are read beside."""
+        """The recipe of the samples that its figures are compared with."""
         if self.ambiguous:
             return "samples_ambiguous"
         return "samples" if self.control else "samples_free"
 
     def steps(self, total: int) -> int:
-        return SADDLE_STEPS if self.brief else max(1, round(self.share * total))
+        return SADDLE_STEPS if self.brief else max(1, round(self.fraction * total))
 
     def playground(self, config: PlaygroundConfig, total: int) -> PlaygroundConfig:
         """The playground's settings: grid and learning rates are the command's."""
@@ -65,9 +65,9 @@ def recipes() -> dict[str, Recipe]:
     def free(label: str, guidance: GuidanceConfig | None) -> Recipe:
         return Recipe(label, guidance, control=False)
 
-    def fewer(label: str, guidance: GuidanceConfig, share: float = FEWER) -> Recipe:
+    def fewer(label: str, guidance: GuidanceConfig, fraction: float = FEWER) -> Recipe:
         # from grey: so faint a correction leaves the noise of a random start where it is
-        return Recipe(label, guidance, init=Init.grey, control=False, share=share)
+        return Recipe(label, guidance, init=Init.grey, control=False, fraction=fraction)
 
     def colours(label: str, guidance: GuidanceConfig) -> Recipe:
         return Recipe(label, guidance, FieldKind.ehc, Init.grey, control=False)

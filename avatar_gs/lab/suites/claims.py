@@ -26,7 +26,7 @@ from avatar_gs.lab.playground.session import encode_texts
 from avatar_gs.lab.scorer.model import Scorer, load_scorer
 from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites import plane
-from avatar_gs.lab.suites.claim_list import ClaimsRecord, chosen_claims, picture_figures, summarise
+from avatar_gs.lab.suites.claim_list import ClaimsRecord, chosen_claims, image_figures, summarise
 from avatar_gs.lab.suites.claim_recipes import AMBIGUOUS, TOY, Recipe, recipes
 from avatar_gs.lab.suites.report import markdown_table, plus_minus
 from avatar_gs.lab.suites.suite import AvatarSuite, Figures, Job, digest
@@ -130,7 +130,7 @@ class ClaimsSuite(AvatarSuite[ClaimsJob, tuple[ClaimsRecord, Strip], ClaimsRecor
         sampled = self.recipes[job.variant].guidance is None
         images, more = self._samples(settings, view) if sampled else self._play(settings, view)
         seconds = time.monotonic() - began
-        figures, features = picture_figures(images, self._mask, settings.prompt, self.scorer)
+        figures, features = image_figures(images, self._mask, settings.prompt, self.scorer)
         record = ClaimsRecord(
             recipe=job.variant,
             seed=job.seed,
@@ -160,8 +160,8 @@ class ClaimsSuite(AvatarSuite[ClaimsJob, tuple[ClaimsRecord, Strip], ClaimsRecor
         if result.interrupted:
             raise KeyboardInterrupt
         with torch.no_grad():
-            picture = canvas.image().clamp(0, 1).cpu().numpy()
-        return picture, {"distance": result.curves["distance"][-1]}
+            image = canvas.image().clamp(0, 1).cpu().numpy()
+        return image, {"distance": result.curves["distance"][-1]}
 
     @cached_property
     def _mask(self) -> Bool[np.ndarray, "S S"]:
@@ -198,8 +198,8 @@ class ClaimsSuite(AvatarSuite[ClaimsJob, tuple[ClaimsRecord, Strip], ClaimsRecor
             "every method with its paper's scale and schedule. A claim is *confirmed* when every number that has a "
             "range is in it with every seed, *not confirmed here* when one of them is in it with none, else "
             "*undecided*. The ranges stand in the code. Sharpness: variance of the Laplacian (noise counts as well as "
-            "detail); chroma: CIELAB, on the body; score: the packaged scorer's likeness of picture and prompt, 0 for "
-            "a grey picture and 1 for the prior's own samples."
+            "detail); chroma: CIELAB, on the body; score: the packaged scorer's likeness of image and prompt, 0 for "
+            "a grey image and 1 for the prior's samples."
         )
         short = [[claim["statement"], f"**{claim['verdict']}**"] for claim in claims]
         rows = [

@@ -1,5 +1,5 @@
 """CLIP guidance, the baseline that DreamFusion compared itself with (Dream Fields, Jain et al. 2022): splats that climb
-the similarity of their pictures and their prompt, without any diffusion model.
+the similarity of their images and their prompt, without any diffusion model.
 
 Same splats, scenes, regularisers, densification and steps as score distillation; only the loss differs.
 """
@@ -34,9 +34,9 @@ gradients on screen positions are then about those of score distillation with th
 def optimize_by_similarity(
     settings: LabSettings, body: Body, prior: Prior, clip: Clip, prompts: Mapping[Bucket, BucketPrompt]
 ) -> Result:
-    """An avatar whose pictures are as similar as can be to the prompt of their bucket of views, to ``clip``.
+    """An avatar whose images are as similar as can be to the prompt of their bucket of views, to ``clip``.
 
-    ``prior`` only says how large the pictures are; it is asked nothing.
+    ``prior`` only says how large the images are; it is not evaluated.
 
     Raises:
         UserError: if the run diverges.

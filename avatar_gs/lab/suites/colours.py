@@ -1,4 +1,4 @@
-"""suite=colours: avatars of held-out prompts, measured against drawn truth, beside controls that must fail."""
+"""suite=colours: avatars of held-out prompts, measured against drawn truth, and controls that must fail."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -203,8 +203,8 @@ def part_figures(some: Sequence[ExpectedPart]) -> Figures:
     for item in some:
         for view, hit in zip(item.views, item.hits(), strict=True):
             by_view.setdefault(view.view, []).append(hit)
-    shares = {view: fmean(hits) for view, hits in by_view.items()}
-    worst = min(shares, key=lambda view: shares[view])
+    fractions = {view: fmean(hits) for view, hits in by_view.items()}
+    worst = min(fractions, key=lambda view: fractions[view])
     medians = [(item, view.median) for item in some for view in item.views if view.median is not None]
     differences = [colour_difference(colour, item.name, item.part) for item, colour in medians]
     ratios = [ratio for item, colour in medians if (ratio := chroma_ratio(colour, item.name, item.part)) is not None]
@@ -212,8 +212,8 @@ def part_figures(some: Sequence[ExpectedPart]) -> Figures:
         "avatars": len(some),
         "every_view": fmean(every),
         "wilson": wilson_lower_bound(sum(every), len(every)),
-        "worst_view": {"view": worst, "share": shares[worst]},
-        "views": shares,
+        "worst_view": {"view": worst, "share": fractions[worst]},
+        "views": fractions,
         "all_views": right_fraction(some),
         "full_body": mean_of(hit for view, hits in by_view.items() if view.startswith("body/") for hit in hits),
         "close_up": mean_of(hit for view, hits in by_view.items() if not view.startswith("body/") for hit in hits),
@@ -224,7 +224,7 @@ def part_figures(some: Sequence[ExpectedPart]) -> Figures:
 
 
 def controls_table(records: Sequence[ColoursRecord]) -> dict[str, Figures]:
-    """The fraction of right views in every control, beside the figure that it belongs to and the level of chance."""
+    """The fraction of right views in every control, next to the figure that it belongs to and the level of chance."""
     of = {variant: [record for record in records if record.kind is variant] for variant in Variant}
     avatars, exchanged = of[Variant.AVATAR], of[Variant.RED_BLUE_EXCHANGED]
     prompts = {record.prompt for record in of[Variant.RANDOM_WEIGHTS]}
@@ -311,15 +311,15 @@ def _parts_section(parts: dict[str, Any]) -> str:
         "A part is right in a view when the named colour is the nearest one on at least 80 % of its true pixels (those "
         "that it covers fully, with their neighbours; what the avatar leaves empty is wrong). A view that shows less "
         f"than {LEAST_PIXELS} of them is left out. Eight views: {EIGHT_VIEWS}. *Every view*: avatars whose part is "
-        "right in all of them; *Wilson*: the lower end of that share's 95 % interval; *worst view*: the view with the "
-        "lowest share of avatars. ΔE00 (aim ≤ 15) and chroma ratio (aim .85–1.15) are medians over views.\n"
+        "right in all of them; *Wilson*: the lower end of that fraction's 95 % interval; *worst view*: the view with "
+        "the lowest fraction of avatars. ΔE00 (aim ≤ 15) and chroma ratio (aim .85–1.15) are medians over views.\n"
     )
     return f"## Colours\n\n{text}\n{markdown_table(columns, rows)}\n"
 
 
 def _part_row(part: str, end: dict[str, Any], start: dict[str, Any]) -> list[str]:
     worst = f"{number(end['worst_view']['share'])} ({end['worst_view']['view']})"
-    shares = [number(end[name]) for name in ("all_views", "full_body", "close_up")]
+    fractions = [number(end[name]) for name in ("all_views", "full_body", "close_up")]
     colour = [number(end["delta_e"], 1), number(end["chroma_ratio"])]
     before = [number(start["every_view"]), number(start["all_views"]), number(start["delta_e"], 1)]
     return [
@@ -328,7 +328,7 @@ def _part_row(part: str, end: dict[str, Any], start: dict[str, Any]) -> list[str
         number(end["every_view"]),
         number(end["wilson"]),
         worst,
-        *shares,
+        *fractions,
         *colour,
         *before,
     ]
@@ -342,7 +342,7 @@ def _controls_section(controls: dict[str, Any]) -> str:
         for name, row in controls.items()
     ]
     text = (
-        "Shares of right views. No guidance, random weights and swapped prompts (avatars against the next prompt's "
+        "Fractions of right views. No guidance, random weights and swapped prompts (avatars against the next prompt's "
         "colours) must be near chance; with the prior's words red and blue exchanged, red and blue clothes must be "
         "wrong as asked and right as exchanged.\n"
     )
@@ -361,10 +361,10 @@ def _shapes_section(volumes: dict[str, Any], stray: dict[str, float]) -> str:
         "splat's soft edge reaches, is no mistake; see step 0 for what the body's own edge fills.\n"
     )
     table = (
-        markdown_table(["volume", "avatars", "IoU", "least", "step 0"], rows) if rows else "No volumes were asked for."
+        markdown_table(["volume", "avatars", "IoU", "least", "step 0"], rows) if rows else "No volumes were requested."
     )
     floaters = (
-        f"Alpha more than 4 pixels (6 cm) outside the true silhouette, as a share of the silhouette: mean "
+        f"Alpha more than 4 pixels (6 cm) outside the true silhouette, as a fraction of the silhouette: mean "
         f"{stray['mean']:.4f}, at most {stray['most']:.4f}; at step 0 {stray['start']:.4f}."
     )
     return f"## Shapes\n\n{text}\n{table}\n\n{floaters}\n"

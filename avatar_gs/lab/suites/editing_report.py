@@ -111,7 +111,7 @@ def row(records: Sequence[EditRecord]) -> Figures:
 
 
 def part_row(records: Sequence[EditRecord], parts: Iterable[str]) -> dict[str, dict[str, float | None]]:
-    """Of each part, where it was to be kept: the share of views with its colour (``right``), and ``difference``."""
+    """Of each part, where it was to be kept: the fraction of views with its colour (``right``), and ``difference``."""
     figures = {}
     for part in parts:
         kept = [record for record in records if record.changed != part]
@@ -130,7 +130,7 @@ def _of(records: Sequence[EditRecord], changed: str) -> list[EditRecord]:
 
 
 def _changed(record: EditRecord, name: str) -> list[ExpectedPart]:
-    """The changed part, asked whether it has the colour ``name``."""
+    """The changed part, expected to have the colour ``name``."""
     return expected_parts(record.end, {record.changed: name}, [record.changed])
 
 
@@ -172,7 +172,7 @@ def _title(part: str) -> str:
 
 
 def _text(figures: Mapping[str, Any]) -> str:
-    said = "\n".join(
+    listed = "\n".join(
         f"- {edit['from']}: *{edit['new']} {edit['changed']}*, seed {edit['seed']}" for edit in figures["edits"]
     )
     methods = "\n".join(
@@ -180,12 +180,12 @@ def _text(figures: Mapping[str, Any]) -> str:
     )
     return (
         "Avatars of people, and edits of each: one thing becomes another, and both sentences name all the rest.\n\n"
-        f"{said}\n\nBy the methods\n\n{methods}\n\n"
+        f"{listed}\n\nBy the methods\n\n{methods}\n\n"
         "Means ± standard deviations over avatars. *before*: the avatar that is edited, measured as the others are.\n\n"
-        "- *new colour*: the share of views in which the changed part has its new colour on 80 % of its pixels (eight "
-        "views, as in suite=colours); *pixels*, *old colour*: the share of its pixels.\n"
-        "- *other parts right*: the same share of views for hair and clothes that were to stay; *before* says how many "
-        "were right to begin with.\n"
+        "- *new colour*: the fraction of views in which the changed part has its new colour on 80 % of its pixels "
+        "(eight views, as in suite=colours); *pixels*, *old colour*: the fraction of its pixels.\n"
+        "- *other parts right*: the same fraction of views for hair and clothes that were to stay; *before* shows how "
+        "many were right to begin with.\n"
         "- *ΔE00*: CIEDE2000 between the avatar before and after, pixel by pixel, where the drawn truth shows hair and "
         "other clothes, the face (head views) and bare skin (full-body views).\n"
         "- *silhouette IoU*: before and after, of recoloured people; *new shape IoU*: of a new hat and the true one.\n"
@@ -209,7 +209,7 @@ def _kept_table(parts: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -
         [preset, *(f"{number(one[part]['right'])}, {number(one[part]['difference'], 1)}" for part in names)]
         for preset, one in parts.items()
     ]
-    text = "The share of views with the right colour, and ΔE00 from before.\n\n"
+    text = "The fraction of views with the right colour, and ΔE00 from before.\n\n"
     return text + markdown_table(["guidance", *names], table)
 
 

@@ -128,7 +128,7 @@ class IdentitySuite(AvatarSuite[IdentityJob, Portrayed, IdentityRecord]):
         return 1.0 if job.variant in DRAWN else 27.0 + TRAINING_COST.get(job.variant, 0.0)
 
     def describe(self, job: IdentityJob) -> str:
-        given = f", {job.pictures} pictures" if job.variant is Portrayal.FEWER_PICTURES else ""
+        given = f", {job.pictures} photos" if job.variant is Portrayal.FEWER_PICTURES else ""
         return f"person {job.subject}, {job.variant.value}{given}, seed {job.seed}, “{job.prompt}”"
 
     def facts(self, job: IdentityJob) -> list[Any]:
@@ -222,7 +222,7 @@ class IdentitySuite(AvatarSuite[IdentityJob, Portrayed, IdentityRecord]):
         return {**summarise(list(records.values())), "avatars": list(records)}
 
     def sheet(self, records: Mapping[str, IdentityRecord]) -> RGBImage:
-        """A row for each person in their own clothes, truth beside the avatars of every method, then one for each in
+        """A row for each person in their own clothes, truth next to the avatars of every method, then one for each in
         the new outfit."""
         rows, labels = [], []
         keys = {(one.kind, one.person): key for key, one in records.items() if one.seed == self.settings.seed}
@@ -286,7 +286,7 @@ class Identities:
         photos = load_photos(str(source), self.prior.image_size, min_size=settings.embed.min_size)
         if len(photos.names) != people.PICTURES:
             raise UserError(
-                f"{source}: expected {people.PICTURES} pictures, found {len(photos.names)} that can be used: "
+                f"{source}: expected {people.PICTURES} photos, found {len(photos.names)} that can be used: "
                 "leave embed.min_size as it is, and delete that folder"
             )
         return replace(

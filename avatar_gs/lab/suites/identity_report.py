@@ -113,7 +113,7 @@ def rank(distances: Sequence[float], person: int) -> int:
 
 
 def retrieval(some: Sequence[IdentityRecord]) -> dict[str, Figures]:
-    """By measure: the share of avatars whose own person is the nearest of the crowd, and the mean rank (0 is best)."""
+    """By measure: how many avatars' own person is the nearest of the crowd, and the mean rank (0 is best)."""
     figures = {}
     for measure in [*some[0].nearest, COMBINED]:
         ranks = [
@@ -148,7 +148,7 @@ def _likeness_of(views: Sequence[ViewFigures]) -> Figures:
 
 
 def parts_kept(record: IdentityRecord) -> dict[str, float]:
-    """The share of views in which each part has the true colour name, and the face enough of the true contrast."""
+    """The fraction of views in which each part has the true colour name, and the face enough of the true contrast."""
     seen: dict[str, list[bool]] = {}
     for view in record.views:
         for part, kept in view.kept.items():
@@ -207,7 +207,7 @@ def in_short(some: Sequence[IdentityRecord]) -> Figures:
 
 
 def pictures_table(records: Sequence[IdentityRecord]) -> dict[str, Figures]:
-    """How likeness grows with the number of pictures, on the people and the seed for whom all numbers are there."""
+    """How likeness grows with the number of photos, on the people and the seed for whom all numbers are there."""
     fewer = of_kind(records, Portrayal.FEWER_PICTURES)
     all_of_them = _same_runs(of_kind(records, Portrayal.CROSS_INIT), fewer)
     by_number = {number: [one for one in fewer if one.pictures == number] for number in {one.pictures for one in fewer}}
@@ -310,7 +310,7 @@ def sections(results: dict[str, Any]) -> list[str]:
     figures = results["figures"]
     heads = FRAMINGS.count(Framing.HEAD)
     return [
-        f"Each person is known by {PICTURES} pictures (at least {heads} of the head) in poses, framings, views, light "
+        f"Each person is known by {PICTURES} photos (at least {heads} of the head) in poses, framings, views, light "
         "and backgrounds that all differ. A true person is the drawn one, dressed, in the A-pose, on the run's own "
         "body (photos do not set its shape).",
         _retrieval(figures["retrieval"]),
@@ -339,8 +339,8 @@ def _retrieval(rows: Mapping[str, Any]) -> str:
     ]
     crowd = SUBJECTS + DISTRACTORS
     text = (
-        f"Shares of avatars that are, from the front (full body and head), nearest to their own person among {crowd} "
-        "people (aim ≥ .90; chance "
+        f"Fractions of avatars that are, from the front (full body and head), nearest to their own person among "
+        f"{crowd} people (aim ≥ .90; chance "
         f"{1 / crowd:.2f}). *Colour layout*: mean CIELAB of a coarse grid on the figure; *scorer*: the packaged "
         "scorer's features of who it is; *combined*: both, each divided by its mean over the crowd. Wilson's bound and "
         f"the mean rank (0: found) are of that. *{Portrayal.SAME_PERSON.value}*: the ceiling.\n"
@@ -350,10 +350,10 @@ def _retrieval(rows: Mapping[str, Any]) -> str:
 
 def _likeness(rows: Mapping[str, Any]) -> str:
     text = (
-        f"Against the true person from {len(ORBIT)} sides, none of them a picture's, as full body and as head: PSNR "
+        f"Against the true person from {len(ORBIT)} sides, none of them a photo's, as full body and as head: PSNR "
         "in dB on the pixels of the figure, the distance of the scorer's features (1 - cosine), and the median ΔE00 of "
         f"each part. Ceiling: *{Portrayal.SAME_PERSON.value}* (another light, clothes' colours as they vary between "
-        "pictures, through the prior's autoencoder). Floor: the true pictures of "
+        "photos, through the prior's autoencoder). Floor: the true images of "
         f"*{Portrayal.OTHER_PERSON.value}*.\n"
     )
     parts = [*PARTS]
@@ -393,9 +393,9 @@ def _editability(rows: Mapping[str, Any]) -> str:
         "The same identity in another outfit, named in the prompt. A part is right in a view when its median colour "
         "has the same nearest name as in truth (hair and skin: the person's; clothes: the outfit's) and is within "
         f"ΔE00 {KEPT_WITHIN:g} of it, a face when it stands out from the skin at least {LEAST_CONTRAST:g} times as "
-        f"much. *Parts*: the share of parts that are right in {RIGHT_SHARE:.0%} of their views (aim ≥ .80), also of "
+        f"much. *Parts*: the fraction of parts that are right in {RIGHT_SHARE:.0%} of their views (aim ≥ .80), also of "
         "the person's *own* (hair, skin and face) and of the *worn* ones; then all views, and each part's. Ceiling: "
-        f"*{Portrayal.SAME_PERSON.value}*, in the clothes of the pictures. Floor: another person, in the new outfit; "
+        f"*{Portrayal.SAME_PERSON.value}*, in the clothes of the photos. Floor: another person, in the new outfit; "
         "it is right in all that is worn, so that only its *own* parts are the floor of likeness.\n"
     )
     columns = ["made by", "avatars", "parts", "Wilson ≥", "own", "worn", "all views", *parts]
@@ -422,7 +422,7 @@ def _pictures(rows: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     text = (
-        "The same people by their first pictures: a full body from the front, a head, any view, a head, and four more. "
+        "The same people by their first photos: a full body from the front, a head, any view, a head, and four more. "
         "Found: by both measures; ΔE00: the mean of the parts' medians.\n"
     )
     return f"## More pictures\n\n{text}\n{_short_table('pictures', rows)}\n"
@@ -444,8 +444,8 @@ def _choices(rows: Mapping[str, Any]) -> str:
     ]
     text = (
         "The defaults (first row), and on the same people: embed.clothes=bound; and `<id>` only in prompts of heads "
-        "and upper bodies from front and sides. The last three columns: the shares of parts that are right in the new "
-        "outfit, as under Editability.\n"
+        "and upper bodies from front and sides. The last three columns: the fractions of parts that are right in the "
+        "new outfit, as under Editability.\n"
     )
     return f"## Choices\n\n{text}\n{markdown_table(['', *SHORT, 'edited', 'own', 'worn'], table)}\n"
 
@@ -457,7 +457,7 @@ def _janus(rows: Mapping[str, Any]) -> str:
     ]
     text = (
         f"Heads from behind (azimuths {BACK_AZIMUTHS[0]:g} to {BACK_AZIMUTHS[-1]:g} degrees) in which the packaged "
-        "detector sees a face, and beside them the share of fronts where it sees one, as it should. On "
+        "detector sees a face, and next to them the fraction of fronts where it sees one, as it should. On "
         f"*{Portrayal.SAME_PERSON.value}* these are the detector's own errors.\n"
     )
     return f"## Faces behind\n\n{text}\n{markdown_table(['made by', 'views', 'faces', 'rate', 'fronts'], table)}\n"

@@ -1,4 +1,4 @@
-"""suite=likeness: a finished avatar beside the user's own photos, which have no known truth."""
+"""suite=likeness: a finished avatar compared with the user's photos, which have no known truth."""
 
 from dataclasses import replace
 from typing import Any
@@ -106,10 +106,10 @@ class LikenessSuite(Suite):
             else ""
         )
         text = (
-            f"{figures['run']} beside {len(figures['photos'])} photos: the mean over all photos, and the nearest one. "
-            "Similarities are cosines (more is more alike), LPIPS is a distance. Photos differ in pose, clothes and "
-            "background, so the last row, not 1 (or 0), is what to compare with. A face is compared where both images "
-            f"show one (–: none seen); cosines above {SAME_PERSON:g} mean one person, says OpenCV.{caution}\n"
+            f"{figures['run']} compared with {len(figures['photos'])} photos: the mean over all photos, and the "
+            "nearest one. Similarities are cosines (more is more alike), LPIPS is a distance. Photos differ in pose, "
+            "clothes and background, so the last row, not 1 (or 0), is what to compare with. A face is compared where "
+            f"both images show one (–: none seen); cosines above {SAME_PERSON:g} mean one person (OpenCV).{caution}"
         )
         return [text, markdown_table(columns, rows)]
 

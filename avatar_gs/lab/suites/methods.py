@@ -75,7 +75,7 @@ def _full_seconds(costs: Figures) -> float:
 class MethodsSuite(AvatarSuite[MethodsJob, Made, MethodsRecord]):
     """Every method with ControlNet and without, in both modes."""
 
-    title = "The methods of guidance beside each other"
+    title = "The methods of guidance compared"
     full_grid = FullGrid(
         (
             f"evaluate.method_prompts={FULL_PROMPTS}",
@@ -228,7 +228,7 @@ def _settings_in_words(name: str) -> str:
     )
 
 
-# ---- the prior's own samples, for comparison
+# ---- the prior's samples, for comparison
 
 
 @lru_cache(maxsize=1)

@@ -131,8 +131,11 @@ def best(some: Sequence[Figures]) -> dict[str, float]:
 
 
 def behind(some: Sequence[Figures]) -> list[Figures]:
-    """Where the default method is not the best: its value, the best one and whose that is. ``some`` share their
-    ControlNet; nothing without the default among them."""
+    """Where the default method is not the best: its value, and the best one with its preset; empty without the default.
+
+    Args:
+        some: all with ControlNet, or all without.
+    """
     default = next((one for one in some if one["preset"] == DEFAULT), None)
     if default is None:
         return []
@@ -198,9 +201,9 @@ def _text(figures: Mapping[str, Any]) -> str:
         "view; backward passes (y_con, LoRA, L_Diff's Jacobian), the decoder and repeated updates are not counted as "
         "calls, but they are in the seconds. Mean ± standard deviation over avatars; the best of each column is "
         "**bold**.\n\n"
-        "- *colours right*: the share of parts and views with the asked colour on 80 % of the pixels, as in "
-        "suite=colours; *pixels*: the share of pixels.\n"
-        f"- *saturation error*: Wasserstein distance of the CIELAB chroma from that of the prior's own samples (with "
+        "- *colours right*: the fraction of parts and views with the requested colour on 80 % of the pixels, as in "
+        "suite=colours; *pixels*: the fraction of pixels.\n"
+        f"- *saturation error*: Wasserstein distance of the CIELAB chroma from that of the prior's samples (with "
         f"ControlNet) of the same prompt from {len(ORBIT)} sides, on the body; *chroma*: above (+) or below theirs.\n"
         "- *diversity*: cosine distance of the scorer's features between seeds; *view distance*: of who it is, between "
         "neighbouring sides. An avatar that stays grey or noisy can score well on both: read them with the colours.\n"

@@ -1,4 +1,4 @@
-"""Parts of an avatar beside the colours that they should have, and fractions over views."""
+"""Parts of an avatar with the colours that they should have, and fractions over views."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

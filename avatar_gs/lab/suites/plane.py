@@ -1,7 +1,7 @@
 """A plane of points with a prior whose score is exact: what SDS, DDS and PDS do to samples that are to be edited.
 
-The picture that Koo et al. 2023 (PDS) argue with: points of a source distribution are pulled towards a target. Both
-are mixtures of two round Gaussians, the empty prompt's is all four. Every point is a "picture" of two channels and one
+The figure that Koo et al. 2023 (PDS) argue with: points of a source distribution are pulled towards a target. Both
+are mixtures of two round Gaussians, the empty prompt's is all four. Every point is a "image" of two channels and one
 pixel, so that the very code that makes avatars moves it.
 """
 
@@ -32,10 +32,10 @@ METHODS = ("sds", "dds", "pds")
 CFG_SCALE = 7.5
 POINTS, STEPS, RATE = 96, 300, 2e-2
 SUPPORT = 0.99
-"""A point is within the target where the density is above that of all but this share of the target's own samples."""
+"""A point is within the target where the density is above that of all but this fraction of the target's own samples."""
 BUCKET = "plane"
 SIDE, REACH = 256, 2.8
-"""Pixels and half-width of a picture of the plane."""
+"""Pixels and half-width of a image of the plane."""
 PAPER, GREY, INK, BLUE, LINE = (255, 255, 255), (176, 180, 188), (40, 40, 44), (30, 90, 200), (226, 229, 236)
 
 Points = Float[Tensor, "N 2"]
@@ -61,10 +61,10 @@ class PlanePrior:
         return torch.stack([centres(prompt) for prompt in prompts])
 
     def encode_images(self, images: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B c h w"]:
-        raise NotImplementedError("points of the plane are no pictures")
+        raise NotImplementedError("points of the plane are no images")
 
     def decode_latents(self, latents: Float[Tensor, "B c h w"]) -> Float[Tensor, "B H W 3"]:
-        raise NotImplementedError("points of the plane are no pictures")
+        raise NotImplementedError("points of the plane are no images")
 
     def alpha(self, t: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
         return self._signal[t].sqrt().float()
@@ -83,12 +83,12 @@ class PlanePrior:
         likely each of them is, v = alpha² tau² + sigma²."""
         self.calls += len(z_t)
         alpha, sigma = self.alpha(t)[:, None], self.sigma(t)[:, None]
-        spread = alpha**2 * TAU**2 + sigma**2
+        variance = alpha**2 * TAU**2 + sigma**2
         points = z_t.flatten(1)
         away = points[:, None] - alpha[:, None] * cond
-        likely = torch.softmax(-away.square().sum(-1) / (2 * spread), 1)
+        likely = torch.softmax(-away.square().sum(-1) / (2 * variance), 1)
         mean = (likely[..., None] * cond).sum(1)
-        return (sigma / spread * (points - alpha * mean)).reshape(z_t.shape)
+        return (sigma / variance * (points - alpha * mean)).reshape(z_t.shape)
 
 
 def centres(prompt: str) -> Float[Tensor, "4 2"]:
@@ -144,8 +144,13 @@ def edit(method: str, start: Points, seed: int, steps: int = STEPS) -> Points:
 
 @dataclass(frozen=True)
 class Moved:
-    """What a method did to the points. ``spread``: their standard deviation, as a share of the target's; ``outside``:
-    the share that is not within the target; ``move``: the mean way from where each began."""
+    """What a method did to the points.
+
+    Args:
+        spread: their standard deviation, as a fraction of the target's.
+        outside: the fraction that is not within the target.
+        move: the mean distance from where each began.
+    """
 
     spread: float
     outside: float
@@ -169,19 +174,19 @@ def deviation(points: Points) -> Float[Tensor, ""]:
 def play(
     seed: int, points: int = POINTS, steps: int = STEPS
 ) -> tuple[dict[str, Moved], list[UInt8[np.ndarray, "S S 3"]]]:
-    """Every method on the same points: its figures by name, and a picture of each."""
+    """Every method on the same points: its figures by name, and a image of each."""
     random = generator(seed, 0, "plane points")
     start, truth = samples("source", points, random), samples("target", points, random)
-    figures, pictures = {}, []
+    figures, images = {}, []
     for method in METHODS:
         end = edit(method, start, seed, steps)
         figures[method] = measure(start, end, generator(seed, 1, "plane support"))
-        pictures.append(draw(start, end, truth))
-    return figures, pictures
+        images.append(draw(start, end, truth))
+    return figures, images
 
 
 def draw(start: Points, end: Points, truth: Points) -> UInt8[np.ndarray, "S S 3"]:
-    """Source (grey) and target (dark) samples, and where each source point ends (blue), with its way there."""
+    """Source (grey) and target (dark) samples, and where each source point ends (blue), with its path there."""
     canvas = Image.new("RGB", (SIDE, SIDE), PAPER)
     pen = ImageDraw.Draw(canvas)
 

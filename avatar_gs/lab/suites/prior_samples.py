@@ -34,7 +34,7 @@ class PriorSuite(Suite):
         prior, config, seed = self.prior, self.settings.lab.evaluate, self.settings.seed
         if prior.image_size != SIZE:
             raise UserError(
-                f"suite=prior: prior={prior.name} draws pictures of {prior.image_size} pixels, expected {SIZE}: "
+                f"suite=prior: prior={prior.name} draws images of {prior.image_size} pixels, expected {SIZE}: "
                 "give prior=mini, or suite=colours"
             )
         began = time.monotonic()
@@ -74,11 +74,11 @@ class PriorSuite(Suite):
         text = (
             f"{figures['samples']} DDIM samples ({figures['steps']} steps, CFG {figures['cfg_scale']:g}, guidance on "
             f"pose maps {figures['pose_scale']:g}) of random people in random poses and views, against drawn truth. A "
-            "part is right when its median colour's nearest name is the one asked for; stripes, when each of their two "
+            "part is right when its median colour's nearest name is the requested one; stripes, when each of their two "
             "colours covers a fifth of the shirt. "
             "Views are judged where the camera stands, and the head is turned, 15 degrees inside them, by a small "
-            "network that sees the pixels around the head only; its share of right verdicts on the drawn truth is "
-            "given beside."
+            "network that sees the pixels around the head only; its fraction of right verdicts on the drawn truth is "
+            "given, too."
         )
         table = markdown_table(["measure / framing", "cases", "mean", "Wilson ≥"], rows)
         return [text, table, f"Took {format_duration(figures['seconds'])}."]

@@ -202,7 +202,7 @@ def _with_spread(row: Mapping[str, Any] | None, digits: int = 2) -> str:
 
 
 def _intro(figures: Mapping[str, Any]) -> str:
-    own = " It was trained on the mini world's pictures." if figures["judge"] == PACKAGED else ""
+    own = " It was trained on the mini world's images." if figures["judge"] == PACKAGED else ""
     lpips = figures["lpips_network"] or "not given (evaluate.lpips=…)"
     return (
         f"{len(figures['prompts'])} prompts × {figures['seeds']} seeds, {figures['views']} views each: an orbit of "
@@ -210,7 +210,7 @@ def _intro(figures: Mapping[str, Any]) -> str:
         f"seen, from four sides. Judge: {figures['judge']} (weights {figures['judge_fingerprint']}).{own} LPIPS: "
         f"{lpips}. ± is the standard deviation over seeds, in the table of other measures over avatars.\n\n"
         f"*{Source.TRUTH.value}*: the described person drawn as a mesh, which says what a perfect avatar would score; "
-        f"*{Source.SAMPLES.value}*: its pictures for the same prompts, views and pose maps; *{Source.CLIP.value}*: "
+        f"*{Source.SAMPLES.value}*: its images for the same prompts, views and pose maps; *{Source.CLIP.value}*: "
         "splats that climb the judge's own similarity to the prompt (Dream Fields), so that what the judge says of "
         f"them is flattery, unlike the right parts below; *{Source.START.value}*: the grey body.\n"
     )
@@ -219,11 +219,12 @@ def _intro(figures: Mapping[str, Any]) -> str:
 def _precision(figures: Mapping[str, Any]) -> str:
     wrong = figures["pool"] - 1
     text = (
-        f"The share of pictures that are nearer to their own prompt than to each of {wrong} wrong ones (other held-out "
-        f"people; all in the words of the picture's view, listed in results.json; chance {1 / figures['pool']:.3f}).\n"
+        f"The fraction of images that are nearer to their own prompt than to each of {wrong} wrong ones (other "
+        "held-out people; all in the words of the image's view, listed in results.json; chance "
+        f"{1 / figures['pool']:.3f}).\n"
     )
     white = (
-        "The same pictures as if everything were white, lit from the camera: what shape alone says. Prompts of this "
+        "The same images as if everything were white, lit from the camera: what shape alone says. Prompts of this "
         "world speak of colours above all, so that even drawn truth scores little.\n"
     )
     return (
@@ -233,13 +234,13 @@ def _precision(figures: Mapping[str, Any]) -> str:
 
 
 def _similarity(figures: Mapping[str, Any]) -> str:
-    text = "The mean cosine of pictures and their own prompts.\n"
+    text = "The mean cosine of images and their own prompts.\n"
     return f"## CLIP score\n\n{text}\n{_by_view(figures['clip_score'], 'colour', 3)}\n"
 
 
 def _by_view(rows: Mapping[str, Mapping[str, Any]], title: str, digits: int = 2) -> str:
     groups = list(next(iter(rows.values())))
-    table = [[kind, *(_with_spread(row[group], digits) for group in groups)] for kind, row in rows.items()]
+    table = [[source, *(_with_spread(row[group], digits) for group in groups)] for source, row in rows.items()]
     return markdown_table([title, *groups], table)
 
 
@@ -256,25 +257,25 @@ def _others(figures: Mapping[str, Any]) -> str:
         "Fréchet": (figures["frechet"], 3),
         "kernel": (figures["kernel"], 3),
     }
-    kinds = list(figures["r_precision"])
+    sources = list(figures["r_precision"])
 
-    def cell(name: str, kind: str) -> str:
+    def cell(name: str, source: str) -> str:
         rows, digits = columns[name]
         if rows is None:
             return "not given"
-        return _with_spread(rows.get(kind), digits)
+        return _with_spread(rows.get(source), digits)
 
-    table = [[kind, *(cell(name, kind) for name in columns)] for kind in kinds]
+    table = [[source, *(cell(name, source) for name in columns)] for source in sources]
     text = (
         "*Right parts*: of the parts that a prompt names, in the A-pose's views, those whose median colour has the "
         "named colour as its nearest: the one figure here in which no network judges. *Orbits*: view consistency, the "
         "mean cosine distance of neighbouring views (45 degrees apart) in the judge's features, of who it is where it "
-        "has such; LPIPS beside it. *Chroma*: mean CIELAB chroma of the person's pixels less that of the prior's "
+        "has such; LPIPS next to it. *Chroma*: mean CIELAB chroma of the person's pixels less that of the prior's "
         "samples for the same prompt, seed, poses and views (positive: over-saturated), and the 1-Wasserstein distance "
         f"of the two distributions; for *{Source.SAMPLES.value}*: other noise. *Diversity*: the mean cosine distance "
-        "between seeds in the same view. *Fréchet* and *kernel*: distance of the pictures, before the samples' own "
+        "between seeds in the same view. *Fréchet* and *kernel*: distance of the images, before the samples' own "
         "backgrounds, to the samples, in the judge's features (FID's and KID's formulas, not their network), seed by "
-        f"seed on sets of {len(figures['prompts']) * figures['views']} pictures; the samples' own row, two sets of "
+        f"seed on sets of {len(figures['prompts']) * figures['views']} images; the samples' own row, two sets of "
         "them, is the floor. The Fréchet distance of so few is biased (its covariances are shrunk); the kernel "
         "distance is not.\n"
     )
@@ -283,8 +284,8 @@ def _others(figures: Mapping[str, Any]) -> str:
 
 def _costs(costs: Mapping[str, Any]) -> str:
     table = [
-        [kind, _with_spread(row["seconds"], 1), f"{row['steps']:.0f}", f"{row['prior_calls']:.0f}"]
-        for kind, row in costs["kinds"].items()
+        [source, _with_spread(row["seconds"], 1), f"{row['steps']:.0f}", f"{row['prior_calls']:.0f}"]
+        for source, row in costs["kinds"].items()
     ]
     text = f"{format_duration(costs['wall_seconds'])} for everything.\n"
     return f"## Costs\n\n{text}\n{markdown_table(['an avatar', 'seconds', 'steps', 'prior calls'], table)}\n"

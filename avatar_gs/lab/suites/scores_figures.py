@@ -26,7 +26,7 @@ from avatar_gs.types import Bucket, Framing
 
 Score = Callable[[Float[np.ndarray, "N d"], Float[np.ndarray, "P d"], Int[np.ndarray, " N"]], float]
 Rows = dict[str, Figures]
-"""Figures by kind."""
+"""Figures by source."""
 
 
 class Source(str, Enum):
@@ -65,7 +65,7 @@ class ScoresRecord(Record):
 
 @dataclass(frozen=True)
 class Look:
-    """One record's pictures with their features: colour, without texture (None for samples), and of who it is."""
+    """One record's images with their features: colour, without texture (None for samples), and of who it is."""
 
     record: ScoresRecord
     images: ScoredImages
@@ -75,7 +75,7 @@ class Look:
 
 
 def look(record: ScoresRecord, images: ScoredImages, clip: Clip) -> Look:
-    """``clip``'s features of the pictures on grey."""
+    """``clip``'s features of the images on grey."""
     on_grey = images.colour.on_grey()
     return Look(
         record,
@@ -88,7 +88,7 @@ def look(record: ScoresRecord, images: ScoredImages, clip: Clip) -> Look:
 
 @dataclass(frozen=True)
 class Captions:
-    """The captions that a picture is compared with, in the words of its view: those of the measured prompts first, by
+    """The captions that a image is compared with, in the words of its view: those of the measured prompts first, by
     their places, then wrong ones. ``features``: by bucket, a row a caption."""
 
     size: int
@@ -108,7 +108,7 @@ def read_captions(prompts: Sequence[str], buckets: Sequence[Bucket], config: Pro
 
 
 def person_pixels(images: ScoredImages, inside: Bool[np.ndarray, "V S S"]) -> Float[np.ndarray, "N 3"]:
-    """The colours of the pixels where every picture shows the person and this one is solid."""
+    """The colours of the pixels where every image shows the person and this one is solid."""
     alpha = images.colour.alpha
     solid = inside & (alpha >= SOLID)
     return np.clip(images.colour.rgb[solid] / alpha[solid][:, None], 0, 1)
@@ -116,9 +116,9 @@ def person_pixels(images: ScoredImages, inside: Bool[np.ndarray, "V S S"]) -> Fl
 
 def backgrounds(samples: ScoredImages, outside: Bool[np.ndarray, "V S S"]) -> Float[np.ndarray, "V 3"]:
     """The median colour of what lies around the person in each sample; the grey of sheets where nothing does."""
-    pictures = zip(samples.colour.rgb, outside, strict=True)
+    images = zip(samples.colour.rgb, outside, strict=True)
     plain = np.full(3, BACKGROUND, np.float32)
-    return np.stack([np.median(rgb[mask], 0) if mask.any() else plain for rgb, mask in pictures]).astype(np.float32)
+    return np.stack([np.median(rgb[mask], 0) if mask.any() else plain for rgb, mask in images]).astype(np.float32)
 
 
 def right_parts(images: ScoredImages, truth: Truth) -> list[bool]:
@@ -133,16 +133,16 @@ def right_parts(images: ScoredImages, truth: Truth) -> list[bool]:
     return found
 
 
-def of_kind(looks: Sequence[Look], kind: Source) -> dict[int, list[Look]]:
+def of_source(looks: Sequence[Look], source: Source) -> dict[int, list[Look]]:
     """By seed, in the order of the cases."""
-    seeds = dict.fromkeys(one.record.seed for one in looks if one.record.kind is kind)
-    return {seed: [one for one in looks if one.record.kind is kind and one.record.seed == seed] for seed in seeds}
+    seeds = dict.fromkeys(one.record.seed for one in looks if one.record.kind is source)
+    return {seed: [one for one in looks if one.record.kind is source and one.record.seed == seed] for seed in seeds}
 
 
 # ---- figures
 
 
-def spread(values: Sequence[float]) -> Figures:
+def mean_and_spread(values: Sequence[float]) -> Figures:
     """Mean, standard deviation (None for one value) and number."""
     return {"mean": fmean(values), "spread": stdev(values) if len(values) > 1 else None, "n": len(values)}
 
@@ -177,30 +177,32 @@ class Scores:
         }
 
     @cached_property
-    def _kinds(self) -> dict[Source, dict[int, list[Look]]]:
-        return {kind: looks for kind in Source if (looks := of_kind(self.looks, kind))}
+    def _sources(self) -> dict[Source, dict[int, list[Look]]]:
+        return {source: looks for source in Source if (looks := of_source(self.looks, source))}
 
     @cached_property
     def _samples(self) -> Mapping[tuple[int, int], Look]:
         """The prior's samples by case and seed."""
         return {
-            (one.record.case, one.record.seed): one for some in self._kinds[Source.SAMPLES].values() for one in some
+            (one.record.case, one.record.seed): one for some in self._sources[Source.SAMPLES].values() for one in some
         }
 
     def _of_each(self, values: Callable[[Sequence[Look]], list[float]]) -> Rows:
-        """``spread`` of the values that a kind's looks have, where they have any."""
-        rows = {kind: values([one for some in seeds.values() for one in some]) for kind, seeds in self._kinds.items()}
-        return {kind.value: spread(found) for kind, found in rows.items() if found}
+        """``mean_and_spread`` of the values that a source's looks have, where they have any."""
+        rows = {
+            source: values([one for some in seeds.values() for one in some]) for source, seeds in self._sources.items()
+        }
+        return {source.value: mean_and_spread(found) for source, found in rows.items() if found}
 
-    # ---- pictures and captions
+    # ---- images and captions
 
     def _by_view(self, score: Score, features: Callable[[Look], Float[np.ndarray, "V d"] | None]) -> Rows:
-        """By kind and group of views: mean and spread over seeds."""
+        """By source and group of views: mean and spread over seeds."""
         rows: Rows = {}
-        for kind, seeds in self._kinds.items():
+        for source, seeds in self._sources.items():
             found = [self._groups(some, score, features) for some in seeds.values() if features(some[0]) is not None]
             if found:
-                rows[kind.value] = {group: spread([one[group] for one in found]) for group in found[0]}
+                rows[source.value] = {group: mean_and_spread([one[group] for one in found]) for group in found[0]}
         return rows
 
     def _groups(
@@ -233,8 +235,8 @@ class Scores:
 
         def of(one: Look) -> float:
             assert self.lpips is not None
-            pictures = torch.from_numpy(one.images.colour.on_grey()[orbit(framing)])
-            return float(self.lpips.distances(pictures, pictures.roll(-1, 0)).mean())
+            images = torch.from_numpy(one.images.colour.on_grey()[orbit(framing)])
+            return float(self.lpips.distances(images, images.roll(-1, 0)).mean())
 
         return self._of_each(lambda some: [of(one) for one in some])
 
@@ -246,7 +248,7 @@ class Scores:
         ]
         return [measures.diversity(features) for features in sets if len(features) > 1]
 
-    # ---- beside the prior's own samples
+    # ---- compared with the prior's samples
 
     def _saturation(self, figure: str) -> Rows:
         inside = self.scored_views.inside
@@ -255,43 +257,43 @@ class Scores:
             ours, theirs = (person_pixels(images, inside) for images in (one.images, other.images))
             return float(getattr(saturation_error(ours, theirs), figure))
 
-        return self._of_each(lambda some: [of(one, other) for one in some for other in self._beside(one)])
+        return self._of_each(lambda some: [of(one, other) for one in some for other in self._compared_with(one)])
 
-    def _beside(self, one: Look) -> list[Look]:
+    def _compared_with(self, one: Look) -> list[Look]:
         """The samples that a look is compared with: those of its prompt and seed; a sample with the next seed's."""
-        case, seeds = one.record.case, [*self._kinds[Source.SAMPLES]]
+        case, seeds = one.record.case, [*self._sources[Source.SAMPLES]]
         if one.record.kind is not Source.SAMPLES:
             return [self._samples[case, one.record.seed]]
         others = [seed for seed in seeds if seed != one.record.seed]
         return [self._samples[case, seed] for seed in others[:1]]
 
     def _set_distance(self, distance: Callable[[Float[np.ndarray, "N d"], Float[np.ndarray, "M d"]], float]) -> Rows:
-        """Between all pictures of a kind (before the samples' own backgrounds) and all samples, seed by seed; for the
+        """Between all images of a source (before the samples' own backgrounds) and all samples, seed by seed; for the
         samples themselves between every two seeds."""
         rows: Rows = {}
         sampled = {
-            seed: np.concatenate([one.colour for one in some]) for seed, some in self._kinds[Source.SAMPLES].items()
+            seed: np.concatenate([one.colour for one in some]) for seed, some in self._sources[Source.SAMPLES].items()
         }
-        for kind in self._kinds:
-            if kind is Source.SAMPLES:
+        for source in self._sources:
+            if source is Source.SAMPLES:
                 values = [distance(sampled[a], sampled[b]) for a, b in combinations(sampled, 2)]
             else:
-                values = [distance(self._set_features[kind, seed], sampled[seed]) for seed in sampled]
+                values = [distance(self._set_features[source, seed], sampled[seed]) for seed in sampled]
             if values:
-                rows[kind.value] = spread(values)
+                rows[source.value] = mean_and_spread(values)
         return rows
 
     @cached_property
     def _set_features(self) -> dict[tuple[Source, int], Float[np.ndarray, "N d"]]:
         """Features before the backgrounds of each seed's samples; the drawn truth stands before all of them."""
         outside, found = self.scored_views.outside, {}
-        for kind, seeds in self._kinds.items():
-            for seed in self._kinds[Source.SAMPLES] if kind is not Source.SAMPLES else ():
+        for source, seeds in self._sources.items():
+            for seed in self._sources[Source.SAMPLES] if source is not Source.SAMPLES else ():
                 some = seeds[seed] if seed in seeds else next(iter(seeds.values()))
-                pictures = [
+                images = [
                     self._before(one.images, self._samples[one.record.case, seed].images, outside) for one in some
                 ]
-                found[kind, seed] = np.concatenate([features_of(each, self.clip.image_features) for each in pictures])
+                found[source, seed] = np.concatenate([features_of(each, self.clip.image_features) for each in images])
         return found
 
     def _before(self, images: ScoredImages, samples: ScoredImages, outside: np.ndarray) -> Float[np.ndarray, "V S S 3"]:
@@ -301,10 +303,10 @@ class Scores:
 
     def _costs(self) -> Figures:
         rows = {}
-        for kind in AVATARS:
-            made = [(one.record, one.record.metrics) for some in self._kinds[kind].values() for one in some]
-            rows[kind.value] = {
-                "seconds": spread([record.seconds for record, _ in made]),
+        for source in AVATARS:
+            made = [(one.record, one.record.metrics) for some in self._sources[source].values() for one in some]
+            rows[source.value] = {
+                "seconds": mean_and_spread([record.seconds for record, _ in made]),
                 "prior_calls": fmean(metrics["prior_calls"] for _, metrics in made if metrics is not None),
                 "steps": fmean(metrics["steps"] for _, metrics in made if metrics is not None),
             }

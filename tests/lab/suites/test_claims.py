@@ -18,7 +18,7 @@ from avatar_gs.lab.suites.claim_list import (
     CLAIMS,
     ClaimsRecord,
     Condition,
-    Plays,
+    RecordsByRecipe,
     Verdict,
     chosen_claims,
     sharpness,
@@ -70,20 +70,20 @@ def record(recipe: str, seed: int, feature=(1.0, 0.0), **changes: float) -> Clai
     return ClaimsRecord(recipe, seed, "a man", SAMPLED | {"distance": 1.0} | changes, [list(feature)], 0, 1.0)
 
 
-def plays(**changed: dict[str, float]) -> Plays:
+def records_of(**changed: dict[str, float]) -> RecordsByRecipe:
     """Three seeds of every recipe, as the samples are but for ``changed``."""
     known = recipes()
-    return Plays([record(name, seed, **changed.get(name, {})) for name in known for seed in range(3)], known)
+    return RecordsByRecipe([record(name, seed, **changed.get(name, {})) for name in known for seed in range(3)], known)
 
 
 def test_figures_are_read_beside_the_samples_of_the_same_kind():
-    some = plays(samples={"sharpness": 4.0}, sds={"sharpness": 1.0, "chroma": 27.0, "likeness": 0.5})
-    assert some.share("sharpness", "sds") == (0.25,) * 3
+    some = records_of(samples={"sharpness": 4.0}, sds={"sharpness": 1.0, "chroma": 27.0, "likeness": 0.5})
+    assert some.fraction("sharpness", "sds") == (0.25,) * 3
     assert some.excess("chroma", "sds") == (7.0,) * 3
     assert some.score("sds") == pytest.approx([0.5] * 3)
-    unlike = plays(samples={"likeness": 0.1}).score("sds")
+    unlike = records_of(samples={"likeness": 0.1}).score("sds")
     assert all(value != value for value in unlike), "samples that say nothing are no measure"
-    assert some.share("sharpness", "sds_free") == (1.0,) * 3, "beside those without ControlNet"
+    assert some.fraction("sharpness", "sds_free") == (1.0,) * 3, "beside those without ControlNet"
 
 
 def test_seeds_are_as_far_apart_as_their_pictures():
@@ -91,7 +91,7 @@ def test_seeds_are_as_far_apart_as_their_pictures():
     alike = [record("sds_modes", seed) for seed in range(3)]
     apart = [record("de_sds_modes", seed, np.eye(3)[seed]) for seed in range(3)]
     samples = [record("samples_ambiguous", seed, np.eye(3)[seed]) for seed in range(3)]
-    some = Plays([*alike, *apart, *samples], known)
+    some = RecordsByRecipe([*alike, *apart, *samples], known)
     assert some.apart("sds_modes") == (0.0,) * 3 and some.apart("de_sds_modes") == pytest.approx((1.0,) * 3)
 
 
@@ -108,8 +108,8 @@ def test_seeds_are_as_far_apart_as_their_pictures():
     ],
 )
 def test_claims_can_be_confirmed_and_refuted(claim, yes, no):
-    assert verdict(CLAIMS[claim].check(plays(**yes))) is Verdict.CONFIRMED
-    assert verdict(CLAIMS[claim].check(plays(**no))) is Verdict.NOT_CONFIRMED
+    assert verdict(CLAIMS[claim].check(records_of(**yes))) is Verdict.CONFIRMED
+    assert verdict(CLAIMS[claim].check(records_of(**no))) is Verdict.NOT_CONFIRMED
 
 
 def test_claims_need_no_recipe_that_they_do_not_name():
@@ -118,7 +118,7 @@ def test_claims_need_no_recipe_that_they_do_not_name():
     for claim in CLAIMS.values():
         features = dict(zip(range(3), np.eye(3), strict=True))
         some = [record(name, seed, features[seed], **plane_figures) for name in claim.recipes for seed in range(3)]
-        assert any(condition.judged for condition in claim.check(Plays(some, known)))
+        assert any(condition.judged for condition in claim.check(RecordsByRecipe(some, known)))
         references = {known[name].reference for name in claim.recipes if known[name].guidance and claim.statement}
         assert references & set(claim.recipes) or claim in (CLAIMS["saddle"], CLAIMS["minimal"])
 
@@ -192,7 +192,7 @@ def test_recipes_are_what_they_say():
     assert of["sds_100"] == replace(of["sds"], cfg_scale=100.0)
     assert of["sds"].cfg_scale == of["nfsd"].cfg_scale == 7.5
     assert of["sds_modes"].cfg_scale == of["de_sds_modes"].cfg_scale + 1
-    assert of["annealed_refit"].inner_steps * known["annealed_refit"].share == pytest.approx(1)
+    assert of["annealed_refit"].inner_steps * known["annealed_refit"].fraction == pytest.approx(1)
     assert not known["nfsd_free"].control and known["nfsd"].control
     robust = named_preset("robust_nfsd")
     assert fitted(robust, 500) == robust and fitted(robust, 100).robust_nfsd.warmup_steps == 60
