@@ -1,8 +1,8 @@
-"""Densification and pruning for score distillation, on gsplat's own operations.
+"""Densification and pruning for score distillation, on gsplat's operations.
 
 gsplat's ``DefaultStrategy`` grows where the mean screen-space gradient exceeds 2e-4, a threshold for pixel losses. The
-scale of a distillation gradient depends on prior, guidance and time step, so here the *share* of splats that grow is
-fixed, and they are those of the largest gradient. Opacities are never reset: that would dissolve the avatar.
+scale of a distillation gradient depends on prior, guidance and time step, so here a fixed *fraction* of the splats
+grows: those with the largest gradient. Opacities are never reset, which would dissolve the avatar.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from gsplat.strategy import DefaultStrategy
 from gsplat.strategy.ops import duplicate, remove, split
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -22,20 +21,33 @@ from avatar_gs.splats.model import GaussianModel
 from avatar_gs.splats.neighbours import Points, components
 
 STATISTICS = ("grad2d", "count")
-"""gsplat's running sums: screen gradient, and in how many pictures a splat was seen."""
+"""gsplat's running sums: norms of screen-space gradients, and the number of images in which a splat was visible."""
+DETACHED_NEIGHBOURS = 12
+"""Nearest splats that are tested for contact."""
+DETACHED_SIZE = 0.005
+"""Groups of at most this fraction of the splats may be detached; a hand has several times as many."""
+DETACHED_MOST = 0.1
+"""If more than this fraction were detached, splats do not form a surface (yet), and none are."""
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """What one refinement did, in splats."""
+    """Numbers of splats that one refinement changed."""
 
     duplicated: int = 0
     split: int = 0
     pruned: int = 0
 
 
-class DistillationStrategy(DefaultStrategy):
-    """Accumulates gsplat's statistics every step and refines the model when the step is due."""
+class DistillationStrategy:
+    """Accumulates screen-space gradients in every step, and refines the model when it is due.
+
+    Args:
+        config: what to grow and prune.
+        total_steps: of the run.
+        model: as it starts; its median size is the unit of the config's sizes.
+        agreed: maps a mask of splats to the one that all processes of a run use.
+    """
 
     def __init__(
         self,
@@ -44,18 +56,15 @@ class DistillationStrategy(DefaultStrategy):
         model: GaussianModel,
         agreed: Callable[[Tensor], Tensor] = lambda mask: mask,
     ) -> None:
-        """``model`` as it starts: its median size is the unit of the config's sizes. ``agreed`` gives the masks of what
-        grows and what goes that all processes of a run follow."""
-        super().__init__()
         self.config, self.agreed = config, agreed
         self.unit = model.scales().detach().amax(-1).median()
         self.start = round(config.start * total_steps)
         self.stop = round(config.stop * total_steps)
         self.prune_stop = round(config.prune_stop * total_steps)
-        self.running: dict[str, Any] = self.initialize_state()
+        self.running: dict[str, Any] = {}
 
     def before_backward(self, info: dict[str, Any]) -> None:
-        """Keep the screen positions' gradient of the backward pass to come."""
+        """Keep the gradient of the screen positions in the coming backward pass."""
         if info["means2d"].requires_grad:
             info["means2d"].retain_grad()
 
@@ -67,44 +76,48 @@ class DistillationStrategy(DefaultStrategy):
         info: Mapping[str, Any] | None,
         split_seed: int,
     ) -> Refinement:
-        """Take in the gradients of a finished optimiser step (``info`` is None where it was skipped); refine if due.
+        """Accumulate the gradients of a finished optimiser step, and refine if it is due.
 
-        Must come *after* the optimiser's step, because refinement replaces the parameters and drops gradients.
-        gsplat's ``split`` draws from torch's global generator, which is therefore forked and seeded.
+        Must be called *after* the optimiser's step, because refinement replaces the parameters and drops gradients.
+
+        Args:
+            info: of the step's render; None if the step was skipped.
+            split_seed: gsplat's ``split`` samples from torch's global generator, which is forked and seeded with this.
 
         Raises:
-            UserError: if pruning would leave no splat.
+            UserError: if pruning would remove every splat.
         """
         if not self.config.enabled or step >= self.prune_stop:
             return Refinement()
         if info is not None and info["means2d"].grad is not None and step < self.stop:
-            self._update_state(model.params, self.running, dict(info))
+            self.accumulate(info)
         if step < self.start or (step + 1) % self.config.every:
             return Refinement()
         duplicated = divided = 0
-        if step < self.stop and self.running["grad2d"] is not None:
+        if step < self.stop and self.running:
             with torch.random.fork_rng():
                 torch.manual_seed(split_seed)
                 duplicated, divided = self._grow(model, optimizers)
         pruned = self._prune(model, optimizers)
-        self.running = self.initialize_state()
+        self.running = {}
         return Refinement(duplicated, divided, pruned)
 
     @torch.no_grad()
-    def _update_state(self, params: Any, state: dict[str, Any], info: dict[str, Any], packed: bool = False) -> None:
-        """gsplat's running sums, splat by splat: gsplat itself gathers the splats that are seen, for whose number the
-        host waits. Adds in the same order, so to the same bytes."""
+    def accumulate(self, info: Mapping[str, Any]) -> None:
+        """Add a step to gsplat's running sums.
+
+        The result has the same bytes as gsplat's own, which gathers the visible splats and so synchronises with a GPU.
+        """
         gradient = info["means2d"].grad.clone()
         gradient[..., 0] *= info["width"] / 2.0 * info["n_cameras"]
         gradient[..., 1] *= info["height"] / 2.0 * info["n_cameras"]
-        seen = (info["radii"] > 0).all(dim=-1)
-        lengths = gradient.norm(dim=-1)
+        visible = (info["radii"] > 0).all(dim=-1)
+        norms = gradient.norm(dim=-1)
         for name in STATISTICS:
-            if state[name] is None:
-                state[name] = lengths.new_zeros(lengths.shape[1])
-        for length, here in zip(lengths, seen, strict=True):
-            state["grad2d"] += length.where(here, 0.0)
-            state["count"] += here
+            self.running.setdefault(name, norms.new_zeros(norms.shape[1]))
+        for norm, here in zip(norms, visible, strict=True):
+            self.running["grad2d"] += norm.where(here, 0.0)
+            self.running["count"] += here
 
     @torch.no_grad()
     def _grow(self, model: GaussianModel, optimizers: dict[str, Optimizer]) -> tuple[int, int]:
@@ -129,7 +142,7 @@ class DistillationStrategy(DefaultStrategy):
         )
         if self.config.prune_detached:
             sizes = model.scales().amax(-1)
-            unwanted |= detached(model.params["means"], sizes, self.config.prune_detached)
+            unwanted |= detached_splats(model.params["means"], sizes, self.config.prune_detached)
         unwanted = self.agreed(unwanted)
         pruned = int(unwanted.sum())
         if pruned == len(model):
@@ -143,15 +156,13 @@ class DistillationStrategy(DefaultStrategy):
         return pruned
 
     def tensors(self) -> dict[str, Tensor]:
-        """The unit of sizes and the running statistics, which are empty right after a refinement."""
-        statistics = {name: self.running[name] for name in STATISTICS if self.running[name] is not None}
-        return {"unit": self.unit} | statistics
+        """The unit of sizes, and the running sums; those are empty right after a refinement."""
+        return {"unit": self.unit} | self.running
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore what ``tensors`` gave."""
+        """Restore the result of ``tensors``."""
         self.unit = tensors["unit"].to(self.unit.device).clone()
-        statistics = {name: tensors[name].to(self.unit.device).clone() for name in STATISTICS if name in tensors}
-        self.running = self.initialize_state() | statistics
+        self.running = {name: tensors[name].to(self.unit.device).clone() for name in STATISTICS if name in tensors}
 
 
 def largest(values: Float[Tensor, " N"], count: int) -> Bool[Tensor, " N"]:
@@ -163,23 +174,18 @@ def largest(values: Float[Tensor, " N"], count: int) -> Bool[Tensor, " N"]:
     return mask
 
 
-NEIGHBOURS = 12
-SMALL = 0.005
-"""A group of at most this share of the splats is taken for loose; a hand has several times as many."""
-SCATTERED = 0.1
-"""Where more than this share would be loose, splats do not make up a surface (yet), and none is."""
-
-
 @torch.no_grad()
-def detached(means: Float[Tensor, "N 3"], sizes: Float[Tensor, " N"], reach: float) -> Bool[Tensor, " N"]:
-    """Which splats belong to a small group apart from all the rest.
+def detached_splats(means: Float[Tensor, "N 3"], sizes: Float[Tensor, " N"], reach: float) -> Bool[Tensor, " N"]:
+    """A mask of the splats in small groups without contact to the rest.
 
-    Two splats touch if they are less than ``reach`` times the sum of their ``sizes`` (the longest standard deviation,
-    metres) apart; of each splat, the ``NEIGHBOURS`` nearest are looked at.
+    Args:
+        means: in metres.
+        sizes: longest standard deviations, in metres.
+        reach: two splats are in contact if their distance is below this factor of the sum of their sizes.
     """
     count = len(means)
-    distances, nearest = Points(means).nearest(means, NEIGHBOURS + 1)
+    distances, nearest = Points(means).nearest(means, DETACHED_NEIGHBOURS + 1)
     one, place = (distances <= reach * (sizes[:, None] + sizes[nearest])).nonzero().unbind(1)
     groups = components(count, one, nearest[one, place])
-    loose = torch.bincount(groups, minlength=count)[groups] <= int(SMALL * count)
-    return loose & (loose.double().mean() <= SCATTERED)
+    loose = torch.bincount(groups, minlength=count)[groups] <= int(DETACHED_SIZE * count)
+    return loose & (loose.double().mean() <= DETACHED_MOST)

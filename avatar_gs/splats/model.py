@@ -15,8 +15,8 @@ from avatar_gs.types import NUM_JOINTS, SH_C0, Gaussians, PosedBody
 
 TRAINABLE: dict[str, tuple[int, ...]] = {"means": (3,), "quats": (4,), "scales": (3,), "opacities": (), "sh0": (1, 3)}
 BOUND: dict[str, tuple[int, ...]] = {"skinning": (NUM_JOINTS,), "anchors": (3,), "normals": (3,)}
-"""Frozen entries that densification must carry along: skinning weights, and the nearest point of the body's surface
-at rest with the outward normal there."""
+"""Frozen entries that densification must copy: skinning weights, the nearest point of the body's surface at rest, and
+the outward normal there."""
 
 
 def rgb_to_sh(rgb: Tensor) -> Tensor:
@@ -26,13 +26,13 @@ def rgb_to_sh(rgb: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Attached:
-    """The anchors' places on a body, and what they were found for."""
+    """The anchors' attachment to a body, and the inputs that it was computed from."""
 
     faces: Tensor
     triangles: Triangles
     anchors: Tensor
     version: int
-    """Of ``anchors``; it grows when they change in place."""
+    """Of ``anchors``; incremented when they change in place."""
     attachment: Attachment
 
 
@@ -44,7 +44,12 @@ class GaussianModel:
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], min_scale: float = 0.001, max_scale: float = 0.05) -> None:
-        """Take copies of ``tensors``, which must hold every key of ``TRAINABLE`` and ``BOUND``.
+        """Copy ``tensors``.
+
+        Args:
+            tensors: every entry of ``TRAINABLE`` and ``BOUND``.
+            min_scale: smallest standard deviation in metres (``constrain``).
+            max_scale: largest one.
 
         Raises:
             UserError: if an entry is missing or has another shape.
@@ -59,7 +64,7 @@ class GaussianModel:
                 raise UserError(
                     f"splats: expected '{name}' of shape {(count, *shape)}, found {found}; is this a checkpoint?"
                 )
-            # contiguous clones are aligned, so that a reloaded model computes the same bytes as the one that was saved
+            # Contiguous clones are aligned, so that a reloaded model computes the same bytes as the saved one.
             value = tensors[name].detach().clone(memory_format=torch.contiguous_format)
             self.params[name] = nn.Parameter(value, requires_grad=name in TRAINABLE)
 
@@ -78,7 +83,7 @@ class GaussianModel:
         return {name: self.params[name] for name in TRAINABLE}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Detached tensors that the constructor takes back."""
+        """Detached tensors, as the constructor takes them."""
         return {name: self.params[name].detach() for name in TRAINABLE | BOUND}
 
     def to(self, device: torch.device | str) -> "GaussianModel":
@@ -101,19 +106,19 @@ class GaussianModel:
         return Gaussians(self.params["means"], quats, self.scales(), self.opacities(), self.colors())
 
     def pose(self, posed: PosedBody) -> Gaussians:
-        """The activated splats of a posed avatar; gradients reach every trainable parameter.
+        """The activated splats of a posed avatar, differentiable in every trainable parameter.
 
-        Where the body has pose correctives, each splat moves with its anchor on the body's surface before skinning.
+        If the body has pose correctives, each splat moves with its anchor on the body's surface before skinning.
         """
         means = self.params["means"]
         if posed.correctives is not None:
-            means = means + self._attachment(posed).carried(posed.correctives.offsets.to(means))
+            means = means + self._attachment(posed).interpolate(posed.correctives.offsets.to(means))
         T_posed_rest = posed.T_posed_rest.to(self.device)
         means, quats = skin(means, self.params["quats"], self.params["skinning"], T_posed_rest)
         return Gaussians(means, quats, self.scales(), self.opacities(), self.colors())
 
     def _attachment(self, posed: PosedBody) -> Attachment:
-        """Where the anchors lie on a body with correctives; sought again when the anchors or the body have changed."""
+        """The anchors' attachment to a body with correctives, cached until the anchors or the body change."""
         assert posed.correctives is not None
         anchors, known = self.params["anchors"], self._attached
         if known is None or known.faces is not posed.faces:
@@ -133,12 +138,12 @@ class GaussianModel:
 
     @torch.no_grad()
     def constrain(self) -> None:
-        """Put parameters that an optimiser step took out of range back onto its edge (a projected step).
+        """Clamp parameters to their ranges after an optimiser step (a projected step).
 
-        Colours are clamped here and not in the forward pass: there, a colour beyond the edge would get no gradient.
+        Colours are not clamped in the forward pass: there, a colour out of range would get no gradient.
         """
         limit = 0.5 / SH_C0
         self.params["sh0"].clamp_(-limit, limit)
-        # numbers, not 0-dimensional tensors: those would have to be on the splats' device
+        # Python numbers: 0-dimensional tensors would have to be on the splats' device.
         self.params["scales"].clamp_(math.log(self.min_scale), math.log(self.max_scale))
         self.params["quats"].div_(self.params["quats"].norm(dim=-1, keepdim=True).clamp_min(1e-8))

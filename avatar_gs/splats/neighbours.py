@@ -1,9 +1,8 @@
-"""Which points are nearest, and which hang together: exact, and on the device that the points are on.
+"""Nearest neighbours and connected components: exact, on the device of the points.
 
-On a CPU a k-d tree answers, with as many threads as torch has. Anywhere else a grid of cells does, in torch's own
-operations: points are sorted by cell, and each query looks through the 27 cells around it. What it finds is exact where
-the last of its neighbours is no farther away than a cell is wide; the other queries are asked again with cells twice as
-wide.
+On a CPU, a k-d tree is used, with torch's number of threads. On other devices, a grid of cells in torch operations:
+points are sorted by cell, and each query searches the 27 cells around it. The result is exact if the last neighbour is
+no farther away than a cell's width; the other queries are repeated with cells twice as wide.
 """
 
 from itertools import pairwise
@@ -15,28 +14,25 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 PAIRS = 2**21
-"""Distances that a device computes at a time, which takes some 200 MB."""
+"""Distances computed at a time on a device, which takes about 200 MB."""
 SAMPLE = 64
-"""Queries from whose neighbours the first width of a cell is taken …"""
+"""Number of queries that the first cell width is estimated from …"""
 NEAR = 0.9
-"""… so that this fraction of them is answered at once."""
+"""… so that this fraction of them needs one search."""
 FINEST = 2**20
-"""Cells along the longest side of the grid, at most: three such numbers fit into 64 bits."""
+"""Largest number of cells along a side of the grid: three such numbers fit into 64 bits."""
 
 
 class Points:
-    """Points that are asked for those nearest to others; the first three of their coordinates are a place in space.
-
-    Where there are more coordinates (directions, say), distances are over all of them.
-    """
+    """Points to search. The first three coordinates are a position in space; distances are over all coordinates (such
+    as normals), if there are more."""
 
     def __init__(self, points: Float[Tensor, "N D"]) -> None:
         self.points = points.detach()
         self._tree = KDTree(self.points.numpy()) if points.device.type == "cpu" else None
 
     def nearest(self, queries: Float[Tensor, "M D"], count: int) -> tuple[Float[Tensor, "M K"], Int[Tensor, "M K"]]:
-        """The ``count`` points (or all, if there are fewer) nearest to each query: distances, the least first, and
-        indices."""
+        """The ``count`` points nearest to each query (or all, if there are fewer): ascending distances, and indices."""
         count, queries = min(count, len(self.points)), queries.detach().to(self.points.device)
         if self._tree is None:
             return nearest_by_cells(self.points, queries, count)
@@ -49,10 +45,13 @@ class Points:
 def nearest_by_cells(
     points: Float[Tensor, "N D"], queries: Float[Tensor, "M D"], count: int
 ) -> tuple[Float[Tensor, "M K"], Int[Tensor, "M K"]]:
-    """``Points.nearest`` by a grid of cells; ``count`` is at most the number of points.
+    """``Points.nearest`` by a grid of cells.
+
+    Args:
+        count: at most the number of points.
 
     Raises:
-        ValueError: for a coordinate that is not finite.
+        ValueError: if a coordinate is not finite.
     """
     distances = points.new_empty(len(queries), count)
     index = torch.empty(len(queries), count, dtype=torch.long, device=points.device)
@@ -66,7 +65,7 @@ def nearest_by_cells(
     left = torch.arange(len(queries), device=points.device)
     while len(left):
         near, which = _Cells(points, low, width, extent).nearest(queries[left], count)
-        # beyond a cell's width there may be nearer points than those that were looked at
+        # Beyond a cell's width there may be nearer points outside the searched cells.
         certain = (near[:, -1] <= width * (1 - 1e-6)) | (width >= extent)
         distances[left[certain]], index[left[certain]] = near[certain], which[certain]
         left, width = left[~certain], 2 * width
@@ -74,7 +73,7 @@ def nearest_by_cells(
 
 
 def _first_width(points: Tensor, queries: Tensor, count: int) -> float:
-    """A distance within which most queries have their neighbours, from a few of them."""
+    """A distance within which most queries have their neighbours, estimated from a few of them."""
     some = queries[:: max(1, len(queries) // max(1, min(SAMPLE, PAIRS // len(points))))]
     squares = points.new_zeros(len(some), len(points))
     for own, others in zip(some.T, points.T, strict=True):
@@ -83,7 +82,7 @@ def _first_width(points: Tensor, queries: Tensor, count: int) -> float:
 
 
 class _Cells:
-    """Points sorted by the cell that they are in; ``low`` and ``extent``: of the cube that they and queries fill."""
+    """Points sorted by their cell; ``low`` and ``extent`` are those of the cube around points and queries."""
 
     def __init__(self, points: Tensor, low: Tensor, width: float, extent: float) -> None:
         self.points, self.low, self.width = points, low, width
@@ -92,13 +91,13 @@ class _Cells:
         self.keys = keys.contiguous()
 
     def _keys(self, places: Tensor) -> Int[Tensor, " N"]:
-        """Numbers of cells; those of cells that follow each other along x do, too. A margin of one cell is left."""
-        # in doubles: in single precision a place may fall into the cell beside its own
+        """Numbers of cells, consecutive along x, with a margin of one cell."""
+        # In doubles: in single precision, a point may fall into a neighbouring cell.
         x, y, z = ((places[:, :3].double() - self.low.double()) / self.width).floor().long().add_(1).unbind(1)
         return (z * self.side + y) * self.side + x
 
     def nearest(self, queries: Float[Tensor, "M D"], count: int) -> tuple[Float[Tensor, "M K"], Int[Tensor, "M K"]]:
-        """The nearest among the points of the 27 cells around each query; infinitely far where there are too few."""
+        """The nearest points in the 27 cells around each query; an infinite distance where there are too few."""
         steps = torch.arange(-1, 2, device=queries.device)
         rows = ((steps[:, None] * self.side + steps) * self.side).flatten()
         middle = self._keys(queries)[:, None] + rows  # nine rows of three cells, each one range of the sorted points
@@ -122,7 +121,7 @@ class _Cells:
         squares = torch.zeros(len(row), device=flat.device)
         for own, others in zip(queries.float().T, self.points.float().T, strict=True):
             squares += (others[member] - own[owner]).square()
-        # one sort by owner and distance: bits of a float that is not negative rise with it
+        # One sort by owner and distance: the bits of non-negative floats are in the order of their values.
         by_distance = (owner << 32 | squares.view(torch.int32)).argsort(stable=True)
         rank = torch.arange(count, device=flat.device)
         found = rank < totals[:, None]
@@ -136,10 +135,12 @@ class _Cells:
 
 @torch.no_grad()
 def components(count: int, one: Int[Tensor, " E"], other: Int[Tensor, " E"]) -> Int[Tensor, " N"]:
-    """The smallest number in each node's connected component, given edges from ``one`` to ``other``.
+    """The smallest index in each node's connected component (FastSV; Zhang, Azad and Hu 2020).
 
-    FastSV (Zhang, Azad and Hu 2020): nodes and the roots of their trees hook onto the smallest root among their
-    neighbours, and paths to roots are halved, so that long chains take few rounds.
+    Args:
+        count: number of nodes.
+        one: one end of each edge.
+        other: the other end.
     """
     ends, starts = torch.cat([one, other]), torch.cat([other, one])
     roots = torch.arange(count, device=one.device)

@@ -1,4 +1,8 @@
-"""How splats follow the body: linear blend skinning, and its pose correctives."""
+"""How splats follow the body: linear blend skinning, and pose correctives.
+
+Bodies in the SMPL-X layout add offsets to their vertices that depend on the pose (Pavlakos et al. 2019, equation 3); a
+splat moves as the surface below it does.
+"""
 
 from dataclasses import dataclass
 
@@ -9,9 +13,17 @@ from torch import Tensor
 
 from avatar_gs.geometry import matrix_to_quat, quat_multiply
 
+CANDIDATES = 8
+"""Nearest spots with triangles that a point is compared with. Of 100,000 random points of the free body, 99.9 % find
+themselves, the others a point at most 1.4 mm away."""
+SPOTS = ((1 / 3, 1 / 3, 1 / 3), (0.8, 0.1, 0.1), (0.1, 0.8, 0.1), (0.1, 0.1, 0.8))
+"""Barycentric coordinates of the spots that represent a triangle in the search."""
+CHUNK = 16_384
+"""Points processed at a time, to bound the memory of candidates."""
+
 
 def blend_transforms(weights: Float[Tensor, "N 55"], T_posed_rest: Float[Tensor, "55 4 4"]) -> Float[Tensor, "N 4 4"]:
-    """The transform of each splat: its joints' transforms averaged by its skinning weights (which sum to 1)."""
+    """The transform of each splat: joint transforms averaged by its skinning weights, which sum to 1."""
     return (weights @ T_posed_rest.flatten(1)).unflatten(1, (4, 4))
 
 
@@ -36,9 +48,9 @@ def skin(
     weights: Float[Tensor, "N 55"],
     T_posed_rest: Float[Tensor, "55 4 4"],
 ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 4"]]:
-    """Means (metres) and unit quaternions (wxyz) of splats at rest, carried to a pose.
+    """Posed means (metres) and unit quaternions (wxyz) of splats at rest.
 
-    A splat keeps its shape: its covariance becomes R S R^T, where R is the rotation nearest to the blend.
+    A splat keeps its shape: its covariance becomes R S R^T, where R is the rotation nearest to the blended transform.
     """
     transforms = blend_transforms(weights, T_posed_rest)
     posed_means = (transforms[:, :3, :3] @ means[..., None])[..., 0] + transforms[:, :3, 3]
@@ -46,29 +58,20 @@ def skin(
     return posed_means, quat_multiply(rotation, torch.nn.functional.normalize(quats, dim=-1))
 
 
-CANDIDATES = 8
-"""A point is compared with the triangles of so many nearest spots. Of 100,000 random points of the free body's surface,
-99.9 % find themselves, and the others a point at most 1.4 mm away."""
-SPOTS = ((1 / 3, 1 / 3, 1 / 3), (0.8, 0.1, 0.1), (0.1, 0.8, 0.1), (0.1, 0.1, 0.8))
-"""Barycentric coordinates of the spots by which a triangle is found."""
-CHUNK = 16_384
-"""Points at a time, to bound the memory that candidates take."""
-
-
 @dataclass(frozen=True)
 class Attachment:
-    """Points on a body's surface: the vertices of their triangles, and their barycentric coordinates there."""
+    """Points on a body's surface: the vertices of their triangles, and barycentric coordinates."""
 
     vertices: Int[Tensor, "N 3"]
     barycentric: Float[Tensor, "N 3"]
 
-    def carried(self, values: Float[Tensor, "V d"]) -> Float[Tensor, "N d"]:
-        """Values of the vertices, interpolated to the points."""
+    def interpolate(self, values: Float[Tensor, "V d"]) -> Float[Tensor, "N d"]:
+        """Vertex values, interpolated at the points."""
         return (self.barycentric[..., None] * values[self.vertices]).sum(1)
 
 
 class Triangles:
-    """A body's surface at rest, on which points find their place."""
+    """A body's surface at rest, to attach points to."""
 
     def __init__(self, vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"]) -> None:
         self.faces, self.corners = faces, vertices[faces]
@@ -77,7 +80,7 @@ class Triangles:
 
     @torch.no_grad()
     def attach(self, points: Float[Tensor, "N 3"]) -> Attachment:
-        """The nearest point of the surface to each point, in its frame (metres) and on its device."""
+        """Attach each point (metres, on the surface's device) to the nearest point of the surface."""
         count = min(CANDIDATES, len(SPOTS) * len(self.faces))
         _, spots = self.tree.query(points.cpu().numpy(), k=count, workers=torch.get_num_threads())
         candidates = torch.from_numpy(spots).to(self.faces) % len(self.faces)
@@ -117,7 +120,7 @@ def closest_barycentric(points: Float[Tensor, "*n 3"], corners: Float[Tensor, "*
     nearest = torch.stack([va / total, vb / total, vc / total], -1)
     on_bc = ((d4 - d3) / ((d4 - d3) + (d5 - d6)).clamp_min(tiny)).clamp(0, 1)
     on_ac, on_ab = (d2 / (d2 - d6).clamp_min(tiny)).clamp(0, 1), (d1 / (d1 - d3).clamp_min(tiny)).clamp(0, 1)
-    # from the inside outwards: a later region replaces an earlier one
+    # From the inside outwards: later regions override earlier ones.
     for inside, coordinates in (
         ((va <= 0) & (d4 >= d3) & (d5 >= d6), (zero, 1 - on_bc, on_bc)),
         ((vb <= 0) & (d2 >= 0) & (d6 <= 0), (1 - on_ac, zero, on_ac)),

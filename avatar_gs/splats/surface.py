@@ -16,6 +16,14 @@ from avatar_gs.splats.neighbours import Points
 from avatar_gs.types import PosedBody
 
 GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
+# SMPL-X joints: head, jaw and eyes; wrists and fingers; ankles and feet
+HEAD_JOINTS = (15, 22, 23, 24)
+HAND_JOINTS = (20, 21, *range(25, 55))
+FOOT_JOINTS = (7, 8, 10, 11)
+CANDIDATES = 12
+"""Random candidates per sampled point."""
+ROUNDS = 5
+"""Rounds of k-means."""
 
 
 def areas_and_normals(corners: Float[Tensor, "F 3 3"]) -> tuple[Float[Tensor, " F"], Float[Tensor, "F 3"]]:
@@ -35,7 +43,7 @@ def vertex_normals(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"]) ->
 
 
 def random_barycentric(count: int, generator: torch.Generator) -> Float[Tensor, "N 3"]:
-    """Coordinates of points that are uniform in a triangle."""
+    """Barycentric coordinates of points uniformly distributed in a triangle."""
     u, v = torch.rand(2, count, generator=generator)
     root = u.sqrt()
     return torch.stack([1 - root, root * (1 - v), root * v], -1)
@@ -44,10 +52,13 @@ def random_barycentric(count: int, generator: torch.Generator) -> Float[Tensor, 
 def exposed_faces(
     corners: Float[Tensor, "F 3 3"], *, directions: int = 64, cell: float = 0.01, slack: float = 0.012
 ) -> Bool[Tensor, " F"]:
-    """Which triangles can be seen from outside: not the mouth's cavity, the tongue, or the back of the eyeballs.
+    """A mask of the triangles that are visible from outside: not the mouth's cavity, tongue or back of the eyeballs.
 
-    Centroids are sorted into the cells (metres) of a grid across each of ``directions`` spread over the sphere; one
-    is seen if it faces that way and lies within ``slack`` (metres) of the foremost in its cell.
+    Args:
+        directions: number of view directions, evenly distributed over the sphere.
+        cell: cell size in metres of the grid that centroids are sorted into, across each direction.
+        slack: a triangle is visible if it faces the direction, and its centroid is within ``slack`` metres of the
+            foremost one in its cell.
     """
     _, normals = areas_and_normals(corners)
     centroids = corners.mean(1)
@@ -66,7 +77,7 @@ def exposed_faces(
 
 
 class RestSurface:
-    """The body's surface at rest as dense points, to find how far splats have left it."""
+    """The body's surface at rest as dense points, to measure how far splats are from it."""
 
     def __init__(self, rest: PosedBody, count: int = 50_000) -> None:
         corners = rest.vertices.cpu()[rest.faces.cpu()]
@@ -78,31 +89,16 @@ class RestSurface:
         self.points = Points(points.to(rest.vertices.device))
         self.normals = normals[faces].to(rest.vertices.device)
 
-    def distances(self, places: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
-        """Metres from each place to the nearest point."""
-        return self.points.nearest(places, 1)[0][:, 0]
+    def distances(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
+        """Metres from each point to the surface."""
+        return self.points.nearest(points, 1)[0][:, 0]
 
     @torch.no_grad()
     def refresh(self, model: GaussianModel) -> None:
-        """Renew the splats' ``anchors`` and ``normals``; worth it every few tens of steps (a few ms)."""
+        """Update the splats' ``anchors`` and ``normals`` (a few ms; needed every few tens of steps)."""
         index = self.points.nearest(model.params["means"], 1)[1][:, 0]
         model.params["anchors"].copy_(self.points.points[index])
         model.params["normals"].copy_(self.normals[index])
-
-
-def _plane(direction: Tensor) -> Float[Tensor, "3 2"]:
-    """Two unit vectors across a direction and each other."""
-    axis = torch.eye(3)[direction.abs().argmin()]
-    u = torch.nn.functional.normalize(torch.linalg.cross(axis, direction), dim=0)
-    return torch.stack([u, torch.linalg.cross(direction, u)], -1)
-
-
-# SMPL-X joints: head, jaw and eyes; wrists and fingers; ankles and feet
-HEAD_JOINTS = (15, 22, 23, 24)
-HAND_JOINTS = (20, 21, *range(25, 55))
-FOOT_JOINTS = (7, 8, 10, 11)
-CANDIDATES = 12
-ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -122,10 +118,10 @@ def sample_surface(
     generator: torch.Generator,
     face_density: Float[Tensor, " F"] | None = None,
 ) -> SurfaceSamples:
-    """``count`` points, area-weighted (times ``face_density``) and evenly spaced, as a function of the generator.
+    """Evenly spaced points on the visible surface, with a density proportional to area times ``face_density``.
 
-    Candidates are drawn independently, then thinned by a few rounds of k-means whose centres snap to the nearest
-    candidate. Normals are part of the distance, so that the two sides of a finger stay apart.
+    Candidates are sampled independently, then thinned by a few rounds of k-means with centres that snap to the nearest
+    candidate. Normals are part of the distance, so that the two sides of a finger stay separate.
     """
     density = torch.ones(len(body.faces)) if face_density is None else face_density
     corners = body.vertices.cpu()[body.faces.cpu()]
@@ -137,7 +133,7 @@ def sample_surface(
     normals = vertex_normals(body.vertices.cpu(), body.faces.cpu())[body.faces.cpu()][faces]
     normals = torch.nn.functional.normalize((barycentric[..., None] * normals).sum(1), dim=-1)
     expected = (areas * density).sum().div(count).sqrt() / density.sqrt()
-    keep = _spread(points, normals, float(expected[faces].mean()), count)
+    keep = _even(points, normals, float(expected[faces].mean()), count)
     skinning = (barycentric[keep, :, None] * weights.cpu()[body.faces.cpu()][faces[keep]]).sum(1)
     spacing = neighbour_distance(points[keep]).clamp(0.3 * expected[faces[keep]], 1.5 * expected[faces[keep]])
     return SurfaceSamples(points[keep], normals[keep], skinning / skinning.sum(-1, keepdim=True), spacing)
@@ -152,7 +148,7 @@ def neighbour_distance(points: Float[Tensor, "N 3"], neighbours: int = 4) -> Flo
 def part_density(
     config: SplatsConfig, weights: Float[Tensor, "V 55"], faces: Int[Tensor, "F 3"]
 ) -> Float[Tensor, " F"]:
-    """The sampling density of each face, from how much the head, the hands and the feet move it."""
+    """The sampling density of each face, from its skinning weights for head, hands and feet."""
     density = torch.ones(len(weights))
     for joints, factor in (
         (HEAD_JOINTS, config.head_density),
@@ -166,7 +162,7 @@ def part_density(
 def surface_splats(
     config: SplatsConfig, rest: PosedBody, weights: Float[Tensor, "V 55"], generator: torch.Generator
 ) -> GaussianModel:
-    """A grey avatar: disks in the surface of the body at rest, their short axis along the normal."""
+    """A grey avatar: flat disks in the surface of the body at rest."""
     samples = sample_surface(rest, weights, config.count, generator, part_density(config, weights, rest.faces))
     radius = (config.disk_radius * samples.spacing).clamp(config.min_scale, config.max_scale)
     thickness = (config.thickness * radius).clamp_min(config.min_scale)
@@ -184,8 +180,8 @@ def surface_splats(
     return GaussianModel.from_config(config, tensors)
 
 
-def _spread(points: Tensor, normals: Tensor, spacing: float, count: int) -> Tensor:
-    """Indices of ``count`` candidates that lie evenly; candidates come in random order."""
+def _even(points: Tensor, normals: Tensor, spacing: float, count: int) -> Tensor:
+    """Indices of ``count`` evenly spaced candidates, out of candidates in random order."""
     features = torch.cat([points / spacing, normals], -1).double().numpy()
     centres, workers = features[:count], torch.get_num_threads()
     for _ in range(ROUNDS):
@@ -194,15 +190,22 @@ def _spread(points: Tensor, normals: Tensor, spacing: float, count: int) -> Tens
         sums = np.stack([np.bincount(nearest, column, minlength=count) for column in features.T], -1)
         centres = np.where(members > 0, sums / np.maximum(members, 1), centres)
     _, closest = KDTree(features).query(centres, workers=workers)
-    # centres that snap to one candidate leave room for others
+    # Several centres may snap to one candidate: fill up with unused ones.
     chosen = np.unique(closest)
     unused = np.setdiff1d(np.arange(len(features)), chosen)
     return torch.from_numpy(np.sort(np.concatenate([chosen, unused[: count - len(chosen)]])))
 
 
 def _frames(normals: Tensor) -> Tensor:
-    """Rotations whose third column is the normal."""
-    # the world axis least along the normal gives a well-conditioned tangent
+    """Rotations with the normal as their third column."""
+    # The world axis least aligned with the normal gives a well-conditioned tangent.
     axis = torch.eye(3, dtype=normals.dtype)[normals.abs().argmin(-1)]
     tangent = torch.nn.functional.normalize(torch.linalg.cross(axis, normals), dim=-1)
     return torch.stack([tangent, torch.linalg.cross(normals, tangent), normals], -1)
+
+
+def _plane(direction: Tensor) -> Float[Tensor, "3 2"]:
+    """Two unit vectors, orthogonal to a direction and each other."""
+    axis = torch.eye(3)[direction.abs().argmin()]
+    u = torch.nn.functional.normalize(torch.linalg.cross(axis, direction), dim=0)
+    return torch.stack([u, torch.linalg.cross(direction, u)], -1)

@@ -1,4 +1,4 @@
-"""The learned background: a small network that gives every direction of view a colour (DreamFusion, section 3.1)."""
+"""The learned background: a small network from view directions to colours (DreamFusion, section 3.1)."""
 
 import math
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from avatar_gs.types import Cameras
 
 
 class LearnedBackground:
-    """The colour of what stands far behind the avatar, with its own Adam. It begins as a plain middle grey."""
+    """The colour of the environment in every direction, with its own Adam. Initially a plain middle grey."""
 
     def __init__(self, config: EnvironmentConfig, seed: int, device: torch.device | str = "cpu") -> None:
         self.octaves = config.octaves
@@ -41,11 +41,11 @@ class LearnedBackground:
     def behind(
         self, rgb: Float[Tensor, "B H W 3"], alpha: Float[Tensor, "B H W 1"], cameras: Cameras
     ) -> Float[Tensor, "B H W 3"]:
-        """Pictures of an avatar drawn on black, with the background behind it."""
+        """Renders of an avatar on black, composited onto the background."""
         return rgb + (1 - alpha) * self(view_directions(cameras))
 
     def update(self) -> None:
-        """Take a step along the gradients, if a picture showed the background and they are finite; drop them."""
+        """One step, if the background was visible and its gradients are finite; gradients are dropped."""
         gradients = [parameter.grad for parameter in self.network.parameters()]
         there = [gradient for gradient in gradients if gradient is not None]
         if len(there) == len(gradients) and all_finite(there):
@@ -53,7 +53,7 @@ class LearnedBackground:
         self.optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The parameters, and Adam's moments after the first step."""
+        """The parameters, and after the first step Adam's moments."""
         parameters = dict(self.network.named_parameters())
         return {name: value.detach() for name, value in parameters.items()} | optimizer_tensors(
             self.optimizer, parameters
@@ -63,7 +63,7 @@ class LearnedBackground:
         """Continue exactly from a ``state_dict`` of the same settings.
 
         Raises:
-            UserError: if it is of another network.
+            UserError: if it belongs to another network.
         """
         parameters = dict(self.network.named_parameters())
         for name, parameter in parameters.items():
@@ -78,7 +78,7 @@ class LearnedBackground:
 
 
 def view_directions(cameras: Cameras) -> Float[Tensor, "B H W 3"]:
-    """The unit direction in the world of the ray through every pixel's centre."""
+    """Unit directions in the world of the rays through the pixels' centres."""
     like = cameras.K
     rows = torch.arange(cameras.height, dtype=like.dtype, device=like.device) + 0.5
     columns = torch.arange(cameras.width, dtype=like.dtype, device=like.device) + 0.5

@@ -1,10 +1,10 @@
-"""One run on several processes (``torchrun``), each with a share of every step's views.
+"""One run on several processes (``torchrun``).
 
-All processes take the same steps with the same avatar. Of what a step asks of the prior, by far its largest part, each
-process computes some rows; answers are put together, and so are the gradients on their way back. Rasterisers on a GPU
-add in no fixed order, so the avatar's gradients and those of its screen positions are averaged; the first process
-decides which splats grow and go, and the others take over its splats then, so that avatars never drift apart. Without
-torchrun all of this does nothing.
+All processes take the same steps with the same avatar. The prior's networks, by far the largest part of a step, are
+split by rows of the batch: each process computes some, and results and gradients are gathered. Rasterisers on a GPU add
+in no fixed order, so the gradients of splats and screen positions are averaged; the first process decides which splats
+grow and are pruned, and the others then copy its splats, so that avatars never diverge. Without torchrun, all of this
+does nothing.
 """
 
 import datetime
@@ -25,12 +25,12 @@ from avatar_gs.protocols import Prior
 from avatar_gs.training.rendering import encoder_at
 
 PATIENCE = datetime.timedelta(hours=24)
-"""How long processes wait for each other: loading may take long, and an end is never silent under torchrun."""
+"""How long processes wait for each other: loading may take long, and torchrun reports processes that end."""
 
 
 @contextmanager
 def joined(device: str) -> Iterator[None]:
-    """Joins the processes of this run until the block ends; only the first has something to say."""
+    """Join the processes of this run until the block ends; only the first one logs."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
@@ -54,14 +54,14 @@ def is_first() -> bool:
 
 
 def wait() -> None:
-    """Goes on once all processes are here."""
+    """Wait until all processes get here."""
     if count() > 1:
         dist.barrier()
 
 
 @contextmanager
 def first_alone() -> Iterator[None]:
-    """The first process runs the block while the others wait, then they run it."""
+    """Run the block in the first process while the others wait, then in these."""
     if not is_first():
         wait()
     yield
@@ -80,7 +80,7 @@ def anywhere(flag: bool, device: torch.device) -> bool:
 
 @torch.no_grad()
 def average(gradients: Iterable[Tensor | None]) -> None:
-    """Replaces each tensor by its mean over the processes, which all give the same tensors in the same order."""
+    """Replace each tensor by its mean over the processes; all give the same tensors in the same order."""
     if count() == 1:
         return
     for gradient in gradients:
@@ -92,10 +92,10 @@ def average(gradients: Iterable[Tensor | None]) -> None:
 
 @torch.no_grad()
 def from_first(tensor: Tensor) -> Tensor:
-    """The first process's values of a tensor that has one shape and type in all."""
+    """The first process's values of a tensor; it has the same shape and type in all."""
     if count() == 1:
         return tensor
-    # gloo does not send booleans
+    # gloo does not send booleans.
     values = tensor.detach().to(torch.uint8 if tensor.dtype == torch.bool else tensor.dtype, copy=True).contiguous()
     dist.broadcast(values, 0)
     return values.to(tensor.dtype)
@@ -103,14 +103,14 @@ def from_first(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def follow_first(tensors: Iterable[Tensor]) -> None:
-    """Overwrites tensors with the first process's; all give the same ones in the same order."""
+    """Overwrite tensors with the first process's; all give the same ones in the same order."""
     if count() > 1:
         for tensor in tensors:
             tensor.copy_(from_first(tensor))
 
 
 def require_same(device: torch.device, **values: int) -> None:
-    """Raises UserError in every process unless all have the same values; else some would wait for others forever."""
+    """Raise UserError in every process unless all have the same values; otherwise some would wait forever."""
     if count() == 1:
         return
     found = torch.tensor([*values.values(), *(-value for value in values.values())], device=device)
@@ -125,8 +125,10 @@ def require_same(device: torch.device, **values: int) -> None:
 
 
 class SharedPrior:
-    """A prior whose encoder, UNet and ControlNet are computed in shares, a process some rows each; all else is its own.
-    Implements ``protocols.Prior``, differentiable as the prior is."""
+    """A prior with an encoder, UNet and ControlNet that are split over the processes by rows of the batch.
+
+    Implements ``protocols.Prior``, and is differentiable as the prior is.
+    """
 
     def __init__(self, prior: Prior) -> None:
         self.prior = prior
@@ -148,10 +150,10 @@ class SharedPrior:
         return self.prior.sigma(t)
 
     def encode_images(self, images: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B c h w"]:
-        return _in_shares(self.prior.encode_images, images)
+        return _by_rows(self.prior.encode_images, images)
 
     def encoder_at(self, progress: float) -> Callable[[Tensor], Tensor]:
-        return partial(_in_shares, encoder_at(self.prior, progress))
+        return partial(_by_rows, encoder_at(self.prior, progress))
 
     def eps(
         self,
@@ -161,29 +163,29 @@ class SharedPrior:
         control: Float[Tensor, "B H W 3"] | None,
     ) -> Float[Tensor, "B c h w"]:
         self.calls += len(z_t)  # of all processes together
-        return _in_shares(self.prior.eps, z_t, t, cond, control)
+        return _by_rows(self.prior.eps, z_t, t, cond, control)
 
 
-def share(rows: int) -> tuple[int, int]:
-    """Where this process's rows begin and end."""
+def own_rows(rows: int) -> tuple[int, int]:
+    """First row of this process, and the row after its last."""
     each, more = divmod(rows, count())
     rank = dist.get_rank()
     begin = rank * each + min(rank, more)
     return begin, begin + each + (rank < more)
 
 
-def _in_shares(function: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
-    """``function`` of rows, put together. Fewer rows than processes are computed by all: no process may be without."""
+def _by_rows(function: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
+    """``function`` of all rows. Fewer rows than processes are computed by all, since none may be without."""
     rows = len(inputs[0]) if inputs[0] is not None else 0
     if rows < count() or count() == 1:
         return function(*inputs)
-    begin, end = share(rows)
+    begin, end = own_rows(rows)
     parts = [None if value is None else _Everywhere.apply(value)[begin:end] for value in inputs]
     return _Together.apply(function(*parts), begin, rows)  # pyright: ignore[reportReturnType]
 
 
 class _Everywhere(torch.autograd.Function):
-    """The same value in all processes, of which each uses some rows: its gradient is the sum of theirs."""
+    """The same value in all processes; each uses some rows, so gradients are summed."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
@@ -197,7 +199,7 @@ class _Everywhere(torch.autograd.Function):
 
 
 class _Together(torch.autograd.Function):
-    """Rows of all processes in one tensor, whose gradient they all know."""
+    """Rows of all processes gathered in one tensor, with the same gradient in all."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, begin: int, count: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Seconds by part of a step."""
+"""Time measurement by part of a step."""
 
 import time
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import torch
 
 @runtime_checkable
 class Event(Protocol):
-    """What is used of ``torch.cuda.Event``."""
+    """The used part of ``torch.cuda.Event``."""
 
     def query(self) -> bool: ...
 
@@ -20,8 +20,8 @@ class Event(Protocol):
 
 
 class Seconds(dict[str, float]):
-    """Seconds so far, by part. A GPU's are read from its events once they have passed, so that the host need not wait:
-    ``settle`` before the sums are used."""
+    """Seconds so far, by part. GPU times are read from events once these have passed, so that the host need not wait:
+    call ``settle`` before using the sums."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -31,13 +31,13 @@ class Seconds(dict[str, float]):
         self[part] = self.get(part, 0.0) + seconds
 
     def expect(self, part: str, begin: Event, end: Event) -> None:
-        """Will add the time between two recorded events; adds those that have passed by now."""
+        """Register the time between two recorded events; adds those that have passed by now."""
         self._pending.append((part, begin, end))
         while self._pending and self._pending[0][2].query():
             self._add_first()
 
     def settle(self) -> None:
-        """Waits until all events have passed, and adds their times."""
+        """Wait until all events have passed, and add their times."""
         if self._pending:
             self._pending[-1][2].synchronize()
         while self._pending:
@@ -49,8 +49,8 @@ class Seconds(dict[str, float]):
 
 
 class Stopwatch:
-    """Adds up seconds by part. With ``Seconds``, a GPU's are those between two of its events. With a plain dictionary
-    it waits for a GPU to finish, so that a part that stands alone is timed from its beginning to its end."""
+    """Sums seconds by part. With ``Seconds``, GPU times are measured by events. With a plain dictionary, each part waits
+    for the GPU to finish, so that a single part is timed from start to end."""
 
     def __init__(self, seconds: dict[str, float], device: torch.device) -> None:
         self.seconds, self.device = seconds, device

@@ -27,7 +27,7 @@ from avatar_gs.body.config import BodyConfig
 from avatar_gs.body.model import load_body
 from avatar_gs.core.device import choose_device
 from avatar_gs.splats.config import DensityConfig, SmoothingConfig, SplatsConfig
-from avatar_gs.splats.density import DistillationStrategy, detached
+from avatar_gs.splats.density import DistillationStrategy, detached_splats
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.splats.neighbours import Points, nearest_by_cells
 from avatar_gs.splats.optim import build_optimizers, step_all
@@ -68,7 +68,7 @@ def parts(model: GaussianModel, surface: RestSurface) -> dict[str, Callable[[], 
     means, normals = model.params["means"].detach(), model.params["normals"].detach()
     sizes = model.scales().detach().amax(-1)
     return {
-        "detached splats": lambda: detached(means, sizes, DensityConfig().prune_detached),
+        "detached splats": lambda: detached_splats(means, sizes, DensityConfig().prune_detached),
         "nearest points of the surface": lambda: surface.refresh(model),
         "neighbours for smoothing": lambda: nearest(means, normals, SmoothingConfig()),
     }

@@ -60,9 +60,9 @@ def splats_at(points, anchors, skinning):
 def found(body):
     """Which vertices find themselves on the surface."""
     rest = body.rest()
-    error = (Triangles(rest.vertices, rest.faces).attach(rest.vertices).carried(rest.vertices) - rest.vertices).norm(
-        dim=1
-    )
+    error = (
+        Triangles(rest.vertices, rest.faces).attach(rest.vertices).interpolate(rest.vertices) - rest.vertices
+    ).norm(dim=1)
     assert (error < 1e-6).double().mean() > 0.999 and error.max() < 2e-4
     return error < 1e-6
 
@@ -195,6 +195,6 @@ def test_points_of_a_surface_find_themselves(free):
     inside = random_barycentric(len(rest.faces), torch.Generator().manual_seed(4))[..., None]
     points = (inside * rest.vertices[rest.faces]).sum(1)
     attached = Triangles(rest.vertices, rest.faces).attach(points)
-    error = (attached.carried(rest.vertices) - points).norm(dim=1)
+    error = (attached.interpolate(rest.vertices) - points).norm(dim=1)
     assert (error < 1e-6).double().mean() > 0.998 and error.max() < 2e-3
     torch.testing.assert_close(attached.barycentric.sum(-1), torch.ones(len(points)))

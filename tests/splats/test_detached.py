@@ -5,7 +5,7 @@ import torch
 
 from avatar_gs.lab.metrics.views import neutral_body
 from avatar_gs.splats.config import SplatsConfig
-from avatar_gs.splats.density import detached
+from avatar_gs.splats.density import detached_splats
 from avatar_gs.splats.surface import surface_splats
 
 REACH = 1.5
@@ -29,20 +29,20 @@ def with_group(surface, count, away):
 @pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
 def test_exactly_small_groups_apart_are_detached_at_any_scale(surface, count, scale):
     means, sizes = with_group(surface, count, away=0.3)
-    found = detached(scale * means, scale * sizes, REACH)
+    found = detached_splats(scale * means, scale * sizes, REACH)
     assert found.nonzero().flatten().tolist() == list(range(len(means) - count, len(means)))
 
 
 def test_a_group_as_large_as_a_limb_stays(surface):
     means, sizes = with_group(surface, 100, away=0.3)
-    assert not detached(means, sizes, REACH).any()
+    assert not detached_splats(means, sizes, REACH).any()
 
 
 def test_a_body_stays_whole_but_for_crumbs_within_its_head():
     """Of the mouth's cavity the first splats see a few flecks, which nothing outside touches."""
     body = neutral_body(torch.device("cpu"))
     model = surface_splats(SplatsConfig(), body.rest(), body.weights, torch.Generator().manual_seed(0))
-    loose = detached(model.params["means"], model.scales().amax(-1), REACH)
+    loose = detached_splats(model.params["means"], model.scales().amax(-1), REACH)
     assert loose.float().mean() < 0.005
     eyes = body.rest().joints[23:25].amin(0)
     places = model.params["means"].detach()[loose]
@@ -53,13 +53,13 @@ def test_a_body_stays_whole_but_for_crumbs_within_its_head():
 def test_what_touches_stays(surface):
     means, sizes = surface
     near = means[:1] + torch.tensor([[1.5 * float(sizes[0]), 0.0, 0.0]])
-    assert not detached(torch.cat([means, near]), torch.cat([sizes, sizes[:1]]), REACH).any()
+    assert not detached_splats(torch.cat([means, near]), torch.cat([sizes, sizes[:1]]), REACH).any()
 
 
 def test_nothing_is_detached_where_there_is_no_surface(surface):
     means, sizes = surface
-    assert not detached(means, 1e-3 * sizes, REACH).any()
+    assert not detached_splats(means, 1e-3 * sizes, REACH).any()
 
 
 def test_a_single_splat_is_no_group_apart():
-    assert not detached(torch.zeros(1, 3), torch.ones(1), REACH).any()
+    assert not detached_splats(torch.zeros(1, 3), torch.ones(1), REACH).any()

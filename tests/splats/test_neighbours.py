@@ -9,7 +9,7 @@ from scipy.spatial import KDTree
 
 from avatar_gs.splats import neighbours
 from avatar_gs.splats.config import SmoothingConfig, SplatsConfig
-from avatar_gs.splats.density import detached
+from avatar_gs.splats.density import detached_splats
 from avatar_gs.splats.neighbours import Points, components, nearest_by_cells
 from avatar_gs.splats.smoothing import nearest
 from avatar_gs.splats.surface import RestSurface, surface_splats
@@ -115,7 +115,7 @@ def test_splats_have_the_same_neighbours_on_either_way(tube, tube_weights, monke
         means, sizes = model.params["means"].detach(), model.scales().detach().amax(-1)
         surface.refresh(model)
         index, strength = nearest(means, model.params["normals"].detach(), SmoothingConfig())
-        return detached(means, sizes, 2.5), model.params["anchors"].clone(), index, strength
+        return detached_splats(means, sizes, 2.5), model.params["anchors"].clone(), index, strength
 
     by_tree = found()
     assert 0 < int(by_tree[0].sum()) < 100, "some splats are detached"

@@ -251,9 +251,9 @@ def numpy_of_splats(means, sizes, reach):
 
 
 @torch.no_grad()
-def sums_on_the_cpu(strategy, params, sums, info, packed=False):
-    sums["grad2d"] = torch.zeros(len(params["means"]))
-    sums["grad2d"].index_add_(0, info["radii"][0, :, 0].argsort(), info["means2d"].grad[0].norm(dim=-1))
+def sums_on_the_cpu(strategy, info):
+    strategy.running["grad2d"] = torch.zeros(info["radii"].shape[1])
+    strategy.running["grad2d"].index_add_(0, info["radii"][0, :, 0].argsort(), info["means2d"].grad[0].norm(dim=-1))
 
 
 def a_mask_on_the_cpu(values, count):
@@ -270,7 +270,7 @@ PLANTED = {
     "the first step's": (GaussianModel, "constrain", bounds_on_the_cpu),
     "a generator": (residuals, "independent", a_generator_of_the_cpu),
     "numpy": (density, "detached", numpy_of_splats),
-    "index_add_": (density.DistillationStrategy, "_update_state", sums_on_the_cpu),
+    "index_add_": (density.DistillationStrategy, "accumulate", sums_on_the_cpu),
     "a mask": (density, "largest", a_mask_on_the_cpu),
     "where": (rendering, "outward_normals", lambda model, splats: torch.where(splats.means > 0, torch.ones(1, 3), 1.0)),
     "a resumed optimiser": (state, "load_optimizer_states", moments_on_the_cpu),
