@@ -49,7 +49,7 @@ class Seconds(dict[str, float]):
 
 
 class Stopwatch:
-    """Sums seconds by part. With ``Seconds``, GPU times are measured by events. With a plain dictionary, each part waits
+    """Sums seconds by part. With ``Seconds``, GPU times are measured by events. With a plain dictionary, a part waits
     for the GPU to finish, so that a single part is timed from start to end."""
 
     def __init__(self, seconds: dict[str, float], device: torch.device) -> None:
