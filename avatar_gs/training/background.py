@@ -70,7 +70,7 @@ class LearnedBackground:
             if name not in tensors or tensors[name].shape != parameter.shape:
                 raise UserError(
                     "checkpoint: its learned background is another one than optimize.background, "
-                    "optimize.environment.width and .octaves ask for; start anew with overwrite=true"
+                    "optimize.environment.width and .octaves ask for; start from scratch with overwrite=true"
                 )
             with torch.no_grad():
                 parameter.copy_(tensors[name])

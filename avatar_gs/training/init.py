@@ -55,7 +55,7 @@ def load_init(config: TrainingConfig, body: Body) -> InitAvatar:
             f"init={config.init}: no avatar is there (no {path}); expected the folder of a run that has one"
         )
     if not folder.finished("optimize"):
-        LOGGER.warning("init=%s is not finished: beginning with the avatar of its last checkpoint", config.init)
+        LOGGER.warning("init=%s is not finished: starting from the avatar of its last checkpoint", config.init)
     tensors, _ = load_state(path)
     splats = group(tensors, "splats")
     model = GaussianModel.from_config(config.splats, splats)

@@ -112,7 +112,7 @@ def resume(state: TrainingState, config: TrainingConfig, run: RunFolder) -> None
     LOGGER.info("resuming at step %d of %d", state.step, config.optimize.steps)
     if facts["threads"] != torch.get_num_threads():
         LOGGER.warning(
-            "the run began with %d threads and goes on with %d: it will not end with the same bytes (threads=%d would)",
+            "the run started with %d threads and continues with %d: its result will have other bytes (threads=%d: the same)",
             facts["threads"],
             torch.get_num_threads(),
             facts["threads"],

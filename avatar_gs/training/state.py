@@ -117,7 +117,7 @@ class TrainingState:
         _check_facts(path, facts, config)
         if facts.get("init", "") != self.init:
             raise UserError(
-                f"{path}: the avatar that its run began with (init=…) has changed since; start anew with "
+                f"{path}: the avatar that its run began with (init=…) has changed since; start from scratch with "
                 "overwrite=true, or give the run another name=…"
             )
         self.model = GaussianModel.from_config(config.splats, group(tensors, "splats")).to(self.model.device)
@@ -151,10 +151,12 @@ def load_model(path: Path, splats: SplatsConfig | None = None) -> GaussianModel:
 
 def _check_facts(path: Path, facts: dict, config: TrainingConfig) -> None:
     if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
-        raise UserError(f"{path}: not a checkpoint of this version of avatar_gs; start anew with overwrite=true")
+        raise UserError(
+            f"{path}: not a checkpoint of this version of avatar_gs; start from scratch with overwrite=true"
+        )
     for name, expected in (("seed", config.seed), ("total_steps", config.optimize.steps)):
         if facts[name] != expected:
             raise UserError(
-                f"{path}: its run has {name}={facts[name]}, this one {expected}; start anew with overwrite=true, "
-                "or give the run another name=…"
+                f"{path}: its run has {name}={facts[name]}, this one {expected}; start from scratch with "
+                "overwrite=true, or give the run another name=…"
             )

@@ -94,7 +94,7 @@ def test_splats_in_triangles_follow_the_surface(body):
         torch.testing.assert_close(model.pose(posed).means.detach()[own], surface[own], atol=1e-5, rtol=0)
 
 
-def test_splats_above_the_surface_keep_their_place_above_it(body, found):
+def test_splats_above_the_surface_keep_their_offset(body, found):
     rest, pose = body.rest().vertices, random_poses()[0]
     above = torch.tensor([0.01, 0.02, -0.01]).expand_as(rest)
     posed = body.pose(pose)
@@ -103,13 +103,13 @@ def test_splats_above_the_surface_keep_their_place_above_it(body, found):
     torch.testing.assert_close(means[found], (posed.vertices + carried)[found], atol=1e-5, rtol=0)
 
 
-def test_an_export_stands_on_the_corrected_surface(body, found):
+def test_an_exported_avatar_stands_on_the_corrected_surface(body, found):
     rest = body.rest().vertices
     gaussians, posed = standing(splats_at(rest, rest, body.weights), body)
     torch.testing.assert_close(gaussians.means[found], posed.vertices[found], atol=1e-5, rtol=0)
 
 
-def test_nothing_changes_without_correctives_nor_in_the_rest_pose(free, body):
+def test_nothing_changes_without_correctives_or_in_the_rest_pose(free, body):
     model = surface_splats(small_settings().splats, free.rest(), free.weights, torch.Generator().manual_seed(0))
     p, posed = model.params, free.pose(a_pose())
     means, quats = skin(p["means"], p["quats"], p["skinning"], posed.T_posed_rest)
@@ -129,7 +129,7 @@ def test_correctives_leave_gradients_as_they_are(body):
     assert torch.equal(*gradients)
 
 
-def test_splats_keep_to_their_anchors_when_these_or_the_splats_change(body):
+def test_attachments_follow_changes_of_anchors_and_splats(body):
     """After the surface is refreshed and splats have come and gone, a pose is that of a model made of the tensors."""
     model = surface_splats(small_settings().splats, body.rest(), body.weights, torch.Generator().manual_seed(0))
     posed, surface = body.pose(random_poses()[1]), RestSurface(body.rest(), 2000)

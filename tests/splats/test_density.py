@@ -48,7 +48,7 @@ def test_largest_takes_the_positive_top():
     assert largest(torch.tensor([0.0, 0.0]), 2).tolist() == [False, False]
 
 
-def test_the_share_of_largest_gradient_is_split_whatever_its_scale(model):
+def test_the_fraction_with_the_largest_gradient_is_split_at_any_scale(model):
     chosen = [3, 14, 15, 92, 65]
     parents = model.params["skinning"][sorted(chosen)].clone()
     kept = [i for i in range(COUNT) if i not in chosen]
@@ -72,13 +72,13 @@ def test_small_splats_are_duplicated(model):
     assert torch.equal(model.params["means"][-5:], model.params["means"][1:6])
 
 
-def test_the_budget_holds(model):
+def test_the_number_of_splats_stays_within_its_limit(model):
     config = DensityConfig(start=0.0, stop=1.0, prune_stop=1.0, every=1, grow_share=0.5, max_splats=COUNT + 3)
     refine(model, config, torch.rand(COUNT, 2))
     assert len(model) == COUNT + 3
 
 
-def test_transparent_large_and_strayed_splats_are_pruned_and_nothing_grows_after_stop(model):
+def test_transparent_large_and_stray_splats_are_pruned_and_nothing_grows_after_stop(model):
     with torch.no_grad():
         model.params["opacities"][:4] = -10.0
         model.params["scales"][4:6] = 0.0
@@ -88,14 +88,14 @@ def test_transparent_large_and_strayed_splats_are_pruned_and_nothing_grows_after
     assert (result.split + result.duplicated, result.pruned, len(model)) == (0, 7, COUNT - 7)
 
 
-def test_pruning_everything_is_an_error_in_words(model):
+def test_pruning_every_splat_is_refused(model):
     with torch.no_grad():
         model.params["opacities"].fill_(-10.0)
     with pytest.raises(UserError, match="prune_opacity"):
         refine(model, DensityConfig(start=0.0, stop=0.0, prune_stop=1.0, every=1), torch.rand(COUNT, 2))
 
 
-def test_split_is_a_function_of_its_seed_and_leaves_the_global_generator_alone(tube, tube_weights):
+def test_split_depends_on_its_seed_and_not_on_the_global_generator(tube, tube_weights):
     results = []
     for global_seed, seed in ((1, 5), (2, 5), (1, 6)):
         torch.manual_seed(global_seed)
@@ -117,7 +117,7 @@ def test_statistics_survive_a_checkpoint(model):
     assert torch.equal(resumed.running["count"], torch.ones(COUNT))
 
 
-def test_running_sums_are_gsplats_to_the_byte(model):
+def test_running_sums_have_the_same_bytes_as_gsplats(model):
     """Over several views; some splats are not seen, and one of those has a gradient that is not a number."""
     random = torch.Generator().manual_seed(1)
     ours, theirs = DistillationStrategy(DensityConfig(), 10, model), DefaultStrategy()

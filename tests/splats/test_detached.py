@@ -27,7 +27,7 @@ def with_group(surface, count, away):
 
 @pytest.mark.parametrize("count", [1, 2, 8])
 @pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
-def test_exactly_small_groups_apart_are_detached_at_any_scale(surface, count, scale):
+def test_only_small_separate_groups_are_detached_at_any_scale(surface, count, scale):
     means, sizes = with_group(surface, count, away=0.3)
     found = detached_splats(scale * means, scale * sizes, REACH)
     assert found.nonzero().flatten().tolist() == list(range(len(means) - count, len(means)))
@@ -38,7 +38,7 @@ def test_a_group_as_large_as_a_limb_stays(surface):
     assert not detached_splats(means, sizes, REACH).any()
 
 
-def test_a_body_stays_whole_but_for_crumbs_within_its_head():
+def test_only_splats_inside_the_head_of_a_body_are_detached():
     """Of the mouth's cavity the first splats see a few flecks, which nothing outside touches."""
     body = neutral_body(torch.device("cpu"))
     model = surface_splats(SplatsConfig(), body.rest(), body.weights, torch.Generator().manual_seed(0))
@@ -50,16 +50,16 @@ def test_a_body_stays_whole_but_for_crumbs_within_its_head():
     assert set(model.params["skinning"][loose].argmax(1).tolist()) <= {15}, "of the head joint: no limb, no eye"
 
 
-def test_what_touches_stays(surface):
+def test_groups_in_contact_are_not_detached(surface):
     means, sizes = surface
     near = means[:1] + torch.tensor([[1.5 * float(sizes[0]), 0.0, 0.0]])
     assert not detached_splats(torch.cat([means, near]), torch.cat([sizes, sizes[:1]]), REACH).any()
 
 
-def test_nothing_is_detached_where_there_is_no_surface(surface):
+def test_nothing_is_detached_if_splats_form_no_surface(surface):
     means, sizes = surface
     assert not detached_splats(means, 1e-3 * sizes, REACH).any()
 
 
-def test_a_single_splat_is_no_group_apart():
+def test_a_single_splat_is_not_detached():
     assert not detached_splats(torch.zeros(1, 3), torch.ones(1), REACH).any()

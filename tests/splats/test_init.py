@@ -60,7 +60,7 @@ def test_disks_lie_flat_and_cover_the_surface(tube, tube_weights):
     torch.testing.assert_close(model.colors().detach(), torch.full((800, 3), 0.25))
 
 
-def test_the_start_is_a_function_of_the_seed(tube, tube_weights):
+def test_initial_splats_are_a_function_of_the_seed(tube, tube_weights):
     config = SplatsConfig(count=200)
     first, again, other = (surface_splats(config, tube, tube_weights, generator(seed)) for seed in (1, 1, 2))
     assert all(torch.equal(first.params[name], again.params[name]) for name in first.params)
@@ -68,6 +68,6 @@ def test_the_start_is_a_function_of_the_seed(tube, tube_weights):
 
 
 @pytest.mark.parametrize("values", [{"count": 0}, {"opacity": 1.0}, {"thickness": 0.0}, {"max_scale": 1e-4}])
-def test_absurd_settings_are_refused_by_name(values):
+def test_invalid_settings_are_refused_by_name(values):
     with pytest.raises(UserError, match=f"splats.{next(iter(values))}="):
         SplatsConfig(**values)

@@ -37,7 +37,7 @@ def test_tensors_rebuild_the_same_model(model):
     assert not torch.equal(copy.params["means"], model.params["means"])
 
 
-def test_foreign_tensors_are_refused(model):
+def test_tensors_of_other_shapes_are_refused(model):
     tensors = model.tensors()
     del tensors["skinning"]
     with pytest.raises(UserError, match="skinning"):
@@ -70,7 +70,7 @@ def test_gradients_of_a_posed_model_equal_finite_differences(tube, tube_weights)
     assert torch.autograd.gradcheck(posed, inputs, eps=1e-6, atol=1e-6)
 
 
-def test_constrain_puts_values_back_on_the_edge(model):
+def test_constrain_clamps_values_to_their_range(model):
     with torch.no_grad():
         model.params["sh0"].fill_(9.0)
         model.params["scales"][:30] = -20.0

@@ -41,7 +41,7 @@ CASES = {
 
 @pytest.mark.parametrize("pairs", [neighbours.PAIRS, 3000])
 @pytest.mark.parametrize("case", CASES)
-def test_cells_find_what_a_tree_finds(case, pairs, monkeypatch):
+def test_cells_and_tree_find_the_same_neighbours(case, pairs, monkeypatch):
     """Also in parts, some of a single query."""
     monkeypatch.setattr(neighbours, "PAIRS", pairs)
     points, queries, count = CASES[case]
@@ -54,13 +54,13 @@ def test_cells_find_what_a_tree_finds(case, pairs, monkeypatch):
     assert all(len(set(row)) == count for row in index.tolist()), "each point once"
 
 
-def test_more_neighbours_than_points_are_all_points():
+def test_more_neighbours_than_points_give_all_points():
     distances, index = Points(random(4)).nearest(random(2, seed=1), 9)
     assert distances.shape == (2, 4) and index.sort(1).values.tolist() == [[0, 1, 2, 3]] * 2
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_place_that_is_no_number_is_refused(bad):
+def test_coordinates_that_are_not_finite_are_refused(bad):
     points = random(5)
     points[2, 1] = bad
     with pytest.raises(ValueError, match="finite"):
@@ -92,7 +92,7 @@ def scattered(count, edges):
         (1, torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long)),
     ],
 )
-def test_components_are_scipys(graph):
+def test_components_equal_scipys(graph):
     count, one, other = graph
     found = components(count, one, other)
     matrix = coo_matrix((np.ones(len(one), bool), (one.numpy(), other.numpy())), shape=(count, count))
@@ -102,7 +102,7 @@ def test_components_are_scipys(graph):
         assert (found[members] == members[0]).all(), "the smallest number of its component"
 
 
-def test_splats_have_the_same_neighbours_on_either_way(tube, tube_weights, monkeypatch):
+def test_splats_have_the_same_neighbours_by_tree_and_cells(tube, tube_weights, monkeypatch):
     """What densification and smoothing ask, by the tree of a CPU and by the cells of other devices."""
     model = surface_splats(SplatsConfig(count=1500), tube, tube_weights, torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(1)

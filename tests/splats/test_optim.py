@@ -91,7 +91,7 @@ def moved_by_weak_and_strong(model, damping):
     return {name: (float(far[weak].mean()), float(far[~weak].mean())) for name, far in moved.items()}
 
 
-def test_damping_holds_what_is_hardly_pulled(model):
+def test_damping_holds_splats_with_small_gradients(model):
     copy = GaussianModel({name: value.clone() for name, value in model.tensors().items()})
     free, damped = moved_by_weak_and_strong(model, 0.0), moved_by_weak_and_strong(copy, 0.5)
     for name, (weak, strong) in damped.items():
@@ -99,7 +99,7 @@ def test_damping_holds_what_is_hardly_pulled(model):
         assert weak < 0.1 * strong and 0.5 * free[name][1] < strong < 1.1 * free[name][1], name
 
 
-def test_damped_splats_without_a_gradient_stay(model):
+def test_damped_splats_without_a_gradient_are_unchanged(model):
     before = {name: value.clone() for name, value in model.tensors().items()}
     optimizers = build_optimizers(model, LearningRates())
     for parameter in model.trainable().values():

@@ -30,7 +30,7 @@ def smoothed(model, steps=STEPS, **config):
     return model.colors().detach()
 
 
-def test_the_pull_is_minus_the_gradient_of_the_variation():
+def test_the_step_is_along_minus_the_gradient_of_the_variation():
     generator = torch.Generator().manual_seed(0)
     colors = torch.randn(12, 3, generator=generator, dtype=torch.float64)
     neighbours = torch.randint(12, (12, 4), generator=generator)
@@ -41,13 +41,13 @@ def test_the_pull_is_minus_the_gradient_of_the_variation():
     torch.testing.assert_close(pull(colors, neighbours), -gradient)
 
 
-def test_a_plain_colour_stays(model):
+def test_a_uniform_colour_is_unchanged(model):
     paint(model, torch.tensor([0.9, 0.2, 0.3]).expand(len(model), 3))
     before = model.colors().detach().clone()
     assert torch.equal(smoothed(model), before)
 
 
-def test_a_lone_speckle_goes_and_its_neighbours_stay(model):
+def test_a_single_outlier_is_removed_and_its_neighbours_are_kept(model):
     colors = torch.full((len(model), 3), 0.8)
     colors[100] = torch.tensor([0.2, 0.8, 0.5])
     paint(model, colors)
@@ -56,7 +56,7 @@ def test_a_lone_speckle_goes_and_its_neighbours_stay(model):
     assert change.max() < 0.05, "nothing else has taken up its colour"
 
 
-def test_an_edge_between_two_colours_stays(model):
+def test_an_edge_between_two_colours_is_kept(model):
     left = model.params["means"][:, :1].detach() < 0
     red, blue = torch.tensor([0.8, 0.1, 0.1]), torch.tensor([0.1, 0.1, 0.8])
     paint(model, torch.where(left, red, blue))
@@ -76,7 +76,7 @@ def test_steps_follow_the_learning_rate(model):
     assert torch.equal((model.params["sh0"] - before).abs().amax(), change)
 
 
-def test_a_crowd_is_smoothed_less(model):
+def test_dense_splats_are_smoothed_less(model):
     means, normals = model.params["means"].detach().clone(), model.params["normals"].detach()
     crowd = means[:, 0] > 0
     means[crowd] = torch.stack([means[crowd, 0] / 2, *means[crowd, 1:].unbind(-1)], -1)
@@ -86,7 +86,7 @@ def test_a_crowd_is_smoothed_less(model):
     assert (share == 1).all()
 
 
-def test_two_sides_of_a_thin_thing_are_no_neighbours():
+def test_two_sides_of_a_thin_surface_are_not_neighbours():
     grid = torch.stack(torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij"), -1).flatten(0, 1) * 0.01
     front = torch.cat([grid, torch.zeros(64, 1)], -1)
     means = torch.cat([front, front + torch.tensor([0.0, 0.0, 0.003])])
@@ -102,7 +102,7 @@ def test_fewer_splats_than_neighbours(model):
     assert torch.equal(smoothed(few), before)
 
 
-def test_a_restored_smoother_goes_on_with_the_same_neighbours(model):
+def test_a_restored_smoother_has_the_same_neighbours(model):
     smoother = ColorSmoother(SmoothingConfig(), model)
     kept = {name: value.clone() for name, value in smoother.tensors().items()}
     with torch.no_grad():
@@ -119,6 +119,6 @@ def test_a_restored_smoother_goes_on_with_the_same_neighbours(model):
 
 
 @pytest.mark.parametrize("values", [{"strength": 2.0}, {"neighbours": 0}, {"detail": -1.0}])
-def test_absurd_settings_are_refused_by_name(values):
+def test_invalid_settings_are_refused_by_name(values):
     with pytest.raises(UserError, match=f"splats.smoothing.{next(iter(values))}="):
         SmoothingConfig(**values)

@@ -27,13 +27,13 @@ def test_areas_and_normals_of_a_sphere():
     assert (normals * torch.nn.functional.normalize(triangles.mean(1), dim=-1)).sum(-1).min() > 0.99
 
 
-def test_what_lies_inside_is_not_exposed():
+def test_inner_faces_are_not_exposed():
     outer, inner = sphere(0.1), sphere(0.05, 20)
     exposed = exposed_faces(torch.cat([outer, inner]))
     assert exposed[: len(outer)].all() and not exposed[len(outer) :].any()
 
 
-def test_rest_surface_finds_how_far_splats_have_left(tube, tube_weights):
+def test_rest_surface_measures_the_distance_of_splats(tube, tube_weights):
     model = surface_splats(SplatsConfig(count=200), tube, tube_weights, torch.Generator().manual_seed(0))
     surface = RestSurface(tube)
     inner = model.params["means"][:, 0].detach().abs() < 0.45

@@ -37,14 +37,14 @@ def test_rays_pass_through_their_pixels(views):
     torch.testing.assert_close(point[:2] / point[2], torch.tensor([12.5, 3.5]), atol=1e-3, rtol=0)
 
 
-def test_it_begins_grey_and_learns_a_colour_for_each_direction(views):
+def test_it_is_grey_at_first_and_learns_a_colour_per_direction(views):
     background = LearnedBackground(CONFIG, seed=0)
     assert (background(view_directions(views)) == 0.5).all()
     sky = learned(background, views, 150)(view_directions(views)).mean((1, 2))
     assert sky[0, 0] > 0.75 and sky[0, 2] < 0.25 and sky[1, 2] > 0.75 and sky[1, 0] < 0.25
 
 
-def test_it_stands_behind_the_avatar(views):
+def test_renders_are_composited_onto_it(views):
     background = learned(LearnedBackground(CONFIG, seed=0), views, 20)
     sky = background(view_directions(views))
     rgb, alpha = torch.full((2, 16, 16, 3), 0.3), torch.full((2, 16, 16, 1), 0.25)
@@ -55,7 +55,7 @@ def test_it_stands_behind_the_avatar(views):
     torch.testing.assert_close(found[:, 12:], 0.25 * rgb[:, 12:] + 0.75 * sky[:, 12:])
 
 
-def test_it_goes_on_exactly_from_its_state(views):
+def test_it_continues_exactly_from_its_state(views):
     whole = learned(LearnedBackground(CONFIG, seed=0), views, 8)
     half = learned(LearnedBackground(CONFIG, seed=0), views, 5)
     state = {name: value.clone() for name, value in half.state_dict().items()}
@@ -66,7 +66,7 @@ def test_it_goes_on_exactly_from_its_state(views):
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-def test_a_step_that_does_not_show_it_changes_nothing(views):
+def test_a_step_without_it_changes_nothing(views):
     background = learned(LearnedBackground(CONFIG, seed=0), views, 2)
     before = {name: value.clone() for name, value in background.state_dict().items()}
     background.update()
@@ -84,7 +84,7 @@ def test_the_state_of_another_network_is_refused(views):
         LearnedBackground(CONFIG, seed=0).load_state_dict({})
 
 
-def test_the_global_generator_is_left_alone():
+def test_the_global_generator_is_not_used():
     state = torch.random.get_rng_state()
     first, second = LearnedBackground(CONFIG, seed=1), LearnedBackground(CONFIG, seed=2)
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -92,6 +92,6 @@ def test_the_global_generator_is_left_alone():
 
 
 @pytest.mark.parametrize("wrong", [{"learning_rate": -1.0}, {"random_share": 1.5}, {"width": 0}, {"octaves": 20}])
-def test_impossible_networks_are_refused_in_one_line(wrong):
+def test_invalid_networks_are_refused_in_one_line(wrong):
     with pytest.raises(UserError, match=rf"^optimize\.environment\.{next(iter(wrong))}=[^\n]*$"):
         EnvironmentConfig(**wrong)

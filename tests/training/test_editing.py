@@ -65,7 +65,7 @@ def seen(model, body, azimuth):
 
 
 @pytest.mark.parametrize("method", EDITING)
-def test_what_both_prompts_say_stays_where_it_is(anna, body, method):
+def test_equal_prompts_change_nothing(anna, body, method):
     settings, gradients = editing(anna, method, steps=1), []
     initial = load_init(settings.training, body)
     result = optimize(
@@ -83,7 +83,7 @@ def test_what_both_prompts_say_stays_where_it_is(anna, body, method):
 
 
 @pytest.mark.parametrize("method", EDITING)
-def test_only_what_the_prompts_differ_in_changes(anna, body, method):
+def test_only_the_difference_between_the_prompts_changes(anna, body, method):
     """Behind, blue becomes green; in front nothing is asked, and little of the back is seen."""
     settings = editing(anna, method, steps=80)
     initial = load_init(settings.training, body)
@@ -132,7 +132,7 @@ def test_a_killed_and_resumed_edit_ends_with_the_same_bytes(anna, body, tmp_path
     assert not torch.equal(whole.model.params["sh0"], load_init(settings.training, body).model.params["sh0"])
 
 
-def test_an_edit_does_not_go_on_from_another_avatar(anna, body, tmp_path):
+def test_an_edit_does_not_resume_from_another_avatar(anna, body, tmp_path):
     copy = RunFolder(tmp_path / "copy")
     tensors, facts = load_state(anna / "checkpoints" / CHECKPOINT)
     save_state(copy.checkpoints / CHECKPOINT, tensors, facts)
@@ -147,7 +147,7 @@ def test_an_edit_does_not_go_on_from_another_avatar(anna, body, tmp_path):
         optimize(settings.training, body, ColorPrior(), unchanged(), run, init=changed)
 
 
-def test_any_method_may_begin_with_an_avatar(anna, body):
+def test_any_method_can_start_from_an_avatar(anna, body):
     """Its sizes are judged by those that its own run began with; only editing leaves the number of splats alone."""
     prior, settings = ColorPrior(), editing(anna, "sds")
     initial = load_init(settings.training, body)
@@ -169,7 +169,7 @@ def test_any_method_may_begin_with_an_avatar(anna, body):
 
 
 @pytest.mark.parametrize("method", EDITING)
-def test_without_an_avatar_there_is_nothing_to_edit(anna, body, method):
+def test_editing_without_an_avatar_is_refused(anna, body, method):
     with pytest.raises(UserError, match=f"guidance={method.value} .*init="):
         optimize(editing(anna, method).training, body, ColorPrior(), color_prompts())
 
@@ -181,6 +181,6 @@ def test_an_avatar_of_another_body_is_refused(anna):
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_without_an_avatar_is_named(body, tmp_path):
+def test_a_folder_without_an_avatar_is_refused(body, tmp_path):
     with pytest.raises(UserError, match="no avatar is there"):
         load_init(editing(tmp_path, "pds").training, body)

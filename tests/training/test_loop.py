@@ -32,7 +32,7 @@ def same_bytes(first, second):
     )
 
 
-def test_the_avatar_gets_the_colours_that_each_view_asks_for(body):
+def test_the_avatar_gets_the_colours_of_each_views_prompt(body):
     settings = small_settings(steps=60, batch=3)
     settings.splats.lr = LearningRates(sh0=0.1, sh0_final=0.05)  # a short run
     result = optimize(settings.training, body, ColorPrior(), color_prompts())
@@ -88,7 +88,7 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bytes(body, tmp_path, metho
     assert same_bytes(saved, whole.model)
 
 
-def test_a_run_that_begins_with_the_tiny_encoder_is_resumed_where_it_stood(body, tmp_path):
+def test_a_run_that_starts_with_the_tiny_encoder_resumes_exactly(body, tmp_path):
     """It is killed while the tiny encoder is at work, which encodes the first third; the VAE the rest."""
     torch.manual_seed(5)
     blocks: dict[str, Any] = {f"{half}_block_out_channels": (8, 8) for half in ("encoder", "decoder")}
@@ -123,7 +123,7 @@ def test_a_run_that_begins_with_the_tiny_encoder_is_resumed_where_it_stood(body,
     assert same_bytes(whole.model, resumed.model)
 
 
-def test_ctrl_c_writes_a_checkpoint_and_the_run_goes_on_from_it(body, tmp_path):
+def test_ctrl_c_writes_a_checkpoint_and_the_run_resumes_from_it(body, tmp_path):
     settings, run = small_settings(), RunFolder(tmp_path)
 
     def interrupt(state, report):
@@ -146,7 +146,7 @@ def test_a_checkpoint_of_another_run_is_refused(body, tmp_path):
         optimize(small_settings(steps=3).training, body, ColorPrior(), color_prompts(), run)
 
 
-def test_a_truncated_checkpoint_is_one_clear_line(body, tmp_path):
+def test_a_truncated_checkpoint_is_refused_in_one_line(body, tmp_path):
     run = RunFolder(tmp_path)
     optimize(small_settings(steps=2).training, body, ColorPrior(), color_prompts(), run)
     path = run.checkpoints / CHECKPOINT
@@ -173,7 +173,7 @@ def test_steps_without_finite_gradients_are_skipped_and_counted(body):
     assert all(bool(value.isfinite().all()) for value in result.model.params.values())
 
 
-def test_a_diverged_run_stops_in_words(body):
+def test_a_diverged_run_ends_with_an_explanation(body):
     with pytest.raises(UserError, match=r"VAE's encoder gave latents that are NaN.*guidance\.cfg_scale"):
         optimize(small_settings(max_bad_steps=3).training, body, BrokenEncoder({4, 5, 6}), color_prompts())
 
@@ -206,7 +206,7 @@ def test_predictions_that_are_not_finite_are_counted_and_named(body, value, capl
 
 @pytest.mark.parametrize("steps", [4, 40])
 @pytest.mark.parametrize("method", ["de_sds", "sds"])
-def test_a_prior_that_answers_nan_ends_the_run_in_words(body, steps, method, tmp_path):
+def test_a_prior_that_predicts_nan_ends_the_run_with_an_explanation(body, steps, method, tmp_path):
     """However short the run is, and also while y_con warms up; a bare body is never called finished."""
     settings = small_settings(steps=steps)
     settings.guidance = plain_guidance(method=method)

@@ -40,13 +40,13 @@ def model(body):
     return surface_splats(SplatsConfig(count=200), body.rest(), body.weights, torch.Generator().manual_seed(0))
 
 
-def test_a_fresh_avatar_is_not_pushed(model):
+def test_an_initial_avatar_has_no_penalty(model):
     unit = model.scales().detach().amax(-1).median()
     assert stray(model, 0.05) == 0
     assert oversize(model, 1.6 * unit) == 0
 
 
-def test_strayed_splats_are_drawn_back_and_fade(model):
+def test_stray_splats_move_back_and_fade(model):
     with torch.no_grad():
         model.params["means"][5] += 0.1 * model.params["normals"][5]
     stray(model, 0.05).backward()
@@ -82,7 +82,7 @@ def test_only_weighted_losses_are_computed(model):
 
 
 @pytest.mark.parametrize("values", [{"steps": 0}, {"batch": 0}, {"supersample": 99}, {"pose_spread": -1.0}])
-def test_absurd_settings_are_refused_by_name(values):
+def test_invalid_settings_are_refused_by_name(values):
     with pytest.raises(UserError, match=f"optimize.{next(iter(values))}="):
         OptimizeConfig(**values)
 
@@ -187,7 +187,7 @@ def pulls(model: GaussianModel, size: Size) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_losses_of_pixels_pull_as_hard_beside_guidance_at_every_size(model, size):
+def test_pixel_losses_have_the_same_weight_relative_to_guidance_at_every_size(model, size):
     """Guidance of 1 per latent element pulls by the mean alpha, .45; each loss by its own mean derivative."""
     expected = {
         "opacity": sum(a * a / math.sqrt(a * a + 0.01) for a in (0.6, 0.3)) / 2 / 0.45,
@@ -204,7 +204,7 @@ def twice(model: GaussianModel) -> GaussianModel:
     return GaussianModel(tensors | {"opacities": opacities.logit()})
 
 
-def test_twice_as_many_splats_are_held_back_as_hard_beside_guidance(body):
+def test_splat_losses_have_the_same_weight_relative_to_guidance_with_twice_as_many_splats(body):
     model = surface_splats(SplatsConfig(count=400, opacity=0.5), body.rest(), body.weights, generator(0, 0, "splats"))
     unit = model.scales().detach().amax(-1).median()
     with torch.no_grad():
@@ -233,7 +233,7 @@ def test_twice_as_many_splats_are_held_back_as_hard_beside_guidance(body):
 
 
 @pytest.mark.parametrize("supersample", [2, 3])
-def test_real_renders_weigh_the_same_with_supersampling(body, supersample):
+def test_losses_of_renders_are_the_same_with_supersampling(body, supersample):
     settings = small_settings()
     model = surface_splats(SplatsConfig(count=2000), body.rest(), body.weights, generator(0, 0, "splats"))
     with torch.no_grad():
@@ -256,7 +256,7 @@ def test_real_renders_weigh_the_same_with_supersampling(body, supersample):
         torch.testing.assert_close(more[name], single[name], rtol=0.35, atol=0.0)
 
 
-def test_every_update_of_a_step_scales_its_losses_by_the_latent_elements(body, monkeypatch):
+def test_every_update_scales_its_losses_by_the_number_of_latent_elements(body, monkeypatch):
     settings, prior = small_settings(losses=LossesConfig(opacity=0.5)), ColorPrior()
     settings.guidance.inner_steps = 3
     seen, plain = [], Trainer.losses

@@ -133,7 +133,7 @@ def steps_of(settings, body, prior, count):
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_no_graph_outlives_its_step(run, body, config):
+def test_no_autograd_graph_remains_after_a_step(run, body, config):
     """Neither tensors that autograd has kept nor one with a graph are left, also while the report is held; and the next
     step's peak is this one's."""
     settings, prior = RUNS[run](), load_prior(config)
@@ -151,7 +151,7 @@ def test_no_graph_outlives_its_step(run, body, config):
     assert peaks[0] > 0 and peaks[1] == peaks[2]
 
 
-def test_the_encoder_keeps_nothing_while_y_con_warms_up(body, config, monkeypatch):
+def test_the_encoder_builds_no_graph_during_the_warm_up(body, config, monkeypatch):
     """Nothing goes backward into the pictures then."""
     prior, seen = load_prior(config), []
     encode = StableDiffusionPrior.encode_images
@@ -218,7 +218,7 @@ def assert_same(first, second):
         ),
     ],
 )
-def test_a_run_out_of_memory_goes_on_with_less_and_ends_the_same(body, config, caplog, where, error):
+def test_a_run_out_of_memory_continues_with_smaller_chunks_to_the_same_result(body, config, caplog, where, error):
     """As with those chunks from the start: y_con learns once a step, and the noise is the same."""
     settings = run_settings(batch=3)
     settings.guidance.de_sds.warmup = 0.0 if where == "learning" else 0.25  # y_con is watched after it
@@ -241,7 +241,7 @@ def test_a_run_out_of_memory_goes_on_with_less_and_ends_the_same(body, config, c
     assert len(lines) == 1 and "prior.encode_chunk=1 prior.predict_chunk=1" in lines[0]
 
 
-def test_a_run_that_fits_nowhere_ends_in_one_line_and_keeps_its_checkpoint(body, config, tmp_path, caplog):
+def test_a_run_that_cannot_fit_ends_with_one_line_and_keeps_its_checkpoint(body, config, tmp_path, caplog):
     """After one image a call and an encoder computed twice."""
     settings, run = run_settings(batch=4, checkpoint_every=2), RunFolder(tmp_path)
     prior = cramped(config)
@@ -265,7 +265,7 @@ def test_a_run_that_fits_nowhere_ends_in_one_line_and_keeps_its_checkpoint(body,
     assert_same(again, made(settings, body, load_prior(config)))
 
 
-def test_a_preview_without_memory_is_drawn_in_smaller_parts(body, config, tmp_path, monkeypatch):
+def test_a_preview_out_of_memory_is_repeated_with_smaller_chunks(body, config, tmp_path, monkeypatch):
     decoded = []
 
     prior = load_prior(config)
@@ -282,7 +282,7 @@ def test_a_preview_without_memory_is_drawn_in_smaller_parts(body, config, tmp_pa
     assert decoded == [0, 1] and len(list((tmp_path / "previews").iterdir())) == 1
 
 
-def test_other_errors_and_priors_get_no_second_try(config):
+def test_other_errors_and_priors_are_not_retried(config):
     calls = []
 
     def fail(error):
@@ -297,7 +297,7 @@ def test_other_errors_and_priors_get_no_second_try(config):
     assert len(calls) == 2
 
 
-def test_a_failed_call_leaves_nothing_in_memory_for_the_next(config):
+def test_a_failed_call_frees_its_memory_before_the_retry(config):
     """The error's frames hold the graph of the failed call; they are gone before the second try."""
     alive, kept = [], []
 

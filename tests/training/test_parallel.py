@@ -189,7 +189,7 @@ def test_two_processes_make_the_avatar_of_one(body, together, tmp_path, which):
     assert written == {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
 
 
-def test_processes_that_see_other_screen_gradients_grow_the_same_splats(together):
+def test_processes_with_different_screen_gradients_grow_the_same_splats(together):
     first, second = tensors_of(together, "at odds")
     assert all(torch.equal(first[name], second[name]) for name in first), "the avatars drifted apart"
     assert figures_of(together)[0]["at odds"]["grown"] > 0
@@ -206,7 +206,7 @@ def test_processes_agree(together):
 
 
 @pytest.mark.parametrize(("visible", "expected"), [(None, ["0", "1", "2"]), ("4,7", ["4", "7", "4"])])
-def test_every_process_has_a_gpu_of_its_own(monkeypatch, visible, expected):
+def test_every_process_has_its_own_gpu(monkeypatch, visible, expected):
     for name in ("OMP_WAIT_POLICY", "TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         monkeypatch.setenv(name, os.environ.get(name, "error"))  # comes back as it was
     found = []
@@ -220,7 +220,7 @@ def test_every_process_has_a_gpu_of_its_own(monkeypatch, visible, expected):
     assert found == expected
 
 
-def test_one_process_alone_shares_nothing():
+def test_a_single_process_communicates_nothing():
     gradient = torch.ones(3)
     with parallel.joined("cpu"):
         parallel.average([gradient, None])
@@ -230,7 +230,7 @@ def test_one_process_alone_shares_nothing():
     assert torch.equal(gradient, torch.ones(3))
 
 
-def test_other_stages_are_for_one_process(monkeypatch, capsys):
+def test_other_stages_refuse_several_processes(monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert cli.main(["stage=benchmark"]) == 1
     assert "stage=optimize only" in capsys.readouterr().err

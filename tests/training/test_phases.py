@@ -6,7 +6,7 @@ from avatar_gs.lab.benchmarks.phases import PeakMeter, measure_phases
 from tests.training.conftest import ColorPrior, small_settings
 
 
-def test_a_phases_peak_is_its_own(body):
+def test_a_phases_peak_does_not_include_other_phases(body):
     """Also after one that held more."""
     meter = PeakMeter(torch.device("cpu"))
     for phase, size in (("large", 300), ("small", 0), ("large", 0)):

@@ -13,7 +13,7 @@ from tests.training.conftest import ColorPrior, color_prompts, small_settings
 
 
 @pytest.mark.filterwarnings("error:The .grad attribute")
-def test_several_updates_go_further_for_the_same_prior_calls(body):
+def test_several_updates_per_step_move_farther_with_the_same_prior_calls(body):
     """The avatar begins in one grey, so the spread of its colours is how far it has come."""
     results = {}
     for inner_steps in (1, 4):
@@ -27,7 +27,7 @@ def test_several_updates_go_further_for_the_same_prior_calls(body):
     assert "refit" not in results[1].metrics["seconds_per_step"]
 
 
-def test_a_run_encodes_what_bridge_asks_for(body):
+def test_a_run_encodes_the_prompts_of_bridge(body):
     settings = small_settings(steps=2)
     settings.guidance.bridge = BridgeConfig(start=0.0)
     result = optimize(settings.training, body, ColorPrior(), with_extra(color_prompts(), settings.training))
@@ -35,7 +35,7 @@ def test_a_run_encodes_what_bridge_asks_for(body):
     assert result.model.params["sh0"].std() > 0
 
 
-def test_the_person_alone_is_asked_for_only_by_the_variant_that_wants_it():
+def test_only_the_composed_variant_uses_the_identity_prompt():
     settings = small_settings()
     prompts = dict.fromkeys(BUCKETS[:3], BucketPrompt("<id>, in a red coat, full body, front view", ""))
     settings.guidance.de_sds.variant = Variant.composed

@@ -21,7 +21,7 @@ def same(first, second):
     )
 
 
-def test_scenes_do_not_depend_on_what_came_before(body):
+def test_scenes_do_not_depend_on_earlier_scenes(body):
     with Scenes(body, CONFIG, 32) as scenes:
         running = [scenes.at(step) for step in range(4)]
     fresh = Scenes(body, CONFIG, 32)
@@ -42,7 +42,7 @@ def test_fixed_poses_are_the_a_pose(body):
     assert torch.equal(scenes.at(7).posed.vertices, scenes.standing.vertices)
 
 
-def test_preview_sees_front_side_back_and_face(body):
+def test_the_preview_shows_front_side_back_and_face(body):
     scene = Scenes(body, CONFIG, 32).preview()
     assert list(map(str, scene.buckets)) == ["body/front", "body/side", "body/back", "head/front"]
 

@@ -53,7 +53,7 @@ def same_bytes(first, second):
     return all(torch.equal(first.params[name], second.params[name]) for name in first.params)
 
 
-def test_scenes_are_lit_only_where_it_is_asked_for(body):
+def test_scenes_are_lit_only_if_configured(body):
     plain, lit = scenes(body), scenes(body, shading=LIT, background=Background.learned)
     for step in range(3):
         first, second = plain.make(step), lit.make(step)
@@ -84,7 +84,7 @@ def test_normals_point_out_of_the_body_in_every_pose(body):
             assert farther.float().mean() > 0.7
 
 
-def test_a_textureless_picture_moves_shapes_and_no_colours(body):
+def test_a_textureless_render_has_gradients_on_shapes_and_not_on_colours(body):
     model, scene = avatar(body), scenes(body).make(0)
     lighting = Lighting(Shade.TEXTURELESS, torch.tensor([[1.0, 2, 3], [-1, 2, 3]]), 0.1, 0.9)
     render_scene(model, replace(scene, lighting=lighting)).rgb.sum().backward()
@@ -105,7 +105,7 @@ def test_emptiness_in_closed_form():
     assert not alpha.grad[1].any(), "empty enough"
 
 
-def test_the_orientation_loss_grows_in():
+def test_the_orientation_loss_ramps_up():
     assert [orientation_ramp(p) for p in (0.0, 1 / 3, 1.0)] == [0.01, 1.0, 1.0]
     torch.testing.assert_close(orientation_ramp(1 / 6), 0.505)
 
@@ -124,7 +124,7 @@ def test_only_weighted_losses_are_computed(body):
     torch.testing.assert_close(early, 0.01 * late)
 
 
-def test_the_orientation_loss_turns_what_is_seen_towards_the_camera(body):
+def test_the_orientation_loss_turns_visible_splats_towards_the_camera(body):
     model, scene = avatar(body, 500), scenes(body).make(2)
     with torch.no_grad():
         model.params["quats"] += 0.6 * torch.randn(500, 4, generator=generator(0, 0, "turn"))
@@ -143,7 +143,7 @@ def test_the_orientation_loss_turns_what_is_seen_towards_the_camera(body):
     assert float(loss()) < 0.7 * first
 
 
-def test_what_is_off_has_no_say(body):
+def test_settings_of_disabled_features_change_nothing(body):
     """Settings of the light, the background and the losses change no byte while none of them is switched on."""
     plain = optimize(small_settings().training, body, ColorPrior(), color_prompts())
     settings = small_settings(
@@ -182,7 +182,7 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bytes(body, tmp_path):
     assert not torch.equal(skies[0]["2.weight"], first["2.weight"]), "it has learned"
 
 
-def test_a_run_without_a_learned_background_does_not_go_on_with_one(body, tmp_path):
+def test_a_run_without_a_learned_background_does_not_resume_with_one(body, tmp_path):
     run = RunFolder(tmp_path)
     optimize(small_settings(steps=2).training, body, ColorPrior(), color_prompts(), run)
     with pytest.raises(UserError, match="learned background"):
@@ -194,6 +194,6 @@ def test_a_run_without_a_learned_background_does_not_go_on_with_one(body, tmp_pa
 @pytest.mark.parametrize(
     "wrong", [{"transmittance": -1.0}, {"orientation": float("nan")}, {"transmittance_target": 0.0}]
 )
-def test_impossible_losses_are_refused_in_one_line(wrong):
+def test_invalid_losses_are_refused_in_one_line(wrong):
     with pytest.raises(UserError, match=rf"^optimize\.geometry\.{next(iter(wrong))}=[^\n]*$"):
         GeometryConfig(**wrong)

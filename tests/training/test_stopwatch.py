@@ -25,7 +25,7 @@ def clock(monkeypatch):
         yield accelerator, recorded, passed
 
 
-def test_a_gpus_seconds_are_added_once_they_have_passed(clock):
+def test_gpu_times_are_added_when_their_events_have_passed(clock):
     accelerator, recorded, passed = clock
     seconds = Seconds({"render": 2.0})
     watch = Stopwatch(seconds, CUDA)
@@ -44,7 +44,7 @@ def test_a_gpus_seconds_are_added_once_they_have_passed(clock):
     assert json.loads(json.dumps(seconds)) == {"render": 4.0, "prior": 1.0, "update": 1.0}
 
 
-def test_a_part_that_stands_alone_is_waited_for(clock):
+def test_a_plain_dictionary_waits_for_the_gpu(clock):
     accelerator, recorded, _ = clock
     seconds: dict[str, float] = {}
     with Stopwatch(seconds, CUDA)("alone"):
@@ -53,7 +53,7 @@ def test_a_part_that_stands_alone_is_waited_for(clock):
     assert accelerator.waits == {"synchronize": 1}
 
 
-def test_on_a_cpu_time_is_the_walls():
+def test_cpu_times_are_wall_clock_times():
     seconds = Seconds()
     with Stopwatch(seconds, torch.device("cpu"))("part"):
         pass
