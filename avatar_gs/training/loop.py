@@ -112,7 +112,7 @@ def resume(state: TrainingState, config: TrainingConfig, run: RunFolder) -> None
     LOGGER.info("resuming at step %d of %d", state.step, config.optimize.steps)
     if facts["threads"] != torch.get_num_threads():
         LOGGER.warning(
-            "the run started with %d threads and continues with %d: its result will have other bytes (threads=%d: the same)",
+            "the run started with %d threads and continues with %d: its result is not byte for byte that of threads=%d",
             facts["threads"],
             torch.get_num_threads(),
             facts["threads"],

@@ -170,7 +170,7 @@ def test_any_method_can_start_from_an_avatar(anna, body):
 
 @pytest.mark.parametrize("method", EDITING)
 def test_editing_without_an_avatar_is_refused(anna, body, method):
-    with pytest.raises(UserError, match=f"guidance={method.value} .*init="):
+    with pytest.raises(UserError, match=f"guidance={method} .*init="):
         optimize(editing(anna, method).training, body, ColorPrior(), color_prompts())
 
 

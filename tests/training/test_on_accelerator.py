@@ -41,10 +41,11 @@ from avatar_gs.training import rendering, state
 from avatar_gs.training.config import Background, EnvironmentConfig, GeometryConfig, LossesConfig, PoseMode
 from avatar_gs.training.init import InitAvatar
 from avatar_gs.training.loop import optimize
+from avatar_gs.training.prompts import with_extra
 from avatar_gs.training.step import Trainer
 from tests import tiny
 from tests.accelerator import Accelerator, on_device
-from tests.training.conftest import edit_prompts, small_settings
+from tests.training.conftest import small_settings
 
 SD_METHODS = [method for method in METHODS if method != "none"]
 
@@ -78,9 +79,9 @@ def run(settings, prior, body, folder=None, *, on_step=None, prompt="a man in re
     """A run from the command's settings to its end; an edit begins with the grey body."""
     body = body.to(prior.device)
     prompts = bucket_prompts(prompt, "", settings.prior.prompts)
+    prompts = with_extra(prompts, settings.training, prompts if settings.guidance.edits else None)
     initial = None
     if settings.guidance.edits:
-        prompts = edit_prompts(prompts, prompts)
         plain = replace(settings, guidance=named_preset("sds"))
         first = Trainer.build(plain.training, body, prior, prompts).first_state(body)
         initial = InitAvatar(first.model, first.strategy.unit, "0" * 16)
@@ -269,7 +270,7 @@ def moments_on_the_cpu(optimizers, tensors):
 PLANTED = {
     "the first step's": (GaussianModel, "constrain", bounds_on_the_cpu),
     "a generator": (residuals, "independent", a_generator_of_the_cpu),
-    "numpy": (density, "detached", numpy_of_splats),
+    "numpy": (density, "detached_splats", numpy_of_splats),
     "index_add_": (density.DistillationStrategy, "accumulate", sums_on_the_cpu),
     "a mask": (density, "largest", a_mask_on_the_cpu),
     "where": (rendering, "outward_normals", lambda model, splats: torch.where(splats.means > 0, torch.ones(1, 3), 1.0)),
