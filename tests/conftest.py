@@ -1,10 +1,14 @@
 """What several tests begin with."""
 
+import hypothesis
 import pytest
 
 from avatar_gs.cli import compose as config
 from avatar_gs.types import Gaussians
 from tests import figure as figures
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine must not fail a test
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture

@@ -119,9 +119,7 @@ def make_prior(name: str, device: str, *, few_channels: bool) -> StableDiffusion
     with tempfile.TemporaryDirectory() as folder:
         parts = full.few(Path(folder), name)
     with quiet():
-        return StableDiffusionPrior(
-            Parts(**parts), Compute(torch.device(device), dtype=getattr(torch, precision.name))
-        )
+        return StableDiffusionPrior(Parts(**parts), Compute(torch.device(device), dtype=getattr(torch, precision.name)))
 
 
 def as_trained(loss_of: Callable[[Tensor], Tensor], prior: StableDiffusionPrior) -> Callable[[Tensor], None]:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -65,13 +65,11 @@ def through_hydra(text):
     return [OmegaConf.create({"prompt": override.value()}).prompt for override in (once, again)]
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
 def test_any_text_survives_quoting(text):
     assert through_hydra(text) == [text, text]
 
 
-@settings(deadline=None)
 @given(st.text("\\'\"${}ab,?", max_size=12))
 @example("\\${a}")
 @example("'\\'")

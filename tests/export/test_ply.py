@@ -99,7 +99,7 @@ def test_plyfile_and_gsply_read_the_same_values(tmp_path: Path, frame: Frame) ->
     assert not np.asarray(other.shN).any()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 40), st.integers(0, 2**31), st.sampled_from(Frame))
 def test_what_is_read_is_what_was_written(
     tmp_path_factory: pytest.TempPathFactory, n: int, seed: int, frame: Frame

@@ -152,7 +152,7 @@ def linear_profile() -> bytes:
 
 
 @given(st.integers(24, 160), st.integers(24, 160), st.integers(16, 64))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_circle_stays_a_circle_in_its_place(width: int, height: int, size: int) -> None:
     """Centre and both radii of a disc in the square that is kept, as its pixels' moments measure them."""
     side, scale = min(width, height), 8
@@ -211,7 +211,7 @@ def test_decompression_bombs_are_refused_unopened(
 
 
 @given(st.sampled_from(["PNG", "JPEG", "WEBP"]), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_damage_gets_further_than_a_reason(format: str, data: st.DataObject) -> None:
     buffer = io.BytesIO()
     scene(70, 70).save(buffer, format)

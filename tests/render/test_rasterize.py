@@ -260,7 +260,7 @@ def test_the_renderer_is_there_for_the_cpu() -> None:
     require_renderer("cpu")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     count=st.integers(1, 60),
     width=st.integers(1, 70),
