@@ -170,7 +170,8 @@ def _runs_there() -> str:
 
 def _over_saved(settings: Settings, saved_file: Path, explicit: set[str]) -> Settings:
     given, saved = flatten(settings.plain()), flatten(_read_saved(saved_file))
-    saved = {key: value for key, value in saved.items() if not is_below(key, _NOT_SAVED)}
+    types = setting_types()
+    saved = {key: _canonical(value, types.get(key)) for key, value in saved.items() if not is_below(key, _NOT_SAVED)}
     unknown = sorted(saved.keys() - given.keys())
     if unknown:
         raise UserError(
@@ -192,6 +193,13 @@ def _over_saved(settings: Settings, saved_file: Path, explicit: set[str]) -> Set
         return parse(_nested(given | taken))
     except (UserError, OmegaConfBaseException) as error:
         raise UserError(f"{saved_file}: {str(error).splitlines()[0]}") from error
+
+
+def _canonical(value: Any, kind: Any) -> Any:
+    """A saved value; of an enum's alias, the present name."""
+    if isinstance(kind, type) and issubclass(kind, Enum) and value in kind.__members__:
+        return kind.__members__[value].name
+    return value
 
 
 def saved_settings(folder: Path) -> Settings:

@@ -1,4 +1,4 @@
-"""What a prior's predictions say of latents, and latents that it makes itself."""
+"""Prediction errors of a prior on latents, and latents that it samples."""
 
 import torch
 from jaxtyping import Float, Int
@@ -18,32 +18,42 @@ def prediction_error(
     noise: Float[Tensor, "B c h w"],
     cond: Float[Tensor, "B L d"],
 ) -> Float[Tensor, " B"]:
-    """The mean squared error of each prediction in what the prior itself predicts. The error of a v is that of the
-    noise over alpha, since eps = alpha v + sigma z_t (Salimans and Ho 2022), and so is that of a flow (eps = z_t +
-    alpha v). Without pose maps: photos have none."""
+    """Mean squared error of each prediction, in the prior's own prediction type; without pose maps.
+
+    The error of a v is that of the noise divided by alpha, since eps = alpha v + sigma z_t (Salimans and Ho 2022), and
+    so is that of a flow (eps = z_t + alpha v).
+
+    Args:
+        prior: predicts the noise.
+        z: latents without noise.
+        t: timesteps.
+        noise: added to the latents.
+        cond: text conditions.
+    """
     error = (prior.eps(with_noise(prior, z, t, noise).z_t, t, cond, None) - noise).square().mean((1, 2, 3))
     return error if prior.prediction_type == "epsilon" else error / prior.alpha(t).square()
 
 
-def time_shares(prior: IdentityPrior, weighting: Weighting) -> Float[Tensor, " T"]:
-    """How often each time step is drawn, in all 1: uniformly, or with ``noisy`` in proportion to
-    min(1/alpha^2, 8) min(1, 5/SNR), as the packaged prior weighs its noise predictions. What somebody wears is settled
-    while little but noise is seen, where a plain loss hardly tells one from another."""
+def time_probabilities(prior: IdentityPrior, weighting: Weighting) -> Float[Tensor, " T"]:
+    """Probability of each timestep.
+
+    Uniform, or with ``noisy`` proportional to min(1/alpha^2, 8) min(1, 5/SNR), the weight of noise predictions in the
+    packaged prior's training: clothes are determined at high noise, where the uniform loss hardly depends on them.
+    """
     t = torch.arange(prior.num_timesteps, device=prior.device)
     alpha2, sigma2 = prior.alpha(t).double().square(), prior.sigma(t).double().square()
-    shares = torch.ones_like(alpha2)
+    weights = torch.ones_like(alpha2)
     if weighting is Weighting.noisy:
-        shares = (1 / alpha2).clamp(max=8) * (5 * sigma2 / alpha2).clamp(max=1)
+        weights = (1 / alpha2).clamp(max=8) * (5 * sigma2 / alpha2).clamp(max=1)
         if prior.prediction_type != "epsilon":
-            shares = shares * alpha2  # the error is already the noise's over alpha^2
-    return (shares / shares.sum()).float().cpu()
+            weights = weights * alpha2  # the error already has the factor 1 / alpha^2
+    return (weights / weights.sum()).float().cpu()
 
 
-def stratified_times(shares: Float[Tensor, " T"], batch: int, draws: torch.Generator) -> Int[Tensor, " B"]:
-    """Time steps in these shares, one from each of ``batch`` equally likely sections: the loss differs more by time
-    than by picture."""
-    sections = (torch.arange(batch) + torch.rand(batch, generator=draws)) / batch
-    return torch.searchsorted(shares.cumsum(0), sections, right=True).clamp(max=len(shares) - 1)
+def stratified_times(probabilities: Float[Tensor, " T"], batch: int, random: torch.Generator) -> Int[Tensor, " B"]:
+    """Sample timesteps, one from each of ``batch`` equally likely sections (the loss varies most by timestep)."""
+    sections = (torch.arange(batch) + torch.rand(batch, generator=random)) / batch
+    return torch.searchsorted(probabilities.cumsum(0), sections, right=True).clamp(max=len(probabilities) - 1)
 
 
 @torch.no_grad()
@@ -51,26 +61,34 @@ def sample_latents(
     prior: IdentityPrior,
     prompts: list[str],
     negative: str,
-    draws: torch.Generator,
+    random: torch.Generator,
     *,
     steps: int,
     cfg_scale: float,
 ) -> Float[Tensor, "B c h w"]:
-    """Latents of the prompts by DDIM (Song et al. 2021, eta = 0) from evenly spaced times, without pose maps.
-    ``draws`` lives on the CPU."""
+    """Sample latents by DDIM (Song et al. 2021, eta = 0) at evenly spaced timesteps, without pose maps.
+
+    Args:
+        prior: predicts the noise.
+        prompts: one for each sample.
+        negative: negative prompt of all samples.
+        random: of the initial noise, on the CPU.
+        steps: of DDIM.
+        cfg_scale: of classifier-free guidance.
+    """
     shape = (prior.latent_channels, prior.latent_size, prior.latent_size)
     times = [index * (prior.num_timesteps // steps) for index in reversed(range(steps))]
     latents = []
     for start in range(0, len(prompts), SAMPLE_BATCH):
-        some = prompts[start : start + SAMPLE_BATCH]
-        cond = prior.encode_prompts([*[negative] * len(some), *some])
-        z = clean = torch.randn((len(some), *shape), generator=draws).to(prior.device)
+        batch = prompts[start : start + SAMPLE_BATCH]
+        cond = prior.encode_prompts([*[negative] * len(batch), *batch])
+        z = clean = torch.randn((len(batch), *shape), generator=random).to(prior.device)
         noise = z
         for time in times:
-            t = torch.full((len(some),), time, device=prior.device)
+            t = torch.full((len(batch),), time, device=prior.device)
             z = z if time == times[0] else with_noise(prior, clean, t, noise).z_t
-            against, wanted = prior.eps(torch.cat([z, z]), t.repeat(2), cond, None).chunk(2)
-            noise = against + cfg_scale * (wanted - against)
+            uncond, positive = prior.eps(torch.cat([z, z]), t.repeat(2), cond, None).chunk(2)
+            noise = uncond + cfg_scale * (positive - uncond)
             clean = (z - prior.sigma(t)[:, None, None, None] * noise) / prior.alpha(t)[:, None, None, None]
         latents.append(clean)
     return torch.cat(latents)

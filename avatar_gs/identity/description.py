@@ -1,6 +1,7 @@
-"""What photos show, in words: the prior itself is asked (a diffusion classifier: Li et al. 2023).
+"""Descriptions of photos by the prior itself, as a diffusion classifier (Li et al. 2023), and templates of captions.
 
-Words fit a photo when they let the prior tell the photo's noise well, at the same noise for all alternatives.
+Words fit a photo if the prior predicts the photo's noise well with them; all alternatives are compared on the same
+noise.
 """
 
 import re
@@ -18,8 +19,8 @@ from avatar_gs.prior.config import WEARING, PromptStyle
 from avatar_gs.prior.prompts import FRAMING_WORDS, MINI_DIRECTION_WORDS, SOMEBODY
 from avatar_gs.protocols import Describable, IdentityPrior
 
-# Stable Diffusion: 9 kinds of picture of each of 3 framings, said in 3 ways.
-_SD_KINDS = (
+# Stable Diffusion: 9 media, 3 framings, 3 endings.
+_SD_MEDIA = (
     "a photo",
     "a close photo",
     "a bright photo",
@@ -30,10 +31,10 @@ _SD_KINDS = (
     "a picture",
     "a rendering",
 )
-_SD_FRAMINGS = ("{kind} of the face of {{}}", "{kind}, a portrait of {{}}", "{kind} of {{}}, full body")
+_SD_FRAMINGS = ("{medium} of the face of {{}}", "{medium}, a portrait of {{}}", "{medium} of {{}}, full body")
 _SD_ENDINGS = ("", ", plain background", ", looking natural")
 
-# The packaged prior: openings as in its captions, which end in framing and view.
+# The packaged prior: openings of its captions, which end in framing and view.
 _MINI_OPENINGS = ("", "a photo of ", "a picture of ", "an image of ", "a portrait of ", "a photograph of ", "here is ")
 _MINI_ENDINGS = tuple(
     tuple(f", {framing}, {view}" for view in MINI_DIRECTION_WORDS.values()) for framing in FRAMING_WORDS.values()
@@ -41,28 +42,33 @@ _MINI_ENDINGS = tuple(
 
 
 def templates(style: PromptStyle) -> tuple[tuple[str, ...], ...]:
-    """The templates of a prior's style, a group for each framing; 81 or more in all. Framings are told apart by the
-    prior (a test asks the packaged one); views are not, since pose maps show it those: so a group names them all."""
+    """Captions of photos with ``{}`` in place of ``<id>``, grouped by framing; at least 81.
+
+    A photo is captioned by the group that the prior finds fits best (``sort_photos``), since the identity would learn
+    to counteract wrong words. The prior cannot tell views apart without pose maps: a group contains all of them.
+    """
     if style is PromptStyle.mini:
         return tuple(
             tuple(f"{opening}{{}}{ending}" for opening, ending in product(_MINI_OPENINGS, endings))
             for endings in _MINI_ENDINGS
         )
-    patterns = list(product(_SD_KINDS, _SD_ENDINGS))
-    return tuple(tuple(framing.format(kind=kind) + ending for kind, ending in patterns) for framing in _SD_FRAMINGS)
+    patterns = list(product(_SD_MEDIA, _SD_ENDINGS))
+    return tuple(
+        tuple(framing.format(medium=medium) + ending for medium, ending in patterns) for framing in _SD_FRAMINGS
+    )
 
 
 SORTING_TIMES = (0.25, 0.4, 0.55, 0.7, 0.85)
-"""Shares of the prior's time steps at which it is asked which framing a photo has."""
+"""Fractions of the prior's timesteps at which framings are compared."""
 DESCRIBING_TIMES = (0.95, 0.85, 0.75, 0.65)
-"""The same of what photos show: colours are settled while little but noise is seen."""
+"""The same for descriptions: colours are determined at high noise."""
 KEPT, FEWEST = 3, 3
-"""After each time every third alternative stays in the race, and three at least (successive halving)."""
+"""After each timestep the best third of the alternatives is kept, and at least three (successive halving)."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """Somebody in words. ``looks`` and ``clothes`` are by part."""
+    """A person in words; ``looks`` and ``clothes`` are by part."""
 
     person: str
     looks: Mapping[str, str] = field(default_factory=dict)
@@ -74,40 +80,40 @@ class Description:
         return self.worn_by(f"{self.person} with {looks}" if looks else self.person)
 
     def worn_by(self, who: str) -> str:
-        """Somebody else in these clothes."""
+        """Another person in these clothes."""
         clothes = _listed(self.clothes.values())
         return f"{who}{WEARING}{clothes}" if clothes else who
 
     def accessories(self, words: Describable) -> str:
-        """Of the clothes, those that not everybody wears, such as a hat."""
+        """The clothes that not everybody wears, such as a hat."""
         worn = self.worn_by("")
         options = [option for some in words.clothes.values() if "" in some for option in some if option]
         return _listed(option for option in options if re.search(rf"\b{re.escape(option)}\b", worn))
 
     @classmethod
     def parse(cls, text: str) -> "Description":
-        """A sentence such as "a man with short hair wearing a red shirt": what is before "wearing" is the person."""
+        """From a sentence such as "a man with short hair wearing a red shirt", split at "wearing"."""
         person, _, clothes = text.strip().partition(WEARING)
         return cls(person.strip(), {}, {"all": clothes.strip()})
 
 
 def _listed(words: Iterable[str]) -> str:
-    said = [word for word in words if word]
-    return f"{', '.join(said[:-1])} and {said[-1]}" if len(said) > 1 else "".join(said)
+    listed = [word for word in words if word]
+    return f"{', '.join(listed[:-1])} and {listed[-1]}" if len(listed) > 1 else "".join(listed)
 
 
 @torch.no_grad()
 def sort_photos(
     prior: IdentityPrior, latents: Float[Tensor, "M c h w"], groups: Sequence[tuple[str, ...]], seed: int
 ) -> list[tuple[str, ...]]:
-    """The group of templates that fits each photo: the one whose first template, said of "a person", fits it best."""
+    """The group of templates for each photo: the one whose first template, with "a person", fits it best."""
     conditions = prior.encode_prompts([group[0].format(SOMEBODY) for group in groups])
     t, noise = _trials(prior, SORTING_TIMES, tuple(latents.shape[1:]), generator(seed, 0, "sort"))
     errors = []
     for z in latents:
         repeated = z.expand(len(t), *z.shape)
-        rows = [prediction_error(prior, repeated, t, noise, c.expand(len(t), *c.shape)) for c in conditions]
-        errors.append(torch.stack(rows).mean(1))
+        by_group = [prediction_error(prior, repeated, t, noise, c.expand(len(t), *c.shape)) for c in conditions]
+        errors.append(torch.stack(by_group).mean(1))
     return [groups[int(error.argmin())] for error in errors]
 
 
@@ -115,15 +121,20 @@ def sort_photos(
 def describe_photos(
     prior: IdentityPrior,
     latents: Float[Tensor, "N c h w"],
-    phrases: Sequence[tuple[str, ...]],
+    captions: Sequence[tuple[str, ...]],
     words: Describable,
     seed: int,
 ) -> Description:
-    """What all photos of one person show, part by part, each in the words that fit them best beside those found
-    before: who it is, what everybody wears, looks, what some wear, and looks again.
+    """Describe all photos of one person part by part, each in the words that fit best given the parts found before.
+
+    The order is: the person, clothes that everybody wears, looks, other clothes, and looks again.
 
     Args:
-        phrases: the templates that fit each photo.
+        prior: compares the words.
+        latents: of the photos.
+        captions: the templates of each photo.
+        words: the alternatives.
+        seed: of the noise.
     """
     t, noise = _trials(prior, DESCRIBING_TIMES, tuple(latents.shape), generator(seed, 0, "describe"))
 
@@ -131,7 +142,7 @@ def describe_photos(
         left, errors = list(range(len(options))), torch.zeros(len(options))
         for time, same in zip(t, noise, strict=True):
             for option in left:
-                cond = prior.encode_prompts([group[0].format(options[option].whole()) for group in phrases])
+                cond = prior.encode_prompts([group[0].format(options[option].whole()) for group in captions])
                 times = time.expand(len(latents))
                 errors[option] += prediction_error(prior, latents, times, same, cond).sum().cpu()
             ranked = sorted(left, key=lambda option: float(errors[option]))
@@ -154,16 +165,16 @@ def describe_photos(
     for part, options in words.looks.items():
         found = looking(part, options)
     for part, options in words.clothes.items():
-        if "" in options:  # said before the hair, a hat would be seen in pink hair
+        if "" in options:  # before the hair, pink hair would be taken for a hat
             found = wearing(part, options)
-    for part, options in words.looks.items():  # once more: a yellow hat is seen in the hair
+    for part, options in words.looks.items():  # again: a yellow hat was taken for the hair
         found = looking(part, options)
     return found
 
 
 def _trials(
-    prior: IdentityPrior, shares: Sequence[float], shape: tuple[int, ...], draws: torch.Generator
+    prior: IdentityPrior, fractions: Sequence[float], shape: tuple[int, ...], random: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Time steps, and noise of ``shape`` for each."""
-    t = (torch.tensor(shares) * (prior.num_timesteps - 1)).long()
-    return t.to(prior.device), torch.randn((len(t), *shape), generator=draws).to(prior.device)
+    """Timesteps, and noise of ``shape`` for each."""
+    t = (torch.tensor(fractions) * (prior.num_timesteps - 1)).long()
+    return t.to(prior.device), torch.randn((len(t), *shape), generator=random).to(prior.device)

@@ -1,8 +1,8 @@
-"""The identity file: n token embeddings that stand for one person, with what they were made for and from.
+"""The identity file: n token embeddings of one person, with metadata on their training.
 
-Written as safetensors with the single key ``<id>``, which diffusers' ``load_textual_inversion`` reads as it is. Read
-are that, other people's textual inversions (diffusers', A1111's, the first program's), and the pickles of Cross
-Initialization's authors; a pickle is read as plain tensors only.
+It is safetensors with the single key ``<id>``, which diffusers' ``load_textual_inversion`` reads. Textual inversions of
+other programs (diffusers, A1111, the original one) and the pickles of Cross Initialization's authors can be read, too;
+pickles as plain tensors only.
 """
 
 import json
@@ -31,10 +31,10 @@ FORMAT = "avatar_gs.identity"
 ACCESSORIES = "accessories"
 VERSION = 1
 MAX_VECTORS = 75
-"""What Stable Diffusion's 77 tokens leave between their beginning and end."""
+"""Stable Diffusion's 77 tokens without start and end."""
 MAX_BYTES = 16 * 2**20
 MAX_RATIO = 1000
-"""A row may be so many times longer, or shorter, than the prior's own rows are in the median."""
+"""Largest ratio of an embedding's norm to the median norm of the prior's own, and its inverse."""
 MODELS = {
     768: "Stable Diffusion 1.5's",
     1024: "Stable Diffusion 2.1's",
@@ -49,10 +49,10 @@ _EXPECTED = "expected an identity file that this program wrote, or a textual inv
 
 @dataclass(frozen=True)
 class IdentityEmbedding:
-    """The rows that ``<id>`` stands for among a text encoder's input embeddings.
+    """The token embeddings of ``<id>``.
 
     ``metadata`` may hold ``base_model``, ``text_encoder`` (see ``text_encoder_fingerprint``), ``method``, ``steps``,
-    ``accessories``, ``source_hashes``, and whatever else says where the rows come from.
+    ``accessories``, ``sources`` and other facts about the training.
     """
 
     vectors: Float[Tensor, "n d"]
@@ -63,16 +63,16 @@ class IdentityEmbedding:
 
     @property
     def accessories(self) -> str:
-        """What to say beside ``<id>`` of somebody as in their photos, such as "a red hat"; often nothing."""
+        """Named next to ``<id>`` to show the person as in the photos, such as "a red hat"; often empty."""
         return self.metadata.get(ACCESSORIES, "")
 
 
 def write_identity(path: str | os.PathLike[str], embedding: IdentityEmbedding) -> None:
-    """Writes one safetensors file, atomically: key ``<id>``, float32 ``[n, d]``, and the metadata with ``format``,
-    ``format_version``, ``tokens`` (n) and ``text_width`` (d). The same embedding gives the same bytes.
+    """Write a safetensors file atomically: key ``<id>``, float32 ``[n, d]``, and the metadata with ``format``,
+    ``format_version``, ``tokens`` (n) and ``text_width`` (d). Equal embeddings give equal bytes.
 
     Raises:
-        ValueError: if a number is not finite.
+        ValueError: if the embedding is not finite.
     """
     vectors = embedding.vectors.detach().float().cpu().contiguous()
     if not vectors.isfinite().all():
@@ -90,12 +90,14 @@ def write_identity(path: str | os.PathLike[str], embedding: IdentityEmbedding) -
 
 
 def read_identity(path: str | os.PathLike[str]) -> IdentityEmbedding:
-    """Reads an identity file, or a textual inversion: safetensors with one tensor ``[d]`` or ``[n, d]`` under any
-    name, or with ``<name>_v0, <name>_v1, …`` of ``[d]``; or a pickle of either, which is read as plain tensors only.
+    """Read an identity file or a textual inversion.
+
+    A textual inversion is safetensors with one tensor ``[d]`` or ``[n, d]`` of any name, or with
+    ``<name>_v0, <name>_v1, …`` of ``[d]``; or a pickle of either, which is read as plain tensors only.
 
     Raises:
-        UserError: the file is missing, damaged or cut short, holds something else, numbers that are not finite, or
-            anything in a pickle that is more than tensors.
+        UserError: if the file is missing, damaged or cut short, holds something else or numbers that are not finite, or
+            is a pickle of more than tensors.
     """
     path = Path(path).expanduser()
     content, metadata = _content(path)
@@ -105,30 +107,34 @@ def read_identity(path: str | os.PathLike[str]) -> IdentityEmbedding:
             f"{path}: written in format {version or 'of no number'}, this version of the program reads {VERSION}: "
             "update avatar-gs, or train the identity again with photos=<folder>"
         )
-    return IdentityEmbedding(_rows(path, content), metadata)
+    return IdentityEmbedding(_vectors(path, content), metadata)
 
 
 def text_encoder_fingerprint(prior: IdentityPrior) -> str:
-    """Sixteen hexadecimal digits that tell text encoders apart, and stay (nearly) the same when one is fine-tuned or
-    rounded to another precision: the signs of 64 fixed random projections of the alphabet's token embeddings
-    (locality-sensitive hashing, Charikar 2002)."""
-    rows = prior.token_embeddings(_LETTERS).detach().double().cpu().flatten().numpy()
-    # Bit generators, unlike distributions, are promised to stay the same in every version of NumPy.
-    words = np.random.PCG64(0).random_raw(len(rows))
-    signs = [rows @ (1.0 - 2.0 * ((words >> np.uint64(bit)) & np.uint64(1))) > 0 for bit in range(_BITS)]
+    """Sixteen hexadecimal digits that identify a text encoder, also (nearly) after fine-tuning or rounding.
+
+    They are the signs of 64 fixed random projections of the alphabet's token embeddings (locality-sensitive hashing,
+    Charikar 2002).
+    """
+    values = prior.token_embeddings(_LETTERS).detach().double().cpu().flatten().numpy()
+    # NumPy guarantees the stream of bit generators across versions, unlike that of distributions.
+    words = np.random.PCG64(0).random_raw(len(values))
+    signs = [values @ (1.0 - 2.0 * ((words >> np.uint64(bit)) & np.uint64(1))) > 0 for bit in range(_BITS)]
     return f"{sum(int(sign) << bit for bit, sign in enumerate(signs)):0{_BITS // 4}x}"
 
 
 def check_fits(embedding: IdentityEmbedding, prior: IdentityPrior, file: str = "identity") -> None:
-    """Makes sure that an identity was made for the text encoder of ``prior``.
+    """Check that an identity was made for the text encoder of ``prior``.
 
     Args:
-        file: what the message calls the identity, for instance ``identity=anna.safetensors``.
+        embedding: the identity.
+        prior: to be used with it.
+        file: name of the identity in the message, for instance ``identity=anna.safetensors``.
 
     Raises:
-        UserError: it was made for a text encoder of another width, or for another one of the same width (which is
-            known only if its metadata hold a ``text_encoder``); it has more vectors than the prior reads tokens, or
-            rows of another order of magnitude than the prior's.
+        UserError: if it was made for a text encoder of another width, or for another one of the same width (which is
+            known only if its metadata hold a ``text_encoder``); or if it has more vectors than the prior has tokens, or
+            embeddings of another order of magnitude than the prior's.
     """
     n, found = embedding.vectors.shape
     base_model = embedding.metadata.get("base_model", "")
@@ -164,7 +170,7 @@ def check_fits(embedding: IdentityEmbedding, prior: IdentityPrior, file: str = "
 
 
 def _same_encoder(a: str, b: str) -> bool:
-    """Unrelated encoders agree in 32 ± 4 of the 64 bits."""
+    """Whether fingerprints are of related encoders; unrelated ones agree in 32 ± 4 of the 64 bits."""
     try:
         return _BITS - (int(a, 16) ^ int(b, 16)).bit_count() >= _SAME_BITS
     except ValueError:
@@ -172,7 +178,7 @@ def _same_encoder(a: str, b: str) -> bool:
 
 
 def _with_sorted_header(data: bytes) -> bytes:
-    """The same safetensors file with its metadata in order (the library writes them in a new order every time)."""
+    """The safetensors file with sorted metadata (the library writes them in random order)."""
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8:end]), sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
@@ -183,7 +189,7 @@ def _with_sorted_header(data: bytes) -> bytes:
 
 
 def _content(path: Path) -> tuple[Mapping[Any, Any], dict[str, str]]:
-    """What the file holds by name, and its metadata; the kind of file is told by its first bytes."""
+    """The file's content by name, and its metadata; the format is recognised by the first bytes."""
     try:
         if path.is_dir():
             raise UserError(f"{path} is a folder: {_EXPECTED}")
@@ -232,15 +238,15 @@ def _pickle(path: Path) -> Mapping[Any, Any]:
             f"{_EXPECTED}"
         ) from error
     if isinstance(content, Mapping) and "string_to_param" in content:
-        content = content["string_to_param"]  # A1111's .pt, and that of the first textual inversion program …
-    if isinstance(content, torch.nn.ParameterDict):  # … where it is a module, of which nothing is called
+        content = content["string_to_param"]  # .pt of A1111 and of the original program …
+    if isinstance(content, torch.nn.ParameterDict):  # … where it is a module, whose methods are not called
         content = vars(content).get("_parameters")
     if isinstance(content, Mapping) and lora.looks_like(map(str, content)):
         raise UserError(f"{path} is a LoRA, no identity: give it with prior.lora={path}")
     return content if isinstance(content, Mapping) else {"": content}
 
 
-def _rows(path: Path, content: Mapping[Any, Any]) -> Float[Tensor, "n d"]:
+def _vectors(path: Path, content: Mapping[Any, Any]) -> Float[Tensor, "n d"]:
     if {"clip_l", "clip_g"} & {str(name) for name in content}:
         raise UserError(
             f"{path} was made for the two text encoders of Stable Diffusion XL: expected one for SD 1.5 or 2.1"
@@ -265,16 +271,18 @@ def _rows(path: Path, content: Mapping[Any, Any]) -> Float[Tensor, "n d"]:
 
 
 def _floats(path: Path, name: str, value: Any, ranks: tuple[int, ...]) -> Tensor:
-    """``value`` as float32, if it is an ordinary float tensor of one of these ranks; looks before it copies (a tensor
-    of a few bytes may claim any size)."""
+    """``value`` as float32 if it is an ordinary float tensor of one of these ranks.
+
+    The size is checked before a copy: a tensor of a few bytes may claim any size.
+    """
     expected = " or ".join("[d]" if rank == 1 else "[n, d]" for rank in ranks)
     if not isinstance(value, Tensor):
         raise UserError(f"{path}: '{name}' is {type(value).__name__}, expected a tensor {expected}")
     ordinary = value.layout is torch.strided and value.device.type == "cpu" and not value.is_quantized
     fits = value.ndim in ranks and value.numel() > 0 and value.shape[-1] <= 2**16 and value.numel() <= 2**22
     if not (ordinary and fits and value.dtype.is_floating_point):
-        kind = str(value.dtype).removeprefix("torch.")
-        raise UserError(f"{path}: '{name}' is {kind} {list(value.shape)}, expected floating-point numbers {expected}")
+        dtype = str(value.dtype).removeprefix("torch.")
+        raise UserError(f"{path}: '{name}' is {dtype} {list(value.shape)}, expected floating-point numbers {expected}")
     return value.detach().float()
 
 

@@ -1,12 +1,11 @@
-"""Rehearsing other clothes while a person is learned, so that a prompt can still change them.
+"""Distilling descriptions of other outfits into an identity, so that prompts can still change a person's clothes.
 
-Photos of one outfit teach that the person *is* that outfit. So the prior first paints somebody who is described as
-the photos were, in their clothes and in others, and is asked of its own paintings, with ``<id>`` in the prompt, what it
-says of them with the description in its place. The difference is a loss without noise (a distillation of words into
-rows), which is meant to leave the clothes that a prompt names to the prompt. What not everybody wears, such as a hat,
-no other outfit contradicts: it is said with ``<id>`` wherever it is seen, of photos too, so that the rows need not hold
-it. What words do not say (the face, the very shade) the photos teach. ``stage=evaluate suite=identity`` measures what
-it does (table "Choices").
+Photos of one outfit teach that the outfit is part of the person. Therefore the prior samples images of the described
+person in the clothes of the photos and in others, and its predictions on them with ``<id>`` in the prompt are trained
+towards its predictions with the description in the place of ``<id>``: a loss without noise, which leaves clothes to the
+prompt. Accessories that not everybody wears, such as a hat, are not contradicted by other outfits; they are named next
+to ``<id>`` wherever they are visible. The face and exact shades are learned from the photos.
+``stage=evaluate suite=identity`` measures the effect (table "Choices").
 """
 
 from dataclasses import dataclass, replace
@@ -24,79 +23,85 @@ from avatar_gs.prior.prompts import PLACEHOLDER, with_accessories
 from avatar_gs.protocols import Describable, IdentityPrior
 
 OWN, OTHERS = 24, 24
-"""Paintings in the clothes of the photos, where ``<id>`` is said (and a hat, if there is one), and in others, which are
-named."""
+"""Samples in the clothes of the photos, which ``<id>`` stands for (with accessories named), and in other clothes, which
+are named."""
 SOMETIMES = 0.2
-"""How often another outfit has what not everybody wears."""
+"""Probability that another outfit includes an optional accessory."""
 STEPS, CFG_SCALE = 12, 4.0
 NEGATIVE = {PromptStyle.mini: MINI_NEGATIVE, PromptStyle.sd: ""}
 EARLIEST = 0.3
-"""Rehearsed are the times after this share of the prior's: what is said in words shows in noise."""
-MOST = 5.0
-"""Errors count by sigma/alpha, up to this."""
+"""Smallest timestep that is trained, as a fraction of the prior's: words show at high noise."""
+MAX_WEIGHT = 5.0
+"""Upper bound of the errors' weight sigma/alpha."""
 
 
 @dataclass(frozen=True)
-class Rehearsals:
-    """What the prior painted; ``said`` are the prompts with ``<id>`` and ``meant`` those with the description."""
+class OutfitSamples:
+    """Latents that the prior sampled, with a prompt that names ``<id>`` and one with the description for each."""
 
     latents: Float[Tensor, "M c h w"]
-    said: tuple[str, ...]
-    meant: tuple[str, ...]
+    with_id: tuple[str, ...]
+    described: tuple[str, ...]
 
 
-def rehearse(prior: IdentityPrior, description: Description, style: PromptStyle, seed: int) -> Rehearsals:
-    """Lets the prior paint the described person in their own clothes and in others, in the framings of the templates
-    in turn."""
-    draws = generator(seed, 0, "rehearse")
-    people = [description] * OWN + other_outfits(prior.describable, description, OTHERS, draws)
+def sample_outfits(prior: IdentityPrior, description: Description, style: PromptStyle, seed: int) -> OutfitSamples:
+    """Sample the described person in the clothes of the photos and in others, in the templates' framings in turn."""
+    random = generator(seed, 0, "rehearse")
+    people = [description] * OWN + other_outfits(prior.describable, description, OTHERS, random)
     groups = templates(style)
     own = with_accessories(PLACEHOLDER, description.accessories(prior.describable))
-    said, meant = [], []
+    with_id, described = [], []
     for index, person in enumerate(people):
         group = groups[index % len(groups)]
-        template = group[int(torch.randint(len(group), (1,), generator=draws))]
-        said.append(template.format(own if index < OWN else person.worn_by(PLACEHOLDER)))
-        meant.append(template.format(person.whole()))
-    latents = sample_latents(prior, meant, NEGATIVE[style], draws, steps=STEPS, cfg_scale=CFG_SCALE)
-    return Rehearsals(latents, tuple(said), tuple(meant))
+        template = group[int(torch.randint(len(group), (1,), generator=random))]
+        with_id.append(template.format(own if index < OWN else person.worn_by(PLACEHOLDER)))
+        described.append(template.format(person.whole()))
+    latents = sample_latents(prior, described, NEGATIVE[style], random, steps=STEPS, cfg_scale=CFG_SCALE)
+    return OutfitSamples(latents, tuple(with_id), tuple(described))
 
 
 def other_outfits(
-    words: Describable, description: Description, count: int, draws: torch.Generator
+    words: Describable, description: Description, count: int, random: torch.Generator
 ) -> list[Description]:
-    """The same person in clothes of which the description names none."""
+    """The same person in clothes that the description does not contain."""
     worn = description.worn_by("")
 
     def outfit() -> dict[str, str]:
         clothes = {}
         for part, options in words.clothes.items():
             others = [option for option in options if option and option not in worn]
-            skipped = "" in options and float(torch.rand((), generator=draws)) > SOMETIMES
+            skipped = "" in options and float(torch.rand((), generator=random)) > SOMETIMES
             if others and not skipped:
-                clothes[part] = others[int(torch.randint(len(others), (1,), generator=draws))]
+                clothes[part] = others[int(torch.randint(len(others), (1,), generator=random))]
         return clothes
 
     return [replace(description, clothes=outfit()) for _ in range(count)]
 
 
-def rehearsal_error(
+def outfit_error(
     prior: IdentityPrior,
-    rehearsals: Rehearsals,
-    rows: Float[Tensor, "n d"],
+    samples: OutfitSamples,
+    identity: Float[Tensor, "n d"],
     count: int,
-    draws: torch.Generator,
+    random: torch.Generator,
 ) -> Float[Tensor, " count"]:
-    """How far the prior's predictions with ``<id>`` are from those with the description, on ``count`` of its paintings:
-    weighted mean squares, differentiable in ``rows``."""
-    picks = torch.randperm(len(rehearsals.latents), generator=draws)[:count].tolist()
-    z = rehearsals.latents[picks]
-    shares = (torch.arange(prior.num_timesteps) >= EARLIEST * prior.num_timesteps).float()
-    times = stratified_times(shares / shares.sum(), len(picks), draws)
-    t = times[torch.randperm(len(picks), generator=draws)].to(z.device)
-    z_t = with_noise(prior, z, t, torch.randn(z.shape, generator=draws).to(z.device)).z_t
+    """Weighted mean squared difference of the predictions with ``<id>`` and with the description.
+
+    Args:
+        prior: predicts the noise.
+        samples: ``count`` of them are chosen.
+        identity: embeddings of ``<id>``; the errors are differentiable in them.
+        count: number of errors.
+        random: of samples, timesteps and noise.
+    """
+    picks = torch.randperm(len(samples.latents), generator=random)[:count].tolist()
+    z = samples.latents[picks]
+    trained = (torch.arange(prior.num_timesteps) >= EARLIEST * prior.num_timesteps).float()
+    times = stratified_times(trained / trained.sum(), len(picks), random)
+    t = times[torch.randperm(len(picks), generator=random)].to(z.device)
+    z_t = with_noise(prior, z, t, torch.randn(z.shape, generator=random).to(z.device)).z_t
     with torch.no_grad():
-        meant = prior.eps(z_t, t, prior.encode_prompts([rehearsals.meant[pick] for pick in picks]), None)
-    said = prior.eps(z_t, t, prior.encode_prompts([rehearsals.said[pick] for pick in picks], rows), None)
-    weights = (prior.sigma(t) / prior.alpha(t)).clamp(max=MOST)
-    return weights * (said - meant).square().mean((1, 2, 3))
+        described = prior.eps(z_t, t, prior.encode_prompts([samples.described[pick] for pick in picks]), None)
+    with_id = prior.eps(z_t, t, prior.encode_prompts([samples.with_id[pick] for pick in picks], identity), None)
+    weights = (prior.sigma(t) / prior.alpha(t)).clamp(max=MAX_WEIGHT)
+    return weights * (with_id - described).square().mean((1, 2, 3))

@@ -1,4 +1,4 @@
-"""The photos of one person: finding the files, leaving out what does not serve, and saying why."""
+"""Load the photos of one person, and report files that cannot be used."""
 
 import difflib
 import glob
@@ -24,14 +24,14 @@ log = logging.getLogger(__name__)
 
 MAX_BYTES = 256 * 2**20
 _NAMED = 5
-"""How many skipped files an error names."""
+"""Number of skipped files that an error names."""
 
 
 @dataclass(frozen=True)
 class PhotoSet:
     """Square photos in [0, 1], in the order of their names.
 
-    ``hashes`` are SHA-256 of the files' bytes; ``skipped`` holds each file that was left out, with the reason.
+    ``hashes`` are SHA-256 of the files' bytes; ``skipped`` holds the names of unusable files with the reasons.
     """
 
     images: Float[Tensor, "N S S 3"]
@@ -44,20 +44,22 @@ class PhotoSet:
 
 
 def load_photos(source: str, size: int, *, remove_background: bool = False, min_size: int = 64) -> PhotoSet:
-    """Reads JPEG, PNG and WebP photos as squares of ``size`` pixels.
+    """Load JPEG, PNG and WebP photos as squares of ``size`` pixels.
 
-    Wide pictures keep their middle and tall ones their upper part; transparent pixels become mid-grey. Files that
-    cannot serve (duplicates by bytes or by pixels, shorter sides under ``min_size`` pixels, damaged files, other
-    files) are skipped, each with a warning in the log. Hidden files and folders inside a folder are ignored.
+    Wide images keep their middle and tall ones their upper part; transparent pixels become mid-grey. Unusable files
+    (duplicates by bytes or pixels, damaged or other files) are skipped with a warning. Hidden files and folders inside
+    a folder are ignored.
 
     Args:
-        source: a folder, a glob (``**`` reaches into folders) or one file.
-        remove_background: put the person on plain grey; a photo's own transparency is taken as it is.
+        source: a folder, a glob (``**`` includes subfolders) or one file.
+        size: side of the squares in pixels.
+        remove_background: put the person on plain grey; a photo with transparency keeps its own mask.
+        min_size: smallest shorter side in pixels; smaller photos are skipped.
 
     Raises:
-        UserError: there is nothing at ``source``, no photo in it serves, or background removal is not installed.
+        UserError: if there is nothing at ``source``, no photo is usable, or background removal is not installed.
     """
-    paths = _find(source)
+    paths = _files(source)
     remover = lru_cache(maxsize=1)(load_remover) if remove_background else None
     images: list[Tensor] = []
     names: list[str] = []
@@ -69,8 +71,8 @@ def load_photos(source: str, size: int, *, remove_background: bool = False, min_
             data = _read(path)
             digest = hashlib.sha256(data).hexdigest()
             _note(first_with, digest, name, "the same file as")
-            picture = _picture(data, min_size, remover)
-            pixels = hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()
+            image = _image(data, min_size, remover)
+            pixels = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
             _note(first_with, pixels, name, "the same pixels as")
         except Unusable as reason:
             log.warning("photos: %s is skipped: %s", name, reason)
@@ -78,19 +80,19 @@ def load_photos(source: str, size: int, *, remove_background: bool = False, min_
             continue
         names.append(name)
         hashes.append(digest)
-        images.append(torch.from_numpy(np.asarray(square(picture, size)).copy()).float() / 255)
+        images.append(torch.from_numpy(np.asarray(square(image, size)).copy()).float() / 255)
     if not images:
         raise UserError(_none_left(source, skipped))
     return PhotoSet(torch.stack(images), tuple(names), tuple(hashes), tuple(skipped))
 
 
-def _picture(data: bytes, min_size: int, remover: Callable[[], Callable] | None) -> Image.Image:
-    picture, alpha = decode(data)
-    if min(picture.size) < min_size:
-        raise Unusable(f"{picture.width}×{picture.height} pixels, smaller than embed.min_size={min_size}")
+def _image(data: bytes, min_size: int, remover: Callable[[], Callable] | None) -> Image.Image:
+    image, alpha = decode(data)
+    if min(image.size) < min_size:
+        raise Unusable(f"{image.width}×{image.height} pixels, smaller than embed.min_size={min_size}")
     if alpha is None and remover is not None:
-        alpha = remover()(picture)
-    return on_grey(picture, alpha)
+        alpha = remover()(image)
+    return on_grey(image, alpha)
 
 
 def _note(first_with: dict[str, str], digest: str, name: str, what: str) -> None:
@@ -101,7 +103,7 @@ def _note(first_with: dict[str, str], digest: str, name: str, what: str) -> None
 
 def _read(path: Path) -> bytes:
     try:
-        if not path.is_file():  # a pipe would wait for ever
+        if not path.is_file():  # reading a pipe would never end
             raise Unusable("a broken link" if path.is_symlink() else "not a regular file")
         if path.stat().st_size > MAX_BYTES:
             raise Unusable(f"larger than {MAX_BYTES // 2**20} MiB")
@@ -113,8 +115,8 @@ def _read(path: Path) -> bytes:
 # ---- finding the files
 
 
-def _find(source: str) -> list[Path]:
-    """The files that ``source`` means, in the order of their names. Raises UserError if there is nothing there."""
+def _files(source: str) -> list[Path]:
+    """The files of ``source``, sorted by name; raises UserError if there is nothing."""
     if not source.strip():
         raise UserError("photos is empty: expected a folder, a glob or one picture")
     path = _expanded(source)
@@ -147,7 +149,7 @@ def _is_glob(text: str) -> bool:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """File names, with their folders where these differ; on one line whatever bytes they hold."""
+    """Printable file names, with their folders if these differ."""
     one_folder = len({path.parent for path in paths}) == 1
     return [_printable(path.name if one_folder else str(path)) for path in paths]
 
@@ -156,18 +158,18 @@ def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
-# ---- what may have been meant
+# ---- hints in errors
 
 
 def _nearest(path: Path) -> str:
-    """What the folder that exists holds under a similar name."""
+    """A hint at a similar name in the deepest folder of the path that exists."""
     parent = next(folder for folder in (path.absolute().parents) if folder.is_dir())
     missing = path.absolute().relative_to(parent).parts[0]
     try:
-        beside = [entry.name for entry in parent.iterdir()]
+        existing = [entry.name for entry in parent.iterdir()]
     except OSError:
-        beside = []
-    close = difflib.get_close_matches(missing, beside, n=1, cutoff=0.5)
+        existing = []
+    close = difflib.get_close_matches(missing, existing, n=1, cutoff=0.5)
     if close:
         return f"did you mean {_printable(str(parent / close[0]))}?"
     return f"{parent} holds no '{missing}': expected a folder, a glob or one picture"
@@ -183,13 +185,13 @@ def _empty_glob(path: Path, matches: list[Path]) -> str:
 
 
 def _contents(folder: Path) -> str:
-    """What a folder holds, by suffix: '3 .JPG, 1 folder'."""
-    kinds = Counter(
+    """A folder's content by suffix: '3 .JPG, 1 folder'."""
+    counts = Counter(
         "folder" if entry.is_dir() else entry.suffix or "file without suffix"
         for entry in folder.iterdir()
         if not entry.name.startswith(".")
     )
-    listed = [f"{n} {_printable(kind)}{'s' * (kind == 'folder' and n > 1)}" for kind, n in sorted(kinds.items())]
+    listed = [f"{n} {_printable(suffix)}{'s' * (suffix == 'folder' and n > 1)}" for suffix, n in sorted(counts.items())]
     return ", ".join(listed[:_NAMED]) or "nothing"
 
 

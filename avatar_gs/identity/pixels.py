@@ -1,6 +1,8 @@
-"""One photo: from a file's bytes to an upright square in sRGB.
+"""One photo: from a file's bytes to an upright square in sRGB, optionally without its background.
 
-Whatever a camera or an editor wrote comes out as 8-bit RGB; nothing is ever squashed.
+Files of any camera or editor become 8-bit RGB without distortion. Backgrounds are removed by rembg (MIT) with U-2-Net's
+weights for people (Apache-2.0; rembg's default weights are not free for commercial use). rembg would download weights
+at first use without asking: they must be there before.
 """
 
 import io
@@ -16,26 +18,26 @@ from avatar_gs.core.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 120_000_000
-"""Larger pictures are refused before they are decoded: a few kilobytes can unpack to gigabytes."""
+"""Larger images are refused before decoding: a few kilobytes can unpack to gigabytes."""
 GREY = 128
-"""The plain background, mid-grey."""
+"""The plain background."""
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF")
 _APPLE = (b"ftyphei", b"ftyphev", b"ftypmif", b"ftypmsf")
 _SRGB = ImageCms.createProfile("sRGB")
 
 
 class Unusable(Exception):
-    """A file that cannot serve as a photo; the message is the reason, a few words."""
+    """A file that cannot be used as a photo; the message is the reason in a few words."""
 
 
 def decode(data: bytes) -> tuple[Image.Image, Image.Image | None]:
-    """A picture's upright RGB and, if it has one that hides anything, its alpha (mode L), both of its own size.
+    """Decode JPEG, PNG or WebP by content (the first frame of an animation), with EXIF orientation and colour profile.
 
-    Reads JPEG, PNG and WebP by content (of an animation, the first picture), honours EXIF orientation and embedded
-    colour profiles.
+    Returns:
+        RGB image and, if it is not opaque, its alpha (mode L).
 
     Raises:
-        Unusable: it is something else, damaged or cut short, too large, or wholly transparent.
+        Unusable: if it has another format, is damaged or cut short, too large, or completely transparent.
     """
     image = _upright(_eight_bits(_loaded(data)))
     if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa") and "transparency" not in image.info:
@@ -49,19 +51,19 @@ def decode(data: bytes) -> tuple[Image.Image, Image.Image | None]:
     return _srgb(with_alpha), (None if least == 255 else alpha)
 
 
-def on_grey(picture: Image.Image, alpha: Image.Image | None) -> Image.Image:
-    """``picture`` where ``alpha`` is white and plain mid-grey where it is black."""
+def on_grey(image: Image.Image, alpha: Image.Image | None) -> Image.Image:
+    """``image`` composited over mid-grey."""
     if alpha is None:
-        return picture
-    return Image.composite(picture, Image.new("RGB", picture.size, (GREY,) * 3), alpha)
+        return image
+    return Image.composite(image, Image.new("RGB", image.size, (GREY,) * 3), alpha)
 
 
-def square(picture: Image.Image, size: int) -> Image.Image:
-    """The largest square of a picture, at ``size`` pixels: the middle of a wide one, the upper part of a tall one,
-    because that is where the face is."""
-    side = min(picture.size)
-    left = (picture.width - side) // 2
-    return picture.resize((size, size), Image.Resampling.LANCZOS, box=(left, 0, left + side, side))
+def square(image: Image.Image, size: int) -> Image.Image:
+    """The largest square of an image at ``size`` pixels: the middle of a wide one, the upper part of a tall one, where
+    the face is."""
+    side = min(image.size)
+    left = (image.width - side) // 2
+    return image.resize((size, size), Image.Resampling.LANCZOS, box=(left, 0, left + side, side))
 
 
 def _loaded(data: bytes) -> Image.Image:
@@ -69,7 +71,7 @@ def _loaded(data: bytes) -> Image.Image:
         raise Unusable("the file is empty")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own, gentler limit, and oddities of metadata
+            warnings.simplefilter("ignore")  # Pillow's own, higher limit, and odd metadata
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 millions = image.width * image.height / 1e6
@@ -82,11 +84,11 @@ def _loaded(data: bytes) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise Unusable(f"far more than {MAX_PIXELS / 1e6:.0f} million pixels") from error
     except Exception as error:  # a broken file makes Pillow's readers raise almost anything
-        raise Unusable(_what_is_wrong(data)) from error
+        raise Unusable(_reason(data)) from error
     return image
 
 
-def _what_is_wrong(data: bytes) -> str:
+def _reason(data: bytes) -> str:
     if data.startswith(_BEGINNINGS):
         return "damaged or cut short"
     if data[4:].startswith(_APPLE):
@@ -95,7 +97,7 @@ def _what_is_wrong(data: bytes) -> str:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Pillow opens 16-bit greyscale as integers, and its own conversion of those clips nearly everything to white."""
+    """Pillow opens 16-bit greyscale as integers, which its own conversion clips nearly all to white."""
     if not image.mode.startswith("I"):
         return image
     values = np.asarray(image).astype(np.float64) / 257
@@ -107,12 +109,12 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # metadata that cannot be read say nothing about the pixels
+    except Exception:  # the pixels are valid whatever the metadata
         return image
 
 
 def _srgb(image: Image.Image) -> Image.Image:
-    """RGB, converted from the colour space that an embedded profile names (phones photograph in Display P3)."""
+    """RGB, converted from the colour space of the embedded profile (phones use Display P3)."""
     profile: Any = image.info.get("icc_profile")
     rgb = image.convert("RGB") if image.mode != "CMYK" else image
     if profile and image.mode in ("RGB", "RGBA", "P", "CMYK"):
@@ -120,27 +122,28 @@ def _srgb(image: Image.Image) -> Image.Image:
             embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             return ImageCms.profileToProfile(rgb, embedded, _SRGB, outputMode="RGB") or rgb.convert("RGB")
         except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
-            pass  # a damaged profile, or one of another kind of picture
+            pass  # a damaged profile, or one of another type of image
     return rgb.convert("RGB")
 
 
 WEIGHTS = "u2net_human_seg"
 LEAST_AREA = 0.005
-"""A mask that covers less of a picture found nobody in it."""
+"""Smallest fraction of an image that a person's mask covers."""
 _OTHERWISE = "or leave embed.remove_background out (photos with a transparent background need no removal)"
 
 
 def load_remover() -> Callable[[Image.Image], Image.Image]:
-    """A function from an RGB picture to its mask (mode L, the picture's size, white where the person is), which raises
-    ``Unusable`` where it finds nobody.
+    """A function from an RGB image to the mask of the person in it (mode L, same size, white: person).
+
+    The function raises ``Unusable`` if it finds nobody.
 
     Raises:
-        UserError: rembg or its weights are not installed.
+        UserError: if rembg or its weights are not installed.
     """
-    remove, session = _load()
+    remove, session = _load_rembg()
 
-    def remover(picture: Image.Image) -> Image.Image:
-        mask = remove(picture, session=session, only_mask=True).convert("L")
+    def remover(image: Image.Image) -> Image.Image:
+        mask = remove(image, session=session, only_mask=True).convert("L")
         if np.asarray(mask).mean() < 255 * LEAST_AREA:
             raise Unusable("no person found in it (embed.remove_background)")
         return mask
@@ -148,8 +151,8 @@ def load_remover() -> Callable[[Image.Image], Image.Image]:
     return remover
 
 
-def _load() -> tuple[Any, Any]:
-    """rembg's ``remove`` and a session of it."""
+def _load_rembg() -> tuple[Any, Any]:
+    """rembg's ``remove`` and a session for it."""
     try:
         # Importing rembg without onnxruntime prints advice and ends the process.
         if find_spec("onnxruntime") is None:
@@ -171,7 +174,7 @@ def _load() -> tuple[Any, Any]:
         )
     try:
         return rembg.remove, rembg.new_session(WEIGHTS, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has its own kinds, of no common base
+    except Exception as error:  # onnxruntime's errors have no common base
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"embed.remove_background=true: {U2netHumanSegSession.resolve_existing(f'{WEIGHTS}.onnx')} cannot be "

@@ -222,7 +222,7 @@ class Sheets:
         write_png(self.folder.previews / "identity_loss.png", loss_curve(self.losses))
 
     def _samples(self, state: EmbedState) -> Float[Tensor, "B S S 3"]:
-        prior = self.prior.with_identity(state.rows.detach())
+        prior = self.prior.with_identity(state.embeddings.detach())
         positive, negative = [p.positive for p in self.prompts], [p.negative for p in self.prompts]
         noise = generator(self.seed, 0, "identity sheet")
         return prior.sample(positive, negative, None, SAMPLE_STEPS, SAMPLE_CFG, noise)

@@ -160,6 +160,18 @@ def test_enum_words_and_texts_are_found():
     assert not {"seed", "stage", "prior.control_scale"} & config.text_keys()
 
 
+@pytest.mark.parametrize("name", ["clothes", "weighting"])
+def test_the_former_name_of_auto_is_accepted_on_the_command_line_and_in_saved_runs(resolve, name):
+    settings = resolve("name=a", "prompt='a man'", f"embed.{name}=own")
+    assert settings.plain()["embed"][name] == "auto" == getattr(settings.embed, name).name
+    save(settings)
+    file = settings.folder / "config.yaml"
+    file.write_text(file.read_text().replace(f"  {name}: auto", f"  {name}: own"))
+    assert f"  {name}: own" in file.read_text()
+    for override in ([], [f"embed.{name}=own"], [f"embed.{name}=auto"]):
+        assert resolve("name=a", *override).embed == settings.embed
+
+
 def test_a_run_saved_before_the_laboratory_had_its_own_settings_resumes(resolve):
     settings = resolve("name=a", "prompt='a man'", "optimize.steps=7")
     save(settings)

@@ -58,8 +58,8 @@ def test_rows_begin_at_the_outputs_for_the_names_mean(priors, kind):
     with torch.no_grad():
         expected = with_new_tokens(prior, torch.stack([first, second]))("<id>")[0, 1:3]
         repeated = with_new_tokens(prior, torch.stack([first, second, first]))("<id>")[0, 1:4]
-    torch.testing.assert_close(cross_init.initial_rows(prior, small()), expected)
-    torch.testing.assert_close(cross_init.initial_rows(prior, small(tokens=3)), repeated)
+    torch.testing.assert_close(cross_init.initial_embeddings(prior, small()), expected)
+    torch.testing.assert_close(cross_init.initial_embeddings(prior, small(tokens=3)), repeated)
     assert (repeated[0] - repeated[2]).abs().max() > 1e-3, "a repetition begins elsewhere"
     assert isinstance(prior, IdentityPrior)
 
@@ -68,11 +68,11 @@ def test_textual_inversion_begins_at_a_word_and_is_not_held(priors):
     prior = priors["sd15"]
     word = prior.token_embeddings("person")
     plain = small(method=IdentityMethod.textual_inversion, regularisation=1e6)
-    rows = cross_init.initial_rows(prior, plain)
+    rows = cross_init.initial_embeddings(prior, plain)
     torch.testing.assert_close(rows, word[:2])
     held = cross_init.train_identity(prior, photos(), small(regularisation=1e6, lr=1e-3)).vectors
     free = cross_init.train_identity(prior, photos(), plain).vectors
-    assert (held - cross_init.initial_rows(prior, small())).norm(dim=-1).max() < 0.05
+    assert (held - cross_init.initial_embeddings(prior, small())).norm(dim=-1).max() < 0.05
     assert (free - rows).norm(dim=-1).min() > 0.2
 
 
@@ -84,7 +84,7 @@ def test_training_moves_the_rows_and_nothing_else(priors, kind):
     words = prior.encode_prompts(["a red man"])
     seen = []
     embedding = cross_init.train_identity(prior, photos(), small(), on_preview=lambda state: seen.append(state.step))
-    start = cross_init.initial_rows(prior, small())
+    start = cross_init.initial_embeddings(prior, small())
     assert embedding.vectors.shape == start.shape and embedding.vectors.isfinite().all()
     assert ((embedding.vectors - start).norm(dim=-1) > 0.05).all()
     for network, values in zip(networks, before, strict=True):
@@ -106,7 +106,7 @@ def test_training_lowers_the_loss_on_its_photos(priors):
             return float(denoising.prediction_error(prior, latents.expand(32, -1, -1, -1), t, noise, cond).mean())
 
     trained = cross_init.train_identity(prior, photos(1), config).vectors
-    assert error(trained) < error(cross_init.initial_rows(prior, config))
+    assert error(trained) < error(cross_init.initial_embeddings(prior, config))
 
 
 def test_an_interrupted_training_ends_with_the_same_bytes(priors, tmp_path):

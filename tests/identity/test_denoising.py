@@ -26,7 +26,7 @@ def test_the_error_is_in_what_the_prior_predicts(priors, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_noisy_times_are_drawn_more_often(priors, kind):
     prior = priors[kind]
-    plain, noisy = (denoising.time_shares(prior, weighting) for weighting in (Weighting.plain, Weighting.noisy))
+    plain, noisy = (denoising.time_probabilities(prior, weighting) for weighting in (Weighting.plain, Weighting.noisy))
     torch.testing.assert_close(plain, torch.full((1000,), 0.001))
     t = torch.tensor([10, 900])
     alpha2 = prior.alpha(t).square()

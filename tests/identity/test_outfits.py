@@ -7,7 +7,7 @@ from avatar_gs.identity import cross_init, outfits
 from avatar_gs.identity.config import Clothes, EmbedConfig
 from avatar_gs.identity.description import Description
 from avatar_gs.identity.embedding import read_identity, write_identity
-from avatar_gs.identity.outfits import Rehearsals, other_outfits, rehearsal_error, rehearse
+from avatar_gs.identity.outfits import OutfitSamples, other_outfits, outfit_error, sample_outfits
 from avatar_gs.identity.photos import PhotoSet
 from avatar_gs.prior.config import PromptStyle
 from tests import tiny
@@ -41,10 +41,10 @@ def test_other_outfits_have_nothing_of_the_own():
 @pytest.mark.parametrize("style", list(PromptStyle))
 def test_own_clothes_are_meant_by_the_name_and_others_are_named(priors, style):
     prior = priors["sd15"]
-    found = rehearse(prior, SOMEBODY, style, seed=0)
+    found = sample_outfits(prior, SOMEBODY, style, seed=0)
     assert found.latents.shape == (7, prior.latent_channels, prior.latent_size, prior.latent_size)
     assert found.latents.isfinite().all()
-    for index, (said, meant) in enumerate(zip(found.said, found.meant, strict=True)):
+    for index, (said, meant) in enumerate(zip(found.with_id, found.described, strict=True)):
         assert said.count("<id>") == 1 and "<id>" not in meant
         assert ("<id> wearing red trousers" in said) == (index < 3), "not everybody wears them: they are said"
         assert ("wearing a" in said) == (index >= 3)
@@ -53,18 +53,18 @@ def test_own_clothes_are_meant_by_the_name_and_others_are_named(priors, style):
             ("<id> wearing red trousers", SOMEBODY.whole()) if index < 3 else ("<id>", "a man with very tall")
         )
         assert meant == said.replace(called, person)
-    assert torch.equal(rehearse(prior, SOMEBODY, style, seed=0).latents, found.latents)
+    assert torch.equal(sample_outfits(prior, SOMEBODY, style, seed=0).latents, found.latents)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_that_say_what_is_meant_have_no_error_and_others_learn_it(priors, kind):
     prior = priors[kind]
     z = torch.randn(4, prior.latent_channels, 8, 8, generator=torch.Generator().manual_seed(1))
-    rehearsals = Rehearsals(z, ("a <id>, tall",) * 4, ("a red man, tall",) * 4)
+    rehearsals = OutfitSamples(z, ("a <id>, tall",) * 4, ("a red man, tall",) * 4)
     true = prior.token_embeddings("red man")
 
     def error(rows):
-        return rehearsal_error(prior, rehearsals, rows, 4, torch.Generator().manual_seed(2))
+        return outfit_error(prior, rehearsals, rows, 4, torch.Generator().manual_seed(2))
 
     assert error(true).shape == (4,) and float(error(true).max()) < 1e-8
     rows = prior.token_embeddings("blue shirt").requires_grad_(True)
@@ -76,7 +76,7 @@ def test_rows_that_say_what_is_meant_have_no_error_and_others_learn_it(priors, k
 
 def test_the_first_steps_rehearse_only_and_then_half_of_each(priors, monkeypatch):
     asked = {"rehearsed": [], "photos": []}
-    really, really_photos = cross_init.rehearsal_error, cross_init.photo_error
+    really, really_photos = cross_init.outfit_error, cross_init.photo_error
 
     def rehearsed(prior, rehearsals, rows, count, draws):
         asked["rehearsed"].append(count)
@@ -86,7 +86,7 @@ def test_the_first_steps_rehearse_only_and_then_half_of_each(priors, monkeypatch
         asked["photos"].append(count)
         return really_photos(prior, lessons, rows, count, weighting, draws)
 
-    monkeypatch.setattr(cross_init, "rehearsal_error", rehearsed)
+    monkeypatch.setattr(cross_init, "outfit_error", rehearsed)
     monkeypatch.setattr(cross_init, "photo_error", shown)
     config = EmbedConfig(tokens=2, steps=5, batch=4, lr=0.05, clothes=Clothes.free)
     cross_init.train_identity(priors["sd15"], photos(), config)

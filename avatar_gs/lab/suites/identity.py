@@ -247,6 +247,11 @@ class IdentitySuite(AvatarSuite[IdentityJob, Portrayed, IdentityRecord]):
         return sections(results)
 
 
+def _embed_facts(settings: LabSettings) -> dict[str, Any]:
+    """The embedding's settings with the former name of ``auto``, so that identities learned before remain valid."""
+    return {name: "own" if value == "auto" else value for name, value in settings.plain()["embed"].items()}
+
+
 class Identities:
     """The identities of the suite's people, each trained once and stored next to the records.
 
@@ -263,7 +268,7 @@ class Identities:
         """The identity of a person from the first ``pictures`` photos, trained as ``settings.embed`` says."""
         photos = self._photos(person, pictures, settings)
         style = settings.prior.prompts.style
-        facts = [CACHE_VERSION, photos.hashes, settings.plain()["embed"], style.name, settings.seed, self.fingerprint]
+        facts = [CACHE_VERSION, photos.hashes, _embed_facts(settings), style.name, settings.seed, self.fingerprint]
         own = self.folder / "identities" / digest(facts)
         try:
             cost = Cost(**json.loads((own / "cost.json").read_text(encoding="utf-8")))
