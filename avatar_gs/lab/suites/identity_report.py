@@ -102,8 +102,8 @@ class IdentityRecord(Record):
 # ---- figures
 
 
-def of_kind(records: Iterable[IdentityRecord], kind: Portrayal) -> list[IdentityRecord]:
-    return [record for record in records if record.kind is kind]
+def portrayed_as(records: Iterable[IdentityRecord], portrayal: Portrayal) -> list[IdentityRecord]:
+    return [record for record in records if record.kind is portrayal]
 
 
 def rank(distances: Sequence[float], person: int) -> int:
@@ -208,8 +208,8 @@ def in_short(some: Sequence[IdentityRecord]) -> Figures:
 
 def pictures_table(records: Sequence[IdentityRecord]) -> dict[str, Figures]:
     """How likeness grows with the number of photos, on the people and the seed for whom all numbers are there."""
-    fewer = of_kind(records, Portrayal.FEWER_PICTURES)
-    all_of_them = _same_runs(of_kind(records, Portrayal.CROSS_INIT), fewer)
+    fewer = portrayed_as(records, Portrayal.FEWER_PICTURES)
+    all_of_them = _same_runs(portrayed_as(records, Portrayal.CROSS_INIT), fewer)
     by_number = {number: [one for one in fewer if one.pictures == number] for number in {one.pictures for one in fewer}}
     rows = {str(number): in_short(by_number[number]) for number in sorted(by_number)}
     return rows | ({str(PICTURES): in_short(all_of_them)} if all_of_them else {})
@@ -217,24 +217,24 @@ def pictures_table(records: Sequence[IdentityRecord]) -> dict[str, Figures]:
 
 def ablations_table(records: Sequence[IdentityRecord]) -> dict[str, Figures]:
     """The whole method, without the identity, and without each of its other parts, on the same people."""
-    ablated = [record for kind in ABLATIONS for record in of_kind(records, kind)]
+    ablated = [record for portrayal in ABLATIONS for record in portrayed_as(records, portrayal)]
     rows = {
-        "the whole method": _same_runs(of_kind(records, Portrayal.CROSS_INIT), ablated),
-        "without identity": _same_runs(of_kind(records, Portrayal.NO_IDENTITY), ablated),
-        **{kind.value: of_kind(ablated, kind) for kind in ABLATIONS},
+        "the whole method": _same_runs(portrayed_as(records, Portrayal.CROSS_INIT), ablated),
+        "without identity": _same_runs(portrayed_as(records, Portrayal.NO_IDENTITY), ablated),
+        **{portrayal.value: portrayed_as(ablated, portrayal) for portrayal in ABLATIONS},
     }
     return {name: in_short(some) for name, some in rows.items() if some}
 
 
 def choices_table(records: Sequence[IdentityRecord]) -> dict[str, Figures]:
     """What could stand in the place of a default, beside it, on the same people: likeness, and the new outfit."""
-    others = [record for kind in list(CHOICES)[1:] for record in of_kind(records, kind)]
+    others = [record for portrayal in list(CHOICES)[1:] for record in portrayed_as(records, portrayal)]
     rows = {}
-    for kind, redressed in CHOICES.items():
-        alone, dressed = (_same_runs(of_kind(records, one), others) for one in (kind, redressed))
+    for portrayal, redressed in CHOICES.items():
+        alone, dressed = (_same_runs(portrayed_as(records, one), others) for one in (portrayal, redressed))
         if alone and dressed:
             edited = editability(dressed)
-            rows[kind.value] = in_short(alone) | {name: edited[name] for name in ("right", "own", "worn")}
+            rows[portrayal.value] = in_short(alone) | {name: edited[name] for name in ("right", "own", "worn")}
     return rows
 
 
@@ -248,10 +248,10 @@ def embedding_table(records: Sequence[IdentityRecord]) -> dict[str, Figures]:
     """What training an identity takes, by method. A process's peak memory only grows, so the least of them bounds what
     training needs."""
     figures = {}
-    for kind in METHODS:
-        costs = [record.embedding for record in of_kind(records, kind) if record.embedding is not None]
+    for portrayal in METHODS:
+        costs = [record.embedding for record in portrayed_as(records, portrayal) if record.embedding is not None]
         if costs:
-            figures[kind.value] = {
+            figures[portrayal.value] = {
                 "identities": len(costs),
                 "steps": costs[0].steps,
                 "seconds": fmean(cost.seconds for cost in costs),
@@ -266,10 +266,10 @@ def costs(records: Sequence[IdentityRecord]) -> Figures:
     person with one seed."""
     made = [(record, record.metrics) for record in records if record.metrics is not None]
     trained = {(one.person, one.seed, one.pictures, one.embedding) for one in records if one.embedding is not None}
-    runs = {(record.person, record.seed) for record in of_kind(records, Portrayal.CROSS_INIT)}
-    regular = [record for kind in METHODS for record in of_kind(records, kind)]
+    runs = {(record.person, record.seed) for record in portrayed_as(records, Portrayal.CROSS_INIT)}
+    regular = [record for portrayal in METHODS for record in portrayed_as(records, portrayal)]
     embedding = sum(record.embedding.seconds for record in regular if record.embedding is not None)
-    making = sum(record.seconds for record in [*regular, *of_kind(records, Portrayal.NEW_OUTFIT)])
+    making = sum(record.seconds for record in [*regular, *portrayed_as(records, Portrayal.NEW_OUTFIT)])
     return {
         "person_seconds": (embedding + making) / len(runs),
         "avatars": len(made),
@@ -284,20 +284,24 @@ def costs(records: Sequence[IdentityRecord]) -> Figures:
 def summarise(records: Sequence[IdentityRecord]) -> Figures:
     """All figures of suite=identity."""
 
-    def by_kind(kinds: Sequence[Portrayal], figures: Callable[[Sequence[IdentityRecord]], dict[str, Any]]) -> Figures:
-        return {kind.value: figures(some) for kind in kinds if (some := of_kind(records, kind))}
+    def by_portrayal(
+        portrayals: Sequence[Portrayal], figures: Callable[[Sequence[IdentityRecord]], dict[str, Any]]
+    ) -> Figures:
+        return {
+            portrayal.value: figures(some) for portrayal in portrayals if (some := portrayed_as(records, portrayal))
+        }
 
     return {
-        "retrieval": by_kind((Portrayal.SAME_PERSON, *METHODS), retrieval),
-        "likeness": by_kind((Portrayal.SAME_PERSON, *METHODS, Portrayal.OTHER_PERSON), likeness),
-        "editability": by_kind(
+        "retrieval": by_portrayal((Portrayal.SAME_PERSON, *METHODS), retrieval),
+        "likeness": by_portrayal((Portrayal.SAME_PERSON, *METHODS, Portrayal.OTHER_PERSON), likeness),
+        "editability": by_portrayal(
             (Portrayal.SAME_PERSON, Portrayal.NEW_OUTFIT, Portrayal.OTHER_PERSON_REDRESSED), editability
         ),
         "pictures": pictures_table(records),
         "embedding": embedding_table(records),
         "ablations": ablations_table(records),
         "choices": choices_table(records),
-        "janus": by_kind((Portrayal.SAME_PERSON, *METHODS), janus),
+        "janus": by_portrayal((Portrayal.SAME_PERSON, *METHODS), janus),
         "costs": costs(records),
     }
 
