@@ -112,9 +112,7 @@ def compiled(function: Function, arguments: Arguments) -> Function:
     """By torch.compile, for these shapes. A second backward pass may follow the first."""
     from torch._functorch import config  # takes a second
 
-    if hasattr(
-        config, "donated_buffer"
-    ):  # torch 2.6 and later: the first backward pass would overwrite the second's inputs
+    if hasattr(config, "donated_buffer"):  # torch 2.6 on: the first backward pass would overwrite the second's inputs
         config.donated_buffer = False
     return torch.compile(function, dynamic=False)
 

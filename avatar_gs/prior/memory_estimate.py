@@ -133,6 +133,8 @@ def expected_phases(architecture: Architecture, load: Load) -> dict[str, dict[st
     learned = min(load.predict_chunk or batch, batch) * (NETWORKS_GRAPH + NETWORKS_WITHIN) * of_networks
     adapted = batch * (ADAPTER_GRAPH + NETWORKS_WITHIN) * of_networks
     predicted = load.predicted * batch
+    forward = min(load.predict_chunk or predicted, predicted) * NETWORKS_FORWARD * of_networks
+    views = load.previewed * architecture.image_size**2 * RENDER_PIXEL
     if load.through_text:
         learned += batch * (TEXT_GRAPH + TEXT_GRAPH_PARAMETER * count["text_encoder"])
 
@@ -145,12 +147,7 @@ def expected_phases(architecture: Architecture, load: Load) -> dict[str, dict[st
     sizes = {
         "prompts": (weights + text, 0, 0, 0) if load.offload_text else None,
         "warm-up": (held, 0, max(learned, encoded(batch) * load.vae_bytes / 4), rendered) if load.warms_up else None,
-        "predictions": (
-            held,
-            graph,
-            min(load.predict_chunk or predicted, predicted) * NETWORKS_FORWARD * of_networks,
-            rendered,
-        ),
+        "predictions": (held, graph, forward, rendered),
         "learning": (held, graph, learned, rendered) if load.through_networks else None,
         "adapter": (held, graph, adapted, rendered) if load.through_adapter else None,
         "encoding": (held, graph, encoded(load.encoded), rendered) if load.encoded else None,
@@ -158,14 +155,7 @@ def expected_phases(architecture: Architecture, load: Load) -> dict[str, dict[st
         "backward": (held, kept, within, rendered) if load.through_encoder else None,
         "refit": (held, kept, within, rendered + shown) if load.refits else None,
         "densify": (held, 0, 0, 3 * load.splats * SPLAT) if load.supersample else None,
-        "preview": (
-            held,
-            0,
-            decoded(load.previewed),
-            splats + load.previewed * architecture.image_size**2 * RENDER_PIXEL + shown,
-        )
-        if load.previewed
-        else None,
+        "preview": (held, 0, decoded(load.previewed), splats + views + shown) if load.previewed else None,
     }
     names = ("weights", "VAE", "networks", "renders", "overhead")
     return {
@@ -211,10 +201,7 @@ def expected_flops(
         forward: predictions per image without gradients.
         backward: predictions per image with a backward pass.
     """
-    images, twice = (
-        load.batch * architecture.reference_images,
-        bool(load.predict_chunk and load.predict_chunk < load.batch),
-    )
+    images, twice = load.batch * architecture.reference_images, 0 < load.predict_chunk < load.batch
     passes = (2 + load.checkpoint_encoder) if load.through_encoder else 0
     of_vae = (architecture.vae_channels / REFERENCE_VAE_CHANNELS) ** 2
     of_networks = (architecture.channels / REFERENCE_CHANNELS) ** 2

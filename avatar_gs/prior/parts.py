@@ -33,12 +33,14 @@ class Parts:
     tiny: AutoencoderTiny | None = None
 
     def __post_init__(self) -> None:
-        _check_prediction_type(self.scheduler)
-        _check_text_widths(self.text_encoder, self.unet, self.controlnet)
-        _check_unet(self.unet)
-        _check_vae(self.vae, self.unet)
+        text, unet, controlnet, vae = (
+            part.config for part in (self.text_encoder, self.unet, self.controlnet, self.vae)
+        )
+        _check_scheduler_and_unet(self.scheduler.config, unet)
+        _check_text_and_blocks(text, unet, controlnet)
+        _check_vae(vae, unet)
         if self.tiny is not None:
-            _check_tiny(self.tiny, self.vae)
+            _check_tiny(self.tiny.config, vae)
 
 
 def check_vae_scale(vae: Any, config: Path) -> None:
@@ -60,17 +62,22 @@ def check_vae_scale(vae: Any, config: Path) -> None:
         )
 
 
-def _check_prediction_type(scheduler: Any) -> None:
-    prediction_type = scheduler.config.prediction_type
-    if prediction_type not in ("epsilon", "v_prediction"):
-        raise UserError(f"prior: prediction_type={prediction_type} in its scheduler: expected epsilon or v_prediction")
+def _check_scheduler_and_unet(scheduler: Any, unet: Any) -> None:
+    if scheduler.prediction_type not in ("epsilon", "v_prediction"):
+        raise UserError(
+            f"prior: prediction_type={scheduler.prediction_type} in its scheduler: expected epsilon or v_prediction"
+        )
+    conditions = [name for name in OTHER_CONDITIONS if getattr(unet, name, None) is not None]
+    if conditions or unet.out_channels != unet.in_channels:
+        found = f"reads more than text ({', '.join(conditions)})" if conditions else "predicts more than the noise"
+        raise UserError(f"prior: its UNet {found}: expected a text-to-image Stable Diffusion 1.x or 2.x")
 
 
-def _check_text_widths(text_encoder: Any, unet: Any, controlnet: Any) -> None:
+def _check_text_and_blocks(text: Any, unet: Any, controlnet: Any) -> None:
     widths = {
-        "text encoder": text_encoder.config.hidden_size,
-        "UNet": unet.config.cross_attention_dim,
-        "ControlNet": controlnet.config.cross_attention_dim,
+        "text encoder": text.hidden_size,
+        "UNet": unet.cross_attention_dim,
+        "ControlNet": controlnet.cross_attention_dim,
     }
     if len(set(widths.values())) > 1:
         found = ", ".join(f"{name} {width}" for name, width in widths.items())
@@ -85,35 +92,28 @@ def _check_text_widths(text_encoder: Any, unet: Any, controlnet: Any) -> None:
         )
 
 
-def _blocks(network: Any) -> tuple[list[int], list[int]]:
+def _blocks(unet: Any) -> tuple[list[int], list[int]]:
     """Channels and layers of each of a UNet's downsampling blocks."""
-    channels, layers = list(network.config.block_out_channels), network.config.layers_per_block
+    channels, layers = list(unet.block_out_channels), unet.layers_per_block
     return channels, [layers] * len(channels) if isinstance(layers, int) else list(layers)
 
 
-def _check_unet(unet: Any) -> None:
-    conditions = [name for name in OTHER_CONDITIONS if getattr(unet.config, name, None) is not None]
-    if conditions or unet.config.out_channels != unet.config.in_channels:
-        found = f"reads more than text ({', '.join(conditions)})" if conditions else "predicts more than the noise"
-        raise UserError(f"prior: its UNet {found}: expected a text-to-image Stable Diffusion 1.x or 2.x")
-
-
 def _check_vae(vae: Any, unet: Any) -> None:
-    if getattr(vae.config, "latents_mean", None) is not None:
+    if getattr(vae, "latents_mean", None) is not None:
         raise UserError(
             "prior: its VAE shifts each channel of its latents (latents_mean), which Stable Diffusion 1.x and 2.x do "
             "not: give another with prior.vae=…"
         )
-    if unet.config.in_channels != vae.config.latent_channels:
+    if unet.in_channels != vae.latent_channels:
         raise UserError(
-            f"prior: the UNet reads {unet.config.in_channels} channels, the VAE makes {vae.config.latent_channels}: "
+            f"prior: the UNet reads {unet.in_channels} channels, the VAE makes {vae.latent_channels}: "
             "inpainting models and foreign VAEs do not serve; expected a text-to-image model"
         )
 
 
 def _check_tiny(tiny: Any, vae: Any) -> None:
-    expected = int(vae.config.latent_channels), 2 ** (len(vae.config.block_out_channels) - 1)
-    found = int(tiny.config.latent_channels), 2 ** (len(tiny.config.encoder_block_out_channels) - 1)
+    expected = int(vae.latent_channels), 2 ** (len(vae.block_out_channels) - 1)
+    found = int(tiny.latent_channels), 2 ** (len(tiny.encoder_block_out_channels) - 1)
     if found != expected:
         raise UserError(
             f"prior.tiny_encoder: its latents have {found[0]} channels at 1/{found[1]} of the image's size, the VAE's "

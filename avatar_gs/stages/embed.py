@@ -56,9 +56,9 @@ def run(settings: Settings) -> None:
     """Learn the person of ``photos``, or take ``identity``."""
     device = choose_device(settings.device.name)
     with RunFolder.open(settings.folder, settings.plain(), overwrite=settings.overwrite) as folder:
-        preflight(settings, Task.embed)
+        sources = preflight(settings, Task.embed)
         with progress("load the prior"):
-            prior = load_prior(settings.prior, device)
+            prior = load_prior(settings.prior, device, sources)
         learn_person(settings, prior, folder)
 
 

@@ -45,8 +45,8 @@ def make_avatar(settings: Settings, *, on_step: OnStep | None = None) -> tuple[G
             model = load_model(folder.checkpoints / CHECKPOINT, settings.splats).to(device)
         else:
             learns = settings.has_identity and not folder.finished("embed")
-            preflight(settings, *([Task.embed] if learns else []), Task.optimize)
-            body, prior = load_parts(settings, device)
+            sources = preflight(settings, *([Task.embed] if learns else []), Task.optimize)
+            body, prior = load_parts(settings, device, sources)
             if learns:
                 learn_person(settings, prior, folder)
             model = optimize_avatar(settings, body, prior, folder, on_step)

@@ -1,7 +1,7 @@
 """``stage=optimize``: optimises the avatar's splats, or resumes."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -13,6 +13,7 @@ from avatar_gs.core.device import choose_device
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.runs import RunFolder
 from avatar_gs.prior.config import Compile
+from avatar_gs.prior.loading.sources import Source
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.render.rasterize import prepare_renderer, require_renderer
 from avatar_gs.settings import Settings
@@ -37,17 +38,18 @@ def run(settings: Settings) -> None:
             return
         if parallel.count() > 1 and settings.guidance.chosen.through_adapter:
             raise UserError("guidance=vsd trains an adapter of the prior: give it one process, without torchrun")
-        preflight(settings)
-        body, prior = load_parts(settings, device)
+        body, prior = load_parts(settings, device, preflight(settings))
         optimize_avatar(settings, body, prior, folder)
 
 
-def load_parts(settings: Settings, device: str) -> tuple[Body, StableDiffusionPrior]:
-    """Compile the renderer's kernels where necessary, and load the body and the prior."""
+def load_parts(
+    settings: Settings, device: str, sources: Mapping[str, Source] | None
+) -> tuple[Body, StableDiffusionPrior]:
+    """Compile the renderer's kernels where necessary, and load the body and the prior (from ``sources``, if given)."""
     with parallel.first_alone():
         prepare_renderer(device)
     with progress("load the body and the prior"):
-        return load_body(settings.body, device), load_prior(settings.prior, device)
+        return load_body(settings.body, device), load_prior(settings.prior, device, sources)
 
 
 def optimize_avatar(

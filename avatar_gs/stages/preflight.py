@@ -2,6 +2,7 @@
 missing and where to get it, and whether the run fits into memory."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,16 +41,20 @@ class Line:
     wrong: str = ""
 
 
-def preflight(settings: Settings, *tasks: Task | SingleImage) -> None:
+def preflight(settings: Settings, *tasks: Task | SingleImage) -> Mapping[str, Source] | None:
     """Log the table of the tasks (default: ``Task.optimize``); with the packaged prior, only device and renderer.
+
+    Returns:
+        The located files of the prior, for ``load_prior``; None for the packaged prior.
 
     Raises:
         UserError: for the first part that is missing, or if the run cannot fit into the free memory, with the
             overrides that would make it fit.
     """
     tasks = tasks or (Task.optimize,)
+    sources = None
     if settings.prior.path:
-        lines = check(settings, *tasks)
+        lines, sources = _check(settings, tasks)
     else:
         lines = _renderer(choose_device(settings.device.name), draws=Task.optimize in tasks)
     for line in lines:
@@ -57,14 +62,18 @@ def preflight(settings: Settings, *tasks: Task | SingleImage) -> None:
     wrong = [line for line in lines if line.wrong]
     if wrong:
         raise UserError(wrong[0].wrong)
+    return sources
 
 
 def check(settings: Settings, *tasks: Task | SingleImage) -> list[Line]:
     """The table of the tasks (default: ``Task.optimize``). Loads and downloads nothing; the device must exist."""
-    tasks = tasks or (Task.optimize,)
+    return _check(settings, tasks or (Task.optimize,))[0]
+
+
+def _check(settings: Settings, tasks: Sequence[Task | SingleImage]) -> tuple[list[Line], Mapping[str, Source] | None]:
     device = choose_device(settings.device.name)
     lines = [_body(settings), *_renderer(device, draws=Task.optimize in tasks), *map(_lora, settings.prior.lora)]
-    prior = settings.prior
+    prior, sources = settings.prior, None
     try:
         sources = locate(prior)
     except UserError as error:
@@ -77,7 +86,7 @@ def check(settings: Settings, *tasks: Task | SingleImage) -> list[Line]:
         lines += [_embedding(settings)]
     for task in tasks:
         lines += _costs(settings, architecture, device, task)
-    return lines
+    return lines, sources
 
 
 def _costs(settings: Settings, architecture: Architecture | None, device: str, task: Task | SingleImage) -> list[Line]:

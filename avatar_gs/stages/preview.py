@@ -42,10 +42,10 @@ def run(settings: Settings) -> None:
     """
     device = choose_device(settings.device.name)
     require_renderer(device)  # pose maps use the body's depth
-    preflight(settings, Task.preview)
+    sources = preflight(settings, Task.preview)
     with progress("load the body and the prior"):
         body = load_body(settings.body, device)
-        prior = load_prior(settings.prior, device)
+        prior = load_prior(settings.prior, device, sources)
     prior = with_run_identity(prior, settings)
     prompts = run_prompts(settings.training, prior)
     cut = prior.truncated(settings.negative_prompt)

@@ -1,4 +1,4 @@
-"""Background removal, with a rembg of our own."""
+"""Background removal, with a stand-in for rembg."""
 
 import sys
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.identity.pictures import GREY, SIZE, read_one, refuses
+from tests.identity.images import GREY, SIZE, read_one, refuses
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_damaged_weights_are_named(rembg: Path, photo: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["onnxruntime", "rembg"])
-def test_without_the_extra_the_message_says_how_to_install(
+def test_the_message_without_the_extra_names_the_installation(
     photo: Path, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
     for name in (missing, f"{missing}.sessions"):
@@ -85,9 +85,9 @@ def test_without_the_extra_the_message_says_how_to_install(
     refuses(str(photo), "embed.remove_background=true", "pip install 'avatar_gs[photos]'", remove_background=True)
 
 
-def test_a_photos_own_transparency_needs_no_removal(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_photo_with_transparency_needs_no_removal(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("avatar_gs.identity.photos.load_remover", lambda: pytest.fail("the photo is cut out already"))
-    picture = Image.new("RGBA", (80, 80), (255, 0, 0, 255))
-    picture.paste((0, 0, 0, 0), (40, 0, 80, 80))
-    picture.save(photo)
+    image = Image.new("RGBA", (80, 80), (255, 0, 0, 255))
+    image.paste((0, 0, 0, 0), (40, 0, 80, 80))
+    image.save(photo)
     np.testing.assert_allclose(read_one(photo, remove_background=True)[:, -13:], GREY, atol=1e-6)

@@ -27,7 +27,7 @@ def small(**changes):
 
 
 def with_new_tokens(prior, rows):
-    """The usual way: new tokens, and rows of their own in a larger embedding. Returns text -> hidden states."""
+    """The usual method: new tokens in a larger embedding. Returns text -> hidden states."""
     tokenizer, encoder = copy.deepcopy(prior.tokenizer), copy.deepcopy(prior.text_encoder)
     names = [f"<new{index}>" for index in range(len(rows))]
     tokenizer.add_tokens(names)
@@ -49,7 +49,7 @@ def with_new_tokens(prior, rows):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rows_begin_at_the_outputs_for_the_names_mean(priors, kind):
+def test_initial_embeddings_are_the_outputs_for_the_mean_name(priors, kind):
     prior = priors[kind]
     weight = prior.text_encoder.get_input_embeddings().weight
     ids = [prior.tokenizer(name, add_special_tokens=False).input_ids for name in NAMES]
@@ -64,7 +64,7 @@ def test_rows_begin_at_the_outputs_for_the_names_mean(priors, kind):
     assert isinstance(prior, IdentityPrior)
 
 
-def test_textual_inversion_begins_at_a_word_and_is_not_held(priors):
+def test_textual_inversion_starts_at_a_word_without_regularisation(priors):
     prior = priors["sd15"]
     word = prior.token_embeddings("person")
     plain = small(method=IdentityMethod.textual_inversion, regularisation=1e6)
@@ -77,7 +77,7 @@ def test_textual_inversion_begins_at_a_word_and_is_not_held(priors):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_training_moves_the_rows_and_nothing_else(priors, kind):
+def test_training_changes_the_embeddings_only(priors, kind):
     prior = priors[kind]
     networks = (prior.text_encoder, prior.unet, prior.vae, prior.controlnet)
     before = [{name: value.clone() for name, value in network.state_dict().items()} for network in networks]
@@ -145,7 +145,7 @@ def test_flips_are_mirror_images(priors):
     torch.testing.assert_close(both[:3], cross_init.encode_photos(prior, images, flips=False))
 
 
-def test_draws_cover_photos():
+def test_batches_cover_all_photos():
     draws = torch.Generator().manual_seed(0)
     assert sorted(cross_init.pick_photos(5, 5, draws).tolist()) == [0, 1, 2, 3, 4]
     counts = cross_init.pick_photos(3, 8, draws).bincount(minlength=3)
@@ -168,7 +168,7 @@ def test_templates_name_the_person_once_in_three_framings(style):
         assert sum(word in phrase for phrase in phrases) >= 10
 
 
-def test_what_is_given_wins_over_fast_and_fast_over_the_priors_own():
+def test_given_values_override_fast_and_fast_overrides_the_recipe():
     sd = RECIPES[PromptStyle.sd, Clothes.bound]
     assert (sd.tokens, sd.steps, sd.batch, sd.lr) == (2, 320, 8, 5e-3)
     own, fast = EmbedConfig().resolved(PromptStyle.sd), EmbedConfig(fast=True).resolved(PromptStyle.sd)
@@ -201,8 +201,8 @@ def test_impossible_settings_are_named(wrong):
         EmbedConfig(**wrong)
 
 
-def test_training_out_of_memory_goes_on_with_less(priors, caplog):
-    """And learns what it would have learned with less from the start."""
+def test_training_out_of_memory_continues_with_less(priors, caplog):
+    """The result is the same as with less memory from the start."""
     chunked, cramped = copy.deepcopy(priors["sd15"]), copy.deepcopy(priors["sd15"])
     chunked.codec.encode_chunk = chunked.denoiser.predict_chunk = 1
     call = cramped.denoiser.call

@@ -1,4 +1,4 @@
-"""Errors of predictions, draws of time steps, and latents of the prior's own making."""
+"""Errors of predictions, sampled timesteps and sampled latents."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from tests.identity.conftest import KINDS
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_error_is_in_what_the_prior_predicts(priors, kind):
+def test_the_error_is_in_the_priors_prediction_type(priors, kind):
     prior = priors[kind]
     draws = torch.Generator().manual_seed(2)
     z, noise = torch.randn(3, 4, 8, 8, generator=draws), torch.randn(3, 4, 8, 8, generator=draws)
@@ -24,7 +24,7 @@ def test_the_error_is_in_what_the_prior_predicts(priors, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_noisy_times_are_drawn_more_often(priors, kind):
+def test_noisy_timesteps_are_more_probable(priors, kind):
     prior = priors[kind]
     plain, noisy = (denoising.time_probabilities(prior, weighting) for weighting in (Weighting.plain, Weighting.noisy))
     torch.testing.assert_close(plain, torch.full((1000,), 0.001))
@@ -44,7 +44,7 @@ def test_times_come_from_all_sections():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_samples_are_those_of_ddim(priors, kind, monkeypatch):
+def test_samples_equal_ddim(priors, kind, monkeypatch):
     """The same as diffusers' scheduler makes from the same times, with no noise left at the end."""
     prior = priors[kind]
     ends_clean = DDIMScheduler.from_config(prior.scheduler.config, steps_offset=0, set_alpha_to_one=True)

@@ -1,4 +1,4 @@
-"""What the prior itself says that photos show."""
+"""Descriptions of photos by the prior."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ def packaged():
 
 
 def test_photos_are_described_by_the_framing_that_they_have(packaged):
-    """The packaged prior itself tells which words fit drawn pictures of people that it never saw."""
+    """The packaged prior finds the words that fit renders of people it has not seen."""
     some = trials(8, seed=5)
     images = torch.from_numpy(np.stack([trial.truth for trial in some]))
     groups = templates(PromptStyle.mini)
@@ -48,7 +48,7 @@ def test_the_packaged_prior_sees_the_colours_of_clothes(packaged):
     assert found.clothes == {part: options[-1] for part, options in clothes.items()}
 
 
-def test_a_description_is_said_as_captions_say_it():
+def test_descriptions_have_the_form_of_captions():
     found = Description(
         "a man", {"hair": "red hair", "beard": ""}, {"top": "a shirt", "hat": "", "shoes": "black shoes"}
     )
@@ -67,7 +67,7 @@ def test_a_description_is_said_as_captions_say_it():
     assert Description.parse(text).worn_by("<id>") == "<id> wearing a coat and boots"
 
 
-def test_every_alternative_is_asked_and_the_best_one_kept(priors, monkeypatch):
+def test_every_alternative_is_compared_and_the_best_is_kept(priors, monkeypatch):
     """Successive halving ends at the words that fit, here those whose error is made the least."""
     prior, asked = priors["sd15"], []
     right = {"a woman", "very tall", "a green shirt", ""}

@@ -174,7 +174,7 @@ class Bomb:
 
 
 @pytest.mark.parametrize("kind", ["torch", "torch, not zipped", "plain"])
-def test_a_pickle_that_would_run_something_is_refused(tmp_path: Path, kind: str) -> None:
+def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, kind: str) -> None:
     path, mark = tmp_path / "evil.pt", tmp_path / "exploded"
     content = {"28017_v0": rows(1)[0], "28017_v1": Bomb(mark)}
     if kind == "plain":
@@ -312,7 +312,7 @@ def test_more_vectors_than_the_prior_reads_are_refused(prior: StableDiffusionPri
     refuses_prior(IdentityEmbedding(rows(tiny.TOKEN_LENGTH - 1)), prior, "15 vectors", "reads 14 tokens")
 
 
-def test_rows_of_another_magnitude_are_refused(prior: StableDiffusionPrior) -> None:
+def test_embeddings_of_another_magnitude_are_refused(prior: StableDiffusionPrior) -> None:
     usual = prior.token_embeddings("a man in red").norm(dim=1).median() / 4
     check_fits(IdentityEmbedding(torch.ones(2, 16) * usual * 100), prior)
     refuses_prior(IdentityEmbedding(torch.ones(2, 16) * usual * 10_000), prior, "times larger than those of")

@@ -1,4 +1,4 @@
-"""Other clothes, painted by the prior itself, and what is learned of them."""
+"""Samples of other outfits, and what the identity learns from them."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def photos():
     return PhotoSet(images, ("0.png", "1.png"), ("0" * 64, "1" * 64))
 
 
-def test_other_outfits_have_nothing_of_the_own():
+def test_other_outfits_share_no_clothes_with_the_description():
     others = other_outfits(WORDS, SOMEBODY, 40, torch.Generator().manual_seed(0))
     assert {one.clothes["top"] for one in others} == {"a blue shirt", "a green shirt"}
     assert all("bottoms" not in one.clothes for one in others), "there are but the own ones"
@@ -39,7 +39,7 @@ def test_other_outfits_have_nothing_of_the_own():
 
 
 @pytest.mark.parametrize("style", list(PromptStyle))
-def test_own_clothes_are_meant_by_the_name_and_others_are_named(priors, style):
+def test_prompts_name_other_clothes_but_not_those_of_the_photos(priors, style):
     prior = priors["sd15"]
     found = sample_outfits(prior, SOMEBODY, style, seed=0)
     assert found.latents.shape == (7, prior.latent_channels, prior.latent_size, prior.latent_size)
@@ -57,7 +57,7 @@ def test_own_clothes_are_meant_by_the_name_and_others_are_named(priors, style):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rows_that_say_what_is_meant_have_no_error_and_others_learn_it(priors, kind):
+def test_equivalent_embeddings_have_no_error_and_a_gradient_step_reduces_it(priors, kind):
     prior = priors[kind]
     z = torch.randn(4, prior.latent_channels, 8, 8, generator=torch.Generator().manual_seed(1))
     rehearsals = OutfitSamples(z, ("a <id>, tall",) * 4, ("a red man, tall",) * 4)
@@ -74,7 +74,7 @@ def test_rows_that_say_what_is_meant_have_no_error_and_others_learn_it(priors, k
     assert 0 < float(error(step).mean()) < float(before.detach())
 
 
-def test_the_first_steps_rehearse_only_and_then_half_of_each(priors, monkeypatch):
+def test_outfits_are_all_of_the_first_batches_and_then_half(priors, monkeypatch):
     asked = {"rehearsed": [], "photos": []}
     really, really_photos = cross_init.outfit_error, cross_init.photo_error
 
@@ -97,8 +97,8 @@ def test_the_first_steps_rehearse_only_and_then_half_of_each(priors, monkeypatch
     ("described", "worn"),
     [("a man wearing a blue shirt and red trousers", "red trousers"), ("a man wearing jeans", "")],
 )
-def test_what_not_everybody_wears_is_said_of_every_photo_and_written_into_the_file(priors, tmp_path, described, worn):
-    """So that the rows need not hold it, and a prompt without clothes can say it again."""
+def test_accessories_are_in_every_caption_and_in_the_file(priors, tmp_path, described, worn):
+    """So that the embeddings need not contain them, and a prompt without clothes can name them."""
     prior, config = priors["sd15"], EmbedConfig(tokens=2, steps=1, batch=2, lr=0.05, describe=described)
     config = config.resolved(PromptStyle.mini)
     lessons = cross_init.prepare(prior, photos(), config, PromptStyle.mini, 0)
@@ -113,7 +113,7 @@ def test_what_not_everybody_wears_is_said_of_every_photo_and_written_into_the_fi
     assert read_identity(tmp_path / "a.safetensors").accessories == worn
 
 
-def test_the_file_says_how_the_photos_were_described(priors, tmp_path):
+def test_the_file_contains_the_description(priors, tmp_path):
     config = EmbedConfig(tokens=2, steps=1, batch=2, lr=0.05, describe="a tall man wearing a blue shirt")
     found = cross_init.train_identity(priors["sd15"], photos(), config)
     write_identity(tmp_path / "a.safetensors", found)

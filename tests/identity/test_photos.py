@@ -1,4 +1,4 @@
-"""Which files are taken for photos, and what is said of all others."""
+"""Which files are used as photos, and the reasons for skipping others."""
 
 import errno
 import hashlib
@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from avatar_gs.identity.photos import PhotoSet, load_photos
-from tests.identity.pictures import SIZE, expected, refuses, scene
+from tests.identity.images import SIZE, expected, refuses, scene
 
 # ---- which files
 
 
 @pytest.fixture
 def album(tmp_path: Path) -> Path:
-    """Two good photos, and a file of every kind that does not serve."""
+    """Two usable photos, and an unusable file of every type."""
     folder = tmp_path / "Zoë 写真 [2024]"
     (folder / "inner").mkdir(parents=True)
     scene(seed=1).save(folder / "b.png")
@@ -124,7 +124,7 @@ def test_unreadable_files_are_skipped_and_unreadable_folders_refused(
 # ---- nothing there
 
 
-def test_a_missing_path_is_answered_with_the_nearest(tmp_path: Path) -> None:
+def test_the_error_of_a_missing_path_names_a_similar_one(tmp_path: Path) -> None:
     (tmp_path / "anna").mkdir()
     refuses(str(tmp_path / "ana"), "no such file or folder", f"did you mean {tmp_path / 'anna'}?")
     refuses(str(tmp_path / "ana" / "head.png"), f"did you mean {tmp_path / 'anna'}?")
@@ -132,7 +132,7 @@ def test_a_missing_path_is_answered_with_the_nearest(tmp_path: Path) -> None:
     refuses("~nobody-of-that-name/photos", "no such file or folder")
 
 
-def test_a_glob_without_files_says_what_is_there(album: Path) -> None:
+def test_the_error_of_an_empty_glob_names_what_exists(album: Path) -> None:
     refuses(str(album.parent / "Zo*" / "*.JPG"), "matches no file", "1 folder")
     refuses(str(album.parent / "*"), "matches folders only", str(album), "add /*")
     (album.parent / "plain").mkdir()
@@ -141,7 +141,7 @@ def test_a_glob_without_files_says_what_is_there(album: Path) -> None:
     refuses(str(album.parent / "plan" / "*.jpg"), "there is no folder", f"did you mean {album.parent / 'plain'}?")
 
 
-def test_no_photo_left_names_what_was_looked_at(tmp_path: Path) -> None:
+def test_the_error_without_usable_photos_names_the_skipped_files(tmp_path: Path) -> None:
     refuses(str(tmp_path), "holds no file (nothing)")
     (tmp_path / "deeper").mkdir()
     refuses(str(tmp_path), "holds no file (1 folder)")

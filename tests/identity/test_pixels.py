@@ -1,4 +1,4 @@
-"""Photos of every kind that cameras and editors write, and damaged or hostile ones."""
+"""Photos of every format that cameras and editors write, and damaged or hostile files."""
 
 import io
 import struct
@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageDraw
 
 from avatar_gs.identity import pixels
-from tests.identity.pictures import GREY, SIZE, expected, read_one, refuses, scene
+from tests.identity.images import GREY, SIZE, expected, read_one, refuses, scene
 
-# ---- kinds of pictures
+# ---- kinds of images
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
 def test_every_format_is_read_by_its_content(tmp_path: Path, suffix: str) -> None:
     scene().save(tmp_path / f"a.{suffix}", quality=95)
-    picture = read_one(tmp_path / f"a.{suffix}")
-    assert np.abs(picture - expected(scene())).max() < (1e-6 if suffix == "png" else 0.05)
+    image = read_one(tmp_path / f"a.{suffix}")
+    assert np.abs(image - expected(scene())).max() < (1e-6 if suffix == "png" else 0.05)
     (tmp_path / f"a.{suffix}").rename(tmp_path / "photo")
-    np.testing.assert_array_equal(read_one(tmp_path / "photo"), picture)
+    np.testing.assert_array_equal(read_one(tmp_path / "photo"), image)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -47,16 +47,16 @@ def test_exif_orientation_is_honoured(tmp_path: Path, orientation: int) -> None:
     assert np.abs(read_one(tmp_path / "a.jpg") - expected(scene())).max() < 0.06
 
 
-def test_unreadable_exif_does_not_cost_the_picture(tmp_path: Path) -> None:
+def test_unreadable_exif_is_ignored(tmp_path: Path) -> None:
     scene().save(tmp_path / "a.jpg", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff\x01", quality=95)
     assert np.abs(read_one(tmp_path / "a.jpg") - expected(scene())).max() < 0.06
 
 
 @pytest.mark.parametrize("suffix", ["png", "webp"])
 def test_alpha_is_laid_on_mid_grey(tmp_path: Path, suffix: str) -> None:
-    picture = Image.new("RGBA", (80, 80), (255, 0, 0, 255))
-    picture.paste((0, 0, 255, 0), (0, 0, 80, 40))
-    picture.save(tmp_path / f"a.{suffix}", lossless=True)
+    image = Image.new("RGBA", (80, 80), (255, 0, 0, 255))
+    image.paste((0, 0, 255, 0), (0, 0, 80, 40))
+    image.save(tmp_path / f"a.{suffix}", lossless=True)
     read = read_one(tmp_path / f"a.{suffix}")
     np.testing.assert_allclose(read[:12], GREY, atol=1e-6)
     np.testing.assert_allclose(read[20:], np.broadcast_to([1, 0, 0], (12, SIZE, 3)), atol=1e-6)
@@ -67,7 +67,7 @@ def test_half_transparency_mixes(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_one(tmp_path / "a.png"), (1 + GREY) / 2, atol=0.01)
 
 
-def test_a_wholly_transparent_picture_is_skipped(tmp_path: Path) -> None:
+def test_a_completely_transparent_image_is_skipped(tmp_path: Path) -> None:
     Image.new("RGBA", (80, 80), (9, 9, 9, 0)).save(tmp_path / "a.png")
     refuses(str(tmp_path), "a.png (wholly transparent)")
 
@@ -81,10 +81,10 @@ def test_other_modes_keep_what_they_show(tmp_path: Path, mode: str) -> None:
 
 
 def test_a_palettes_transparency_is_laid_on_grey(tmp_path: Path) -> None:
-    picture = Image.new("P", (80, 80), 1)
-    picture.putpalette([0, 0, 255, 255, 0, 0])
-    picture.paste(0, (0, 0, 80, 40))
-    picture.save(tmp_path / "a.png", transparency=0)
+    image = Image.new("P", (80, 80), 1)
+    image.putpalette([0, 0, 255, 255, 0, 0])
+    image.paste(0, (0, 0, 80, 40))
+    image.save(tmp_path / "a.png", transparency=0)
     read = read_one(tmp_path / "a.png")
     np.testing.assert_allclose(read[:12], GREY, atol=1e-6)
     np.testing.assert_allclose(read[20:], np.broadcast_to([1, 0, 0], (12, SIZE, 3)), atol=1e-6)
@@ -99,7 +99,7 @@ def test_sixteen_bits_come_out_as_eight_bits_would(tmp_path: Path, channels: int
     np.testing.assert_allclose(read_one(tmp_path / "a.png"), expected(same), atol=1.01 / 255)
 
 
-def test_a_turned_sixteen_bit_picture(tmp_path: Path) -> None:
+def test_a_rotated_sixteen_bit_image(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     green = scene().getchannel("G")
@@ -109,8 +109,8 @@ def test_a_turned_sixteen_bit_picture(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", ["MPO", "WEBP", "PNG"])
-def test_of_several_pictures_in_a_file_the_first_is_read(tmp_path: Path, format: str) -> None:
-    """Phones write two pictures into one JPEG; WebP and PNG can be animated."""
+def test_the_first_of_several_images_in_a_file_is_read(tmp_path: Path, format: str) -> None:
+    """Phones write two images into one JPEG; WebP and PNG can be animated."""
     first, second = Image.new("RGB", (80, 80), (255, 0, 0)), Image.new("RGB", (80, 80), (0, 0, 255))
     first.save(tmp_path / "a", format, save_all=True, append_images=[second])
     np.testing.assert_allclose(read_one(tmp_path / "a"), np.broadcast_to([1, 0, 0], (SIZE, SIZE, 3)), atol=0.02)
@@ -126,9 +126,9 @@ def test_an_embedded_colour_profile_is_converted(tmp_path: Path) -> None:
     profile = linear_profile()
     Image.new("RGB", (80, 80), (128, 128, 128)).save(tmp_path / "a.png", icc_profile=profile)
     np.testing.assert_allclose(read_one(tmp_path / "a.png"), 188 / 255, atol=0.012)
-    picture = Image.new("RGBA", (80, 80), (128, 128, 128, 255))
-    picture.putpixel((0, 0), (0, 0, 0, 0))
-    picture.save(tmp_path / "a.png", icc_profile=profile)
+    image = Image.new("RGBA", (80, 80), (128, 128, 128, 255))
+    image.putpixel((0, 0), (0, 0, 0, 0))
+    image.save(tmp_path / "a.png", icc_profile=profile)
     np.testing.assert_allclose(read_one(tmp_path / "a.png")[8:, 8:], 188 / 255, atol=0.012)
     scene().save(tmp_path / "a.png", icc_profile=b"no profile at all")
     np.testing.assert_allclose(read_one(tmp_path / "a.png"), expected(scene()), atol=1e-6)
@@ -173,7 +173,7 @@ def test_a_circle_stays_a_circle_in_its_place(width: int, height: int, size: int
     np.testing.assert_allclose(2 * np.array(spread), radius, atol=0.3 * pixel)
 
 
-def test_wide_pictures_keep_the_middle_and_tall_ones_the_top() -> None:
+def test_wide_images_keep_the_middle_and_tall_ones_the_top() -> None:
     wide = Image.new("RGB", (90, 30), (255, 0, 0))
     wide.paste((0, 255, 0), (30, 0, 60, 30))
     assert np.asarray(pixels.square(wide, 30)).reshape(-1, 3).tolist() == [[0, 255, 0]] * 900
@@ -220,9 +220,9 @@ def test_no_damage_gets_further_than_a_reason(format: str, data: st.DataObject) 
         content[place] = data.draw(st.integers(0, 255))
     kept = data.draw(st.integers(0, len(content)))
     try:
-        picture, _ = pixels.decode(bytes(content[:kept]))
+        image, _ = pixels.decode(bytes(content[:kept]))
     except pixels.Unusable as reason:
         assert str(reason)
         assert "\n" not in str(reason)
     else:
-        assert picture.mode == "RGB"
+        assert image.mode == "RGB"

@@ -1,4 +1,4 @@
-"""Calls that recur are made faster, or stay as they are where that fails or answers differently."""
+"""Recurring calls are compiled or captured, or stay unchanged if that fails or gives other results."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 # (the annotations in diffusers are narrower than what it takes and returns)
@@ -28,7 +28,7 @@ def function(x, y):
 
 
 class Maker:
-    """Counts what it is asked for; what it makes says that it was called."""
+    """Counts its calls, and those of the functions that it makes."""
 
     def __init__(self, change=lambda output: output):
         self.change, self.made, self.calls = change, [], 0
@@ -111,7 +111,7 @@ def test_calls_with_gradients_may_be_left_alone():
         (Doubled.apply, "answers are 1.0e"),
     ],
 )
-def test_other_answers_or_gradients_are_refused(caplog, change, said):
+def test_different_results_or_gradients_are_rejected(caplog, change, said):
     fast = Accelerated(function, Maker(change), torch.float32, "f")
     called(fast, 2, AFTER + 2, learns=True)
     (line,) = logged(caplog)
@@ -241,7 +241,7 @@ def made(parts, how, **settings):
 
 
 def step(prior, seed):
-    """All that a step asks of a prior: predictions without gradients and with, latents, all gradients."""
+    """Everything that a step computes with a prior: predictions without gradients and with, latents, all gradients."""
     random = torch.Generator().manual_seed(seed)
     z_t = torch.randn(2, 4, tiny.LATENT_SIZE, tiny.LATENT_SIZE, generator=random)
     cond = torch.randn(2, tiny.TOKEN_LENGTH, prior.text_width, generator=random)
@@ -277,7 +277,7 @@ def same_and_steady(fast, plain, first, last):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_compiled_prior_says_the_same_and_is_compiled_once(parts, monkeypatch, caplog):
+def test_a_compiled_prior_predicts_the_same_and_is_compiled_once(parts, monkeypatch, caplog):
     """Through the compiler's graphs of both passes."""
     traced(monkeypatch, backend="aot_eager")
     same_and_steady(made(parts, Compile.always), made(parts, Compile.never), AFTER, AFTER + 3)
@@ -298,7 +298,7 @@ def test_a_backward_pass_may_follow_twice(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_generated_code_says_the_same():
+def test_generated_code_computes_the_same():
     """By inductor: convolutions, a norm and SiLU, with the gradient of their input."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 4, 3)).requires_grad_(False)
@@ -315,7 +315,7 @@ def test_generated_code_says_the_same():
     assert fast.make is not None and len(fast._faster) == 1
 
 
-def test_a_prior_goes_on_where_compiling_fails(parts, monkeypatch, caplog):
+def test_a_prior_continues_uncompiled_if_compiling_fails(parts, monkeypatch, caplog):
     def fails(*arguments, **options):
         raise RuntimeError("no C++ compiler")
 
@@ -337,7 +337,7 @@ def test_on_a_cpu_auto_leaves_all_as_it_is(parts):
 
 
 def test_what_saves_memory_or_learns_is_never_compiled(parts, monkeypatch):
-    """Chunks that are computed twice must be computed alike, and an adapter's camera changes unseen."""
+    """Chunks that are computed again must be computed alike, and an adapter has another UNet."""
     maker = Maker()
     monkeypatch.setattr(accelerate, "compiled", maker)
     prior = made(parts, Compile.always, predict_chunk=1, checkpoint_encoder=True)

@@ -1,4 +1,4 @@
-"""The trainable twin of a prior: it begins as the prior, learns, and leaves the prior alone."""
+"""The trainable copy of a prior: it starts as the prior and learns without changing it."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def arguments(prior):
     return z_t, t, cond, torch.rand(2, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, 3)
 
 
-def test_it_begins_as_the_prior_and_is_counted_there(prior, arguments):
+def test_it_starts_as_the_prior_and_is_counted_there(prior, arguments):
     adapter = prior.adapter(rank=2)
     with torch.no_grad():
         expected, calls = prior.eps(*arguments), prior.calls
@@ -35,7 +35,7 @@ def test_it_begins_as_the_prior_and_is_counted_there(prior, arguments):
     assert isinstance(prior, AdaptablePrior) and isinstance(adapter, Adapter)
 
 
-def test_it_learns_cameras_and_pictures_and_the_prior_stays(prior, arguments):
+def test_it_learns_cameras_and_images_and_the_prior_does_not_change(prior, arguments):
     names = set(prior.unet.state_dict())
     before = {name: value.clone() for name, value in prior.unet.state_dict().items()}
     adapter = prior.adapter(rank=2)
@@ -61,7 +61,7 @@ def test_it_learns_cameras_and_pictures_and_the_prior_stays(prior, arguments):
     assert not any(parameter.requires_grad for parameter in prior.unet.parameters())
 
 
-def test_it_holds_no_second_copy_and_begins_alike_every_time(prior):
+def test_it_shares_the_weights_and_starts_the_same_every_time(prior):
     first, second = prior.adapter(rank=2), prior.adapter(rank=2)
     own = sum(value.numel() for value in first.parameters.values())
     twin = sum(

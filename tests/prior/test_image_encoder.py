@@ -53,9 +53,9 @@ def images(size=tiny.IMAGE_SIZE, batch=2):
     return torch.rand(batch, size, size, 3, generator=torch.Generator().manual_seed(0))
 
 
-def answer(encode, pictures, factor=1.0):
+def answer(encode, images, factor=1.0):
     """Latents, and the gradient that a random cotangent of size ``factor`` brings, divided by it."""
-    leaf = pictures.clone().requires_grad_()
+    leaf = images.clone().requires_grad_()
     latents = encode(leaf)
     cotangent = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
     latents.backward(cotangent * factor)
@@ -103,7 +103,7 @@ def test_the_scale_is_a_power_of_two_and_leaves_no_trace():
         torch.testing.assert_close(found, torch.full_like(pixels, 3 * lost), equal_nan=True)
 
 
-def test_latents_that_overflow_float16_go_on_in_float32(caplog, tmp_path):
+def test_encoders_whose_latents_overflow_float16_continue_in_float32(caplog, tmp_path):
     parts = tiny.parts(tmp_path)
     with torch.no_grad():
         parts["vae"].encoder.conv_in.weight.mul_(1e5)  # these weights fit, and what they make of an image does not
@@ -141,7 +141,7 @@ def test_the_format_is_short_where_the_networks_is_on_a_gpu_only():
 @pytest.mark.parametrize(
     ("keeps", "convolutions", "norms"), [("all", False, False), ("convolutions", True, False), ("least", True, True)]
 )
-def test_what_the_encoder_keeps_changes_no_gradient(config, keeps, convolutions, norms):
+def test_encoder_keeps_changes_no_gradient(config, keeps, convolutions, norms):
     prior = load_prior(replace(config, encoder_keeps=EncoderKeeps[keeps]))
     kinds = [type(module) for module in prior.vae.encoder.modules()]
     assert (FrozenConv2d in kinds, nn.Conv2d in kinds) == (convolutions, not convolutions)
@@ -155,7 +155,7 @@ def test_what_the_encoder_keeps_changes_no_gradient(config, keeps, convolutions,
 # ---- the tiny encoder
 
 
-def test_the_tiny_encoder_is_diffusers_own(config, tiny_folder, tmp_path):
+def test_the_tiny_encoder_equals_diffusers(config, tiny_folder, tmp_path):
     """Its latents come scaled, and it reads images in [-1, 1] as a VAE does; in chunks too, and with gradients."""
     theirs = AutoencoderTiny.from_pretrained(tiny_folder)
     pixels = images().permute(0, 3, 1, 2) * 2 - 1
@@ -172,7 +172,7 @@ def test_the_tiny_encoder_is_diffusers_own(config, tiny_folder, tmp_path):
         torch.testing.assert_close(prior.encode_images(images()), load_prior(config).encode_images(images()))
 
 
-def test_a_run_may_begin_with_the_tiny_encoder(config):
+def test_a_run_may_start_with_the_tiny_encoder(config):
     def whole(prior):
         return [prior.encoder_at(step / 10) == prior.encode_tiny for step in range(10)]
 

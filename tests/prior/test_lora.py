@@ -76,7 +76,7 @@ OF_UNET = (*ATTENTION, "proj_in", "ff.net.0.proj", "conv1", "time_emb_proj", "co
 
 
 def changes(prior):
-    """``{(network, path): (down, up)}`` for layers of every sort."""
+    """``{(network, path): (down, up)}`` for layers of every type."""
     made = {}
     for network, found in (
         ("unet", layers(prior.unet, *OF_UNET)),
@@ -218,7 +218,7 @@ def test_the_same_as_diffusers_own_loader(folder, plain, tmp_path):
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
 
 
-def test_a_convolution_that_is_factorised_twice(folder, plain, tmp_path):
+def test_doubly_factorised_convolutions(folder, plain, tmp_path):
     """LoCon's middle kernel: three convolutions in a row are one whose kernel is the product."""
     (path, module), *_ = layers(plain.unet, "conv1").items()
     out, into, high, wide = module.weight.shape
@@ -232,10 +232,10 @@ def test_a_convolution_that_is_factorised_twice(folder, plain, tmp_path):
     parts = {"lora_down.weight": down, "lora_mid.weight": middle, "lora_up.weight": up, "alpha": torch.tensor(ALPHA)}
     save_file({f"{name}.{key}": value for key, value in parts.items()}, tmp_path / "a.safetensors")
     found = load(folder, tmp_path / "a.safetensors").unet.get_submodule(path).weight - module.weight
-    picture = torch.randn(1, into, 7, 7, generator=generator)
+    image = torch.randn(1, into, 7, 7, generator=generator)
     conv = nn.functional.conv2d
-    expected = conv(conv(conv(picture, down), middle, padding=1), up) * ALPHA / RANK
-    torch.testing.assert_close(conv(picture, found, padding=1), expected, rtol=1e-4, atol=1e-4)
+    expected = conv(conv(conv(image, down), middle, padding=1), up) * ALPHA / RANK
+    torch.testing.assert_close(conv(image, found, padding=1), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_several_with_their_scales(folder, plain, tmp_path):

@@ -1,4 +1,4 @@
-"""``<id>`` in prompts: its place, its rows, what is left of the text encoder, and the names that a prior knows."""
+"""``<id>`` in prompts: its position, its embeddings, the unchanged text encoder, and names that a prior knows."""
 
 import copy
 import json
@@ -32,7 +32,7 @@ def rows():
     return torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
 
 
-def test_the_placeholder_takes_the_places_of_its_rows(prior):
+def test_the_placeholder_takes_as_many_tokens_as_it_has_embeddings(prior):
     ids, places = placed_tokens(prior.tokenizer, 12, "a red <id> in <id>", 2)
     word = lambda text: prior.tokenizer(text, add_special_tokens=False).input_ids[0]
     assert places.tolist() == [-1, -1, -1, 0, 1, -1, 0, 1, -1, -1, -1, -1]
@@ -42,8 +42,8 @@ def test_the_placeholder_takes_the_places_of_its_rows(prior):
     assert places.tolist() == [-1, -1, -1, 0, -1] and ids[4] == prior.tokenizer.eos_token_id, "cut like any long prompt"
 
 
-def test_the_rows_of_a_word_read_as_the_word(prior):
-    """With "tall man"'s own rows in its place, ``<id>`` means the same, wherever it stands and however often."""
+def test_the_embeddings_of_a_word_mean_the_word(prior):
+    """With the embeddings of "tall man", ``<id>`` means the same at any position and any number of times."""
     same = prior.token_embeddings("tall man")
     assert same.shape == (2, prior.text_width) == (2, 16)
     prompts = ["a <id> in red", "<id>", "<id>, <id>", "no <id>: " + "red " * 20, "a red shirt", ""]
@@ -51,13 +51,13 @@ def test_the_rows_of_a_word_read_as_the_word(prior):
     torch.testing.assert_close(prior.encode_prompts(prompts, same), expected)
 
 
-def test_other_rows_mean_something_else_and_only_after_their_place(prior, rows):
+def test_other_embeddings_change_conditions_only_from_their_position_on(prior, rows):
     found, plain = prior.encode_prompts(["a red <id> in", "a red man in"], rows)
     torch.testing.assert_close(found[:3], plain[:3])
     assert ((found[3:] - plain[3:]).abs().amax(-1) > 1e-3).all()
 
 
-def test_gradients_reach_every_row(prior, rows):
+def test_gradients_reach_every_embedding(prior, rows):
     rows.requires_grad_(True)
     prior.encode_prompts(["a <id>"], rows)[0, -1].square().sum().backward()
     assert (rows.grad.abs().sum(-1) > 0).all()
@@ -94,7 +94,7 @@ def test_the_text_encoder_stays_as_it_is(prior, rows):
     assert all(torch.equal(value, state[name]) for name, value in prior.text_encoder.state_dict().items())
 
 
-def test_nobody_is_known_until_somebody_is_given(prior, rows):
+def test_the_placeholder_is_an_error_without_an_identity(prior, rows):
     assert isinstance(prior, IdentityPrior) and prior.identity is None
     with pytest.raises(UserError, match=r"photos=<folder>.*identity=<file>"):
         prior.encode_prompts(["a man", "<id> in red"])
@@ -110,7 +110,7 @@ def test_prediction_types(tmp_path, prior):
 
 
 @pytest.mark.parametrize(("n", "kept"), [(1, "a <id> in red "), (4, "a <id> in "), (5, "a <id> "), (8, "a ")])
-def test_a_cut_prompt_counts_the_rows(prior, n, kept):
+def test_truncation_counts_the_identitys_tokens(prior, n, kept):
     prompt = "a <id> in red xylophone"
     assert truncate(prior.tokenizer, 8, prompt, identity_tokens=n)[0] == kept[: len(prompt)]
     known = copy.copy(prior)
@@ -120,7 +120,7 @@ def test_a_cut_prompt_counts_the_rows(prior, n, kept):
 
 @pytest.mark.parametrize("framings", [["head"], ["body", "head", "upper", "lower"]])
 @pytest.mark.parametrize("style", list(PromptStyle))
-def test_view_words_survive_beside_an_identity(prior, style, framings):
+def test_view_words_survive_with_an_identity(prior, style, framings):
     class Long:
         def truncate(self, prompt, reserve=""):
             return truncate(prior.tokenizer, 90, prompt, reserve, 5)
@@ -150,7 +150,7 @@ def test_a_prompt_that_names_nobody_gets_the_person_in_front(prompt, expected):
 
 
 @pytest.mark.parametrize("preset", ["sd15", "sd21", "custom"])
-def test_stable_diffusion_is_told_the_person_only_where_a_face_is_large(preset):
+def test_stable_diffusion_gets_the_identity_only_where_a_face_is_large(preset):
     words = read_preset("prior", preset).values["prompts"]
     prompts = bucket_prompts("<id> in a coat", "", PromptConfig(**words | {"style": PromptStyle.sd}))
     told = {str(bucket) for bucket, prompt in prompts.items() if PLACEHOLDER in prompt.positive}
@@ -160,7 +160,7 @@ def test_stable_diffusion_is_told_the_person_only_where_a_face_is_large(preset):
     )
 
 
-def test_the_packaged_prior_is_told_everywhere():
+def test_the_packaged_prior_gets_the_identity_in_every_view():
     prompts = bucket_prompts("<id> in a coat", "", PromptConfig())
     assert all(prompt.positive.startswith("<id> in a coat, ") for prompt in prompts.values())
     with pytest.raises(UserError, match=r"identity_framings: feet is none of body, head"):

@@ -44,7 +44,7 @@ def test_thresholds_are_configurable():
         PromptConfig(front_degrees=130.0)
 
 
-def test_only_stable_diffusion_is_told_of_views_from_overhead():
+def test_only_stable_diffusion_has_overhead_views():
     above = views([0, 180], [61, 61])
     assert seen_as(above, SD) == ["body/overhead"] * 2
     assert seen_as(above) == ["body/front", "body/back"]
@@ -66,7 +66,7 @@ def test_the_packaged_priors_prompts_end_as_its_captions_do(framing, direction):
     assert prompt.positive == "a man" + view_suffix(framing, direction)
 
 
-def test_the_packaged_priors_negative_is_what_its_degraded_pictures_are_called():
+def test_the_packaged_priors_negative_prompt_is_the_caption_of_its_degraded_images():
     assert PriorConfig().prompts.negative == ", ".join(NEGATIVE_WORDS)
 
 

@@ -33,7 +33,7 @@ def config(tmp_path_factory):
 
 
 def encoded(prior, batch=3):
-    """Latents of pictures, and the pictures' gradient."""
+    """Latents of images, and the images' gradient."""
     random = torch.Generator().manual_seed(0)
     images = torch.rand(batch, 2 * tiny.IMAGE_SIZE, 2 * tiny.IMAGE_SIZE, 3, generator=random).requires_grad_()
     latents = prior.encode_images(images)
@@ -42,7 +42,7 @@ def encoded(prior, batch=3):
 
 
 def predicted(prior, batch=3):
-    """Noise predictions, and the gradients of what they were asked with."""
+    """Noise predictions, and the gradients of their inputs."""
     random = torch.Generator().manual_seed(0)
     z_t = torch.randn(batch, 4, tiny.LATENT_SIZE, tiny.LATENT_SIZE, generator=random).requires_grad_()
     cond = torch.randn(batch, tiny.TOKEN_LENGTH, prior.text_width, generator=random).requires_grad_()
@@ -83,7 +83,7 @@ def test_predicting_in_chunks_is_the_same(config, plain, chunk):
     assert prior.calls - before == 3
 
 
-def test_the_adapter_sees_every_pictures_own_camera(config, plain):
+def test_the_adapter_uses_the_camera_of_each_image(config, plain):
     answers = []
     for prior in (plain, load_prior(replace(config, predict_chunk=1))):
         lora = CameraLora(prior.denoiser, rank=2)
@@ -96,7 +96,7 @@ def test_the_adapter_sees_every_pictures_own_camera(config, plain):
     torch.testing.assert_close(answers[0], answers[1], atol=2e-6, rtol=1e-5)
 
 
-def test_a_text_encoder_on_the_cpu_says_the_same(config, plain):
+def test_an_offloaded_text_encoder_gives_the_same_conditions(config, plain):
     """Also to a backward pass, before which it must not move."""
     prior = load_prior(replace(config, offload_text=True))
     moves = []
@@ -108,7 +108,7 @@ def test_a_text_encoder_on_the_cpu_says_the_same(config, plain):
     assert moves[2:] == [prior.device] and rows.grad.abs().sum() > 0
 
 
-def test_frozen_layers_are_torchs_own(config):
+def test_frozen_layers_equal_torchs(config):
     """Values and gradients; and names of weights, since fingerprints hold them. Weights that learn still learn."""
     torch.manual_seed(0)
 
@@ -132,11 +132,11 @@ def test_frozen_layers_are_torchs_own(config):
         for vae in (ordinary, frozen):
             vae.requires_grad_(learns)
             vae.zero_grad(set_to_none=True)
-            picture = x.clone().requires_grad_()
-            vae.encode(picture).latent_dist.mean.square().sum().backward()
+            image = x.clone().requires_grad_()
+            vae.encode(image).latent_dist.mean.square().sum().backward()
             learned = [p.grad for p in vae.encoder.parameters() if p.grad is not None]
             assert len(learned) == (len(list(vae.encoder.parameters())) if learns else 0)
-            gradients.append([picture.grad, *learned])
+            gradients.append([image.grad, *learned])
         for one, other in zip(*gradients, strict=True):
             torch.testing.assert_close(one, other, atol=1e-10, rtol=1e-8)
 
@@ -155,7 +155,7 @@ class TypesInBackward(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("within", [True, False])
-def test_frozen_layers_under_autocast_are_torchs_own(within):
+def test_frozen_layers_equal_torchs_under_autocast(within):
     """In bfloat16, also where the backward pass is made outside of it; and no convolution mixes types."""
     torch.manual_seed(0)
     ordinary = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 4, 3, stride=2))
@@ -163,9 +163,9 @@ def test_frozen_layers_under_autocast_are_torchs_own(within):
     frozen = copy.deepcopy(ordinary)
     use_low_memory_convolutions(frozen)
     frozen[1], frozen[2] = FrozenNormSilu(frozen[1]), nn.Identity()
-    picture, answers = torch.randn(2, 4, 8, 8), []
+    image, answers = torch.randn(2, 4, 8, 8), []
     for network in (ordinary, frozen):
-        x = picture.clone().requires_grad_()
+        x = image.clone().requires_grad_()
         with TypesInBackward() as mode:
             with torch.autocast("cpu", torch.bfloat16):
                 latents = network(x)
@@ -207,7 +207,7 @@ def test_random_weights_have_the_architecture(config, plain):
 
 
 def test_a_chunk_is_all_that_is_kept_at_once(config):
-    """Of the encoder computed twice: the peak of the backward pass grows by little with the number of pictures."""
+    """Of the checkpointed encoder: the peak of the backward pass hardly grows with the number of images."""
     prior = load_prior(replace(config, encode_chunk=1, checkpoint_encoder=True))
     peaks = {}
     for batch in (2, 6):

@@ -11,11 +11,10 @@ import torch
 from diffusers import DDIMScheduler
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.prior.config import Prediction, PriorConfig
+from avatar_gs.prior.config import Prediction
 from avatar_gs.prior.loading.sources import PACKAGED
 from avatar_gs.prior.schedule import noise_schedule
-from avatar_gs.prior.stable_diffusion import load_prior
-from tests import tiny
+from tests.prior.loading import load
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 CLASSES = (
@@ -50,20 +49,6 @@ def alphas_cumprod(start=0.00085, end=0.012, power=0.5):
     return (1 - betas).cumprod(0).float()
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    return tiny.save_prior(tmp_path_factory.mktemp("prior"))
-
-
-@pytest.fixture
-def folder(original, tmp_path):
-    return shutil.copytree(original, tmp_path / "prior")
-
-
-def load(folder, **more):
-    return load_prior(PriorConfig(name="custom", path=str(folder), **more))
-
-
 def samples(prior):
     return prior.sample(["a red man"], [""], None, 4, 4.0, torch.Generator().manual_seed(2))
 
@@ -77,7 +62,7 @@ def test_the_noise_is_the_checkpoints_and_the_sampler_is_ours(cls, tmp_path):
 
 
 @pytest.mark.parametrize("cls", ["DPMSolverMultistepScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler"])
-def test_samples_are_those_of_stable_diffusions_own_scheduler(cls, folder, original):
+def test_samples_equal_those_with_stable_diffusions_scheduler(cls, folder, original):
     expected = samples(load(original))
     (folder / "scheduler" / "scheduler_config.json").unlink()
     content = saved(cls, folder / "scheduler", **SD)
@@ -89,7 +74,7 @@ def test_samples_are_those_of_stable_diffusions_own_scheduler(cls, folder, origi
     assert not torch.allclose(samples(prior), expected, atol=1e-3)
 
 
-def test_what_a_configuration_leaves_out_is_its_own_classes_default():
+def test_missing_fields_have_the_defaults_of_the_configurations_class():
     linear = noise_schedule({"_class_name": "PNDMScheduler"})
     torch.testing.assert_close(linear.alphas_cumprod, alphas_cumprod(0.0001, 0.02, 1.0), atol=2e-6, rtol=1e-4)
     lcm = noise_schedule({"_class_name": "LCMScheduler"})
@@ -99,7 +84,7 @@ def test_what_a_configuration_leaves_out_is_its_own_classes_default():
     assert own.config.steps_offset == 0 and own.config.set_alpha_to_one, "said, so kept"
 
 
-def test_latents_are_not_clipped_even_where_a_configuration_says_so(tmp_path):
+def test_latents_are_not_clipped_even_if_a_configuration_asks_for_it(tmp_path):
     said = saved("DDIMScheduler", tmp_path, **SD, clip_sample=True, thresholding=True)
     schedule = noise_schedule(said)
     schedule.set_timesteps(10)
@@ -150,8 +135,8 @@ def test_a_flow_matching_folder_is_refused_in_one_line(folder):
         load(folder)
 
 
-def test_a_unet_of_noise_that_is_said_to_predict_velocities(tmp_path):
-    """The packaged prior's trained UNet under a scheduler that says v."""
+def test_a_unet_of_noise_with_stated_velocities_is_an_error(tmp_path):
+    """The packaged prior's trained UNet with a scheduler of velocities."""
     folder = shutil.copytree(PACKAGED, tmp_path / "mini")
     file = folder / "scheduler" / "scheduler_config.json"
     load(folder)

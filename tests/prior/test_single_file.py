@@ -4,19 +4,17 @@
 
 import json
 import shutil
-import socket
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from avatar_gs.core.errors import UserError
 from avatar_gs.prior.config import Prediction, PriorConfig
 from avatar_gs.prior.loading import single_file
 from avatar_gs.prior.loading.sources import locate
 from avatar_gs.prior.memory_estimate import architecture_of
-from avatar_gs.prior.stable_diffusion import load_prior
 from tests import full
+from tests.prior.loading import load, refuses
 
 PARAMETERS = {
     "sd15": {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480, "controlnet": 361_279_120},
@@ -45,28 +43,10 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def patched(request, monkeypatch):
+def patched(request, monkeypatch, no_network):
     if "files" in request.fixturenames:
         monkeypatch.setattr(single_file, "LAYOUTS", request.getfixturevalue("files")[1])
         monkeypatch.setattr(single_file, "WIDTHS", full.FEW_WIDTHS)
-
-    def refuse(*arguments, **options):
-        raise AssertionError("a file must never reach for the network")
-
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-
-
-def load(file, controlnet="", **more):
-    return load_prior(PriorConfig(name="custom", path=str(file), controlnet=str(controlnet), **more))
-
-
-def refuses(*words, **arguments):
-    with pytest.raises(UserError) as caught:
-        load(**arguments)
-    assert "\n" not in str(caught.value)
-    for word in words:
-        assert word in str(caught.value), str(caught.value)
 
 
 @pytest.mark.parametrize("kind", full.KINDS)
@@ -122,7 +102,7 @@ def test_a_vae_of_its_own_file(files, tmp_path):
         ({}, {}, None),
     ],
 )
-def test_what_a_file_says_that_it_predicts(tmp_path, metadata, extra, expected):
+def test_the_stated_prediction_type_of_a_file(tmp_path, metadata, extra, expected):
     file = tmp_path / "model.safetensors"
     save_file({"a": torch.zeros(1), **extra}, file, metadata or None)
     assert single_file.stated_prediction(file, "sd21") == expected
@@ -132,7 +112,7 @@ def test_what_a_file_says_that_it_predicts(tmp_path, metadata, extra, expected):
 @pytest.mark.parametrize(
     ("share_of_noise", "expected"), [(0.99, "epsilon"), (0.07, "v_prediction"), (0.0, "v_prediction")]
 )
-def test_a_unet_gives_away_what_it_predicts(files, share_of_noise, expected):
+def test_a_probe_finds_the_prediction_type_of_a_unet(files, share_of_noise, expected):
     """At the last step alpha = .07: a network of eps repeats the noise, one of v answers .07 eps - z0."""
     unet = files[0]["sd21"][0]["unet"]
 
@@ -157,7 +137,7 @@ def test_v_prediction_changes_eps_as_v_means_and_the_size(files):
 
 
 def test_models_of_768_pixels(files, tmp_path, caplog):
-    """Stable Diffusion 2.1's: a folder says its size, a file that it predicts v, or nothing."""
+    """Stable Diffusion 2.1: a folder states its size, a file its prediction type or nothing."""
     parts, file, controlnet = files[0]["sd21"]
     said = tmp_path / "said.safetensors"
     save_file(full.checkpoint(parts, "sd21"), said, {"modelspec.architecture": "stable-diffusion-v2-768-v"})
@@ -199,19 +179,19 @@ def test_a_pickled_checkpoint(files, tmp_path, monkeypatch):
         expected, found = parts[name].state_dict(), getattr(prior, name).state_dict()
         assert all(torch.equal(found[key], expected[key]) for key in expected), name
     torch.save({"state_dict": {"a": torch.zeros(1)}}, ckpt)
-    refuses(f"prior.path={ckpt}", "no weights of unet", file=ckpt, controlnet=pth)
+    refuses(ckpt, f"prior.path={ckpt}", "no weights of unet", controlnet=pth)
 
 
 def test_what_is_missing_is_named(files, tmp_path):
     _, file, controlnet = files[0]["sd15"]
     lonely = shutil.copy(file, tmp_path / "lonely.safetensors")
-    refuses("no tokenizer", "vocab.json and merges.txt", "prior.tokenizer=", file=lonely, controlnet=controlnet)
-    refuses("prior.tokenizer=/nowhere", file=lonely, controlnet=controlnet, tokenizer="/nowhere")
+    refuses(lonely, "no tokenizer", "vocab.json and merges.txt", "prior.tokenizer=", controlnet=controlnet)
+    refuses(lonely, "prior.tokenizer=/nowhere", controlnet=controlnet, tokenizer="/nowhere")
     assert load(lonely, controlnet, tokenizer=str(file.parent / "tokenizer")).text_width == 16
-    refuses("no ControlNet", "a single file holds none", "lllyasviel/control_v11p_sd15_openpose", file=file)
-    refuses("no ControlNet is in it", file=file, controlnet=file.parent / "sd21.safetensors")
-    refuses("different widths", file=file, controlnet=files[0]["sd21"][2])
-    refuses("no VAE is in it", file=file, controlnet=controlnet, vae=str(controlnet))
+    refuses(file, "no ControlNet", "a single file holds none", "lllyasviel/control_v11p_sd15_openpose")
+    refuses(file, "no ControlNet is in it", controlnet=file.parent / "sd21.safetensors")
+    refuses(file, "different widths", controlnet=files[0]["sd21"][2])
+    refuses(file, "no VAE is in it", controlnet=controlnet, vae=str(controlnet))
 
 
 def test_other_checkpoints_are_refused(files, tmp_path):
@@ -222,20 +202,20 @@ def test_other_checkpoints_are_refused(files, tmp_path):
 
     def refused(*words, **changed):
         save_file({**tensors, **changed}, file)
-        refuses("prior.path=", *words, file=file, controlnet=controlnet)
+        refuses(file, "prior.path=", *words, controlnet=controlnet)
 
     refused("9 channels", **{"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(8, 9, 3, 3)})
     width = {key: torch.zeros(8, 2048) for key in tensors if key.endswith("attn2.to_k.weight")}
     refused("width 2048", "SDXL", **width)
     save_file({key: value for key, value in tensors.items() if not key.startswith("first_stage")}, file)
-    refuses("no weights of vae", "prior.vae=", file=file, controlnet=controlnet)
+    refuses(file, "no weights of vae", "prior.vae=", controlnet=controlnet)
     save_file(parts["unet"].state_dict(), file)
-    refuses("no weights of unet, vae, text_encoder", file=file, controlnet=controlnet)
+    refuses(file, "no weights of unet, vae, text_encoder", controlnet=controlnet)
     lacking = "model.diffusion_model.middle_block.1.proj_in.weight"
     save_file({key: value for key, value in tensors.items() if key != lacking}, file)
-    refuses("weights of the unet are not in it", "incomplete", file=file, controlnet=controlnet)
+    refuses(file, "weights of the unet are not in it", "incomplete", controlnet=controlnet)
     lacking = "cond_stage_model.transformer.text_model.final_layer_norm.bias"
     save_file({key: value for key, value in tensors.items() if key != lacking}, file)
-    refuses("weights of the text_encoder are not in it", file=file, controlnet=controlnet)
+    refuses(file, "weights of the text_encoder are not in it", controlnet=controlnet)
     file.write_bytes(file.read_bytes()[:-100])
-    refuses("damaged or cut short", file=file, controlnet=controlnet)
+    refuses(file, "damaged or cut short", controlnet=controlnet)

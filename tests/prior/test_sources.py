@@ -1,47 +1,12 @@
 import json
 import pickle
 import shutil
-import socket
 
 import pytest
 
-from avatar_gs.core.errors import UserError
-from avatar_gs.prior.config import PriorConfig
 from avatar_gs.prior.loading.sources import _hub_answers
-from avatar_gs.prior.stable_diffusion import load_prior
 from tests import tiny
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    return tiny.save_prior(tmp_path_factory.mktemp("prior"))
-
-
-@pytest.fixture
-def folder(original, tmp_path):
-    return shutil.copytree(original, tmp_path / "prior")
-
-
-def load(path, **more):
-    return load_prior(PriorConfig(name="custom", path=str(path), **more))
-
-
-def refuses(path, *words, **more):
-    with pytest.raises(UserError) as caught:
-        load(path, **more)
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message, message
-
-
-@pytest.fixture
-def no_network(monkeypatch):
-    def refuse(*arguments, **options):
-        raise AssertionError("a folder must never reach for the network")
-
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+from tests.prior.loading import load, refuses
 
 
 def test_a_folder_loads_without_network(folder, no_network):
@@ -52,7 +17,7 @@ def test_missing_folder():
     refuses("/nowhere/at/all", "prior.path=/nowhere/at/all", "no such folder", "prior=mini")
 
 
-def test_a_file_of_another_kind(tmp_path):
+def test_a_file_of_another_type(tmp_path):
     (tmp_path / "model.txt").write_bytes(b"")
     refuses(tmp_path / "model.txt", "is a file of no known kind", "expected a .safetensors file")
     (tmp_path / "model.ckpt").write_bytes(b"")

@@ -68,7 +68,7 @@ def test_v_and_epsilon_agree(priors, monkeypatch):
 
 @pytest.mark.parametrize("t", [5, 300, 980])
 def test_the_v_prediction_means_what_diffusers_means(priors, t):
-    """Our eps of SD 2.1's raw output implies the clean picture that diffusers' scheduler reads from it."""
+    """Our eps of SD 2.1's raw output implies the clean image that diffusers' scheduler reads from it."""
     prior = priors["sd21"]
     z_t, cond, control = inputs(prior)
     times = torch.full((3,), t)
@@ -102,7 +102,7 @@ def test_control_and_its_scale_matter(priors, folders):
     torch.testing.assert_close(silent.eps(z_t, t, cond, control), without)
 
 
-def test_gradients_reach_pictures_and_conditions_but_no_weights(priors):
+def test_gradients_reach_images_and_conditions_but_no_weights(priors):
     prior = priors["sd15"]
     images = torch.rand(1, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, 3, requires_grad=True)
     prior.encode_images(images).sum().backward()
@@ -115,7 +115,7 @@ def test_gradients_reach_pictures_and_conditions_but_no_weights(priors):
     assert all(p.grad is None for network in networks for p in network.parameters())
 
 
-def test_encoding_averages_larger_pictures_down(priors):
+def test_encoding_averages_larger_images_down(priors):
     prior = priors["sd15"]
     small = torch.rand(1, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, 3)
     large = small.repeat_interleave(4, 1).repeat_interleave(4, 2)
@@ -123,7 +123,7 @@ def test_encoding_averages_larger_pictures_down(priors):
 
 
 def diffusers_samples(prior, prompts, negatives, control, **settings):
-    """What diffusers' own pipeline draws with a prior's parts, from the noise of seed 7 in 6 steps."""
+    """Samples of diffusers' pipeline with a prior's parts, from the noise of seed 7 in 6 steps."""
     pipeline = StableDiffusionControlNetPipeline(
         vae=prior.vae,
         text_encoder=prior.text_encoder,
@@ -137,7 +137,7 @@ def diffusers_samples(prior, prompts, negatives, control, **settings):
     )
     pipeline.set_progress_bar_config(disable=True)
     shape = (len(prompts), 4, tiny.LATENT_SIZE, tiny.LATENT_SIZE)
-    pictures = pipeline(
+    images = pipeline(
         prompts,
         image=control.permute(0, 3, 1, 2),
         negative_prompt=negatives,
@@ -148,7 +148,7 @@ def diffusers_samples(prior, prompts, negatives, control, **settings):
         output_type="pt",
         **settings,
     ).images
-    return pictures.permute(0, 2, 3, 1)
+    return images.permute(0, 2, 3, 1)
 
 
 def random_control():
@@ -156,7 +156,7 @@ def random_control():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_samples_equal_diffusers_own_pipeline(priors, kind):
+def test_samples_equal_diffusers_pipeline(priors, kind):
     prior = priors[kind]
     prompts, negatives, control = ["a red man, front view", "a woman"], ["blue", "head"], random_control()
     theirs = diffusers_samples(prior, prompts, negatives, control, guidance_scale=4.0)
@@ -175,7 +175,7 @@ def test_samples_that_are_not_finite_are_an_error_and_no_black_image(priors, mon
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_guidance_on_the_pose_map_is_diffusers_guidance_from_no_map_to_the_map(priors, kind, monkeypatch):
+def test_pose_guidance_equals_diffusers_guidance_between_no_map_and_the_map(priors, kind, monkeypatch):
     """Its ``guess_mode`` shows the map to the prompt and not to the negative one. With both alike, and without the
     mode's weakening of the deeper layers, what it guides by is the map alone."""
     prior = priors[kind]
@@ -198,7 +198,7 @@ def test_guidance_on_the_pose_map_needs_one(priors):
         priors["sd15"].sample(["a man"], [""], None, 1, pose_scale=2.0)
 
 
-def test_bfloat16_networks_answer_in_float32(folders):
+def test_bfloat16_networks_return_float32(folders):
     prior = load_prior(PriorConfig(name="custom", path=str(folders["sd15"]), precision=Precision.bfloat16))
     assert prior.unet.dtype is torch.bfloat16 and prior.vae.dtype is torch.float32
     z_t, cond, control = inputs(prior)
@@ -215,7 +215,7 @@ def test_parts_that_do_not_fit_are_named(tmp_path, folders):
         StableDiffusionPrior(Parts(**parts))
 
 
-def test_loading_says_nothing(folders, capfd):
+def test_loading_prints_nothing(folders, capfd):
     load_prior(PriorConfig(name="custom", path=str(folders["sd21"])))
     captured = capfd.readouterr()
     assert captured.out == "" and captured.err == ""

@@ -12,7 +12,7 @@ from avatar_gs.prior.stable_diffusion import load_prior
 from avatar_gs.prior.vocabulary import COMMON, FILE, Words, describable
 
 
-def test_the_packaged_prior_has_its_own_and_knows_them():
+def test_the_packaged_prior_has_descriptions_in_its_vocabulary():
     own = describable(MINI_PRIOR)
     assert json.loads((MINI_PRIOR / FILE).read_text()) == descriptions()
     assert load_prior(PriorConfig()).describable == own

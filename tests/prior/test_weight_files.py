@@ -1,4 +1,4 @@
-"""Weight files as people have them: pickled, in halves and parts, half-downloaded, with holes."""
+"""Weight files in practice: pickled, in half precision, in shards, incomplete, not finite."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 
@@ -19,8 +19,9 @@ from avatar_gs.prior.loading.sources import Source, choose_weights
 from avatar_gs.prior.loading.weight_files import as_safetensors
 from avatar_gs.prior.memory_estimate import architecture_of
 from avatar_gs.prior.parts import Parts
-from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
+from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from tests import tiny
+from tests.prior.loading import load, refuses
 
 STEMS = {
     "unet": "diffusion_pytorch_model",
@@ -31,33 +32,10 @@ STEMS = {
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 34\n"
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    return tiny.save_prior(tmp_path_factory.mktemp("prior"))
-
-
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "avatar_gs" / "weights"
-
-
-@pytest.fixture
-def folder(original, tmp_path):
-    return shutil.copytree(original, tmp_path / "prior")
-
-
-def load(path, **more):
-    return load_prior(PriorConfig(name="custom", path=str(path), **more))
-
-
-def refuses(path, *words, **more):
-    with pytest.raises(UserError) as caught:
-        load(path, **more)
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message, message
 
 
 def weights_of(folder, name):
@@ -185,7 +163,7 @@ def test_parts_of_safetensors(folder, original, variant):
     refuses(folder, str(folder / "unet"), "parts of its weights")
 
 
-def test_weights_count_in_the_forecast_wherever_they_are(folder, original):
+def test_the_estimate_counts_pickled_weights(folder, original):
     expected = architecture_of({name: Source(str(original), name, True) for name in STEMS}, "custom")[0]
     for name in STEMS:
         pickled(folder, name)
@@ -211,7 +189,7 @@ def test_a_missing_weight_is_not_made_up(folder):
         save_file(state, file, {"format": "pt"})
 
 
-def test_what_text_encoders_of_the_hub_hold_besides_is_left_out(folder, original):
+def test_other_weights_in_text_encoders_files_are_ignored(folder, original):
     file = weights_of(folder, "text_encoder")
     more = {
         "text_model.embeddings.position_ids": torch.arange(tiny.TOKEN_LENGTH)[None],
@@ -247,7 +225,7 @@ def test_a_vae_of_the_first_names(folder, original):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("name", STEMS)
-def test_a_weight_that_is_not_finite_is_said_at_loading(folder, name, bad):
+def test_weights_that_are_not_finite_are_reported_at_loading(folder, name, bad):
     file = weights_of(folder, name)
     state = load_file(file)
     key = sorted(key for key in state if key.endswith("weight") and state[key].ndim == 2)[0]
@@ -296,7 +274,7 @@ def test_what_diffusers_would_fill_in_or_leave_out_is_refused(folder, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "value"), [("class_embed_type", "timestep"), ("addition_embed_type", "text_time")])
-def test_a_unet_that_is_told_more_than_text(tmp_path, name, value):
+def test_a_unet_with_other_conditions_is_refused(tmp_path, name, value):
     parts = tiny.parts(tmp_path)
     parts["unet"].register_to_config(**{name: value})
     with pytest.raises(UserError, match=f"reads more than text .{name}."):
@@ -319,7 +297,7 @@ def test_git_lfs_pointers(folder, file):
     refuses(folder, str(folder / file), "git-lfs pointer", "git lfs pull")
 
 
-def test_a_download_that_has_not_ended(folder):
+def test_an_incomplete_download_is_named(folder):
     file = weights_of(folder, "unet")
     file.rename(file.with_name(f"{file.name}.incomplete"))
     refuses(folder, "diffusion_pytorch_model.safetensors.incomplete, a download that has not ended")

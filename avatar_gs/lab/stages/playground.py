@@ -38,10 +38,11 @@ def run(settings: LabSettings) -> None:
     if settings.lab.playground.picture:
         load_image(settings.lab.playground.picture, 1)
     methods = tuple(guidance.chosen for guidance in guidances.values())
-    preflight(settings, SingleImage(methods, through_encoder=not holds_latents(settings.lab.playground.field)))
+    through_encoder = not holds_latents(settings.lab.playground.field)
+    sources = preflight(settings, SingleImage(methods, through_encoder=through_encoder))
     with progress("load the body and the prior"):
         body = load_body(settings.body, device)
-        prior = load_prior(settings.prior, device)
+        prior = load_prior(settings.prior, device, sources)
     prior = with_run_identity(prior, settings)
     folder = RunFolder(settings.folder) / FOLDER
     play_all(settings, prior, body, folder)

@@ -7,7 +7,6 @@ nothing is downloaded. The file has no tokenizer.
 """
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +66,7 @@ def base_layout(file: Path, has_vae: bool, given: Path) -> str:
     Raises:
         UserError: if it is no text-to-image Stable Diffusion 1.x or 2.x, or lacks a component.
     """
-    shapes = _shapes(file)
-    _refuse_lora(shapes, "prior.path", given)
+    shapes = _shapes(file, "prior.path", given)
     expected = "expected a full text-to-image checkpoint of Stable Diffusion 1.x or 2.x in its original layout"
     needed = [name for name in PREFIXES if not (name == "vae" and has_vae)]
     missing = [name for name in needed if not any(key.startswith(PREFIXES[name]) for key in shapes)]
@@ -80,9 +78,8 @@ def base_layout(file: Path, has_vae: bool, given: Path) -> str:
         raise UserError(
             f"prior.path={given}: its UNet reads {channels} channels (inpainting and the like do not serve): {expected}"
         )
-    return _layout(
-        given, {key: shape for key, shape in shapes.items() if key.startswith(PREFIXES["unet"])}, "prior.path"
-    )
+    of_unet = {key: shape for key, shape in shapes.items() if key.startswith(PREFIXES["unet"])}
+    return _layout(given, of_unet, "prior.path")
 
 
 def controlnet_layout(file: Path, given: Path) -> str:
@@ -91,8 +88,7 @@ def controlnet_layout(file: Path, given: Path) -> str:
     Raises:
         UserError: if it is no ControlNet.
     """
-    shapes = _shapes(file)
-    _refuse_lora(shapes, "prior.controlnet", given)
+    shapes = _shapes(file, "prior.controlnet", given)
     if not any("input_hint_block." in key or "controlnet_cond_embedding." in key for key in shapes):
         raise UserError(f"prior.controlnet={given}: no ControlNet is in it; expected one for OpenPose maps")
     return _layout(given, shapes, "prior.controlnet")
@@ -104,8 +100,7 @@ def check_vae(file: Path, given: Path) -> str:
     Raises:
         UserError: if no VAE is in it.
     """
-    shapes = _shapes(file)
-    _refuse_lora(shapes, "prior.vae", given)
+    shapes = _shapes(file, "prior.vae", given)
     if not any(key.endswith("decoder.conv_in.weight") for key in shapes):
         raise UserError(f"prior.vae={given}: no VAE is in it; expected one of Stable Diffusion 1.x or 2.x")
     return next(iter(WIDTHS.values()))
@@ -203,14 +198,6 @@ def probe_prediction(unet: Any, last_step: int = 999) -> str:
     return "epsilon" if float(similarity) > 0.5 else "v_prediction"
 
 
-def _refuse_lora(names: Iterable[str], override: str, given: Path) -> None:
-    if lora.looks_like(names):
-        raise UserError(
-            f"{override}={given} is a LoRA: give it with prior.lora={given}, next to the prior that it was made for "
-            "(such as prior=sd15)"
-        )
-
-
 def _layout(file: Path, shapes: dict[str, list[int]], override: str) -> str:
     widths = {shape[-1] for key, shape in shapes.items() if key.endswith(CROSS_ATTENTION)}
     layouts = {WIDTHS.get(width) for width in widths}
@@ -222,9 +209,16 @@ def _layout(file: Path, shapes: dict[str, list[int]], override: str) -> str:
     return str(layouts.pop())
 
 
-def _shapes(file: Path) -> dict[str, list[int]]:
+def _shapes(file: Path, override: str, given: Path) -> dict[str, list[int]]:
+    """Shapes of the tensors by name; raises UserError for a LoRA."""
     with safe_open(file, "pt") as tensors:
-        return {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118 (no mapping)
+        shapes = {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118 (no mapping)
+    if lora.looks_like(shapes):
+        raise UserError(
+            f"{override}={given} is a LoRA: give it with prior.lora={given}, next to the prior that it was made for "
+            "(such as prior=sd15)"
+        )
+    return shapes
 
 
 def _read(file: Path, prefix: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Pictures for the tests of photos, and how they are read."""
+"""Images for the tests of photos, and helpers to load them."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ GREY = pixels.GREY / 255
 
 
 def scene(width: int = 96, height: int = 80, seed: int = 0) -> Image.Image:
-    """A smooth picture with red at the left, green at the top and, by ``seed``, some blue."""
+    """A smooth image with red at the left, green at the top and, by ``seed``, some blue."""
     x, y = np.meshgrid(np.linspace(1, 0, width), np.linspace(0, 1, height))
     values = np.stack([x, 1 - y, np.full_like(x, (seed * 37 % 100) / 100)], -1)
     return Image.fromarray((values * 255).round().astype(np.uint8))
@@ -28,8 +28,8 @@ def read_one(path: Path, size: int = SIZE, **options) -> np.ndarray:
     return photos.images[0].numpy()
 
 
-def expected(picture: Image.Image, size: int = SIZE) -> np.ndarray:
-    return np.asarray(pixels.square(picture, size)) / 255
+def expected(image: Image.Image, size: int = SIZE) -> np.ndarray:
+    return np.asarray(pixels.square(image, size)) / 255
 
 
 def refuses(source: str, *words: str, **options) -> None:
