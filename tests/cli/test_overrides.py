@@ -105,7 +105,7 @@ def test_prior_presets_stay_presets(settings_of):
     assert (hub.name, hub.path) == ("custom", "someone/photo-real_v5.1")
 
 
-def test_a_prior_of_ones_own_beside_an_experiment_keeps_what_it_does_not_bring(settings_of, tmp_path):
+def test_a_prior_of_ones_own_next_to_an_experiment_keeps_what_it_does_not_bring(settings_of, tmp_path):
     """A file of weights holds no ControlNet: the preset's goes with it. A whole folder brings its own."""
     preset = settings_of("stage=benchmark", "experiment=sd15")[1][0].prior
     for order in (("experiment=sd15", "prior=/photo.safetensors"), ("prior=/photo.safetensors", "experiment=sd15")):

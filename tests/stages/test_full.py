@@ -100,7 +100,7 @@ def means_what_diffusers_means(parts, prediction):
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("kind", full.KINDS)
-def test_what_is_predicted_means_the_clean_picture_that_diffusers_means(kind, prediction, tmp_path):
+def test_what_is_predicted_means_the_clean_image_that_diffusers_means(kind, prediction, tmp_path):
     means_what_diffusers_means(full.few(tmp_path, kind), prediction)
 
 

@@ -56,7 +56,7 @@ def test_texts_do_not_depend_on_their_neighbours(folder):
     torch.testing.assert_close(clip.text_features(["a red shirt", "a man in a very tall blue shirt"])[:1], alone)
 
 
-def test_pictures_of_any_size_with_gradients(folder):
+def test_images_of_any_size_with_gradients(folder):
     clip = load_clip(str(folder))
     pictures = torch.rand(18, 40, 40, 3, requires_grad=True)  # more than one batch
     features = clip.image_features(pictures)

@@ -20,7 +20,7 @@ def directions(*degrees: float) -> np.ndarray:
     return np.stack([np.cos(angles), np.sin(angles)], -1)
 
 
-def test_r_precision_counts_pictures_nearest_to_their_own_caption():
+def test_r_precision_counts_images_nearest_to_their_own_caption():
     texts = directions(0, 90, 180)
     pictures = 3.0 * directions(10, 100, 80)  # of lengths that must not matter
     assert r_precision(pictures, texts, np.array([0, 1, 2])) == pytest.approx(2 / 3)
@@ -56,7 +56,7 @@ def test_diversity_compares_seeds_in_the_same_view_only():
         diversity(alike[:1])
 
 
-def test_saturation_error_has_a_sign_and_sees_a_spread():
+def test_saturation_error_has_a_sign_and_sees_a_standard_deviation():
     grey, red = np.array([[0.5, 0.5, 0.5]]), np.array([[1.0, 0.0, 0.0]])
     strong = float(chroma(red)[0])
     assert strong == pytest.approx(104.55, abs=0.05)  # sRGB's red in CIELAB (D65)

@@ -113,7 +113,7 @@ def test_a_sweep_makes_a_sheet_of_its_runs(play):
 
 
 @pytest.mark.parametrize("method", ["dds", "pds"])
-def test_editing_starts_from_the_picture(play, tmp_path, method):
+def test_editing_starts_from_the_image(play, tmp_path, method):
     source = picture(tmp_path / "source.png")
     words = [
         "playground.init=picture",

@@ -76,7 +76,7 @@ def records_of(**changed: dict[str, float]) -> RecordsByRecipe:
     return RecordsByRecipe([record(name, seed, **changed.get(name, {})) for name in known for seed in range(3)], known)
 
 
-def test_figures_are_read_beside_the_samples_of_the_same_kind():
+def test_figures_are_read_next_to_the_samples_of_the_same_type():
     some = records_of(samples={"sharpness": 4.0}, sds={"sharpness": 1.0, "chroma": 27.0, "likeness": 0.5})
     assert some.fraction("sharpness", "sds") == (0.25,) * 3
     assert some.excess("chroma", "sds") == (7.0,) * 3
@@ -86,7 +86,7 @@ def test_figures_are_read_beside_the_samples_of_the_same_kind():
     assert some.fraction("sharpness", "sds_free") == (1.0,) * 3, "beside those without ControlNet"
 
 
-def test_seeds_are_as_far_apart_as_their_pictures():
+def test_seeds_are_as_far_apart_as_their_images():
     known = recipes()
     alike = [record("sds_modes", seed) for seed in range(3)]
     apart = [record("de_sds_modes", seed, np.eye(3)[seed]) for seed in range(3)]
@@ -252,7 +252,7 @@ def test_keys_depend_on_what_results_depend_on(prior, scorer, tmp_path, monkeypa
     assert key(TOY) == key(TOY, index=1, steps=20)
 
 
-def test_pictures_of_a_recipe_are_of_its_own_view(prior, scorer, tmp_path, monkeypatch):
+def test_images_of_a_recipe_are_of_its_own_view(prior, scorer, tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "load_scorer", lambda: scorer)
     suite = ClaimsSuite(small_settings(), prior, tmp_path)
     made, strip = suite.make(Job("samples", 0, 0))

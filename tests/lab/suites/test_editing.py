@@ -171,7 +171,7 @@ def test_a_new_hat_is_judged_by_its_shape(viewpoints):
     assert worn["kept"] == 1 and worn["face"] < 0.01
 
 
-def test_rows_have_means_and_spread_by_method(edit, was, becomes):
+def test_rows_have_means_and_standard_deviation_by_method(edit, was, becomes):
     good = record(edit, was, becomes, true_pictures(becomes))
     bad = replace(good, end=measure(true_pictures(was), becomes), seed=1, overlap=0.5)
     figures = report.summarise([replace(bad, preset=BEFORE), good, bad])

@@ -80,7 +80,7 @@ def test_nobody_knows_the_people():
     assert not known & set(people.crowd()) and all(held_out(person) for person in people.crowd())
 
 
-def test_pictures_show_a_person_in_many_ways(tmp_path):
+def test_images_show_a_person_in_many_ways(tmp_path):
     pictures = people.photograph(0)
     assert len(pictures) == 8 and people.FRAMINGS.count(Framing.HEAD) >= 3
     assert len({picture.tobytes() for picture in pictures}) == 8
@@ -91,7 +91,7 @@ def test_pictures_show_a_person_in_many_ways(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == written and len(written) == 8
 
 
-def test_no_picture_is_taken_from_a_measured_side():
+def test_no_image_is_taken_from_a_measured_side():
     for azimuth, degrees in ((0.0, 0.0), (2.0, 2.0), (44.0, 1.0), (-46.0, 1.0), (202.5, 22.5), (-359.0, 1.0)):
         assert people._nearest_measured(azimuth) == pytest.approx(degrees)
 
@@ -217,7 +217,7 @@ def view(framing: str = "body", side: str = "front", psnr: float = 20.0, kept: b
     return ViewFigures(framing, side, psnr, 0.5, {"hair": psnr / 10}, {"hair": kept, "skin": True}, face)
 
 
-def test_ranks_and_shares():
+def test_ranks_and_fractions():
     assert report.rank([0.3, 0.1, 0.2], 1) == 0 and report.rank([0.3, 0.1, 0.2], 0) == 2
     assert report.rank([0.1, 0.1], 0) == 1, "a tie is no find"
     figures = report.retrieval([record(Portrayal.CROSS_INIT), record(Portrayal.CROSS_INIT, person=1)])
@@ -394,7 +394,7 @@ def test_an_identity_is_used_and_the_prior_left_as_it_was(prior, judges, tmp_pat
     assert with_identity.views != without.views
 
 
-def test_pictures_that_are_too_small_are_refused_in_one_line(prior, judges, tmp_path):
+def test_images_that_are_too_small_are_refused_in_one_line(prior, judges, tmp_path):
     suite = IdentitySuite(small_settings(embed=EmbedConfig(steps=1, min_size=500)), prior, tmp_path)
     with pytest.raises(UserError, match="min_size"):
         suite.make(IdentityJob(Portrayal.CROSS_INIT, 0, 0))

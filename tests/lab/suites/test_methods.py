@@ -44,7 +44,7 @@ def small_settings(*methods: str) -> LabSettings:
 # ---- the plan
 
 
-def test_every_method_that_begins_anew_is_compared():
+def test_every_method_that_starts_from_scratch_is_compared():
     found = {named_preset(name).method for name in compared(EvaluateConfig())}
     assert found == {name for name, method in METHODS.items() if not method.edits} - {"none"}
     assert "annealed_nfsd" in compared(EvaluateConfig()), "a preset of its own"
@@ -125,7 +125,7 @@ def test_rows_of_known_records():
     assert alone["diversity"] is None and alone["saturation"] is None and alone["spread"]["right"] is None
 
 
-def test_the_default_is_told_where_it_loses():
+def test_the_report_names_where_the_default_loses():
     some = report.rows([record(DEFAULT, right=False, wasserstein=1.0), record("sds", seconds=20.0)])
     lost = {entry["figure"]: entry["preset"] for entry in report.behind(some)}
     assert lost == {"right": "sds"}

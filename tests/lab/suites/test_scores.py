@@ -85,7 +85,7 @@ def test_views_are_closed_orbits_and_poses_that_no_run_sees():
     assert not (seen.inside & ~seen.bare).any() and not (seen.outside & seen.bare).any()
 
 
-def test_pictures_come_back_from_their_file(truths):
+def test_images_come_back_from_their_file(truths):
     cells = np.split(truths[0].strip(), 3 * len(scored_views()), axis=1)
     back = ScoredImages.of_cells(cells, len(scored_views()))
     assert back.white is not None and truths[0].white is not None
@@ -151,7 +151,7 @@ def test_the_truth_is_found_and_another_person_is_not(truths, scorer, seen_truth
     assert precision[Source.TRUTH]["all"]["spread"] is None, "one seed has no spread"
 
 
-def test_seeds_give_spread_diversity_and_a_floor(scorer, seen_truths):
+def test_seeds_give_standard_deviation_diversity_and_a_floor(scorer, seen_truths):
     looks = []
     for seed, one in enumerate(seen_truths):
         looks += [replace(one, record=record(Source.AVATAR, 0, seed)), as_samples(one, 0, seed)]
@@ -222,7 +222,7 @@ def test_the_suite_reports_and_makes_nothing_twice(prior, clip_folder, tmp_path,
         run_suite(other, prior, tmp_path, [])
 
 
-def test_keys_depend_on_what_pictures_depend_on(prior, clip_folder, tmp_path):
+def test_keys_depend_on_what_images_depend_on(prior, clip_folder, tmp_path):
     case = cases(1)[0]
 
     def key(source, clip="", seed=0, **options):

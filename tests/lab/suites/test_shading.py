@@ -101,7 +101,7 @@ def test_drawn_truth_is_found_and_a_wrong_person_is_not(truths):
         retrieval.found(cases(70)[69], truth_images(truths[0]))
 
 
-def test_shares_of_right_views():
+def test_fractions_of_right_views():
     def view(direction, right):
         names = {"red": 90, "blue": 10} if right else {"blue": 100}
         return PartView("body", direction, 100, names, [0.5, 0.5, 0.5])

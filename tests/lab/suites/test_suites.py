@@ -157,7 +157,7 @@ def test_the_prior_suite_reports_what_measure_scores(prior, tmp_path, monkeypatc
     assert "silhouette IoU" in report.read_text() and (tmp_path / "sheet.png").exists()
 
 
-def test_the_prior_suite_wants_pictures_of_its_own_size(prior, tmp_path):
+def test_the_prior_suite_wants_images_of_its_own_size(prior, tmp_path):
     with pytest.raises(UserError, match="expected 128"):
         run_suite(small_settings(suite=SuiteName.prior), prior, tmp_path, [])
 
