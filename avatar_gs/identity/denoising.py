@@ -22,13 +22,6 @@ def prediction_error(
 
     The error of a v is that of the noise divided by alpha, since eps = alpha v + sigma z_t (Salimans and Ho 2022), and
     so is that of a flow (eps = z_t + alpha v).
-
-    Args:
-        prior: predicts the noise.
-        z: latents without noise.
-        t: timesteps.
-        noise: added to the latents.
-        cond: text conditions.
     """
     error = (prior.eps(with_noise(prior, z, t, noise).z_t, t, cond, None) - noise).square().mean((1, 2, 3))
     return error if prior.prediction_type == "epsilon" else error / prior.alpha(t).square()
@@ -66,16 +59,8 @@ def sample_latents(
     steps: int,
     cfg_scale: float,
 ) -> Float[Tensor, "B c h w"]:
-    """Sample latents by DDIM (Song et al. 2021, eta = 0) at evenly spaced timesteps, without pose maps.
-
-    Args:
-        prior: predicts the noise.
-        prompts: one for each sample.
-        negative: negative prompt of all samples.
-        random: of the initial noise, on the CPU.
-        steps: of DDIM.
-        cfg_scale: of classifier-free guidance.
-    """
+    """Sample latents by DDIM (Song et al. 2021, eta = 0) at evenly spaced timesteps, one for each prompt, without pose
+    maps. ``random`` is on the CPU."""
     shape = (prior.latent_channels, prior.latent_size, prior.latent_size)
     times = [index * (prior.num_timesteps // steps) for index in reversed(range(steps))]
     latents = []

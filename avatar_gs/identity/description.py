@@ -127,14 +127,8 @@ def describe_photos(
 ) -> Description:
     """Describe all photos of one person part by part, each in the words that fit best given the parts found before.
 
-    The order is: the person, clothes that everybody wears, looks, other clothes, and looks again.
-
-    Args:
-        prior: compares the words.
-        latents: of the photos.
-        captions: the templates of each photo.
-        words: the alternatives.
-        seed: of the noise.
+    The order is: the person, clothes that everybody wears, looks, other clothes, and looks again. ``captions`` are the
+    templates of each photo, ``words`` the alternatives.
     """
     t, noise = _trials(prior, DESCRIBING_TIMES, tuple(latents.shape), generator(seed, 0, "describe"))
 

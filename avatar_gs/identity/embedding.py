@@ -126,10 +126,7 @@ def text_encoder_fingerprint(prior: IdentityPrior) -> str:
 def check_fits(embedding: IdentityEmbedding, prior: IdentityPrior, file: str = "identity") -> None:
     """Check that an identity was made for the text encoder of ``prior``.
 
-    Args:
-        embedding: the identity.
-        prior: to be used with it.
-        file: name of the identity in the message, for instance ``identity=anna.safetensors``.
+    ``file`` is its name in the message, for instance ``identity=anna.safetensors``.
 
     Raises:
         UserError: if it was made for a text encoder of another width, or for another one of the same width (which is

@@ -85,15 +85,8 @@ def outfit_error(
     count: int,
     random: torch.Generator,
 ) -> Float[Tensor, " count"]:
-    """Weighted mean squared difference of the predictions with ``<id>`` and with the description.
-
-    Args:
-        prior: predicts the noise.
-        samples: ``count`` of them are chosen.
-        identity: embeddings of ``<id>``; the errors are differentiable in them.
-        count: number of errors.
-        random: of samples, timesteps and noise.
-    """
+    """Weighted mean squared difference of the predictions with ``<id>`` and with the description, on ``count`` of the
+    samples; differentiable in ``identity``."""
     picks = torch.randperm(len(samples.latents), generator=random)[:count].tolist()
     z = samples.latents[picks]
     trained = (torch.arange(prior.num_timesteps) >= EARLIEST * prior.num_timesteps).float()

@@ -139,15 +139,7 @@ def _check_is_tiny(found: str | None, source: Source) -> None:
 
 
 def check_finite(network: torch.nn.Module, what: str) -> None:
-    """Check weights for NaN and infinity.
-
-    Args:
-        network: holds the weights.
-        what: the start of the message.
-
-    Raises:
-        UserError: names the first tensor with such values.
-    """
+    """Raise UserError for the first tensor with NaN or infinite weights; ``what`` is the start of the message."""
     for name, value in network.state_dict().items():
         # The sum needs no mask of the tensor's size; a sum of finite numbers may overflow, hence the second test.
         if value.is_floating_point() and not value.sum(dtype=torch.float32).isfinite() and not value.isfinite().all():
@@ -159,16 +151,10 @@ def check_finite(network: torch.nn.Module, what: str) -> None:
 
 
 def set_prediction(parts: dict[str, Any], setting: Prediction, source: Source, device: torch.device | str) -> None:
-    """Replace the scheduler by one with the UNet's prediction type, and set the UNet's image size.
+    """Replace ``parts["scheduler"]`` by one with the UNet's prediction type, and set the UNet's image size.
 
     The type is the setting's, else the folder's, else the single file's; where there is no setting the UNet is probed
-    as well (one prediction).
-
-    Args:
-        parts: "unet" and "scheduler" are used, and changed.
-        setting: ``prior.prediction``.
-        source: of the UNet.
-        device: where the UNet is probed.
+    as well (one prediction on ``device``).
 
     Raises:
         UserError: if a folder's scheduler states velocities, and its UNet predicts noise.

@@ -56,12 +56,9 @@ def readable(file: Path) -> Path:
 
 
 def base_layout(file: Path, has_vae: bool, given: Path) -> str:
-    """The layout, ``sd15`` or ``sd21``, of a complete checkpoint.
+    """The layout, ``sd15`` or ``sd21``, of a complete checkpoint (with ``has_vae``, its VAE comes from elsewhere).
 
-    Args:
-        file: safetensors.
-        has_vae: whether another file provides the VAE.
-        given: the user's file, for messages.
+    ``given`` is the user's file, for messages.
 
     Raises:
         UserError: if it is no text-to-image Stable Diffusion 1.x or 2.x, or lacks a component.
@@ -131,14 +128,7 @@ def tokenizer_arguments(layout: str) -> dict[str, Any]:
 
 
 def load(cls: Any, file: Path, name: str, layout: str, dtype: torch.dtype) -> Any:
-    """Load a component from a file.
-
-    Args:
-        cls: its class in diffusers or transformers.
-        file: safetensors.
-        name: unet, vae, text_encoder or controlnet.
-        layout: sd15 or sd21.
-        dtype: number format of the weights.
+    """Load the component ``name`` (unet, vae, text_encoder or controlnet) from a file as an instance of ``cls``.
 
     Raises:
         UserError: if weights are missing.

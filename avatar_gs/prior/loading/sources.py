@@ -300,16 +300,9 @@ def pickled_stem(component: str) -> str:
 
 
 def choose_weights(names: Iterable[str], stem: str, suffix: str) -> tuple[str | None, list[str]]:
-    """The files of a component's weights to load: plain ones, else half-precision ones, else the first other variant;
-    one whole file rather than shards.
+    """``(variant, files)`` to load among the ``names`` of a component's files; no files if there are no weights.
 
-    Args:
-        names: of all files in the folder.
-        stem: of the weights' names.
-        suffix: of the weights' names.
-
-    Returns:
-        ``(variant, files)``; no files if there are none.
+    Plain ones are preferred, then half-precision ones, then the first other variant; a whole file to shards.
     """
     shard = r"(?P<{}>-\d+-of-\d+)?"
     form = re.compile(
