@@ -1,7 +1,7 @@
 # make avatar   sets everything up and makes an avatar; PROMPT="a man in a red shirt", PHOTOS=./anna, ARGS="seed=3"
 # make test     sets up what is missing and runs the tests that take seconds
 # make test-floor  the prior's tests with the lowest versions that pyproject.toml allows, in an environment of their own
-# make docs     writes the documentation into site/
+# make docs     writes the documentation into site/; make gallery remakes its images
 # make gpu-check   checks and times all of it on a GPU, set up or not; OUT=folder, PYTHON=python3, ARGS="--parts steps"
 PYTHON ?= python3
 VENV := .venv
@@ -30,7 +30,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH
 
 .DEFAULT_GOAL := avatar
-.PHONY: avatar setup setup-dev test test-all test-floor check format docs gpu-check clean
+.PHONY: avatar setup setup-dev test test-all test-floor check format docs gallery gpu-check clean
 
 avatar: $(INSTALLED)
 	@$(BIN)/avatar-gs "prompt=$$AVATAR_GS_PROMPT" $(PHOTOS_SETTING) $(ARGS)
@@ -63,6 +63,9 @@ docs: $(INSTALLED_DEV)
 	$(BIN)/python docs/generate_settings.py
 	$(BIN)/python -m mkdocs build --strict --quiet --config-file docs/mkdocs.yml
 	@echo "open site/index.html"
+
+gallery: $(INSTALLED)
+	$(BIN)/python docs/gallery.py
 
 # Without .venv the packages are those of $(PYTHON) and of the caller's PYTHONPATH.
 OUT ?= outputs/gpu-check
