@@ -16,7 +16,7 @@ from avatar_gs.cli.compose import saved_settings
 from avatar_gs.cli.overrides import as_overrides, settings_of
 from avatar_gs.core.console import start_logging
 from avatar_gs.core.device import choose_device, pin_threads, prepare_environment
-from avatar_gs.core.errors import UserError
+from avatar_gs.core.errors import UserError, require
 from avatar_gs.core.images import to_uint8
 from avatar_gs.core.runs import holds_an_avatar
 from avatar_gs.export.config import ExportConfig
@@ -149,8 +149,15 @@ class Avatar:
             azimuth: degrees around the avatar; 0 in front, 90 at its left hand.
             elevation: degrees above the horizon, -89 to 89.
             framing: ``body``, ``head``, ``upper`` or ``lower``.
-            size: side of the square image in pixels.
+            size: side of the square image in pixels, 16 to 8192.
+
+        Raises:
+            UserError: for an unknown framing, or a value out of range.
         """
+        framings = [part.value for part in Framing]
+        require(framing in framings, "framing", framing, f"one of {', '.join(framings)}")
+        require(-89 <= elevation <= 89, "elevation", elevation, "-89 to 89 degrees")
+        require(16 <= size <= 8192, "size", size, "16 to 8192 pixels")
         _, posed = standing(self.model, self.body, self.current_pose)
         part = Framing(framing)
         return fixed_views(posed, [part], [azimuth], size, elevation_deg=elevation, span=TURNTABLE_SPAN).cameras

@@ -114,6 +114,15 @@ def test_mistakes_are_user_errors(make, tmp_path):
         assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="nobody holds no avatar"):
         avatar_gs.load("nobody")
+    avatar = make()
+    for camera in ({"framing": "nose"}, {"elevation": 95.0}, {"size": 0}):
+        (name, value), *_ = camera.items()
+        with pytest.raises(UserError, match=f"{name}={value}: expected"):
+            avatar.camera(**camera)
+    with pytest.raises(UserError, match="no joint knee"):
+        avatar.pose(knee=(0, 0, 1))
+    with pytest.raises(UserError, match=r"a\.obj has none of the suffixes"):
+        avatar.save("a.obj")
 
 
 @pytest.mark.parametrize("text", ["it's", '"quoted"', "a, b=[c] ${x}", "@home", "true", "größer\\"])
