@@ -24,7 +24,7 @@ HEAD = """\
 # Settings
 
 Every setting, given as `setting=value`. `avatar-gs --cfg job` prints the values that a command runs with.
-This page is generated from the dataclasses (`make docs`); a default stands beside the code that it configures.
+This page is generated from the dataclasses (`make docs`); a default stands next to the code that it configures.
 
 Presets set several at once: {presets}.
 """

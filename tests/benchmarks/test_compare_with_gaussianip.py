@@ -22,7 +22,7 @@ NETWORKS = ("text_encoder", "vae", "unet", "controlnet")
 
 @pytest.fixture
 def prior(tmp_path: Path) -> StableDiffusionPrior:
-    """For pictures of 512², as GaussianIP's are, with a few channels."""
+    """For images of 512², as GaussianIP's are, with a few channels."""
     return StableDiffusionPrior(Parts(**full.few(tmp_path, "sd15")))
 
 

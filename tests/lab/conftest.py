@@ -53,7 +53,7 @@ def scorer() -> Scorer:
 
 
 def true_pictures(truth: Truth) -> ViewImages:
-    """The pictures of an avatar that is the person."""
+    """The images of an avatar that is the person."""
     alpha = np.stack([1 - part_masks(part_map, BACKGROUND) for part_map in truth.maps])
     rgb = np.stack([truth.image(view) for view in range(len(truth.maps))])
     background = (1 - alpha)[..., None] * 191 / 255

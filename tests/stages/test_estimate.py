@@ -289,7 +289,7 @@ def test_arithmetic_is_as_much_as_the_estimate_says(kind):
 
 @pytest.mark.parametrize(("again", "size", "batch"), [(False, 128, 1), (True, 64, 3)])
 def test_the_estimate_is_what_the_allocator_gives_out(again, size, batch):
-    """The true VAE, really computed on small pictures; torch's profiler says what its allocator had given out at most.
+    """The true VAE, really computed on small images; torch's profiler says what its allocator had given out at most.
     The estimate for 512² is scaled down, and leaves the weights, which were there before, out."""
     vae: Any = AutoencoderKL.from_config(full.layout("sd15", "vae")).requires_grad_(False).eval()
     vae.to(memory_format=torch.channels_last)  # as a prior has it; other weights are copied for each convolution

@@ -1,4 +1,4 @@
-"""The true architectures of SD 1.5 and SD 2.1, with random weights, through the whole program on small pictures."""
+"""The true architectures of SD 1.5 and SD 2.1, with random weights, through the whole program on small images."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 # (the annotations in diffusers are narrower than what it takes and returns)
@@ -76,7 +76,7 @@ def test_the_program_at_the_true_size(kind, width, workplace, monkeypatch):
 
 
 def means_what_diffusers_means(parts, prediction):
-    """From one and the same output, read as eps or as v, the clean picture that diffusers' scheduler makes of it, at
+    """From one and the same output, read as eps or as v, the clean image that diffusers' scheduler makes of it, at
     several noise levels; and another one where the other is read."""
     parts = {**parts, "scheduler": DDIMScheduler.from_config(parts["scheduler"].config, prediction_type=prediction)}
     prior = StableDiffusionPrior(Parts(**parts))

@@ -22,9 +22,9 @@ SPREAD = 0.1
 
 
 class ColorPrior:
-    """Pictures of one solid colour, p(z | y) = N(colour of y, SPREAD^2), whose noise prediction is exact.
+    """Images of one solid colour, p(z | y) = N(colour of y, SPREAD^2), whose noise prediction is exact.
 
-    Latents are the pictures themselves, averaged 4 x 4; a prompt is the name of a colour.
+    Latents are the images themselves, averaged 4 x 4; a prompt is the name of a colour.
     """
 
     name = "colors"

@@ -56,7 +56,7 @@ def unchanged():
 
 
 def seen(model, body, azimuth):
-    """The median colour of a picture's solid pixels."""
+    """The median colour of an image's solid pixels."""
     posed = body.pose(a_pose())
     views = fixed_views(posed, [Framing.BODY], [azimuth], 64)
     with torch.no_grad():

@@ -156,7 +156,7 @@ def test_a_truncated_checkpoint_is_refused_in_one_line(body, tmp_path):
 
 
 class BrokenEncoder(ColorPrior):
-    """Pictures of some steps have no finite latents."""
+    """Images of some steps have no finite latents."""
 
     def __init__(self, broken):
         super().__init__()

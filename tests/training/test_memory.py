@@ -152,7 +152,7 @@ def test_no_autograd_graph_remains_after_a_step(run, body, config):
 
 
 def test_the_encoder_builds_no_graph_during_the_warm_up(body, config, monkeypatch):
-    """Nothing goes backward into the pictures then."""
+    """Nothing goes backward into the images then."""
     prior, seen = load_prior(config), []
     encode = StableDiffusionPrior.encode_images
     monkeypatch.setattr(

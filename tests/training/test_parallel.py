@@ -52,7 +52,7 @@ SETTINGS = {"plain": plain_settings, "lit": lit_settings, "at odds": lit_setting
 
 
 class Counting(ColorPrior):
-    """Knows how many pictures it was given, by itself."""
+    """Knows how many images it was given, by itself."""
 
     encoded = 0
 

@@ -95,7 +95,7 @@ def test_gpu_memory_is_as_expected(experiment):
 
 
 def test_a_floor_that_does_not_fit_is_left_out(settings, monkeypatch, capsys):
-    """A run that saves memory may fit where its floor, all pictures at once, does not."""
+    """A run that saves memory may fit where its floor, all images at once, does not."""
     settings = replace(settings, prior=replace(settings.prior, encode_chunk=1))
     monkeypatch.setattr(estimate, "fits", lambda architecture, load, free: load.encode_chunk == 1)
     (row,) = benchmark.run(settings)
@@ -126,7 +126,7 @@ def test_the_architecture_of_an_unknown_hub_name_is_not_guessed(tmp_path, monkey
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.predictions])
 def test_a_step_has_one_batched_call_and_one_for_y_con(settings, body, monkeypatch, method):
     """Text and negative in one call without gradients; y_con's loss takes the residual's own prediction. Texts are
-    encoded before the first step, all at once, and the pictures once a step."""
+    encoded before the first step, all at once, and the images once a step."""
     asked = {"encode_prompts": 0, "encode_images": 0}
     for name in asked:
         original = getattr(StableDiffusionPrior, name)

@@ -31,7 +31,7 @@ SMOOTH, SHARP, BLURRED, NOISY = 0.8, 0.8, 0.5, 2.0
 SATURATED = 5.0
 """CIELAB chroma above the samples'."""
 WORKS = 0.5
-"""The score (0: a grey image, 1: the samples) from which a image counts as one of its prompt."""
+"""The score (0: a grey image, 1: the samples) from which an image counts as one of its prompt."""
 NEAR = 0.05
 """Scores that differ by less count as the same."""
 MORE, LESS = 1.05, 0.95
@@ -180,7 +180,7 @@ class RecordsByRecipe:
         return difference(self.figure(name, recipe), self._reference(name, recipe))
 
     def score(self, recipe: str) -> tuple[float, ...]:
-        """How much a image is like its prompt, to the scorer: 0 as a grey image is, 1 as the samples are; NaN where
+        """How much an image is like its prompt, to the scorer: 0 as a grey image is, 1 as the samples are; NaN where
         these are not more like it than grey is (a prompt that says nothing)."""
         grey, samples = (self._reference(name, recipe) for name in ("grey_likeness", "likeness"))
         better = [max(value, 0.0) for value in difference(samples, grey)]

@@ -55,7 +55,7 @@ class IdentityJob(Job[Portrayal, int]):
     """One person (a number in the crowd) portrayed once.
 
     Args:
-        pictures: the number of photos that the identity is trained on.
+        images: the number of photos that the identity is trained on.
     """
 
     pictures: int = people.PICTURES

@@ -73,7 +73,7 @@ class IdentityRecord(Record):
     """One person portrayed once.
 
     Args:
-        pictures: the number of photos that the identity is trained on.
+        images: the number of photos that the identity is trained on.
         views: likeness in each measured view.
         nearest: by measure, the distances from the front views to everyone of ``people.crowd``.
         backs: the number of views from behind.

@@ -35,7 +35,7 @@ SUPPORT = 0.99
 """A point is within the target where the density is above that of all but this fraction of the target's own samples."""
 BUCKET = "plane"
 SIDE, REACH = 256, 2.8
-"""Pixels and half-width of a image of the plane."""
+"""Pixels and half-width of an image of the plane."""
 PAPER, GREY, INK, BLUE, LINE = (255, 255, 255), (176, 180, 188), (40, 40, 44), (30, 90, 200), (226, 229, 236)
 
 Points = Float[Tensor, "N 2"]
@@ -174,7 +174,7 @@ def deviation(points: Points) -> Float[Tensor, ""]:
 def play(
     seed: int, points: int = POINTS, steps: int = STEPS
 ) -> tuple[dict[str, Moved], list[UInt8[np.ndarray, "S S 3"]]]:
-    """Every method on the same points: its figures by name, and a image of each."""
+    """Every method on the same points: its figures by name, and an image of each."""
     random = generator(seed, 0, "plane points")
     start, truth = samples("source", points, random), samples("target", points, random)
     figures, images = {}, []

@@ -88,7 +88,7 @@ def look(record: ScoresRecord, images: ScoredImages, clip: Clip) -> Look:
 
 @dataclass(frozen=True)
 class Captions:
-    """The captions that a image is compared with, in the words of its view: those of the measured prompts first, by
+    """The captions that an image is compared with, in the words of its view: those of the measured prompts first, by
     their places, then wrong ones. ``features``: by bucket, a row a caption."""
 
     size: int

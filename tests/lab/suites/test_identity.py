@@ -39,7 +39,7 @@ from tests.plain import plain_guidance
 
 @pytest.fixture(scope="module")
 def judges() -> LikenessModels:
-    """Untrained, but the real ones: their features differ wherever pictures do."""
+    """Untrained, but the real ones: their features differ wherever images do."""
     tokenizer = CLIPTokenizer.from_pretrained(str(TOKENIZER))
     torch.manual_seed(0)
     return LikenessModels(frozen(build_model(tokenizer), tokenizer), FaceNet().eval())

@@ -29,7 +29,7 @@ from tests.plain import plain_guidance
 
 
 class Found:
-    """Stands for YuNet and SFace, whose weights cannot be made here: a row of ``rows`` for every picture, in which the
+    """Stands for YuNet and SFace, whose weights cannot be made here: a row of ``rows`` for every image, in which the
     mean colour (blue, green, red) is who it is."""
 
     def __init__(self, rows: list[list[float]] | None) -> None:

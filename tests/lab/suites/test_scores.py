@@ -68,7 +68,7 @@ def small_settings(clip: str, **options) -> LabSettings:
     return lab_settings(settings, **options)
 
 
-# ---- views and pictures
+# ---- views and images
 
 
 def test_views_are_closed_orbits_and_poses_that_no_run_sees():
@@ -114,7 +114,7 @@ def scores_of(looks: list[Look], clip: Clip, pool: int = 12) -> Scores:
 
 
 def as_samples(one: Look, case: int, seed: int = 0) -> Look:
-    """The same pictures as if the prior had drawn them."""
+    """The same images as if the prior had drawn them."""
     drawn = ScoredImages(ViewImages(one.images.colour.on_grey(), np.ones_like(one.images.colour.alpha)), None)
     return replace(one, record=record(Source.SAMPLES, case, seed), images=drawn, white=None)
 
@@ -218,7 +218,7 @@ def test_the_suite_reports_and_makes_nothing_twice(prior, clip_folder, tmp_path,
     run_suite(settings, prior, tmp_path, [])
     assert json.loads((tmp_path / "results.json").read_text())["figures"] == figures
     other = small_settings("")
-    with pytest.raises(AssertionError, match="made twice"):  # another judge is climbed anew, and only that
+    with pytest.raises(AssertionError, match="made twice"):  # another judge is climbed again, and only that
         run_suite(other, prior, tmp_path, [])
 
 
