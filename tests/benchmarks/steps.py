@@ -19,7 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout need not be installed
 
 
-from avatar_gs.cli import compose as config
+from avatar_gs.cli.overrides import settings_of
 from avatar_gs.core.device import prepare_environment
 from avatar_gs.lab.settings import LabSettings
 
@@ -65,8 +65,7 @@ def expected(settings: LabSettings) -> dict[str, float]:
 
 def composed(overrides: Sequence[str]) -> LabSettings:
     """The settings of ``stage=benchmark benchmark.step=true`` with these overrides."""
-    given = ["stage=benchmark", "lab.benchmark.step=true", *overrides]
-    settings = config.resolve(config.composed(given), given)
+    settings = settings_of(["stage=benchmark", "benchmark.step=true", *overrides])
     assert isinstance(settings, LabSettings)
     return settings
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from avatar_gs.cli.overrides import settings_of
+from tests.benchmarks import steps
 from tests.gpu_check import __main__ as check
 from tests.gpu_check import plan, report
 from tests.gpu_check.running import ROOT, Check, Outcome, Part, Status, read_rows, read_tests
@@ -193,3 +196,17 @@ def commands_that_name(folder: Path) -> list[str]:
         except OSError:  # it has ended meanwhile
             continue
     return [line for line in lines if str(folder) in line]
+
+
+@pytest.mark.parametrize("trial", [False, True])
+def test_the_settings_of_every_part_compose(trial: bool) -> None:
+    """A part whose settings are refused costs a GPU's time to find out."""
+    options = plan.Options(trial=trial, sd21="weights")
+    parts = [part for wave in plan.plan(options) for lane in wave for part in lane]
+    given = {part.name: [word for word in part.command if re.match(r"[a-z][\w.]*=", word)] for part in parts}
+    for name, overrides in given.items():
+        if name.startswith("steps-"):
+            assert steps.composed(overrides).lab.benchmark.repeats in (1, 3)
+        elif overrides:
+            settings_of([*overrides, f"name={name}"])
+    assert sum(bool(overrides) for overrides in given.values()) >= 8
