@@ -35,7 +35,7 @@ FRAMINGS: tuple[Framing | None, ...] = (
     None,
 )
 """The framing of each image; None: any framing and azimuth. Experiments with n images use the first n."""
-PICTURES = len(FRAMINGS)
+PHOTOS = len(FRAMINGS)
 
 
 @lru_cache(maxsize=1)
@@ -54,7 +54,7 @@ def _person(index: int) -> Person:
 
 @lru_cache(maxsize=SUBJECTS)
 def photograph(index: int) -> tuple[UInt8[np.ndarray, "S S 3"], ...]:
-    """The ``PICTURES`` images of a person in their clothes, each with its own pose, camera, light and background."""
+    """The ``PHOTOS`` images of a person in their clothes, each with its own pose, camera, light and background."""
     rng = np.random.default_rng([FIRST_PERSON, index, 1])
     return tuple(_picture(crowd()[index], framing, rng) for framing in FRAMINGS)
 
@@ -78,7 +78,7 @@ def _cameras(framing: Framing | None) -> CamerasConfig:
     return replace(CAMERAS, azimuth_min=-FACING, azimuth_max=FACING, **absent)
 
 
-def write_pictures(index: int, folder: Path) -> Path:
+def write_photos(index: int, folder: Path) -> Path:
     """Write the person's images as PNG files to a folder of ``folder``, unless they exist; returns that folder."""
     own = folder / f"person_{index:02d}"
     for number, image in enumerate(photograph(index)):

@@ -21,7 +21,7 @@ from avatar_gs.lab.metrics.likeness import Gallery, LikenessModels, compare, loa
 from avatar_gs.lab.metrics.portraits import Portrait, render_portrait, render_variation, through_prior
 from avatar_gs.lab.metrics.views import FRONTS, ORBIT, back_views, measured_views, some_views, standing
 from avatar_gs.lab.settings import LabSettings
-from avatar_gs.lab.suites.identity_report import (
+from avatar_gs.lab.suites.identity_figures import (
     ABLATIONS,
     CHOICES,
     DRAWN,
@@ -30,9 +30,9 @@ from avatar_gs.lab.suites.identity_report import (
     Cost,
     IdentityRecord,
     Portrayal,
-    sections,
     summarise,
 )
+from avatar_gs.lab.suites.identity_report import sections
 from avatar_gs.lab.suites.suite import RESULT_SETTINGS, AvatarSuite, Figures, FullGrid, Job, digest
 from avatar_gs.lab.world.people import Person
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
@@ -45,7 +45,7 @@ STRIP_VIEWS = (0, 2, 4, len(ORBIT))
 """Full body from the front, the left and the back, and the head from the front."""
 CELLS = len(STRIP_VIEWS)
 TRAINING_COST = dict.fromkeys(
-    (Portrayal.CROSS_INIT, Portrayal.TEXTUAL_INVERSION, Portrayal.FEWER_PICTURES, Portrayal.BOUND), 25.0
+    (Portrayal.CROSS_INIT, Portrayal.TEXTUAL_INVERSION, Portrayal.FEWER_PHOTOS, Portrayal.BOUND), 25.0
 ) | {Portrayal.FAST: 5.0}
 """Approximate seconds on two cores; identities that other jobs share count where they are trained."""
 
@@ -55,10 +55,10 @@ class IdentityJob(Job[Portrayal, int]):
     """One person (a number in the crowd) portrayed once.
 
     Args:
-        images: the number of photos that the identity is trained on.
+        photos: the number of photos that the identity is trained on.
     """
 
-    pictures: int = people.PICTURES
+    photos: int = people.PHOTOS
 
     @property
     def redressed(self) -> bool:
@@ -114,8 +114,8 @@ class IdentitySuite(AvatarSuite[IdentityJob, Portrayed, IdentityRecord]):
                     yield IdentityJob(portrayal, person, seed + index)
         few = range(min(config.few_people, config.people))
         for person in few:
-            for pictures in FEWER:
-                yield IdentityJob(Portrayal.FEWER_PICTURES, person, seed, pictures)
+            for photos in FEWER:
+                yield IdentityJob(Portrayal.FEWER_PHOTOS, person, seed, photos)
         choices = [portrayal for pair in list(CHOICES.items())[1:] for portrayal in pair]
         for portrayal in (*ABLATIONS, *choices):
             for person in few:
@@ -128,12 +128,12 @@ class IdentitySuite(AvatarSuite[IdentityJob, Portrayed, IdentityRecord]):
         return 1.0 if job.variant in DRAWN else 27.0 + TRAINING_COST.get(job.variant, 0.0)
 
     def describe(self, job: IdentityJob) -> str:
-        given = f", {job.pictures} photos" if job.variant is Portrayal.FEWER_PICTURES else ""
+        given = f", {job.photos} photos" if job.variant is Portrayal.FEWER_PHOTOS else ""
         return f"person {job.subject}, {job.variant.value}{given}, seed {job.seed}, “{job.prompt}”"
 
     def facts(self, job: IdentityJob) -> list[Any]:
         fingerprints = [self.fingerprint, self.judges.fingerprint]
-        return [job.variant.value, job.subject, job.prompt, job.seed, job.pictures, fingerprints]
+        return [job.variant.value, job.subject, job.prompt, job.seed, job.photos, fingerprints]
 
     def settings_of(self, job: IdentityJob) -> LabSettings:
         settings = replace(self.settings, prompt=job.prompt, seed=job.seed)
@@ -166,7 +166,7 @@ class IdentitySuite(AvatarSuite[IdentityJob, Portrayed, IdentityRecord]):
         settings, cost = self.settings_of(job), None
         prior = self.prior.with_control_scale(settings.prior.control_scale).with_identity(None)
         if job.variant is not Portrayal.NO_IDENTITY:
-            embedding, cost = self.identities.of(job.subject, job.pictures, settings)
+            embedding, cost = self.identities.of(job.subject, job.photos, settings)
             prior = prior.with_identity(embedding.vectors, embedding.accessories)
         made = self.optimized(settings, prior)
         gaussians = made.model.pose(standing())
@@ -186,7 +186,7 @@ class IdentitySuite(AvatarSuite[IdentityJob, Portrayed, IdentityRecord]):
             kind=job.variant,
             person=job.subject,
             seed=job.seed,
-            pictures=job.pictures,
+            pictures=job.photos,
             prompt=job.prompt,
             views=compare(made.measured, truth, self.judges.scorer),
             nearest=self._gallery.distances(fronts),
@@ -264,9 +264,9 @@ class Identities:
     def __init__(self, folder: Path, prior: StableDiffusionPrior, fingerprint: str) -> None:
         self.folder, self.prior, self.fingerprint = folder, prior, fingerprint
 
-    def of(self, person: int, pictures: int, settings: LabSettings) -> tuple[IdentityEmbedding, Cost]:
-        """The identity of a person from the first ``pictures`` photos, trained as ``settings.embed`` says."""
-        photos = self._photos(person, pictures, settings)
+    def of(self, person: int, count: int, settings: LabSettings) -> tuple[IdentityEmbedding, Cost]:
+        """The identity of a person from the first ``count`` photos, trained as ``settings.embed`` says."""
+        photos = self._photos(person, count, settings)
         style = settings.prior.prompts.style
         facts = [CACHE_VERSION, photos.hashes, _embed_facts(settings), style.name, settings.seed, self.fingerprint]
         own = self.folder / "identities" / digest(facts)
@@ -286,14 +286,12 @@ class Identities:
         write_json(own / "cost.json", asdict(cost))
         return embedding, cost
 
-    def _photos(self, person: int, pictures: int, settings: LabSettings) -> PhotoSet:
-        source = people.write_pictures(person, self.folder / "pictures")
+    def _photos(self, person: int, count: int, settings: LabSettings) -> PhotoSet:
+        source = people.write_photos(person, self.folder / "pictures")
         photos = load_photos(str(source), self.prior.image_size, min_size=settings.embed.min_size)
-        if len(photos.names) != people.PICTURES:
+        if len(photos.names) != people.PHOTOS:
             raise UserError(
-                f"{source}: expected {people.PICTURES} photos, found {len(photos.names)} that can be used: "
+                f"{source}: expected {people.PHOTOS} photos, found {len(photos.names)} that can be used: "
                 "leave embed.min_size as it is, and delete that folder"
             )
-        return replace(
-            photos, images=photos.images[:pictures], names=photos.names[:pictures], hashes=photos.hashes[:pictures]
-        )
+        return replace(photos, images=photos.images[:count], names=photos.names[:count], hashes=photos.hashes[:count])

@@ -4,7 +4,7 @@ and judges of random weights."""
 import json
 import logging
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,19 +16,17 @@ from avatar_gs.core.errors import UserError
 from avatar_gs.identity.config import Clothes, EmbedConfig, IdentityMethod
 from avatar_gs.lab.metrics import likeness, people
 from avatar_gs.lab.metrics.avatar import ViewImages
-from avatar_gs.lab.metrics.likeness import Gallery, LikenessModels, ViewFigures, compare
+from avatar_gs.lab.metrics.likeness import Gallery, LikenessModels, compare
 from avatar_gs.lab.metrics.portraits import Portrait, render_portrait, render_variation, through_prior
 from avatar_gs.lab.metrics.views import BACK_AZIMUTHS, FRONTS, ORBIT, back_views, measured_views, some_views
 from avatar_gs.lab.scorer.faces import FaceNet
 from avatar_gs.lab.scorer.model import TOKENIZER, build_model, frozen
 from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.stages.evaluate import run_suite
-from avatar_gs.lab.suites import identity
-from avatar_gs.lab.suites import identity_report as report
+from avatar_gs.lab.suites import identity, identity_figures
 from avatar_gs.lab.suites.config import EvaluateConfig, SuiteName
 from avatar_gs.lab.suites.identity import IdentityJob, IdentitySuite
-from avatar_gs.lab.suites.identity_report import ABLATIONS, DRAWN, METHODS, Cost, IdentityRecord, Portrayal
-from avatar_gs.lab.suites.suite import restored
+from avatar_gs.lab.suites.identity_figures import ABLATIONS, METHODS, IdentityRecord, Portrayal
 from avatar_gs.lab.world.people import held_out, individuals
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.training.config import OptimizeConfig
@@ -81,13 +79,13 @@ def test_nobody_knows_the_people():
 
 
 def test_images_show_a_person_in_many_ways(tmp_path):
-    pictures = people.photograph(0)
-    assert len(pictures) == 8 and people.FRAMINGS.count(Framing.HEAD) >= 3
-    assert len({picture.tobytes() for picture in pictures}) == 8
-    assert len({tuple(picture[0, 0]) for picture in pictures}) > 4, "backgrounds differ"
-    folder = people.write_pictures(0, tmp_path)
+    photos = people.photograph(0)
+    assert len(photos) == 8 and people.FRAMINGS.count(Framing.HEAD) >= 3
+    assert len({image.tobytes() for image in photos}) == 8
+    assert len({tuple(image[0, 0]) for image in photos}) > 4, "backgrounds differ"
+    folder = people.write_photos(0, tmp_path)
     written = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert people.write_pictures(0, tmp_path) == folder
+    assert people.write_photos(0, tmp_path) == folder
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == written and len(written) == 8
 
 
@@ -168,11 +166,11 @@ def test_everyone_is_found_in_the_gallery(judges):
     views = some_views(measured_views(), FRONTS)
     crowd = [render_portrait(person, views).images for person in people.crowd()[:4]]
     gallery = Gallery(crowd, judges.scorer)
-    for index, pictures in enumerate(crowd):
-        distances = gallery.distances(pictures)
+    for index, images in enumerate(crowd):
+        distances = gallery.distances(images)
         assert set(distances) == {"colour layout", "scorer"}
-        assert all(report.rank(values, index) == 0 for values in distances.values())
-        assert report.rank(likeness.combined(distances), index) == 0
+        assert all(identity_figures.rank(values, index) == 0 for values in distances.values())
+        assert identity_figures.rank(likeness.combined(distances), index) == 0
 
 
 def test_back_views_show_no_face_paint():
@@ -188,99 +186,13 @@ def test_back_views_show_no_face_paint():
 
 
 def test_the_ceiling_is_seen_through_the_priors_autoencoder(truth, prior):
-    pictures = ViewImages(truth.images.rgb[:2], truth.images.alpha[:2])
-    seen = through_prior(pictures, prior)
-    assert seen.rgb.shape == pictures.rgb.shape and np.array_equal(seen.alpha, pictures.alpha)
+    images = ViewImages(truth.images.rgb[:2], truth.images.alpha[:2])
+    seen = through_prior(images, prior)
+    assert seen.rgb.shape == images.rgb.shape and np.array_equal(seen.alpha, images.alpha)
     with torch.no_grad():
-        decoded = prior.decode_latents(prior.encode_images(torch.from_numpy(pictures.on_grey()).float()))
+        decoded = prior.decode_latents(prior.encode_images(torch.from_numpy(images.on_grey()).float()))
     coarse = seen.on_grey().reshape(2, prior.image_size, -1, prior.image_size, 128 // prior.image_size, 3).mean((2, 4))
     np.testing.assert_allclose(coarse, decoded.numpy(), atol=1e-4)
-
-
-# ---- summary
-
-
-def record(kind: Portrayal, person: int = 0, nearest: tuple[float, ...] = (0.0, 1.0), **options) -> IdentityRecord:
-    views = options.pop("views", [view()])
-    embedding = options.pop("embedding", None)
-    metrics = {"steps": 2, "splats": 100, "peak_memory_mib": {"host": 900.0}}
-    facts = {"seed": 0, "pictures": 8, "prompt": "<id>", "backs": 10, "back_faces": 1, "front_face": True}
-    distances = {"colour layout": list(nearest), "scorer": list(nearest)}
-    made = None if kind in DRAWN else metrics
-    return IdentityRecord(
-        kind=kind, person=person, views=views, nearest=distances, embedding=embedding, metrics=made, seconds=10.0,
-        **(facts | options),
-    )  # fmt: skip
-
-
-def view(framing: str = "body", side: str = "front", psnr: float = 20.0, kept: bool = True, face=None) -> ViewFigures:
-    return ViewFigures(framing, side, psnr, 0.5, {"hair": psnr / 10}, {"hair": kept, "skin": True}, face)
-
-
-def test_ranks_and_fractions():
-    assert report.rank([0.3, 0.1, 0.2], 1) == 0 and report.rank([0.3, 0.1, 0.2], 0) == 2
-    assert report.rank([0.1, 0.1], 0) == 1, "a tie is no find"
-    figures = report.retrieval([record(Portrayal.CROSS_INIT), record(Portrayal.CROSS_INIT, person=1)])
-    assert all(row["share"] == 0.5 and row["mean_rank"] == 0.5 for row in figures.values())
-    assert list(figures) == ["colour layout", "scorer", "combined"]
-
-
-def test_likeness_by_view():
-    some = [record(Portrayal.CROSS_INIT, views=[view(psnr=20.0), view(side="back", psnr=10.0)]), record(Portrayal.FAST)]
-    figures = report.likeness(some)
-    assert figures["all"]["psnr"] == pytest.approx(50 / 3) and figures["body/back"]["psnr"] == 10
-    assert figures["body/front"]["views"] == 2 and figures["all"]["delta_e"] == {"hair": 2.0}
-
-
-def test_editability_counts_parts_not_pixels():
-    views = [*[view(kept=True)] * 4, view(kept=False, face=0.6)]
-    worse = [view(kept=False), view(kept=True, face=0.4)]
-    figures = report.editability([record(Portrayal.NEW_OUTFIT, views=views), record(Portrayal.NEW_OUTFIT, views=worse)])
-    assert figures["right"] == pytest.approx(4 / 6)  # hair, skin, face; of the second one only the skin
-    assert figures["own"] == figures["right"] and figures["worn"] is None
-    assert figures["parts"] == {"hair": pytest.approx(0.65), "skin": 1.0, "face": 0.5}
-    assert figures["views"] == pytest.approx((0.8 + 1 + 1 + 0.5 + 1 + 0) / 6)
-
-
-def test_comparisons_are_of_the_same_people():
-    some = [
-        record(Portrayal.CROSS_INIT, views=[view(psnr=20.0)]),
-        record(Portrayal.CROSS_INIT, person=1, views=[view(psnr=40.0)]),
-    ]
-    some += [record(Portrayal.FEWER_PICTURES, pictures=number, views=[view(psnr=10.0)]) for number in (1, 2)]
-    some += [record(Portrayal.NO_HEAD), record(Portrayal.NO_IDENTITY), record(Portrayal.NO_IDENTITY, person=1)]
-    table = report.pictures_table(some)
-    assert {name: row["psnr"] for name, row in table.items()} == {"1": 10, "2": 10, "8": 20}
-    ablations = report.ablations_table(some)
-    assert {name: row["avatars"] for name, row in ablations.items()} == {
-        "the whole method": 1, "without identity": 1, "without head framing": 1
-    }  # fmt: skip
-
-
-def test_an_identity_that_two_avatars_share_is_paid_once():
-    shared = Cost(5, 3.0, 800.0)
-    some = [record(Portrayal.CROSS_INIT, embedding=shared), record(Portrayal.NEW_OUTFIT, embedding=shared)]
-    some += [record(Portrayal.FAST, embedding=Cost(2, 1.0, 850.0)), record(Portrayal.OTHER_PERSON)]
-    figures = report.costs(some)
-    assert figures["wall_seconds"] == 34.0 and figures["avatars"] == 3 and figures["person_seconds"] == 34.0
-    assert report.embedding_table(some)["fast"] == {
-        "identities": 1, "steps": 2, "seconds": 1.0, "most_seconds": 1.0, "peak_memory_mib": 850.0
-    }  # fmt: skip
-
-
-def test_janus_rate():
-    figures = report.janus([record(Portrayal.CROSS_INIT), record(Portrayal.CROSS_INIT, back_faces=0, front_face=False)])
-    assert figures == {"views": 20, "faces": 1, "rate": 0.05, "front": 0.5}
-
-
-def test_records_survive_json():
-    one = record(Portrayal.CROSS_INIT, views=[view(face=0.7)], embedding=Cost(5, 3.0, 800.0))
-    assert restored(IdentityRecord, json.loads(json.dumps(asdict(one)))) == one
-    drawn = record(Portrayal.SAME_PERSON)
-    assert restored(IdentityRecord, json.loads(json.dumps(asdict(drawn)))) == drawn
-
-
-# ---- the suite
 
 
 def test_the_plan_makes_everyone_in_every_way(prior, tmp_path):
@@ -295,9 +207,9 @@ def test_the_plan_makes_everyone_in_every_way(prior, tmp_path):
     assert len(set(jobs)) == len(jobs)
     for kind in (*METHODS, Portrayal.NEW_OUTFIT):
         assert {(job.subject, job.seed) for job in jobs if job.variant is kind} == {(0, 5), (1, 5), (0, 6), (1, 6)}
-    for kind in (*ABLATIONS, Portrayal.FEWER_PICTURES, Portrayal.BOUND, Portrayal.NEAR_FACES_REDRESSED):
+    for kind in (*ABLATIONS, Portrayal.FEWER_PHOTOS, Portrayal.BOUND, Portrayal.NEAR_FACES_REDRESSED):
         assert {(job.subject, job.seed) for job in jobs if job.variant is kind} == {(0, 5)}
-    assert {job.pictures for job in jobs if job.variant is Portrayal.FEWER_PICTURES} == {1, 2, 4}
+    assert {job.photos for job in jobs if job.variant is Portrayal.FEWER_PHOTOS} == {1, 2, 4}
     assert (
         len(
             list(
