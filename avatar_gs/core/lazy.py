@@ -1,7 +1,7 @@
 """torch and shape annotations for modules that hold settings next to the code that uses them.
 
 The settings must load fast and without torch or numpy (``--help``, ``--cfg job``, shell completion), yet a method's
-settings are best read beside its class. Such modules import these names from here:
+settings are best read in the same file as its class. Such modules import these names from here:
 
     from avatar_gs.core.lazy import Float, Tensor, torch
 

@@ -70,7 +70,14 @@ def test_links_and_images_exist(path):
             assert (path.parent / target.split("#")[0]).exists(), target
 
 
-@pytest.mark.parametrize(("path", "words"), commands_of("avatar-gs"))
+def test_commands_are_found():
+    assert all(commands_of(program) for program in ("avatar-gs", "make", "python", "torchrun"))
+
+
+TORCHRUN = [(path, words[words.index("avatar_gs") + 1 :]) for path, words in commands_of("torchrun")]
+
+
+@pytest.mark.parametrize(("path", "words"), [*commands_of("avatar-gs"), *TORCHRUN])
 def test_every_command_composes(path, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if any(word.startswith("-") and word != "-m" for word in words):
