@@ -21,6 +21,9 @@ def __getattr__(name: str) -> Any:
     """Import the API at its first use: it loads torch and diffusers, for which the command's help need not wait."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from avatar_gs.core.device import prepare_environment
+
+    prepare_environment()  # before the libraries load, which read their variables then
     from avatar_gs import api
 
     return getattr(api, name)

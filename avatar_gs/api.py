@@ -15,7 +15,7 @@ from avatar_gs.body.pose import JOINT, Pose, a_pose
 from avatar_gs.cli.compose import saved_settings
 from avatar_gs.cli.overrides import as_overrides, settings_of
 from avatar_gs.core.console import start_logging
-from avatar_gs.core.device import choose_device, pin_threads, prepare_environment
+from avatar_gs.core.device import choose_device, pin_threads
 from avatar_gs.core.errors import UserError, require
 from avatar_gs.core.images import to_uint8
 from avatar_gs.core.runs import holds_an_avatar
@@ -25,6 +25,7 @@ from avatar_gs.export.video import encode_video
 from avatar_gs.export.writer import clean_splats
 from avatar_gs.render.cameras import fixed_views
 from avatar_gs.render.rasterize import rasterize
+from avatar_gs.settings import Device
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.stages.export import TURNTABLE_BACKGROUND, TURNTABLE_SPAN, standing, turntable
 from avatar_gs.stages.init_run import run_folder
@@ -34,6 +35,7 @@ from avatar_gs.training.state import CHECKPOINT, load_model
 from avatar_gs.types import Cameras, Framing
 from avatar_gs.viewer.html import write_html
 
+DEVICES = tuple(device.name for device in Device)
 FORMATS = (".ply", ".html", ".mp4")
 
 
@@ -73,7 +75,6 @@ def make(
     given = {name: value for name, value in given.items() if value not in ("", None)}
     more = as_overrides(overrides) if isinstance(overrides, Mapping) else list(overrides)
     run = settings_of([*as_overrides(given), *more])
-    prepare_environment()
     pin_threads(run.threads)
     start_logging()
     return Avatar(*make_avatar(run, on_step=on_step), run.prompt, run.export)
@@ -87,12 +88,12 @@ def load(run: str | Path, *, device: str = "auto") -> "Avatar":
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        UserError: if the folder holds no avatar, or the avatar's body is missing.
+        UserError: if the folder holds no avatar, the avatar's body is missing, or there is no such device.
 
     Example:
         >>> avatar_gs.load("outputs/tom").pose(left_elbow=(0, -1.2, 0)).save("tom.html")
     """
-    prepare_environment()
+    require(device in DEVICES, "device", device, ", ".join(DEVICES))
     folder = Path(run_folder(str(run)))
     if not holds_an_avatar(folder):
         raise UserError(f"{run} holds no avatar: expected the folder of a run, such as outputs/anna, or its name")
@@ -129,7 +130,7 @@ class Avatar:
                 replace those of ``pose``.
 
         Raises:
-            UserError: for an unknown joint.
+            UserError: for an unknown joint, or a rotation that is not three finite angles.
 
         Example:
             >>> avatar.pose(right_shoulder=(0, 0, -1.2), right_elbow=(0, 1.0, 0))
@@ -139,7 +140,10 @@ class Avatar:
         for name, rotation in rotations.items():
             if name not in JOINT:
                 raise UserError(f"pose: there is no joint {name}; expected one of {', '.join(JOINT)}")
-            axis_angles[JOINT[name]] = torch.tensor(rotation, dtype=axis_angles.dtype)
+            vector = torch.as_tensor(rotation, dtype=axis_angles.dtype)
+            right = vector.shape == (3,) and bool(vector.isfinite().all())
+            require(right, f"pose: {name}", rotation, "three finite angles in radians")
+            axis_angles[JOINT[name]] = vector
         return replace(self, current_pose=replace(pose, axis_angles=axis_angles))
 
     def camera(self, azimuth: float = 0.0, elevation: float = 5.0, framing: str = "body", size: int = 512) -> Cameras:
@@ -171,7 +175,11 @@ class Avatar:
         Args:
             camera: one camera; default: ``self.camera()``, from the front.
             background: grey level, 0 to 1.
+
+        Raises:
+            UserError: for a background out of range.
         """
+        require(0 <= background <= 1, "background", background, "a grey level, 0 to 1")
         gaussians, _ = standing(self.model, self.body, self.current_pose)
         device = gaussians.means.device
         camera = (camera or self.camera()).to(device)

@@ -57,6 +57,19 @@ def test_importing_the_package_is_light():
         avatar_gs.nonsense  # noqa: B018
 
 
+def test_libraries_load_in_the_environment_that_the_command_gives_them():
+    code = (
+        "import sys; sys.modules['torch'] = None  # the API cannot be loaded\n"
+        "import os, avatar_gs\n"
+        "try: avatar_gs.make\n"
+        "except ImportError: print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert result.stdout == "PASSIVE\n", result.stderr
+
+
 def test_an_avatar_is_made_posed_rendered_saved_and_loaded(make, tmp_path):
     steps = []
     avatar = make(on_step=lambda state, report: steps.append(state.step))
@@ -121,6 +134,12 @@ def test_mistakes_are_user_errors(make, tmp_path):
             avatar.camera(**camera)
     with pytest.raises(UserError, match="no joint knee"):
         avatar.pose(knee=(0, 0, 1))
+    with pytest.raises(UserError, match=r"left_elbow=.*three finite angles"):
+        avatar.pose(left_elbow=(0, 0, float("nan")))
+    with pytest.raises(UserError, match=r"background=7.0"):
+        avatar.render(background=7.0)
+    with pytest.raises(UserError, match="device=gpu: expected auto, cpu, cuda"):
+        avatar_gs.load("a", device="gpu")
     with pytest.raises(UserError, match=r"a\.obj has none of the suffixes"):
         avatar.save("a.obj")
 

@@ -6,7 +6,6 @@ arrays below, only these are copied to a cached file, which is loaded instead.
 """
 
 import hashlib
-import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ import numpy as np
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.io import atomic_write
-from avatar_gs.core.paths import BODY_MODELS
+from avatar_gs.core.paths import BODY_MODELS, user_cache
 from avatar_gs.types import NUM_JOINTS
 
 FREE_BODY = BODY_MODELS / "free" / "SMPLX_NEUTRAL.npz"
@@ -117,7 +116,7 @@ def _check_layout(path: Path, headers: dict[str, Header]) -> None:
 
 def _clean_copy(path: Path) -> Path:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "avatar_gs" / "bodies"
+    cache = user_cache() / "bodies"
     clean = cache / digest / "SMPLX_NEUTRAL.npz"
     if clean.is_file():
         return clean

@@ -26,7 +26,7 @@ from avatar_gs.cli.hydra_internals import Hydra, start_hydra
 from avatar_gs.cli.schema import HAS_LAB, LAB_STAGES, PRODUCT_STAGES, STAGES, Stage, full_key, short_key
 from avatar_gs.core.console import start_logging
 from avatar_gs.core.device import is_out_of_memory, pin_threads, prepare_environment
-from avatar_gs.core.errors import UserError
+from avatar_gs.core.errors import UserError, first_line
 from avatar_gs.core.presets import preset_groups
 from avatar_gs.settings import OUTPUTS, Settings, run_name, short_hash, slug
 
@@ -154,7 +154,7 @@ def _parse_overrides(hydra: Hydra, given: list[str]) -> list[Override]:
         try:
             parsed += parser.parse_overrides([override])
         except HydraException as error:
-            raise UserError(f"{override}: {str(error).splitlines()[0]}; put the value in quotes?") from error
+            raise UserError(f"{override}: {first_line(error)}; put the value in quotes?") from error
     return parsed
 
 

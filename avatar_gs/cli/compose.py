@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from avatar_gs.cli.schema import LAB_SECTIONS, SCHEMA, STAGES
 from avatar_gs.core import runs
 from avatar_gs.core.device import physical_cores
-from avatar_gs.core.errors import UserError
+from avatar_gs.core.errors import UserError, first_line
 from avatar_gs.core.paths import CONF
 from avatar_gs.core.presets import preset_groups, read_preset
 from avatar_gs.guidance.config import METHODS
@@ -192,7 +192,7 @@ def _over_saved(settings: Settings, saved_file: Path, explicit: set[str]) -> Set
     try:
         return parse(_nested(given | taken))
     except (UserError, OmegaConfBaseException) as error:
-        raise UserError(f"{saved_file}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{saved_file}: {first_line(error)}") from error
 
 
 def _canonical(value: Any, kind: Any) -> Any:
@@ -216,7 +216,7 @@ def _read_saved(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(
-            f"{path} cannot be read ({str(error).splitlines()[0]}): overwrite=true starts the run from scratch"
+            f"{path} cannot be read ({first_line(error)}): overwrite=true starts the run from scratch"
         ) from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged (no settings in it): overwrite=true starts the run from scratch")

@@ -58,6 +58,13 @@ def format_duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def rounded_duration(seconds: float) -> str:
+    """Seconds as ``0.25 s``, ``88 s``, ``3 min`` or ``2.1 h``, for estimates."""
+    if seconds < 120:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def _format_values(values: dict[str, Value]) -> str:
     numbers = {name: value() if callable(value) else value for name, value in values.items()}
     return "  ".join(f"{name} {v:.4g}" if isinstance(v, float) else f"{name} {v}" for name, v in numbers.items())

@@ -14,8 +14,6 @@ def require(holds: bool, override: str, value: object, expected: str) -> None:
         raise UserError(f"{override}={value}: expected {expected}")
 
 
-def require_counts(prefix: str, config: object, **ranges: tuple[int, int]) -> None:
-    """Raise UserError for the first field of ``config`` outside its closed range."""
-    for name, (low, high) in ranges.items():
-        value = getattr(config, name)
-        require(low <= value <= high, f"{prefix}.{name}", value, f"a whole number from {low} to {high}")
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, or its type's name if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from avatar_gs.core.errors import UserError
+from avatar_gs.core.console import rounded_duration
+from avatar_gs.core.errors import UserError, first_line
 
 LOGGER = logging.getLogger(__name__)
 EXTENSION = "gsplat_cuda"
@@ -87,10 +88,9 @@ def find_kernels(cores: int = 0) -> Kernels:
         return Kernels(f"compiled before, {built[0]}")
     jobs = min(cores or os.cpu_count() or 1, int(os.environ.get("MAX_JOBS") or DEFAULT_JOBS), MEASURED_JOBS)
     seconds = MEASURED_SECONDS * MEASURED_JOBS / jobs
-    duration = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
     return Kernels(
         f"not compiled yet: the first use builds them with {nvcc} (CUDA {version}), {compiler} and ninja, an estimated "
-        f"{duration} with {jobs} jobs"
+        f"{rounded_duration(seconds)} with {jobs} jobs"
     )
 
 
@@ -135,7 +135,7 @@ def load_kernels() -> None:
         try:
             from gsplat.cuda import _backend
         except (RuntimeError, ImportError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise UserError(
                 f"device=cuda: gsplat's kernels cannot be compiled ({reason}); check the CUDA toolkit "
                 "(debug=true shows the compiler's output), or use device=cpu"

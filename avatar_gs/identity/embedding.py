@@ -20,7 +20,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from avatar_gs.core.errors import UserError
+from avatar_gs.core.errors import UserError, first_line
 from avatar_gs.core.io import atomic_write
 from avatar_gs.prior.loading import lora
 from avatar_gs.prior.loading.weight_files import POINTER, read_pickle
@@ -223,7 +223,9 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RuntimeError, AttributeError, KeyError) as error:
-        raise UserError(f"{path} is damaged or cut short ({_line(error)}): copy it again, or give another") from error
+        raise UserError(
+            f"{path} is damaged or cut short ({first_line(error)}): copy it again, or give another"
+        ) from error
 
 
 def _pickle(path: Path) -> Mapping[Any, Any]:
@@ -291,7 +293,3 @@ def _checked(path: Path, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     if len(vectors) > MAX_VECTORS:
         raise UserError(f"{path}: {len(vectors)} vectors, expected at most {MAX_VECTORS}, the length of a prompt")
     return vectors.contiguous()
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

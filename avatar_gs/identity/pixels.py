@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
-from avatar_gs.core.errors import UserError
+from avatar_gs.core.errors import UserError, first_line
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 120_000_000
@@ -175,7 +175,7 @@ def _load_rembg() -> tuple[Any, Any]:
     try:
         return rembg.remove, rembg.new_session(WEIGHTS, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"embed.remove_background=true: {U2netHumanSegSession.resolve_existing(f'{WEIGHTS}.onnx')} cannot be "
             f"loaded ({reason}): delete it and fetch it again, {_OTHERWISE}"

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from avatar_gs.core.errors import first_line
 from avatar_gs.prior.config import Compile
 
 LOGGER = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ class Accelerated:
         return faster(*arguments)
 
     def _give_up(self, error: Exception) -> None:
-        reason = (str(error).strip() or "no reason given").splitlines()[0]
+        reason = first_line(error)
         LOGGER.warning("%s cannot be made faster here (%s: %s)", self.name, type(error).__name__, reason)
         self.make = None
         self._faster.clear()

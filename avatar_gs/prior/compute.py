@@ -16,7 +16,10 @@ DTYPES = {Precision.float32: torch.float32, Precision.float16: torch.float16, Pr
 
 @dataclass(frozen=True)
 class Compute:
-    """Device, number formats and measures that save memory. The measures change no result."""
+    """Device, number formats, the ControlNet's factor, the tiny encoder's fraction of a run, and how memory is saved.
+
+    Only chunks, ``checkpoint_encoder``, ``encoder_keeps`` and ``offload_text`` change no result.
+    """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32

@@ -208,7 +208,8 @@ class ImageCodec:
         """Compile or capture the encoders; not with ``checkpoints``, which must compute alike twice."""
         for encoder in (self.vae_encoder, self.tiny_encoder):
             if encoder is not None and not self.checkpoints:
-                encoder.encode = Accelerated(encoder.encode, make, encoder.dtype, encoder.name)
+                plain = encoder.encode.function if isinstance(encoder.encode, Accelerated) else encoder.encode
+                encoder.encode = Accelerated(plain, make, encoder.dtype, encoder.name)
 
     def _pixels(self, images: Tensor) -> Sequence[Tensor]:
         """Images in [-1, 1] as the encoders take them, in chunks."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar, runtime_checkable
 
 from avatar_gs.core.device import is_out_of_memory, release_cached_memory
-from avatar_gs.core.errors import UserError
+from avatar_gs.core.errors import UserError, first_line
 
 LOGGER = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -51,7 +51,7 @@ class MemoryGuard:
             except (RuntimeError, MemoryError) as error:
                 if not isinstance(self.prior, AdjustablePrior) or not is_out_of_memory(error):
                     raise
-                reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+                reason = first_line(error)
             # Here the error is gone, and with it the frames that held the graph of the failed call.
             if undo is not None:
                 undo()

@@ -75,9 +75,11 @@ class PromptEncoder:
     def _on_device(self, *, keep: bool = False) -> Iterator[None]:
         """The text encoder on the device within the context; ``keep``: also after it, for a backward pass."""
         self.text_encoder.to(self.device)
-        yield
-        if self.offload and not keep:
-            self.text_encoder.to("cpu")
+        try:
+            yield
+        finally:
+            if self.offload and not keep:
+                self.text_encoder.to("cpu")
 
 
 def placed_tokens(

@@ -15,7 +15,7 @@ from diffusers import DDIMScheduler
 from jaxtyping import Float
 from torch import Tensor
 
-from avatar_gs.core.errors import UserError
+from avatar_gs.core.errors import UserError, first_line
 
 NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
 """Required fields."""
@@ -61,7 +61,7 @@ def noise_schedule(config: Mapping[str, Any], place: str = "scheduler", **change
         schedule = DDIMScheduler(**noise, **grid, **FIXED, timestep_spacing=spacing)
         same = _same_noise(own_class, config, schedule)
     except (NotImplementedError, ValueError, TypeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"prior: {place}: its noise schedule is not understood ({reason}): {expected}") from error
     if not same:
         raise UserError(f"prior: {place}: its {name} changes its betas in a way that is not understood: {expected}")

@@ -125,6 +125,7 @@ class StableDiffusionPrior:
         other = copy.copy(self)
         other.denoiser = copy.copy(self.denoiser)
         other.denoiser.control_scale = scale
+        other.denoiser.accelerated = None  # compiled with this prior's scale
         return other
 
     def with_text_encoder(self, text_encoder: Any) -> "StableDiffusionPrior":

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from scipy.spatial import KDTree
 from torch import Tensor
 
 from avatar_gs.geometry import matrix_to_quat, quat_multiply
+from avatar_gs.splats.neighbours import Points
 
 CANDIDATES = 8
 """Nearest spots with triangles that a point is compared with. Of 100,000 random points of the free body, 99.9 % find
@@ -76,14 +76,12 @@ class Triangles:
     def __init__(self, vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"]) -> None:
         self.faces, self.corners = faces, vertices[faces]
         spots = torch.einsum("sk,fkd->sfd", self.corners.new_tensor(SPOTS), self.corners)
-        self.tree = KDTree(spots.flatten(0, 1).cpu().numpy())
+        self.spots = Points(spots.flatten(0, 1))
 
     @torch.no_grad()
     def attach(self, points: Float[Tensor, "N 3"]) -> Attachment:
         """Attach each point (metres, on the surface's device) to the nearest point of the surface."""
-        count = min(CANDIDATES, len(SPOTS) * len(self.faces))
-        _, spots = self.tree.query(points.cpu().numpy(), k=count, workers=torch.get_num_threads())
-        candidates = torch.from_numpy(spots).to(self.faces) % len(self.faces)
+        candidates = self.spots.nearest(points, CANDIDATES)[1] % len(self.faces)
         parts = [
             _nearest(some, self.corners, triangles)
             for some, triangles in zip(points.split(CHUNK), candidates.split(CHUNK), strict=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
+from avatar_gs.core.console import rounded_duration
 from avatar_gs.core.device import available_memory, convolution_rate, resident_memory
 from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.config import GuidanceConfig
@@ -122,8 +123,8 @@ def advice(architecture: Architecture, load: Load, device: str, task: Task | Sin
     for changed in cheaper(load, device, task):
         if fits(architecture, changed, free):
             return f"{need}: {overrides_between(load, changed, task)} would fit"
-    other = ", a machine with more memory" + (" or device=cpu" if device == "cuda" else "")
-    return f"{need}: no chunks, batch, resolution or precision make it fit; free some{other}"
+    other = ", or use a machine with more memory" + (" or device=cpu" if device == "cuda" else "")
+    return f"{need}: no chunks, batch, resolution or precision make it fit; free some memory{other}"
 
 
 def cheaper(load: Load, device: str, task: Task | SingleImage) -> Iterator[Load]:
@@ -193,14 +194,8 @@ def least_time(settings: Settings, architecture: Architecture, load: Load, devic
     seconds = sum(flops[part] / rates[part] for part in flops)
     counted = ", ".join(f"{part} {flops[part] / 1e12:.2f} Tflop at {rates[part] / 1e12:.2f} Tflop/s" for part in flops)
     steps = settings.optimize.steps
-    return f"estimated at least {duration(seconds)} a step, {duration(seconds * steps)} for {steps} steps ({counted})"
-
-
-def duration(seconds: float) -> str:
-    """Human-readable duration."""
-    if seconds < 120:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    step, run = rounded_duration(seconds), rounded_duration(seconds * steps)
+    return f"estimated at least {step} a step, {run} for {steps} steps ({counted})"
 
 
 def free_memory(device: str) -> int | None:

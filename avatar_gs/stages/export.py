@@ -12,6 +12,7 @@ from avatar_gs.body.pose import Pose, a_pose
 from avatar_gs.core.console import progress
 from avatar_gs.core.device import choose_device
 from avatar_gs.core.errors import UserError
+from avatar_gs.core.images import to_uint8
 from avatar_gs.core.runs import RunFolder
 from avatar_gs.export.config import ExportConfig
 from avatar_gs.export.writer import export_avatar
@@ -83,7 +84,6 @@ def turntable(gaussians: Gaussians, posed: PosedBody, config: ExportConfig) -> U
     frames = np.empty((count, size, size, 3), np.uint8)
     with progress("turntable", count) as bar:
         for index in range(count):
-            rgb = rasterize(gaussians, views.cameras[index], background).rgb[0]
-            frames[index] = (rgb.clamp(0, 1) * 255).round().byte().cpu().numpy()
+            frames[index] = to_uint8(rasterize(gaussians, views.cameras[index], background).rgb[0])
             bar.update(index + 1)
     return frames

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from avatar_gs.core import runs
-from avatar_gs.core.errors import UserError
+from avatar_gs.core.errors import UserError, first_line
 from avatar_gs.prior.config import PLACEHOLDER
 from avatar_gs.prior.prompts import SOMEBODY, with_placeholder
 from avatar_gs.settings import OUTPUTS, Settings
@@ -67,7 +67,7 @@ def _saved(init: str) -> dict[str, Any]:
     try:
         saved = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"init={init}: {file} cannot be read ({str(error).splitlines()[0]})") from error
+        raise UserError(f"init={init}: {file} cannot be read ({first_line(error)})") from error
     if not isinstance(saved, dict) or not isinstance(saved.get("body") or {}, dict):
         raise UserError(f"init={init}: {file} is damaged (no settings in it)")
     return saved

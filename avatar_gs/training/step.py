@@ -261,8 +261,8 @@ class Trainer:
         """Another update towards this step's target, without calling the prior; densification counts the step once."""
         render, _ = guard(lambda: self._descend(state, scene, distilled, []), undo=state.drop_gradients)
         parallel.average(gradients(state, render))
-        state.learn_background()
         if state.gradients_are_finite():
+            state.learn_background()
             state.move()
         else:
             state.drop_gradients()

@@ -346,3 +346,27 @@ def test_what_saves_memory_or_learns_is_never_compiled(parts, monkeypatch):
     assert maker.made and all(shapes[0] == (1, 4, 8, 8) for shapes in maker.made), "predictions without gradients only"
     assert len(maker.made) == 1 and not isinstance(prior.codec.vae_encoder.encode, Accelerated)
     assert CameraLora(made(parts, Compile.always).denoiser, rank=2).twin.accelerated is None
+
+
+def test_a_prior_with_another_control_scale_does_not_use_this_ones_faster_calls(tmp_path):
+    prior = StableDiffusionPrior(Parts(**tiny.parts(tmp_path)))
+    size = prior.latent_size
+    inputs = (
+        torch.randn(2, prior.latent_channels, size, size),
+        torch.tensor([10, 500]),
+        prior.encode_prompts(["a", "b"]),
+    )
+    control = torch.rand(2, prior.image_size, prior.image_size, 3)
+    expected = prior.with_control_scale(0.0).eps(*inputs, control)
+    prior.denoiser.accelerate(Maker(), with_gradients=False)
+    for _ in range(AFTER + 1):
+        assert not torch.equal(prior.eps(*inputs, control), expected)
+    torch.testing.assert_close(prior.with_control_scale(0.0).eps(*inputs, control), expected, atol=0, rtol=0)
+
+
+def test_encoders_are_made_faster_once(tmp_path):
+    prior = StableDiffusionPrior(Parts(**tiny.parts(tmp_path)))
+    for _ in range(2):  # as two runs with one prior do
+        prior.codec.accelerate(Maker())
+    fast = prior.codec.vae_encoder.encode
+    assert isinstance(fast, Accelerated) and not isinstance(fast.function, Accelerated)

@@ -96,6 +96,20 @@ def test_the_adapter_uses_the_camera_of_each_image(config, plain):
     torch.testing.assert_close(answers[0], answers[1], atol=2e-6, rtol=1e-5)
 
 
+def test_a_failed_encoding_leaves_an_offloaded_text_encoder_on_the_cpu(config, monkeypatch):
+    prior = load_prior(replace(config, offload_text=True))
+    moves = []
+    monkeypatch.setattr(prior.prompt_encoder.text_encoder, "to", lambda place: moves.append(str(place)))
+    monkeypatch.setattr(prior.prompt_encoder.text_encoder, "forward", raises_out_of_memory)
+    with pytest.raises(MemoryError):
+        prior.encode_prompts(["a man"])
+    assert moves[-1] == "cpu"
+
+
+def raises_out_of_memory(*args, **kwargs):
+    raise MemoryError
+
+
 def test_an_offloaded_text_encoder_gives_the_same_conditions(config, plain):
     """Also to a backward pass, before which it must not move."""
     prior = load_prior(replace(config, offload_text=True))

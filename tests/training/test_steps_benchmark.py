@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from avatar_gs.core.console import rounded_duration
 from avatar_gs.core.errors import UserError
 from avatar_gs.guidance.config import METHODS
 from avatar_gs.lab.benchmarks import random_weights
@@ -20,7 +21,6 @@ from avatar_gs.prior.config import EncoderKeeps, PriorConfig, VaePrecision
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.settings import Device
 from avatar_gs.stages import estimate
-from avatar_gs.stages.estimate import duration
 from tests import full, tiny
 from tests.lab.settings import lab_settings
 from tests.plain import plain_guidance
@@ -52,7 +52,7 @@ def test_the_stage_prints_the_step_and_its_floor(settings, capsys):
     assert re.search(rf"{row['ratio']:.3f} floors a step", out) and "2 views of 16² drawn at 32²" in out
     assert (
         "4, 2 with a backward pass" in out
-        and f"30 steps of {1e3 * row['step']:.1f} ms: {duration(30 * row['step'])}" in out
+        and f"30 steps of {1e3 * row['step']:.1f} ms: {rounded_duration(30 * row['step'])}" in out
     )
     drawn, asked = (sum(row["alone"].get(part, 0.0) for part in parts) for parts in (RASTERISER, NETWORKS))
     assert f"forward and backward: {drawn / asked:.3f} of UNet and ControlNet's time" in out

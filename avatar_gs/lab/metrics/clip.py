@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from avatar_gs.core.errors import UserError
+from avatar_gs.core.errors import UserError, first_line
 from avatar_gs.lab.scorer.model import embed_tokens, load_scorer
 from avatar_gs.prior.fingerprint import weights_fingerprint
 from avatar_gs.prior.loading.sources import HUB_NAME
@@ -107,7 +107,7 @@ def _load(name: str) -> Transformers:
         processor = CLIPImageProcessor.from_pretrained(source, local_files_only=local)
         mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"evaluate.clip={name}: no CLIP can be loaded from there ({reason}); expected config.json, "
             "model.safetensors, preprocessor_config.json and a tokenizer, as transformers saves them"

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from avatar_gs.core.errors import UserError
+from avatar_gs.core.errors import UserError, first_line
 
 ZOO = "https://github.com/opencv/opencv_zoo (models/face_detection_yunet and models/face_recognition_sface)"
 DETECTOR, RECOGNISER = "face_detection_yunet", "face_recognition_sface"
@@ -58,7 +58,7 @@ def load_faces(folder: str) -> Faces | None:
         detector = cv2.FaceDetectorYN.create(str(files[0]), "", (320, 320), LEAST_SCORE)
         return Faces(detector, cv2.FaceRecognizerSF.create(str(files[1]), ""))
     except cv2.error as error:
-        reason = (str(error).strip() or "no reason given").splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"evaluate.faces={folder}: OpenCV cannot read the networks there ({reason}): fetch them again from {ZOO}"
         ) from error

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from avatar_gs.core.errors import UserError
+from avatar_gs.core.errors import UserError, first_line
 
 NETWORKS = ("alexnet", "vgg16")
 """torchvision's names; the first one found in a folder is used. LPIPS is commonly reported with AlexNet."""
@@ -87,7 +87,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     try:
         loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"evaluate.lpips={path}: cannot be read ({reason}): fetch it again") from error
     is_state = isinstance(loaded, dict) and all(isinstance(value, Tensor) for value in loaded.values())
     return loaded if is_state else {}

@@ -7,7 +7,6 @@ rotations like the avatars: one blend of rigid transforms from Anny's A-pose to 
 
 import contextlib
 import io
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +25,7 @@ from avatar_gs.body.model import Body, load_body
 from avatar_gs.body.pose import JOINT, JOINTS, PARENTS, Pose, zero_pose
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.io import atomic_write
+from avatar_gs.core.paths import user_cache
 from avatar_gs.geometry import axis_angle_to_matrix
 from avatar_gs.lab.people.kernels import add_sparse
 from avatar_gs.types import PosedBody
@@ -48,7 +48,6 @@ VARIATIONS = {
 """Anny's phenotypes and the variations that each interpolates, in the order of its masks."""
 FIRST_AGE, LAST_AGE = -1 / 3, 1.0
 """Ages of the first and last variation of ``age``; young is 2/3."""
-ADULT = 2 / 3
 SAME_PLACE = 0.02
 """Distance (metres) below which a vertex of Anny's T-pose is identified with the free body's."""
 MIN_OFFSET = 2e-5
@@ -196,7 +195,7 @@ def load_basis(folder: Path | None = None) -> ShapeBasis:
     Raises:
         UserError: if there is no cache and the ``anny`` package is not installed, or the file is damaged.
     """
-    file = (folder or _cache_folder()) / f"people_shapes_{CACHE_VERSION}.npz"
+    file = (folder or user_cache()) / f"people_shapes_{CACHE_VERSION}.npz"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         arrays = build_basis()
@@ -207,10 +206,6 @@ def load_basis(folder: Path | None = None) -> ShapeBasis:
             return ShapeBasis({name: arrays[name] for name in arrays.files})
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{file}: cannot be read ({error}); delete it, and it is built again") from error
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "avatar_gs"
 
 
 def build_basis() -> dict[str, np.ndarray]:

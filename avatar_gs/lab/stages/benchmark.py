@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from avatar_gs.core.console import progress
+from avatar_gs.core.console import progress, rounded_duration
 from avatar_gs.core.device import choose_device
 from avatar_gs.lab.benchmarks.renderers import time_renderers
 from avatar_gs.lab.settings import LabSettings
@@ -87,7 +87,7 @@ def _steps(settings: LabSettings, device: str) -> list[dict[str, Any]]:
     print(f"{'in the step':<44}{'ms':>10}")
     for part, seconds in found.parts.items():
         print(f"  {part:<42}{1e3 * seconds:>10.1f}")
-    print(f"{optimize.steps:,} steps of {1e3 * found.step:.1f} ms: {estimate.duration(optimize.steps * found.step)}")
+    print(f"{optimize.steps:,} steps of {1e3 * found.step:.1f} ms: {rounded_duration(optimize.steps * found.step)}")
     print(f"calls of UNet and ControlNet in a step, in images: {_in_words(found.calls)}")
     if found.resting_calls:
         print(f"where y_con does not learn: {_in_words(found.resting_calls)}")

@@ -77,7 +77,8 @@ def climb(
         sum(losses.values(), start=scale * WEIGHT * (1 - similarity)).backward()
     with clock("update"):
         finite = state.gradients_are_finite()
-        state.learn_background()
+        if finite:
+            state.learn_background()
         trainer.update(state, render if finite else None)
     state.count_step(finite)
     return float(similarity.detach())

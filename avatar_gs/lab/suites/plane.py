@@ -1,7 +1,7 @@
 """A plane of points with a prior whose score is exact: what SDS, DDS and PDS do to samples that are to be edited.
 
 The figure that Koo et al. 2023 (PDS) argue with: points of a source distribution are pulled towards a target. Both
-are mixtures of two round Gaussians, the empty prompt's is all four. Every point is a "image" of two channels and one
+are mixtures of two round Gaussians, the empty prompt's is all four. Every point is an "image" of two channels and one
 pixel, so that the very code that makes avatars moves it.
 """
 

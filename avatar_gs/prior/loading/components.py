@@ -15,7 +15,7 @@ from diffusers import AutoencoderTiny
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError
 
-from avatar_gs.core.errors import UserError
+from avatar_gs.core.errors import UserError, first_line
 from avatar_gs.prior.config import Prediction
 from avatar_gs.prior.loading import single_file
 from avatar_gs.prior.loading.sources import PACKAGED, Source, locate_tiny
@@ -66,7 +66,7 @@ def load_component(cls: Any, source: Source, name: str, dtype: torch.dtype | Non
     except UserError:
         raise
     except Exception as error:  # tokenizers raises it bare
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"prior: cannot load the {name} from {place} ({_hint(source, error)}): {reason}") from error
     check_finite(network, f"prior: {place}: the {name}")
     return network

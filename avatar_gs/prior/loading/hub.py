@@ -25,7 +25,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from avatar_gs.core.errors import UserError
+from avatar_gs.core.errors import UserError, first_line
 from avatar_gs.prior.config import Encoder, PriorConfig
 from avatar_gs.prior.loading import hub_client
 from avatar_gs.prior.loading.sources import (
@@ -230,7 +230,7 @@ def _as_user_error(override: str, name: str, error: Exception) -> Exception:
     if isinstance(error, OfflineModeIsEnabled) or constants.HF_HUB_OFFLINE:
         return UserError(f"{where}: HF_HUB_OFFLINE is set, so nothing can be fetched: unset it, or give a folder")
     if isinstance(error, HfHubHTTPError) and not isinstance(error, LocalEntryNotFoundError):
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         return UserError(f"{where}: {hub} answers: {reason}; the same command resumes the download")
     if isinstance(error, OSError | LocalEntryNotFoundError) or type(error).__module__.startswith(NETWORK_MODULES):
         return UserError(

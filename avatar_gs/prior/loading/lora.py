@@ -183,10 +183,7 @@ def _content(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and training settings (PEFT's alpha, which is not among its tensors)."""
     if is_pickle(file):
         return tensors_of(file), _peft_config(file)
-    try:
-        check_safetensors(file)
-    except UserError as error:
-        raise UserError(f"prior.lora={file}: {str(error).removeprefix('prior: ')}") from error
+    check_safetensors(file, f"prior.lora={file}")
     with safe_open(file, "pt") as content:
         tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (no mapping)
         settings = (content.metadata() or {}).get(METADATA)

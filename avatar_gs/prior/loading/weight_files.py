@@ -6,7 +6,6 @@ but tensors and containers, and is written once as safetensors; later runs read 
 
 import hashlib
 import logging
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.io import atomic_write
+from avatar_gs.core.paths import user_cache
 
 LOGGER = logging.getLogger(__name__)
 
@@ -38,28 +38,29 @@ def is_pickle(file: Path) -> bool:
     return file.suffix.lower() in PICKLES
 
 
-def check_no_pointer(file: Path) -> None:
-    """Raise UserError for a git-lfs pointer: a few lines of text in place of a file that was not downloaded."""
+def check_no_pointer(file: Path, override: str = "prior") -> None:
+    """Raise UserError for a git-lfs pointer: text in place of a file that was not downloaded."""
     try:
         if file.stat().st_size >= POINTER_BYTES or not file.read_bytes().startswith(POINTER):
             return
     except OSError as error:
-        raise UserError(f"prior: {file} cannot be read ({error.strerror})") from error
+        raise UserError(f"{override}: {file} cannot be read ({error.strerror})") from error
     raise UserError(
-        f"prior: {file} is a git-lfs pointer, not the file itself: run `git lfs pull` in its repository, or download "
-        "the file"
+        f"{override}: {file} is a git-lfs pointer, not the file itself: run `git lfs pull` in its repository, or "
+        "download the file"
     )
 
 
-def check_safetensors(file: Path) -> None:
+def check_safetensors(file: Path, override: str = "prior") -> None:
     """Raise UserError for a file that is no safetensors, or shorter than its header states."""
-    check_no_pointer(file)
+    check_no_pointer(file, override)
     try:
         with safe_open(file, "pt") as tensors:
             tensors.keys()
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"prior: {file} cannot be read as safetensors ({error}): the file is damaged or cut short; get it again"
+            f"{override}: {file} cannot be read as safetensors ({error}): the file is damaged or cut short; "
+            "get it again"
         ) from error
 
 
@@ -165,7 +166,7 @@ def _copy_folder(files: Sequence[Path]) -> Path:
     if first.is_relative_to(hub):
         base = hub / first.relative_to(hub).parts[0] / "avatar_gs"
     else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "avatar_gs" / "weights"
+        base = user_cache() / "weights"
     return base / digest.hexdigest()[:20]
 
 

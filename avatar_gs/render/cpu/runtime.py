@@ -23,6 +23,8 @@ from typing import Any
 import numba
 import torch
 
+from avatar_gs.core.paths import user_cache
+
 # Without "nnan" and "ninf": non-finite inputs must be detected and culled.
 FLOAT_FLAGS = ("contract", "reassoc", "arcp", "nsz")
 OPTIONS: dict[str, Any] = {
@@ -43,8 +45,7 @@ def cache_folder() -> Path | None:
         if chosen := os.environ.get("NUMBA_CACHE_DIR"):
             folder = Path(chosen) / f"avatar_gs-{name}"
         else:
-            caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-            folder = Path(caches) / "avatar_gs" / "numba" / name
+            folder = user_cache() / "numba" / name
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):  # nowhere to write; no home directory
         return None

@@ -21,7 +21,7 @@ from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, models, register_model
 
-from avatar_gs.core.errors import UserError
+from avatar_gs.core.errors import UserError, first_line
 from avatar_gs.render.cpu.runtime import FLOAT_FLAGS, kernel
 
 _F32, _I32, _I64, _BIT = ir.FloatType(), ir.IntType(32), ir.IntType(64), ir.IntType(1)
@@ -350,7 +350,7 @@ def check() -> None:
         right = np.allclose(out, _expected(a, b), rtol=1e-5, atol=1e-5)
         problem = "gives wrong results"
     except (NumbaError, RuntimeError, NotImplementedError) as error:
-        right, problem = False, f"does not compile ({str(error).splitlines()[0]})"
+        right, problem = False, f"does not compile ({first_line(error)})"
     if not right:
         raise UserError(
             f"device=cpu: the CPU renderer's SIMD code {problem} on this machine "
