@@ -11,7 +11,6 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, cast, get_args, get_type_hints
 
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
@@ -27,8 +26,7 @@ from avatar_gs.core.presets import preset_groups, read_preset
 from avatar_gs.guidance.config import METHODS
 from avatar_gs.prior.config import PLACEHOLDER
 from avatar_gs.settings import OUTPUTS, Settings, run_name
-from avatar_gs.stages import RunUse
-from avatar_gs.stages import init_run as starting
+from avatar_gs.stages import RunUse, init_run
 
 CONFIG_NAME = "config"
 # Not read from a saved run, and never in conflict with it.
@@ -125,18 +123,22 @@ def resolve(config: DictConfig, overrides: Iterable[str], name: str | None = Non
     if use is RunUse.none:
         return settings
     if settings.init:
-        settings.init = starting.run_folder(settings.init)
+        settings.init = init_run.run_folder(settings.init)
         settings.name = run_name(settings)  # before values of init are filled in
-        starting.check_is_another(settings)
+        init_run.require_other_run(settings)
     from_scratch = settings.overwrite and use is RunUse.make
     if runs.has_begun(settings.folder) and not from_scratch:
-        settings = _over_saved(settings, settings.folder / runs.CONFIG_FILE, explicit_keys(overrides))
+        try:
+            saved = runs.read_config(settings.folder)
+        except UserError as error:
+            raise UserError(f"{error}: overwrite=true starts the run from scratch") from error
+        settings = _over_saved(settings, saved, settings.folder / runs.CONFIG_FILE, explicit_keys(overrides))
     elif use is RunUse.export:
         raise UserError(
             f"{settings.folder} is no run{_runs_there()}; stage=export needs name=… of one, or its prompt and seed"
         )
     if settings.init and not settings.source_prompt and use is not RunUse.export:
-        settings = starting.taken_over(
+        settings = init_run.inherit_settings(
             settings, body_given=bool({"body", "body.path", "body.betas"} & explicit_keys(overrides))
         )
     if settings.source_prompt and not settings.init:
@@ -168,8 +170,8 @@ def _runs_there() -> str:
     return f" (there are {', '.join(sorted(names)[:5])}{', …' if len(names) > 5 else ''})" if names else ""
 
 
-def _over_saved(settings: Settings, saved_file: Path, explicit: set[str]) -> Settings:
-    given, saved = flatten(settings.plain()), flatten(_read_saved(saved_file))
+def _over_saved(settings: Settings, content: Mapping[str, Any], saved_file: Path, explicit: set[str]) -> Settings:
+    given, saved = flatten(settings.plain()), flatten(content)
     types = setting_types()
     saved = {key: _canonical(value, types.get(key)) for key, value in saved.items() if not is_below(key, _NOT_SAVED)}
     unknown = sorted(saved.keys() - given.keys())
@@ -208,19 +210,7 @@ def saved_settings(folder: Path) -> Settings:
     Raises:
         UserError: if its ``config.yaml`` is missing or damaged.
     """
-    return _over_saved(parse({}), folder / runs.CONFIG_FILE, set())
-
-
-def _read_saved(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(
-            f"{path} cannot be read ({first_line(error)}): overwrite=true starts the run from scratch"
-        ) from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged (no settings in it): overwrite=true starts the run from scratch")
-    return content
+    return _over_saved(parse({}), runs.read_config(folder), folder / runs.CONFIG_FILE, set())
 
 
 def _nested(flat: Mapping[str, Any]) -> DictConfig:

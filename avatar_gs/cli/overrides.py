@@ -64,10 +64,13 @@ def rewrite(overrides: Sequence[str], *, multirun: bool = False) -> list[str]:
         UserError: for an unknown setting, preset or stage, with the nearest names; for a missing ``@`` file.
     """
     names = Names.known()
-    keeps = any(chooses_prior(override) for override in overrides)
-    rewritten = [part for override in overrides for part in _rewrite_one(override, names, multirun, keeps)]
-    if keeps:
-        rewritten[:0] = [part for override in overrides for part in _own_parts(override)]  # later overrides win
+    experiment_has_prior = any(chooses_prior(override) for override in overrides)
+    rewritten = [
+        part for override in overrides for part in _rewrite_one(override, names, multirun, experiment_has_prior)
+    ]
+    if experiment_has_prior:
+        # in front, since later overrides win
+        rewritten[:0] = [part for override in overrides for part in _without_preset_controlnet(override)]
     experiments = [stage.experiment for name, stage in STAGES.items() if f"stage={name}" in rewritten]
     if any(experiments) and not any(part.startswith("experiment=") for part in rewritten):
         rewritten += [f"experiment={experiments[0]}"]
@@ -113,7 +116,7 @@ def strip_quotes(text: str) -> str:
     return text[1:-1] if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'" else text
 
 
-def _rewrite_one(override: str, names: Names, multirun: bool, keeps: bool) -> list[str]:
+def _rewrite_one(override: str, names: Names, multirun: bool, experiment_has_prior: bool) -> list[str]:
     match = _FORM.fullmatch(override)
     if match is None:
         raise UserError(_not_an_override(override, names))
@@ -121,7 +124,7 @@ def _rewrite_one(override: str, names: Names, multirun: bool, keeps: bool) -> li
     if key == "hydra" or key.startswith(("hydra.", "hydra/")):
         return [override]
     if key == "prior":
-        return _prior(value, names, multirun, keeps)
+        return _prior(value, names, multirun, experiment_has_prior)
     if key in names.presets:
         _check_words(key, value, names.presets[key], multirun)
         if key == "cluster" and value == "slurm" and importlib.util.find_spec("submitit") is None:
@@ -210,11 +213,11 @@ def _prompt_lines(path: Path) -> list[str]:
     return lines
 
 
-def _prior(value: str, names: Names, multirun: bool, keeps: bool) -> list[str]:
+def _prior(value: str, names: Names, multirun: bool, experiment_has_prior: bool) -> list[str]:
     """A preset (in a sweep: several), or the path or hub name of another prior.
 
-    With an experiment that chooses a prior (``keeps``) a path replaces only the weights of that prior: its precision
-    and prompts stay, and its ControlNet if the path has none.
+    With an experiment that chooses a prior (``experiment_has_prior``) a path replaces only the weights of that prior:
+    its precision and prompts stay, and its ControlNet if the path has none.
     """
     text = strip_quotes(value)
     words = text.split(",") if multirun else [text]
@@ -226,11 +229,11 @@ def _prior(value: str, names: Names, multirun: bool, keeps: bool) -> list[str]:
         )
     if multirun and any(word in names.presets["prior"] for word in words):
         raise UserError(f"prior={text}: a sweep over priors takes presets only ({', '.join(names.presets['prior'])})")
-    return [*([] if keeps else ["prior=custom"]), f"prior.path={quote(text)}"]
+    return [*([] if experiment_has_prior else ["prior=custom"]), f"prior.path={quote(text)}"]
 
 
-def _own_parts(override: str) -> list[str]:
-    """For a folder with its own ControlNet: overrides that remove the preset's ControlNet and VAE."""
+def _without_preset_controlnet(override: str) -> list[str]:
+    """Overrides that empty the preset's ControlNet and VAE, if ``prior=`` is a folder with a ControlNet; else none."""
     key, _, value = override.partition("=")
     own = key == "prior" and (Path(strip_quotes(value)).expanduser() / "controlnet").is_dir()
     return ["prior.controlnet=''", "prior.vae=''"] if own else []

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from avatar_gs.core.errors import UserError
+from avatar_gs.core.errors import UserError, first_line
 from avatar_gs.core.io import write_json, write_text
 
 METRICS_SCHEMA = 1
@@ -32,6 +32,22 @@ def has_begun(folder: Path) -> bool:
     A run that failed before its first checkpoint (e.g. because of a wrong path) has not begun: its settings may change.
     """
     return (folder / CONFIG_FILE).exists() and ((folder / METRICS_FILE).exists() or (folder / CHECKPOINTS).exists())
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The saved settings of a run, as ``config.yaml`` has them.
+
+    Raises:
+        UserError: if the file is missing or damaged.
+    """
+    file = folder / CONFIG_FILE
+    try:
+        saved = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{file} cannot be read ({first_line(error)})") from error
+    if not isinstance(saved, dict):
+        raise UserError(f"{file} is damaged (no settings in it)")
+    return saved
 
 
 def holds_an_avatar(folder: Path) -> bool:

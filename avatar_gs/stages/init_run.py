@@ -4,10 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from avatar_gs.core import runs
-from avatar_gs.core.errors import UserError, first_line
+from avatar_gs.core.errors import UserError
 from avatar_gs.prior.config import PLACEHOLDER
 from avatar_gs.prior.prompts import SOMEBODY, with_placeholder
 from avatar_gs.settings import OUTPUTS, Settings
@@ -26,7 +24,7 @@ def run_folder(init: str) -> str:
     return (path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path).as_posix()
 
 
-def check_is_another(settings: Settings) -> None:
+def require_other_run(settings: Settings) -> None:
     """Raise UserError if a run would start from its own avatar."""
     if Path(settings.init).resolve() == settings.folder.resolve():
         raise UserError(
@@ -34,7 +32,7 @@ def check_is_another(settings: Settings) -> None:
         )
 
 
-def taken_over(settings: Settings, *, body_given: bool) -> Settings:
+def inherit_settings(settings: Settings, *, body_given: bool) -> Settings:
     """``settings`` completed from the run ``init``: its prompt as ``source_prompt``, its person and its body.
 
     ``<id>`` stays in the source prompt only if both avatars are of the same person.
@@ -65,10 +63,10 @@ def _saved(init: str) -> dict[str, Any]:
             "expected the folder of a run that has one"
         )
     try:
-        saved = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"init={init}: {file} cannot be read ({first_line(error)})") from error
-    if not isinstance(saved, dict) or not isinstance(saved.get("body") or {}, dict):
+        saved = runs.read_config(folder)
+    except UserError as error:
+        raise UserError(f"init={init}: {error}") from error
+    if not isinstance(saved.get("body") or {}, dict):
         raise UserError(f"init={init}: {file} is damaged (no settings in it)")
     return saved
 

@@ -45,7 +45,7 @@ def test_what_the_command_says_of_the_source_is_taken(resolve, anna):
         resolve("prompt=x", "source_prompt='a clown'")
 
 
-def test_the_body_is_taken_over(resolve, tmp_path):
+def test_the_body_is_inherit_settings(resolve, tmp_path):
     tall = Settings(prompt="a man")
     tall.body.betas = [1.5]
     save(tmp_path / "outputs" / "tall", tall)
@@ -55,7 +55,7 @@ def test_the_body_is_taken_over(resolve, tmp_path):
         resolve(*EDIT, "init=tall", "body.betas=[2]")
 
 
-def test_the_person_is_taken_over(resolve, tmp_path):
+def test_the_person_is_inherit_settings(resolve, tmp_path):
     save(tmp_path / "outputs" / "eve", Settings(prompt="wearing a red shirt", photos="./eve"), identity=True)
     settings = resolve(*EDIT, "init=eve")
     assert settings.identity == "outputs/eve/identity.safetensors" and not settings.photos

@@ -1,8 +1,7 @@
 """Images of an avatar, and its figures compared with the ground truth of a prompt."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -51,15 +50,6 @@ class Measurement:
     parts: dict[str, list[PartView]]
     volumes: dict[str, tuple[int, int]]
     stray: float
-
-    def plain(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def of_plain(cls, plain: dict[str, Any]) -> "Measurement":
-        parts = {part: [PartView(**view) for view in views] for part, views in plain["parts"].items()}
-        volumes = {name: (int(both), int(either)) for name, (both, either) in plain["volumes"].items()}
-        return cls(parts, volumes, plain["stray"])
 
 
 @torch.no_grad()

@@ -55,7 +55,7 @@ def run(settings: LabSettings) -> None:
         prior = load_prior(settings.prior, device)
     report = run_suite(settings, prior, folder, sys.argv[1:])
     print(report.read_text(encoding="utf-8"))
-    LOGGER.info("the report is %s, with results.json and sheet.png beside it", report)
+    LOGGER.info("wrote the report %s, and results.json and sheet.png to the same folder", report)
 
 
 def run_suite(settings: LabSettings, prior: StableDiffusionPrior, folder: Path, arguments: Sequence[str]) -> Path:

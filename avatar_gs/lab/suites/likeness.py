@@ -22,7 +22,7 @@ from avatar_gs.lab.settings import LabSettings
 from avatar_gs.lab.suites.report import in_words, joined, markdown_table, number
 from avatar_gs.lab.suites.suite import Figures, Suite
 from avatar_gs.render.cameras import fixed_views
-from avatar_gs.stages import init_run as starting
+from avatar_gs.stages import init_run
 from avatar_gs.training.init import load_init
 from avatar_gs.types import Framing
 
@@ -116,8 +116,8 @@ class LikenessSuite(Suite):
 
 def _renders(settings: LabSettings) -> Float[np.ndarray, "V S S 3"]:
     """The run's avatar on grey, on the body that it was made on."""
-    whole = replace(settings, init=starting.run_folder(settings.name))
-    whole = starting.taken_over(whole, body_given=False)
+    whole = replace(settings, init=init_run.run_folder(settings.name))
+    whole = init_run.inherit_settings(whole, body_given=False)
     body = load_body(whole.body, "cpu")
     posed = body.pose(a_pose())
     gaussians = load_init(whole.training, body).model.pose(posed)

@@ -1,7 +1,8 @@
 """Avatars of known worth: the person itself scores 1, a grey one does not, and what is missing or floats is found."""
 
+import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from avatar_gs.lab.metrics.colours import NOTHING
 from avatar_gs.lab.metrics.truth import VOLUME_FRAMING, cases, full_caption, red_blue_cases, volumes
 from avatar_gs.lab.metrics.views import DIRECTIONS
 from avatar_gs.lab.suites.parts import expected_parts
+from avatar_gs.lab.suites.suite import restored
 from avatar_gs.lab.world.people import held_out
 from avatar_gs.types import Framing, Gaussians
 from tests.lab.conftest import true_pictures, true_splats
@@ -137,10 +139,8 @@ def test_a_strip_shows_truth_and_avatar(truths):
 
 
 def test_measurements_survive_json(truths):
-    import json
-
     result = measure(true_pictures(truths[2]), truths[2])
-    again = Measurement.of_plain(json.loads(json.dumps(result.plain())))
+    again = restored(Measurement, json.loads(json.dumps(asdict(result))))
     assert again == result
-    with pytest.raises(KeyError):
-        Measurement.of_plain({"parts": {}})
+    with pytest.raises(TypeError):
+        restored(Measurement, {"parts": {}})
