@@ -10,6 +10,8 @@ from avatar_gs.lab.people.vocabulary import CLOTHES, CUT_TOPS, HAIR_COLOURS, HAI
 from avatar_gs.lab.world.people import invented_names, jittered, pick
 
 NUM_INDIVIDUALS = 300
+HAIR_UNDER_HATS = "short04"
+"""The hair style that lies close to the head."""
 YOUNG, MIDDLE_AGED, OLD = 0.74, 0.86, 1.0
 """Upper limits of Anny's age (2/3: a young adult, 1: old) for the words young, middle-aged and old."""
 SLIM, HEAVY = 0.27, 0.66
@@ -168,7 +170,7 @@ def with_hat_hair(person: Person) -> Person:
     """The person with hair that fits under the hat, if there is one."""
     if not person.outfit.hat or not person.hair:
         return person
-    return replace(person, hair={"f": "short03", "m": "short04"}[person.sex])
+    return replace(person, hair=HAIR_UNDER_HATS)
 
 
 def random_outfit(rng: np.random.Generator, sex: str) -> Outfit:

@@ -19,6 +19,8 @@ TINTED = 1 / kernels.SRGB_TO_LINEAR[TINT_LEVEL]
 """Factor that brings the median of a texture for tinting to 1."""
 LONG_TROUSERS = -0.6
 """Trousers that hide skin below this height of the base mesh (metres) also hide socks."""
+OVER_HAIR = 0.01
+"""Distance of a hat from the fitted mesh, in metres, so that hair stays under it."""
 OVER_BOTTOMS, OVER_SKIRT, SKIRT_OFF = 0.007, 0.002, 0.012
 """Offsets along normals (metres): a top over trousers, a top over a skirt, a skirt over skin."""
 LOOSE_HEM, LOOSE_FROM, LOOSE_TO = 0.016, 0.16, 0.04
@@ -113,7 +115,7 @@ class _Fitting:
         if person.outfit.hat:
             # the pack's texture of the hat is a relief, not a colour
             felt, tint = self.wardrobe.plain, to_linear(person.outfit.hat_rgb)
-            yield self._fitted("fedora", Part.HAT, kernels.CLOTH, felt, tint=tint)
+            yield self._fitted("fedora", Part.HAT, kernels.CLOTH, felt, tint=tint, push=OVER_HAIR)
         if person.outfit.glasses:
             yield self._glasses()
 
