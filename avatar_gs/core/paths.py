@@ -14,6 +14,7 @@ def _shipped(name: str) -> Path:
 CONF = _shipped("conf")
 BODY_MODELS = _shipped("body_models")
 MINI_PRIOR = PACKAGE / "assets" / "mini"
+PEOPLE_PRIOR = PACKAGE / "assets" / "people"
 LAYOUTS = PACKAGE / "assets" / "layouts"
 
 

@@ -188,19 +188,19 @@ def _opened(file: Path) -> Image.Image:
             image.load()
             return image
     except (OSError, UnidentifiedImageError) as error:
-        raise UserError(f"world.assets: {file} cannot be read as an image ({error}); copy the pack again") from error
+        raise UserError(f"people.assets: {file} cannot be read as an image ({error}); copy the pack again") from error
 
 
 def _check(folder: Path) -> None:
     """Raises UserError unless every file of the pack is there with the right checksum."""
     if not folder.is_dir():
-        raise UserError(f"world.assets={folder}: no such folder; expected the asset pack (docs: the world of people)")
+        raise UserError(f"people.assets={folder}: no such folder; expected the asset pack (docs: the world of people)")
     for name, wanted in json.loads(CHECKSUMS.read_text(encoding="utf-8")).items():
         file = folder / name
         if not file.is_file():
-            raise UserError(f"world.assets={folder}: {name} is missing; copy the asset pack again")
+            raise UserError(f"people.assets={folder}: {name} is missing; copy the asset pack again")
         if hashlib.sha256(file.read_bytes()).hexdigest() != wanted:
-            raise UserError(f"world.assets={folder}: {name} is not the file of the asset pack (its checksum differs)")
+            raise UserError(f"people.assets={folder}: {name} is not the file of the asset pack (its checksum differs)")
 
 
 def checksums(folder: Path) -> dict[str, str]:

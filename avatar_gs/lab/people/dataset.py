@@ -3,9 +3,11 @@
 import io
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import Event, Thread
 
 import cv2
 import numpy as np
@@ -29,6 +31,8 @@ JPEG_QUALITY = 95
 SMALL_PARTS = tuple(set(Part) - {Part.BACKGROUND, Part.SKIN, Part.TOP, Part.BOTTOMS, Part.DRESS})
 """Parts that are details."""
 SHARD_VERSION = 1
+ARRAYS = ("foreground", "details", "faces", "framings", "views", "people")
+"""Fields of ``Images`` that are arrays."""
 
 
 @dataclass(frozen=True)
@@ -60,20 +64,57 @@ class Images:
         return _decoded(self.encoded_controls[index])
 
 
-def generate(config: PeopleDatasetConfig, assets: Path, folder: Path) -> Iterator[tuple[int, int]]:
+def generate(
+    config: PeopleDatasetConfig, assets: Path, folder: Path, people: int | None = None
+) -> Iterator[tuple[int, int]]:
     """Write the missing shards of ``folder``; yields (done, total).
+
+    Args:
+        people: only the shards of the first ``people``; None: all.
 
     Raises:
         UserError: if the assets are incomplete, or the folder cannot be written to.
     """
     load_wardrobe(assets)  # reports errors and makes the shape basis before processes start
-    count = -(-config.people // config.people_per_shard)
-    shards = [folder / f"shard_{index:05d}.npz" for index in range(count)]
-    job = _Job(config, str(assets))
+    shards = [folder / name for name in config.shards(people)]
     try:
-        yield from write_missing(job, shards, _write_shard, config.workers)
+        yield from write_missing(_Job(config, str(assets)), shards, _write_shard, config.workers)
     except OSError as error:
-        raise UserError(f"world.folder: {folder} cannot be written to ({error}); free some space and retry") from error
+        raise UserError(f"people.folder: {folder} cannot be written to ({error}); free some space and retry") from error
+
+
+@contextmanager
+def rendered_meanwhile(config: PeopleDatasetConfig, assets: str, folder: Path) -> Iterator[None]:
+    """With ``config.meanwhile``, write the missing shards in the background until the block ends.
+
+    Raises:
+        UserError: at the end of the block, as ``generate``.
+    """
+    if not config.meanwhile or all((folder / name).is_file() for name in config.shards()):
+        yield
+        return
+    ended, errors = Event(), []
+
+    def work() -> None:
+        rendering = generate(config, Path(assets), folder)
+        try:
+            for _ in rendering:
+                if ended.is_set():
+                    break
+        except UserError as error:
+            errors.append(error)
+        finally:
+            rendering.close()  # pyright: ignore[reportAttributeAccessIssue]  # a generator
+
+    thread = Thread(target=work, name="render people")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    if errors:
+        raise errors[0]
 
 
 @dataclass(frozen=True)
@@ -128,29 +169,35 @@ def read_shards(shards: Sequence[Path]) -> Images:
     Raises:
         UserError: if a shard is damaged or of another version.
     """
-    encoded: list[bytes] = []
-    controls: list[bytes] = []
-    captions: list[list[str]] = []
-    arrays: dict[str, list[np.ndarray]] = {
-        name: [] for name in ("foreground", "details", "faces", "framings", "views", "people")
-    }
-    for shard in shards:
-        try:
-            with np.load(shard, allow_pickle=False) as data:
-                if int(data["version"]) != SHARD_VERSION:
-                    raise ValueError(f"version {data['version']}, expected {SHARD_VERSION}")
-                encoded += _split(data["images"], data["image_sizes"])
-                controls += _split(data["controls"], data["control_sizes"])
-                captions += json.loads(str(data["captions"]))
-                for name, parts in arrays.items():
-                    parts.append(data[name])
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(
-                f"{shard}: not a shard of this version ({error}); delete it, and it is rendered again"
-            ) from error
+    return concatenated([_read_shard(shard) for shard in shards])
+
+
+def concatenated(parts: Sequence[Images]) -> Images:
+    """All images of some sets."""
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS}
     return Images(
-        encoded, controls, captions=captions, **{name: np.concatenate(parts) for name, parts in arrays.items()}
+        [image for part in parts for image in part.encoded],
+        [control for part in parts for control in part.encoded_controls],
+        captions=[texts for part in parts for texts in part.captions],
+        **arrays,
     )
+
+
+def _read_shard(shard: Path) -> Images:
+    try:
+        with np.load(shard, allow_pickle=False) as data:
+            if int(data["version"]) != SHARD_VERSION:
+                raise ValueError(f"version {data['version']}, expected {SHARD_VERSION}")
+            return Images(
+                _split(data["images"], data["image_sizes"]),
+                _split(data["controls"], data["control_sizes"]),
+                captions=json.loads(str(data["captions"])),
+                **{name: data[name] for name in ARRAYS},
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{shard}: not a shard of this version ({error}); delete it, and it is rendered again"
+        ) from error
 
 
 def face_map(sample: Sample) -> UInt8[np.ndarray, "64 64"]:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from avatar_gs.lab.people.vocabulary import CLOTHES, CUT_TOPS, HAIR_COLOURS, HAIR_STYLES, SHOES, SUITS
 from avatar_gs.lab.world.people import invented_names, jittered, pick
 
-NUM_INDIVIDUALS = 300
+NUM_INDIVIDUALS, INDIVIDUALS_SEED = 300, 31_000
 HAIR_UNDER_HATS = "short04"
 """The hair style that lies close to the head."""
 YOUNG, MIDDLE_AGED, OLD = 0.74, 0.86, 1.0
@@ -235,9 +235,14 @@ def redressed(person: Person, rng: np.random.Generator) -> Person:
 @lru_cache(maxsize=4)
 def individuals(local_changes: tuple[str, ...]) -> tuple[Person, ...]:
     """The named individuals of this world, always the same."""
-    rng = np.random.default_rng(31_000)
+    rng = np.random.default_rng(INDIVIDUALS_SEED)
     names = invented_names(rng, NUM_INDIVIDUALS)
     return tuple(replace(training_person(rng, local_changes), name=name) for name in names)
+
+
+def individual_names() -> list[str]:
+    """The names of the individuals."""
+    return invented_names(np.random.default_rng(INDIVIDUALS_SEED), NUM_INDIVIDUALS)
 
 
 def _second_skin(rng: np.random.Generator, skin: str, word: str) -> tuple[str, float, Float[np.ndarray, "3"], str]:

@@ -17,7 +17,9 @@ STAGES = {
         "avatar_gs.lab.stages.benchmark",
         "time the renderers; benchmark.step=true: whole steps, compared with what the prior alone costs",
     ),
-    "train_mini": Stage("avatar_gs.lab.stages.train_mini", "train the packaged prior from scratch"),
+    "train_prior": Stage(
+        "avatar_gs.lab.stages.train_prior", "train a packaged prior from scratch: world=mini | people"
+    ),
     "train_scorer": Stage(
         "avatar_gs.lab.stages.train_scorer",
         "train the mini world's scorer, face detector and judge of views from scratch",

@@ -38,30 +38,36 @@ class AutoencoderConfig(Section):
 
 
 @dataclass
-class DiffusionConfig(Section):
-    """Joint training of text encoder, UNet and ControlNet from scratch, or from the packaged weights."""
+class DenoiserConfig(Section):
+    """Joint training of text encoder, UNet and ControlNet: AdamW, cosine decay after 40 % of the steps, EMA."""
 
-    section = "mini.diffusion"
     steps: int = bounded(11_000, low=1)
     batch: int = bounded(32, low=1)
     lr: float = bounded(8e-4, low=0, above=True)
-    caption_dropout: float = 0.10
+    caption_dropout: float = bounded(0.10, low=0, high=1)
     """Probability that an image is trained with the empty caption."""
-    control_dropout: float = 0.15
+    control_dropout: float = bounded(0.15, low=0, high=1)
     """Probability that an image is trained with a black pose map."""
     checkpoint_every: int = bounded(250, low=1)
     """Steps between checkpoints."""
-    from_packaged: bool = False
-    """Start from the packaged EMA weights instead of from scratch."""
     bfloat16: bool = False
-    """Mixed precision: 25 % faster on processors with AVX-512 BF16, slower on others."""
+    """Mixed precision: 25 % faster on processors with AVX-512 BF16, twice as fast with AMX, slower on others."""
     compiled: bool = False
     """``torch.compile`` the networks: needs a C++ compiler, starts minutes later, makes steps 10 % faster."""
 
 
 @dataclass
+class DiffusionConfig(DenoiserConfig):
+    """Joint training of text encoder, UNet and ControlNet from scratch, or from the packaged weights."""
+
+    section = "mini.diffusion"
+    from_packaged: bool = False
+    """Start from the packaged EMA weights instead of from scratch."""
+
+
+@dataclass
 class TrainMiniConfig:
-    """``stage=train_mini``: training set, autoencoder and diffusion, each resumable, in ``folder``."""
+    """``stage=train_prior``: training set, autoencoder and diffusion, each resumable, in ``folder``."""
 
     folder: str = "outputs/train_mini"
     dataset: DatasetConfig = field(default_factory=DatasetConfig)

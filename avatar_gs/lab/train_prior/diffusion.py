@@ -1,12 +1,15 @@
-"""The mini prior's networks and their joint training: text encoder, UNet and ControlNet at once.
+"""The networks of both worlds' priors and their joint training: text encoder, UNet and ControlNet at once.
 
-The loss of a time step is weighted by ``min(1/ᾱ, 8) · min(1, 5/SNR)``; without it, colours in prompts have no effect
+The loss of a timestep is weighted by ``min(1/ᾱ, 8) · min(1, 5/SNR)``; without it, colours in prompts have no effect
 until late in the training.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from diffusers import ControlNetModel, DDPMScheduler, ModelMixin, UNet2DConditionModel
@@ -18,13 +21,34 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, PreTrainedModel
 
+from avatar_gs.core.errors import UserError, first_line
 from avatar_gs.lab.train_prior.autoencoder import LATENTS
-from avatar_gs.lab.train_prior.config import DiffusionConfig
+from avatar_gs.lab.train_prior.config import DenoiserConfig
 from avatar_gs.lab.train_prior.training import OnStep, Training, cosine_rate
 
 WIDTH, TEXT_LAYERS = 128, 3
-CHANNELS = (64, 96, 160)
 EMA_DECAY = 0.999
+WEIGHT_FILES = {"text_encoder": "model.safetensors"}
+"""Names of weight files, where they are not ``diffusion_pytorch_model.safetensors``."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes of UNet and ControlNet."""
+
+    latent_size: int
+    """Side of the latents."""
+    channels: tuple[int, ...]
+    """Widths of the levels, from fine to coarse."""
+    heads: tuple[int, ...]
+    """Attention heads of the levels."""
+    attention_levels: int
+    """Number of the coarsest levels that have attention."""
+    control_channels: tuple[int, ...]
+    """Widths of the pose map's embedding, whose side is halved between two of them."""
+
+
+MINI = Architecture(16, (64, 96, 160), (2, 4, 4), 2, (16, 32, 64, 64))
 
 
 @dataclass(frozen=True)
@@ -49,17 +73,57 @@ class Networks:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Encoded images with pose maps and captions."""
+
+    latents: Float[Tensor, "B 8 h w"]
+    controls: UInt8[Tensor, "B S S 3"]
+    foreground: Float[Tensor, "B h w"]
+    """Fraction of each latent cell covered by the person."""
+    details: Float[Tensor, "B h w"]
+    """The same for details."""
+    tokens: Int[Tensor, "B C L"]
+    """Token ids of each image's captions."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on another device."""
+        return replace(self, **{entry.name: getattr(self, entry.name).to(device) for entry in fields(self)})
+
+
+@runtime_checkable
+class TrainingSet(Protocol):
+    """An encoded training set."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def batch(self, picks: Int[Tensor, " B"]) -> Batch:
+        """The images with these indices."""
+        ...
+
+
+@dataclass(frozen=True)
 class LatentSet:
-    """The encoded training set: P images with three captions each, of V views (P = V x recolourings)."""
+    """The mini world's encoded training set: P images of V views (P = V x recolourings)."""
 
     latents: Float[Tensor, "P 8 16 16"]
     controls: UInt8[Tensor, "V 128 128 3"]
     foreground: Float[Tensor, "V 16 16"]
     details: Float[Tensor, "V 16 16"]
-    tokens: Int[Tensor, "P 3 64"]
+    tokens: Int[Tensor, "P C 64"]
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def batch(self, picks: Int[Tensor, " B"]) -> Batch:
+        """The images with these indices."""
+        views = picks // (len(self.latents) // len(self.controls))
+        covers = self.foreground[views].float(), self.details[views].float()
+        return Batch(self.latents[picks].float(), self.controls[views], *covers, self.tokens[picks].long())
 
 
-def build_networks(tokenizer: CLIPTokenizer, seed: int = 0) -> Networks:
+def build_networks(tokenizer: CLIPTokenizer, architecture: Architecture = MINI, seed: int = 0) -> Networks:
     """The untrained networks; residual blocks and the UNet's output start at zero."""
     torch.manual_seed(seed)
     text_encoder = CLIPTextModel(
@@ -78,16 +142,19 @@ def build_networks(tokenizer: CLIPTokenizer, seed: int = 0) -> Networks:
         )
     )
     nn.init.normal_(cast(nn.Embedding, text_encoder.get_input_embeddings()).weight, std=0.05)
+    levels = len(architecture.channels)
+    attention = [level >= levels - architecture.attention_levels for level in range(levels)]
     unet = UNet2DConditionModel(
-        sample_size=16,
+        sample_size=architecture.latent_size,
         in_channels=LATENTS,
         out_channels=LATENTS,
         layers_per_block=1,
-        block_out_channels=CHANNELS,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=architecture.channels,
+        # diffusers annotates these as tuples of fixed lengths
+        down_block_types=tuple("CrossAttnDownBlock2D" if here else "DownBlock2D" for here in attention),  # pyright: ignore[reportArgumentType]
+        up_block_types=tuple("CrossAttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attention)),  # pyright: ignore[reportArgumentType]
         cross_attention_dim=WIDTH,
-        attention_head_dim=(2, 4, 4),  # pyright: ignore[reportArgumentType]  # annotated as a tuple of one
+        attention_head_dim=architecture.heads,  # pyright: ignore[reportArgumentType]
         norm_num_groups=16,
     )
     for module in unet.modules():
@@ -96,7 +163,8 @@ def build_networks(tokenizer: CLIPTokenizer, seed: int = 0) -> Networks:
             nn.init.zeros_(cast(Tensor, module.conv2.bias))
     nn.init.zeros_(unet.conv_out.weight)
     nn.init.zeros_(cast(Tensor, unet.conv_out.bias))
-    controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32, 64, 64))
+    embedding = architecture.control_channels
+    controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=embedding)  # pyright: ignore[reportArgumentType]
     nn.init.kaiming_normal_(controlnet.controlnet_cond_embedding.conv_out.weight)
     for network in (unet, controlnet):
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # its wrapper hides self
@@ -111,22 +179,27 @@ def noise_schedule() -> DDPMScheduler:
 
 
 def train_diffusion(
-    config: DiffusionConfig,
-    data: LatentSet,
+    config: DenoiserConfig,
+    networks: Networks,
+    data_at: Callable[[int], TrainingSet],
     tokenizer: CLIPTokenizer,
     checkpoint: Path,
-    packaged: Path,
     on_step: OnStep,
+    first_batch: int = 0,
+    on_checkpoint: Callable[[Networks, int], object] | None = None,
 ) -> Networks:
-    """Train, or resume from ``checkpoint``; returns the networks with the averaged (EMA) weights.
+    """Train the networks in place, or resume from ``checkpoint``; they end with the averaged (EMA) weights.
 
     Args:
-        packaged: folder of the prior to start from with ``config.from_packaged``.
+        networks: on the device to train on.
+        data_at: the training set of a step.
+        on_checkpoint: called with the networks, which then have the averaged weights, and the number of steps done,
+            after every checkpoint.
+        first_batch: index of the first step's random batch, so that a training that continues another one sees other
+            batches.
     """
-    networks = build_networks(tokenizer)
     parameters = networks.parameters()
-    if config.from_packaged and not checkpoint.exists():
-        _load_packaged(networks, packaged)
+    device = networks.unet.device
     adam = torch.optim.AdamW(parameters.values(), lr=config.lr, betas=(0.9, 0.99), weight_decay=1e-3)
     empty = torch.tensor(tokenizer("", padding="max_length", truncation=True).input_ids)
     scheduler = noise_schedule()
@@ -134,12 +207,19 @@ def train_diffusion(
     if config.compiled:
         for network in (networks.unet, networks.controlnet):
             network.compile()
+    # the flash kernel's backward pass costs more than a quarter of a step at these small sizes on a CPU
+    attention = partial(sdpa_kernel, SDPBackend.MATH) if device.type == "cpu" else nullcontext
 
     def loss_of(step: int) -> Float[Tensor, ""]:
-        generator = torch.Generator().manual_seed(1_000_003 * 7 + step)
-        # the flash kernel's backward pass costs more than a quarter of a step at these small sizes on a CPU
-        with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
-            return _loss(networks, data, empty, scheduler, weights, config, generator)
+        generator = torch.Generator().manual_seed(1_000_003 * 7 + first_batch + step)
+        with attention(), torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
+            return _loss(networks, data_at(step), empty, scheduler, weights, config, generator)
+
+    def use(average: Mapping[str, Tensor], done: int) -> None:
+        if on_checkpoint is not None:
+            current = {name: value.detach().clone() for name, value in parameters.items()}
+            on_checkpoint(_with_weights(networks, average), done)
+            _with_weights(networks, current)
 
     training = Training(
         config.steps,
@@ -148,22 +228,26 @@ def train_diffusion(
         config.checkpoint_every,
         on_step,
         average=lambda step: 1 - min(EMA_DECAY, (1 + step) / (10 + step)),
+        on_checkpoint=use,
     )
-    average = training.run(parameters, adam, loss_of)
-    with torch.no_grad():
-        for name, value in parameters.items():
-            value.copy_(average[name])
+    return _with_weights(networks, training.run(parameters, adam, loss_of))
+
+
+@torch.no_grad()
+def _with_weights(networks: Networks, weights: Mapping[str, Tensor]) -> Networks:
+    for name, value in networks.parameters().items():
+        value.copy_(weights[name])
     return networks
 
 
 def time_weights(alphas_cumprod: Float[Tensor, " T"]) -> Float[Tensor, " T"]:
-    """Loss weight of each time step; the mean is 1."""
+    """Loss weight of each timestep; the mean is 1."""
     snr = alphas_cumprod / (1 - alphas_cumprod)
     weights = (1 / alphas_cumprod).clamp(max=8) * (5 / snr).clamp(max=1)
     return weights / weights.mean()
 
 
-def place_weights(foreground: Float[Tensor, "B 16 16"], details: Float[Tensor, "B 16 16"]) -> Float[Tensor, "B 16 16"]:
+def place_weights(foreground: Float[Tensor, "B h w"], details: Float[Tensor, "B h w"]) -> Float[Tensor, "B h w"]:
     """Loss weight of each latent cell; the mean of an image is 1. The person weighs three times as much as the
     background, hair, hats, faces, stripes and shoes six times.
 
@@ -177,27 +261,28 @@ def place_weights(foreground: Float[Tensor, "B 16 16"], details: Float[Tensor, "
 
 def _loss(
     networks: Networks,
-    data: LatentSet,
+    data: TrainingSet,
     empty: Int[Tensor, " 64"],
     scheduler: DDPMScheduler,
     weights: Float[Tensor, " T"],
-    config: DiffusionConfig,
+    config: DenoiserConfig,
     generator: torch.Generator,
 ) -> Float[Tensor, ""]:
-    """Weighted noise-prediction error; time steps are stratified over the batch."""
-    batch = config.batch
-    picks = torch.randint(len(data.latents), (batch,), generator=generator)
-    views = picks // (len(data.latents) // len(data.controls))
-    tokens = data.tokens[picks, torch.randint(data.tokens.shape[1], (batch,), generator=generator)].long()
-    dropped = torch.rand(batch, generator=generator) < config.caption_dropout
+    """Weighted noise-prediction error; timesteps are stratified over the batch."""
+    size, device = config.batch, networks.unet.device
+    picks = torch.randint(len(data), (size,), generator=generator)
+    batch = data.batch(picks)
+    tokens = batch.tokens[torch.arange(size), torch.randint(batch.tokens.shape[1], (size,), generator=generator)]
+    dropped = torch.rand(size, generator=generator) < config.caption_dropout
     tokens = torch.where(dropped[:, None], empty, tokens)
-    kept = (torch.rand(batch, generator=generator) >= config.control_dropout).float()[:, None, None, None]
-    t = ((torch.arange(batch) + torch.rand(batch, generator=generator)) / batch * 1000).long().clamp(0, 999)
-    latents = data.latents[picks].float()
-    noise = torch.randn(latents.shape, generator=generator)
-    noisy = scheduler.add_noise(latents, noise, t)  # pyright: ignore[reportArgumentType]  # says IntTensor, takes long
+    kept = (torch.rand(size, generator=generator) >= config.control_dropout).float()[:, None, None, None]
+    t = ((torch.arange(size) + torch.rand(size, generator=generator)) / size * 1000).long().clamp(0, 999)
+    noise = torch.randn(batch.latents.shape, generator=generator)
+    batch = batch.to(device)
+    tokens, kept, t, noise = (value.to(device) for value in (tokens, kept, t, noise))
+    noisy = scheduler.add_noise(batch.latents, noise, t)  # pyright: ignore[reportArgumentType]  # says IntTensor, takes long
     noisy = noisy.contiguous(memory_format=torch.channels_last)
-    control = data.controls[views].permute(0, 3, 1, 2).float() / 255
+    control = batch.controls.permute(0, 3, 1, 2).float() / 255
     text = networks.text_encoder(tokens).last_hidden_state
     down, middle = networks.controlnet(noisy, t, encoder_hidden_states=text, controlnet_cond=control, return_dict=False)
     predicted = networks.unet(
@@ -207,13 +292,20 @@ def _loss(
         down_block_additional_residuals=[residual * kept for residual in down],
         mid_block_additional_residual=middle * kept,
     ).sample
-    where = place_weights(data.foreground[views].float(), data.details[views].float())[:, None]
+    where = place_weights(batch.foreground, batch.details)[:, None]
     error = (predicted.float() - noise).square() * where
-    return (error.mean((1, 2, 3)) * weights[t]).mean()
+    return (error.mean((1, 2, 3)) * weights.to(device)[t]).mean()
 
 
-def _load_packaged(networks: Networks, folder: Path) -> None:
-    files = {"text_encoder": "model.safetensors"}
+def load_networks(networks: Networks, folder: Path) -> None:
+    """Load a packaged prior's weights in place.
+
+    Raises:
+        UserError: if a file is missing, or its weights are of another architecture.
+    """
     for part, module in networks.modules().items():
-        path = folder / part / files.get(part, "diffusion_pytorch_model.safetensors")
-        module.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+        path = folder / part / WEIGHT_FILES.get(part, "diffusion_pytorch_model.safetensors")
+        try:
+            module.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"{path}: expected weights of this prior's {part}; {first_line(error)}") from error

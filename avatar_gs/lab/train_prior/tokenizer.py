@@ -1,36 +1,26 @@
-"""The mini prior's tokenizer: a CLIP byte-pair vocabulary in which every word of the mini world is one token."""
+"""A CLIP byte-pair vocabulary in which every word of a world is one token."""
 
 import json
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 from transformers import CLIPTokenizer
 
-from avatar_gs.lab.world.people import individuals
-from avatar_gs.lab.world.vocabulary import UNTAUGHT_WORDS, words
-
 TOKEN_LENGTH = 64
 END_OF_WORD = "</w>"
 
 
-def one_token_words() -> list[str]:
-    """All words of one token, with the individuals' names, sorted."""
-    names = {word for person in individuals() for word in person.name.split()}
-    return sorted(set(words()) | names)
-
-
-def known_words() -> list[str]:
-    """The words of one token that occur in captions, so that prompts may use them."""
-    return [word for word in one_token_words() if word not in UNTAUGHT_WORDS.split()]
-
-
-def write_tokenizer(folder: Path) -> CLIPTokenizer:
+def write_tokenizer(folder: Path, words: Sequence[str]) -> CLIPTokenizer:
     """Write ``vocab.json``, ``merges.txt`` and the configuration; returns the tokenizer read back from them.
 
+    Args:
+        words: sorted; each becomes one token.
+
     Raises:
-        ValueError: if a known word is not one token (merges of one word can break another's).
+        ValueError: if a word is not one token (merges of one word can break another's).
     """
-    vocabulary, merges = _byte_pairs(one_token_words())
+    vocabulary, merges = _byte_pairs(words)
     folder.mkdir(parents=True, exist_ok=True)
     tokens = {token: index for index, token in enumerate(vocabulary)}
     (folder / "vocab.json").write_text(json.dumps(tokens, ensure_ascii=False), encoding="utf-8")
@@ -47,13 +37,13 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2))
     tokenizer = CLIPTokenizer.from_pretrained(str(folder))
-    broken = [word for word in one_token_words() if len(tokenizer.tokenize(word)) != 1]
+    broken = [word for word in words if len(tokenizer.tokenize(word)) != 1]
     if broken:
         raise ValueError(f"these words are more than one token: {broken}")
     return tokenizer
 
 
-def _byte_pairs(wanted: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+def _byte_pairs(wanted: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """Vocabulary and merges; merges are added one at a time, to the current split of each word, so that none breaks
     another word."""
     letters = _byte_letters()

@@ -6,26 +6,24 @@ import shutil
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler
+from diffusers import AutoencoderKL
 from jaxtyping import UInt8
 from torch import Tensor
 from transformers import CLIPTokenizer
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.core.io import write_json
 from avatar_gs.core.paths import MINI_PRIOR
 from avatar_gs.lab.train_prior.autoencoder import as_batch, balance_latents, posterior, train_mini_autoencoder
 from avatar_gs.lab.train_prior.config import TrainMiniConfig
-from avatar_gs.lab.train_prior.diffusion import LatentSet, Networks, noise_schedule, train_diffusion
-from avatar_gs.lab.train_prior.tokenizer import known_words, write_tokenizer
+from avatar_gs.lab.train_prior.diffusion import LatentSet, build_networks, load_networks, train_diffusion
+from avatar_gs.lab.train_prior.language import mini_language
+from avatar_gs.lab.train_prior.package import package
+from avatar_gs.lab.train_prior.tokenizer import write_tokenizer
 from avatar_gs.lab.train_prior.training import Report
 from avatar_gs.lab.world.dataset import generate
-from avatar_gs.lab.world.people import individuals
-from avatar_gs.lab.world.vocabulary import descriptions
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +35,16 @@ def train(config: TrainMiniConfig, report: Report, packaged: Path = MINI_PRIOR) 
     for done, total in generate(config.dataset, folder / "data"):
         report("rendering people", done, total, 0.0)
     shards = sorted((folder / "data").glob("shard_*.npz"))
-    tokenizer = write_tokenizer(folder / "prior" / "tokenizer")
+    language = mini_language()
+    tokenizer = write_tokenizer(folder / "prior" / "tokenizer", language.tokens)
     vae = _autoencoder(config, shards, folder, packaged, report)
     data = encode(shards, vae, tokenizer, folder / "latents.npz", report)
     checkpoint, on_step = folder / "diffusion.safetensors", partial(report, "training the diffusion model")
-    networks = train_diffusion(config.diffusion, data, tokenizer, checkpoint, packaged, on_step)
-    package(networks, vae, tokenizer, folder / "prior", asdict(config))
+    networks = build_networks(tokenizer)
+    if config.diffusion.from_packaged and not checkpoint.exists():
+        load_networks(networks, packaged)
+    train_diffusion(config.diffusion, networks, lambda step: data, tokenizer, checkpoint, on_step)
+    package(networks, vae, tokenizer, language, folder / "prior", asdict(config))
     return folder / "prior"
 
 
@@ -112,32 +114,3 @@ def encode(shards: list[Path], vae: AutoencoderKL, tokenizer: CLIPTokenizer, cac
         np.savez(cache, latents=cached)
     covers = torch.cat(foreground), torch.cat(details)
     return LatentSet(torch.from_numpy(cached), torch.cat(controls), *covers, torch.cat(tokens))
-
-
-def package(networks: Networks, vae: AutoencoderKL, tokenizer: CLIPTokenizer, folder: Path, settings: dict) -> None:
-    """Write the prior as a folder in Stable Diffusion's format, in half precision, which stock diffusers loads."""
-    for part, module in networks.modules().items():
-        module.half().save_pretrained(str(folder / part), safe_serialization=True)
-        module.float()
-    vae.register_to_config(_name_or_path="")  # do not publish the path that it was loaded from
-    vae.half().save_pretrained(str(folder / "vae"), safe_serialization=True)
-    vae.float()
-    tokenizer.save_pretrained(str(folder / "tokenizer"))
-    scheduler = DDIMScheduler.from_config(noise_schedule().config, set_alpha_to_one=False, steps_offset=1)
-    cast(DDIMScheduler, scheduler).save_pretrained(str(folder / "scheduler"))
-    parts = {
-        "vae": "AutoencoderKL",
-        "unet": "UNet2DConditionModel",
-        "controlnet": "ControlNetModel",
-        "scheduler": "DDIMScheduler",
-    }
-    index: dict[str, object] = {"_class_name": "StableDiffusionControlNetPipeline", "_diffusers_version": "0.35.0"}
-    index |= {part: ["diffusers", name] for part, name in parts.items()}
-    index |= {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]}
-    index |= {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
-    write_json(folder / "model_index.json", index)
-    write_json(folder / "vocabulary.json", known_words())
-    write_json(folder / "names.json", [person.name for person in individuals()])
-    write_json(folder / "descriptions.json", descriptions())
-    if settings:
-        write_json(folder / "training.json", settings)

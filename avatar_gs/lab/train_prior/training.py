@@ -38,6 +38,8 @@ class Training:
     """Weight of a step's result in the moving average of the weights; None: no average."""
     clip: bool = True
     """Clip the gradient's norm to 1."""
+    on_checkpoint: Callable[[Mapping[str, Tensor], int], object] | None = None
+    """Called with the averages by parameter name and the number of steps done, after every checkpoint."""
 
     def run(
         self,
@@ -71,6 +73,8 @@ class Training:
                 done = step + 1
                 if done % self.checkpoint_every == 0 or done == self.steps or interrupt.requested:
                     save(self.checkpoint, done, parameters, adam, average)
+                    if self.on_checkpoint is not None:
+                        self.on_checkpoint(average, done)
                 self.on_step(done, self.steps, float(loss.detach()))
                 if interrupt.requested and done < self.steps:
                     raise KeyboardInterrupt

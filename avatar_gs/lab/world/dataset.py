@@ -203,11 +203,14 @@ def write_missing(
     missing = [index for index, path in enumerate(shards) if not path.exists()]
     done = len(shards) - len(missing)
     yield done, len(shards)
-    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        for future in as_completed(pool.submit(write, config, index, shards[index]) for index in missing):
+    pool = ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn"))
+    try:
+        for future in as_completed([pool.submit(write, config, index, shards[index]) for index in missing]):
             future.result()
             done += 1
             yield done, len(shards)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def generate(config: DatasetConfig, folder: Path) -> Iterator[tuple[int, int]]:

@@ -1,6 +1,7 @@
 """Shards of people and the training of the autoencoder on them."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -8,10 +9,25 @@ import torch
 from PIL import Image
 
 from avatar_gs.core.errors import UserError
+from avatar_gs.core.paths import MINI_PRIOR
 from avatar_gs.lab.people import autoencoder, dataset
 from avatar_gs.lab.people.__main__ import main
-from avatar_gs.lab.people.config import PeopleAutoencoderConfig, PeopleDatasetConfig
-from avatar_gs.lab.people.dataset import Images, read_shards
+from avatar_gs.lab.people.config import (
+    PeopleAutoencoderConfig,
+    PeopleDatasetConfig,
+    PeopleDenoiserConfig,
+    TrainPeopleConfig,
+)
+from avatar_gs.lab.people.dataset import ARRAYS, Images, read_shards
+from avatar_gs.lab.people.language import people_language
+from avatar_gs.lab.people.latents import EncodedPeople, joined, resident
+from avatar_gs.lab.people.train import train_people
+from avatar_gs.lab.people.warm_start import ARCHITECTURE, start_from_mini
+from avatar_gs.lab.train_prior.diffusion import MINI, build_networks, load_networks
+from avatar_gs.lab.train_prior.language import mini_language
+from avatar_gs.lab.train_prior.tokenizer import write_tokenizer
+from avatar_gs.prior.config import PriorConfig
+from avatar_gs.prior.stable_diffusion import load_prior
 
 SIZE = 64
 CONFIG = PeopleAutoencoderConfig(steps=4, crop=64, crops=2, whole=1, checkpoint_every=2)
@@ -32,6 +48,11 @@ def images():
     faces[:2, 10:20, 30:40] = 255
     zeros = np.zeros(4, np.int64)
     return Images(pictures, pictures, maps, maps, faces, zeros, zeros, zeros, [["a man"]] * 4)
+
+
+@pytest.fixture
+def tokenizer(tmp_path_factory):
+    return write_tokenizer(tmp_path_factory.mktemp("tokenizer"), people_language().tokens)
 
 
 def weights(vae):
@@ -97,6 +118,108 @@ def test_wrong_settings_are_named(wrong):
 
 def test_the_command_reports_missing_files(tmp_path, capsys):
     assert main(["sheet", "--assets", str(tmp_path / "nowhere")]) == 1
-    assert "error: world.assets=" in capsys.readouterr().err
+    assert "error: people.assets=" in capsys.readouterr().err
     assert main(["autoencoder", "--folder", str(tmp_path)]) == 1
     assert "no shards" in capsys.readouterr().err
+
+
+def write_shard(path, images):
+    arrays = {name: getattr(images, name) for name in ARRAYS}
+    for name, parts in (("image", images.encoded), ("control", images.encoded_controls)):
+        arrays[f"{name}s"] = np.frombuffer(b"".join(parts), np.uint8)
+        arrays[f"{name}_sizes"] = np.array([len(part) for part in parts])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, version=np.array(dataset.SHARD_VERSION), captions=np.array(json.dumps(images.captions)), **arrays)
+
+
+@pytest.fixture
+def large_images():
+    """Six images of 256 pixels of people that are rectangles."""
+    rng = np.random.default_rng(1)
+    pixels = np.full((6, 256, 256, 3), 200, np.uint8)
+    for image in pixels:
+        image[60:220, 90:160] = rng.integers(0, 255, 3)
+    maps = np.zeros((6, 32, 32), np.uint8)
+    maps[:, 8:28, 11:20] = 255
+    faces, zeros = np.zeros((6, 64, 64), np.uint8), np.zeros(6, np.int64)
+    encoded_images = [encoded(image) for image in pixels]
+    return Images(encoded_images, encoded_images, maps, maps // 2, faces, zeros, zeros, zeros, [["a man", "a guy"]] * 6)
+
+
+def test_the_warm_start_repeats_the_mini_prior(tokenizer, tmp_path):
+    own_tokens = write_tokenizer(tmp_path, mini_language().tokens)
+    mini, people = build_networks(own_tokens, MINI), build_networks(tokenizer, ARCHITECTURE)
+    load_networks(mini, MINI_PRIOR)
+    start_from_mini(people, tokenizer, MINI_PRIOR)
+    text = "a man with brown hair in a red shirt and blue trousers"
+    embeddings = []
+    for networks, tokens in ((mini, own_tokens), (people, tokenizer)):
+        ids = torch.tensor([tokens(text, padding="max_length").input_ids])
+        with torch.no_grad():
+            embeddings.append(networks.text_encoder(ids).last_hidden_state)
+    torch.testing.assert_close(embeddings[0], embeddings[1])
+    noisy = torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    repeated = noisy.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    condition = embeddings[0].expand(2, -1, -1)
+    with torch.no_grad():
+        coarse = mini.unet(noisy, 500, encoder_hidden_states=condition).sample
+        fine = people.unet(repeated, 500, encoder_hidden_states=condition).sample
+    averaged = torch.nn.functional.avg_pool2d(fine, 2)
+    assert torch.corrcoef(torch.stack([coarse.flatten(), averaged.flatten()]))[0, 1] > 0.97
+
+
+def test_new_words_start_near_similar_ones(tokenizer):
+    networks = build_networks(tokenizer, ARCHITECTURE)
+    start_from_mini(networks, tokenizer, MINI_PRIOR)
+    rows = networks.text_encoder.get_input_embeddings().weight.detach()
+    ids = tokenizer.get_vocab()
+    distance = (rows[ids["jeans</w>"]] - rows[ids["trousers</w>"]]).norm()
+    assert 0 < distance < 0.5 * (rows[ids["jeans</w>"]] - rows[ids["shirt</w>"]]).norm()
+
+
+def test_a_set_in_device_memory_gives_the_same_batches(large_images):
+    latents, tokens = torch.randn(6, 8, 32, 32).half(), torch.arange(6 * 2 * 64, dtype=torch.int16).view(6, 2, 64)
+    people = EncodedPeople(large_images, latents, tokens)
+    picks = torch.tensor([4, 0, 4])
+    one, other = people.batch(picks), resident(people, torch.device("cpu")).batch(picks)
+    for name in ("latents", "controls", "foreground", "details", "tokens"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+    twice = joined([people, people])
+    assert len(twice) == 12 and torch.equal(twice.batch(picks + 6).latents, one.latents)
+
+
+def test_the_whole_training_resumes_exactly_and_its_prior_loads(large_images, tmp_path):
+    """Autoencoder and denoiser; an interrupted run ends with the bytes of another, and continues from its own prior."""
+
+    def config(folder, **denoiser):
+        return TrainPeopleConfig(
+            folder=str(tmp_path / folder),
+            dataset=PeopleDatasetConfig(people=2, people_per_shard=2),
+            autoencoder=PeopleAutoencoderConfig(steps=1, crops=1, whole=1),
+            denoiser=PeopleDenoiserConfig(steps=3, batch=2, checkpoint_every=1, **denoiser),
+        )
+
+    def run(folder, stop=None, **denoiser):
+        def report(part, done, total, loss):
+            if part == "training the denoiser" and done == stop:
+                raise KeyboardInterrupt
+
+        write_shard(tmp_path / folder / "data" / "shard_00000.npz", large_images)
+        return train_people(config(folder, **denoiser), report, torch.device("cpu"), tmp_path / "none")
+
+    whole = run("a")
+    with pytest.raises(KeyboardInterrupt):
+        run("b", stop=2)
+    first = json.loads((tmp_path / "b" / "prior" / "training.json").read_text())
+    assert first["batches"] == 2
+    resumed = run("b")
+    for file in sorted(whole.rglob("*.safetensors")):
+        assert file.read_bytes() == (resumed / file.relative_to(whole)).read_bytes(), file.name
+    prior = load_prior(PriorConfig(path=str(whole)), "cpu")
+    assert (prior.image_size, prior.latent_size) == (256, 32)
+    assert prior.unknown_words("a man in jeans with a trombone") == ["trombone"]
+    assert json.loads((run("c", start=str(whole)) / "training.json").read_text())["batches"] == 6
+    with pytest.raises(UserError, match=r"people\.denoiser\.start=nowhere: no prior"):
+        run("d", start="nowhere")
+    with pytest.raises(UserError, match=r"people\.assets: images are missing"):
+        train_people(config("e"), lambda *_: None, torch.device("cpu"), tmp_path / "none")

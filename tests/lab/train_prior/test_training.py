@@ -18,9 +18,17 @@ from avatar_gs.lab.train_prior.autoencoder import (
     train_mini_autoencoder,
 )
 from avatar_gs.lab.train_prior.config import AutoencoderConfig, DatasetConfig, DiffusionConfig
-from avatar_gs.lab.train_prior.diffusion import noise_schedule, place_weights, time_weights, train_diffusion
+from avatar_gs.lab.train_prior.diffusion import (
+    build_networks,
+    noise_schedule,
+    place_weights,
+    time_weights,
+    train_diffusion,
+)
+from avatar_gs.lab.train_prior.language import mini_language
+from avatar_gs.lab.train_prior.package import package
 from avatar_gs.lab.train_prior.tokenizer import write_tokenizer
-from avatar_gs.lab.train_prior.train import encode, package
+from avatar_gs.lab.train_prior.train import encode
 from avatar_gs.lab.world.dataset import generate
 from avatar_gs.prior.config import PriorConfig
 from avatar_gs.prior.stable_diffusion import load_prior
@@ -98,7 +106,7 @@ def test_autoencoder_training_resumes_exactly(shards, tmp_path):
 
 
 def test_diffusion_training_resumes_exactly_and_its_folder_opens_in_diffusers(shards, tmp_path):
-    tokenizer = write_tokenizer(tmp_path / "prior" / "tokenizer")
+    tokenizer = write_tokenizer(tmp_path / "prior" / "tokenizer", mini_language().tokens)
     built = build_autoencoder()
     built.register_to_config(scaling_factor=0.7)
     built.save_pretrained(str(tmp_path / "vae"))
@@ -112,7 +120,9 @@ def test_diffusion_training_resumes_exactly_and_its_folder_opens_in_diffusers(sh
                 raise KeyboardInterrupt
 
         config = DiffusionConfig(steps=4, batch=4, checkpoint_every=2)
-        return train_diffusion(config, data, tokenizer, tmp_path / name, tmp_path, on_step)
+        return train_diffusion(
+            config, build_networks(tokenizer), lambda step: data, tokenizer, tmp_path / name, on_step
+        )
 
     whole = run("a.safetensors")
     with pytest.raises(KeyboardInterrupt):
@@ -121,7 +131,7 @@ def test_diffusion_training_resumes_exactly_and_its_folder_opens_in_diffusers(sh
     for name, value in whole.parameters().items():
         assert torch.equal(value, resumed.parameters()[name]), name
 
-    package(whole, vae, tokenizer, tmp_path / "prior", {})
+    package(whole, vae, tokenizer, mini_language(), tmp_path / "prior", {})
     texts = [file.read_text() for file in (tmp_path / "prior").rglob("*.json")]
     assert len(texts) > 5 and not any(str(tmp_path) in text for text in texts), "a machine's path is nobody's business"
     pipeline = StableDiffusionControlNetPipeline.from_pretrained(
@@ -163,6 +173,6 @@ def test_details_are_part_of_the_person_and_present_in_close_ups(shards):
 def test_shards_of_an_earlier_version_are_refused(shards, tmp_path):
     with np.load(shards[0]) as data:
         np.savez(tmp_path / "shard_0000.npz", **{name: data[name] for name in data.files if name != "details"})
-    tokenizer = write_tokenizer(tmp_path / "tokenizer")
+    tokenizer = write_tokenizer(tmp_path / "tokenizer", mini_language().tokens)
     with pytest.raises(UserError, match="earlier version"):
         encode([tmp_path / "shard_0000.npz"], build_autoencoder(), tokenizer, tmp_path / "l.npz", lambda *report: None)

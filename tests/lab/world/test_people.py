@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from avatar_gs.body.pose import a_pose
-from avatar_gs.lab.train_prior.tokenizer import TOKEN_LENGTH, known_words, one_token_words, write_tokenizer
+from avatar_gs.lab.train_prior.language import mini_language
+from avatar_gs.lab.train_prior.tokenizer import TOKEN_LENGTH, write_tokenizer
 from avatar_gs.lab.world import rendering as pic
 from avatar_gs.lab.world.captions import caption, negative_caption, view_suffix
 from avatar_gs.lab.world.dataset import (
@@ -54,14 +55,14 @@ def drawn(person, framings, azimuths):
 
 
 def test_captions_consist_of_known_tokens_and_fit(tmp_path):
-    tokenizer = write_tokenizer(tmp_path)
+    tokenizer = write_tokenizer(tmp_path, mini_language().tokens)
     rng = np.random.default_rng(0)
     people = [*individuals()[:20], *(random_person(rng) for _ in range(200))]
     for someone in people:
         text = caption(someone, rng, 1.0) + view_suffix(Framing.HEAD, ViewDirection.FRONT)
         tokens = tokenizer.tokenize(text)
         words = text.replace(",", " ").replace("-", " ").split()
-        assert set(words) <= set(known_words())
+        assert set(words) <= set(mini_language().known)
         assert [token for token in tokens if token.removesuffix("</w>").isalpha()] == [f"{word}</w>" for word in words]
         assert len(tokens) + 2 <= TOKEN_LENGTH
     assert all(len(tokenizer.tokenize(word.strip(","))) == 1 for word in negative_caption(rng).replace(",", "").split())
@@ -69,8 +70,8 @@ def test_captions_consist_of_known_tokens_and_fit(tmp_path):
 
 def test_untaught_words_are_tokens_but_not_known_words():
     untaught = set(UNTAUGHT_WORDS.split())
-    assert "raincoat" in untaught <= set(one_token_words())
-    assert untaught.isdisjoint(known_words())
+    assert "raincoat" in untaught <= set(mini_language().tokens)
+    assert untaught.isdisjoint(mini_language().known)
 
 
 def test_captions_contain_all_attributes_with_mention_1():
