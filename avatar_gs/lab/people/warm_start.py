@@ -1,8 +1,8 @@
 """The lifelike prior's networks with the mini prior's weights inside: the same levels below one finer level.
 
 A latent cell covers the same part of the image at the mini prior's level k and at level k + 1 here, so that what the
-mini prior knows of words, colours and poses can be kept. The new level starts as an average over 2 x 2 cells on the way down
-and as a repetition on the way up; its residual blocks start at zero.
+mini prior knows of words, colours and poses can be kept. The new level starts as an average over 2 x 2 cells on the
+way down and as a repetition on the way up; its residual blocks start at zero.
 """
 
 import re
