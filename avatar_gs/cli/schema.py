@@ -7,7 +7,7 @@ from avatar_gs.settings import Settings
 from avatar_gs.stages import STAGES as PRODUCT_STAGES
 from avatar_gs.stages import Stage
 
-LAB_SECTIONS = ("mini", "scorer", "suite", "evaluate", "playground", "benchmark")
+LAB_SECTIONS = ("world", "mini", "people", "scorer", "suite", "evaluate", "playground", "benchmark")
 """Sections of ``lab`` that the command line may name without it. Older runs saved them at the top level."""
 
 # The only place that imports the laboratory, by name: the product works without it.

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from avatar_gs.core.errors import UserError
+from avatar_gs.core.paths import MINI_PRIOR
 from avatar_gs.core.presets import read_preset
 from avatar_gs.lab.world.people import individuals
 from avatar_gs.prior.config import PriorConfig, PromptConfig, PromptStyle
-from avatar_gs.prior.loading.sources import PACKAGED
 from avatar_gs.prior.parts import Parts
 from avatar_gs.prior.prompt_encoder import _replaced_embeddings, placed_tokens, truncate
 from avatar_gs.prior.prompts import PLACEHOLDER, bucket_prompts, fit_prompt, with_accessories, with_placeholder
@@ -168,7 +168,7 @@ def test_the_packaged_prior_gets_the_identity_in_every_view():
 
 
 def test_known_names(tmp_path):
-    names = known_names(PACKAGED)
+    names = known_names(MINI_PRIOR)
     assert len(names) == len(set(names)) == 200
     assert load_prior(PriorConfig()).known_names == names
     assert Words().known_names == known_names(tmp_path) == WELL_KNOWN
@@ -182,7 +182,7 @@ def test_known_names(tmp_path):
 
 
 def test_the_packaged_names_are_the_mini_worlds():
-    assert known_names(PACKAGED) == tuple(person.name for person in individuals())
+    assert known_names(MINI_PRIOR) == tuple(person.name for person in individuals())
 
 
 @pytest.mark.parametrize(

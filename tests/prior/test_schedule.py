@@ -11,8 +11,8 @@ import torch
 from diffusers import DDIMScheduler
 
 from avatar_gs.core.errors import UserError
+from avatar_gs.core.paths import MINI_PRIOR
 from avatar_gs.prior.config import Prediction
-from avatar_gs.prior.loading.sources import PACKAGED
 from avatar_gs.prior.schedule import noise_schedule
 from tests.prior.loading import load
 
@@ -137,7 +137,7 @@ def test_a_flow_matching_folder_is_refused_in_one_line(folder):
 
 def test_a_unet_of_noise_with_stated_velocities_is_an_error(tmp_path):
     """The packaged prior's trained UNet with a scheduler of velocities."""
-    folder = shutil.copytree(PACKAGED, tmp_path / "mini")
+    folder = shutil.copytree(MINI_PRIOR, tmp_path / "mini")
     file = folder / "scheduler" / "scheduler_config.json"
     load(folder)
     file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": "v_prediction"}))

@@ -165,7 +165,7 @@ def set_prediction(parts: dict[str, Any], setting: Prediction, source: Source, d
         if prediction is None:
             prediction = single_file.probe_prediction(parts["unet"].to(device))
             LOGGER.info("%s: its UNet predicts %s (prior.prediction=… overrides)", source.name, prediction)
-    elif prediction is None and source.name != str(PACKAGED):
+    elif prediction is None and Path(source.name) not in PACKAGED.values():
         _check_prediction(parts["unet"].to(device), parts["scheduler"].config, source.name)
     if prediction is not None:
         parts["scheduler"] = noise_schedule(parts["scheduler"].config, prediction_type=prediction)

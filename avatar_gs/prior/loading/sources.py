@@ -16,12 +16,13 @@ from urllib.parse import urlsplit
 from huggingface_hub import constants, try_to_load_from_cache
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.core.paths import MINI_PRIOR
+from avatar_gs.core.paths import MINI_PRIOR, PEOPLE_PRIOR
 from avatar_gs.prior.config import Prediction, PriorConfig
 from avatar_gs.prior.loading import single_file
 from avatar_gs.prior.loading.weight_files import as_safetensors, check_no_pointer, check_safetensors, unfinished
 
-PACKAGED = MINI_PRIOR
+PACKAGED = {"mini": MINI_PRIOR, "people": PEOPLE_PRIOR}
+"""Folders of the packaged priors, by ``prior.name``."""
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 CONFIG_FILES = {"tokenizer": "tokenizer_config.json", "scheduler": "scheduler_config.json"}
 COMPONENTS = ("tokenizer", "text_encoder", "vae", "unet", "scheduler")
@@ -84,7 +85,7 @@ def locate(config: PriorConfig) -> dict[str, Source]:
     Raises:
         UserError: if a folder is missing or incomplete, or holds damaged weights or pickles of more than tensors.
     """
-    base = config.path or str(PACKAGED)
+    base = config.path or str(PACKAGED.get(config.name, MINI_PRIOR))
     if single_file.is_single_file(base):
         sources = _of_single_file(Path(base).expanduser(), config)
     else:
@@ -186,7 +187,7 @@ def _source(name: str, subfolder: str, override: str) -> Source:
         return Source(name, subfolder, is_local=False, offline=_must_stay_offline(name, subfolder, override))
     raise UserError(
         f"{override}={name}: no such folder or file; expected a folder in Stable Diffusion's format, a .safetensors "
-        "file, a hub name (owner/name), or a preset (prior=mini, sd15, sd21)"
+        "file, a hub name (owner/name), or a preset (prior=mini, people, sd15, sd21)"
     )
 
 
