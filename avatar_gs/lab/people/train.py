@@ -118,10 +118,10 @@ def _autoencoder(
         images, size = read_shards(shards), config.dataset.size
         checkpoint, on_step = folder.parent / "autoencoder.safetensors", partial(report, "training the autoencoder")
         vae = train_autoencoder(config.autoencoder, images, size, checkpoint, on_step)
+        vae.register_to_config(scaling_factor=1.0)  # before the measurement, which scales by it
         chosen = range(0, len(images), max(1, len(images) // BALANCED_ON))
         latents = encode_images(vae, [images.image(index) for index in chosen])
         balance_latents(vae, latents.mean((0, 2, 3)), latents.std((0, 2, 3)))
-        vae.register_to_config(scaling_factor=1.0)
         vae.save_pretrained(str(folder))
     vae = AutoencoderKL.from_pretrained(str(folder)).float().eval().requires_grad_(False)
     return vae.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue, reportArgumentType]

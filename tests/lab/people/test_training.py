@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from PIL import Image
 
 from avatar_gs.core.errors import UserError
@@ -20,7 +21,7 @@ from avatar_gs.lab.people.config import (
 )
 from avatar_gs.lab.people.dataset import ARRAYS, Images, read_shards
 from avatar_gs.lab.people.language import people_language
-from avatar_gs.lab.people.latents import EncodedPeople, joined, resident
+from avatar_gs.lab.people.latents import EncodedPeople, encode_images, joined, resident
 from avatar_gs.lab.people.train import train_people
 from avatar_gs.lab.people.warm_start import ARCHITECTURE, start_from_mini
 from avatar_gs.lab.train_prior.diffusion import MINI, build_networks, load_networks
@@ -215,6 +216,11 @@ def test_the_whole_training_resumes_exactly_and_its_prior_loads(large_images, tm
     resumed = run("b")
     for file in sorted(whole.rglob("*.safetensors")):
         assert file.read_bytes() == (resumed / file.relative_to(whole)).read_bytes(), file.name
+    trained = AutoencoderKL.from_pretrained(str(tmp_path / "a" / "vae"))
+    latents = encode_images(trained, [large_images.image(index) for index in range(6)])
+    wanted = torch.tensor([1.0] * 3 + [DETAIL_STD] * 5)
+    torch.testing.assert_close(latents.std((0, 2, 3)), wanted, atol=0.01, rtol=0.01)
+    torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(8), atol=0.01, rtol=0)
     prior = load_prior(PriorConfig(path=str(whole)), "cpu")
     assert (prior.image_size, prior.latent_size) == (256, 32)
     assert prior.unknown_words("a man in jeans with a trombone") == ["trombone"]
