@@ -59,6 +59,7 @@ def train_people(config: TrainPeopleConfig, report: Report, device: torch.device
         bfloat16=config.denoiser.bfloat16,
         refresh_every=dataset.refresh_every if dataset.meanwhile else 0,
     )
+    people.at(0)  # encode before the training, in which Ctrl-C waits for the end of a step
     networks, first_batch = _networks(config, tokenizer, checkpoint, start)
     for module in networks.modules().values():
         module.to(device)  # pyright: ignore[reportCallIssue, reportArgumentType]  # the wrapper hides self
