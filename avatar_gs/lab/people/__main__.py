@@ -1,10 +1,7 @@
-"""Commands of the lifelike world: contact sheets, training shards, and the autoencoder.
+"""Commands of the lifelike world: contact sheets of people, and samples of a prior for people that it never saw.
 
-    python -m avatar_gs.lab.people sheet --assets <folder> --out sheet.png
-    python -m avatar_gs.lab.people draw --assets <folder> --folder outputs/train_people --people 12000
-    python -m avatar_gs.lab.people autoencoder --folder outputs/train_people --steps 9000
-
-The last two resume where they were interrupted.
+python -m avatar_gs.lab.people sheet --assets <folder> --out sheet.png
+python -m avatar_gs.lab.people samples --assets <folder> --prior <folder> --out samples.png
 """
 
 import argparse
@@ -16,9 +13,11 @@ from PIL import Image
 
 from avatar_gs.core.console import progress
 from avatar_gs.core.errors import UserError
-from avatar_gs.lab.people.config import PeopleAutoencoderConfig, PeopleDatasetConfig
+from avatar_gs.lab.people.config import PeopleDatasetConfig
 
 COLUMNS = 8
+SHEET_SAMPLES, SHEET_COLUMNS = 24, 3
+"""Samples on the sheet, each with its pose map and the drawn truth, and columns of such triples."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,18 +43,15 @@ def _parser() -> argparse.ArgumentParser:
     sheet.add_argument("--views", type=int, default=4)
     sheet.add_argument("--seed", type=int, default=0)
     sheet.set_defaults(run=_sheet)
-    draw = commands.add_parser("draw", help="render a training set")
-    draw.add_argument("--assets", type=Path, required=True, help="folder of the asset pack")
-    draw.add_argument("--folder", type=Path, default=Path("outputs/train_people"))
-    draw.add_argument("--people", type=int, default=PeopleDatasetConfig().people)
-    draw.add_argument("--workers", type=int, default=None)
-    draw.add_argument("--seed", type=int, default=0)
-    draw.set_defaults(run=_draw)
-    train = commands.add_parser("autoencoder", help="train the autoencoder on a training set")
-    train.add_argument("--folder", type=Path, default=Path("outputs/train_people"))
-    train.add_argument("--steps", type=int, default=PeopleAutoencoderConfig().steps)
-    train.add_argument("--bfloat16", action="store_true", help="mixed precision")
-    train.set_defaults(run=_autoencoder)
+    trial = commands.add_parser("samples", help="sample a prior for held-out people and judge the colours of clothes")
+    trial.add_argument("--assets", type=Path, required=True, help="folder of the asset pack")
+    trial.add_argument("--prior", type=Path, required=True, help="folder of the prior")
+    trial.add_argument("--out", type=Path, default=Path("samples.png"))
+    trial.add_argument("--people", type=int, default=48)
+    trial.add_argument("--cfg-scale", type=float, default=4.0)
+    trial.add_argument("--pose-scale", type=float, default=1.0, help="guidance on the pose map; 1 for none")
+    trial.add_argument("--seed", type=int, default=0)
+    trial.set_defaults(run=_samples)
     return parser
 
 
@@ -79,28 +75,34 @@ def _sheet(parsed: argparse.Namespace) -> None:
     print(parsed.out)
 
 
-def _draw(parsed: argparse.Namespace) -> None:
-    from avatar_gs.lab.people.dataset import generate
+def _samples(parsed: argparse.Namespace) -> None:
+    import torch
 
-    config = PeopleDatasetConfig(people=parsed.people, workers=parsed.workers, seed=parsed.seed)
-    with progress("render people", config.people) as bar:
-        for done, total in generate(config, parsed.assets, parsed.folder / "data"):
-            bar.update(config.people * done // total)
+    from avatar_gs.lab.people.measure import held_out_trials, right_colours, sample
+    from avatar_gs.lab.people.wardrobe import load_wardrobe
+    from avatar_gs.prior.config import PriorConfig
+    from avatar_gs.prior.stable_diffusion import load_prior
 
-
-def _autoencoder(parsed: argparse.Namespace) -> None:
-    from avatar_gs.lab.people.autoencoder import train_autoencoder
-    from avatar_gs.lab.people.dataset import read_shards
-
-    shards = sorted((parsed.folder / "data").glob("shard_*.npz"))
-    if not shards:
-        raise UserError(f"--folder={parsed.folder}: no shards in {parsed.folder / 'data'}; render them first (draw)")
-    config = PeopleAutoencoderConfig(steps=parsed.steps, bfloat16=parsed.bfloat16)
-    images, checkpoint = read_shards(shards), parsed.folder / "autoencoder.safetensors"
-    with progress("train the autoencoder", config.steps) as bar:
-        on_step = lambda done, total, loss: bar.update(done, loss=loss)
-        vae = train_autoencoder(config, images, PeopleDatasetConfig().size, checkpoint, on_step)
-    vae.save_pretrained(str(parsed.folder / "vae"))
+    prior = load_prior(PriorConfig(path=str(parsed.prior)), "cpu")
+    with progress("render held-out people"):
+        trials = held_out_trials(load_wardrobe(parsed.assets), parsed.people, prior.image_size, parsed.seed)
+    generator = torch.Generator().manual_seed(parsed.seed)
+    with progress("sample", len(trials)) as bar:
+        scales = {"cfg_scale": parsed.cfg_scale, "pose_scale": parsed.pose_scale}
+        images = sample(prior, trials, **scales, generator=generator, on_batch=bar.update)
+    truth = right_colours(trials, [trial.drawn.image for trial in trials])
+    for part, (right, count) in right_colours(trials, images).items():
+        print(f"{part:8} {right / count:.2f} of {count} (drawn truth: {truth[part][0] / count:.2f})")
+    for index, trial in enumerate(trials[:SHEET_SAMPLES]):
+        print(f"{index:4} {trial.captions[0]}")
+    cells = [
+        np.concatenate([trial.control, trial.drawn.image, image], 1)
+        for trial, image in zip(trials[:SHEET_SAMPLES], images, strict=False)
+    ]
+    cells += [np.full_like(cells[0], 255)] * (-len(cells) % SHEET_COLUMNS)
+    rows = [np.concatenate(cells[k : k + SHEET_COLUMNS], 1) for k in range(0, len(cells), SHEET_COLUMNS)]
+    Image.fromarray(np.concatenate(rows, 0)).save(parsed.out)
+    print(parsed.out)
 
 
 if __name__ == "__main__":

@@ -193,6 +193,28 @@ def random_samples(
         degraded_fraction: probability that an image is degraded and captioned with negative words.
     """
     person, own_outfit = _somebody(wardrobe, rng)
+    return samples_of(
+        wardrobe, person, rng, views=views, size=size, captions=captions, degraded_fraction=degraded_fraction,
+        own_outfit=own_outfit,
+    )  # fmt: skip
+
+
+def samples_of(
+    wardrobe: Wardrobe,
+    person: Person,
+    rng: np.random.Generator,
+    *,
+    views: int,
+    size: int,
+    captions: int,
+    degraded_fraction: float = 0.0,
+    own_outfit: bool = False,
+) -> list[Sample]:
+    """Images of one person in one random pose, each in another light (arguments as of ``random_samples``).
+
+    Args:
+        own_outfit: whether a named individual is in the outfit that they are known by.
+    """
     spread = 0.1 if rng.random() < 0.4 else float(rng.uniform(0.2, 0.9))
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
     dressed = dress(wardrobe, person, random_pose(generator, spread))

@@ -212,8 +212,9 @@ def train_diffusion(
 
     def loss_of(step: int) -> Float[Tensor, ""]:
         generator = torch.Generator().manual_seed(1_000_003 * 7 + first_batch + step)
+        data = data_at(step)  # autocast has no rules for float16
         with attention(), torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
-            return _loss(networks, data_at(step), empty, scheduler, weights, config, generator)
+            return _loss(networks, data, empty, scheduler, weights, config, generator)
 
     def use(average: Mapping[str, Tensor], done: int) -> None:
         if on_checkpoint is not None:
