@@ -11,7 +11,7 @@ from avatar_gs.lab.people.vocabulary import HAIR_STYLES, SHOES, SUITS
 
 
 def test_a_missing_folder_is_reported(tmp_path):
-    with pytest.raises(UserError, match=r"world\.assets=.*nowhere: no such folder"):
+    with pytest.raises(UserError, match=r"people\.assets=.*nowhere: no such folder"):
         Assets(tmp_path / "nowhere")
 
 
