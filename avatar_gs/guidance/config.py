@@ -20,6 +20,7 @@ from avatar_gs.guidance.methods.robust_nfsd import RobustNfsdConfig
 from avatar_gs.guidance.methods.sdi import SdiConfig
 from avatar_gs.guidance.methods.sds import SdsConfig
 from avatar_gs.guidance.methods.vsd import VsdConfig
+from avatar_gs.guidance.noise import NoiseConfig
 from avatar_gs.guidance.schedule import ScheduleConfig, Weight
 
 
@@ -45,6 +46,7 @@ class GuidanceConfig(Section):
     perp_neg: float = bounded(0.0, 0, 1000)
     """Perp-Neg's weight of the negative prompt, 0 (off) to 1000; above 0 the empty prompt is the unconditional one."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
     weight: Weight = Weight.sigma_over_alpha
     """w(t), the factor of the residual."""
     weight_scale: float = bounded(1.0, 0, 1000)

@@ -19,6 +19,7 @@ from avatar_gs.splats.model import GaussianModel
 from avatar_gs.training import parallel
 from avatar_gs.training.config import OptimizeConfig, TrainingConfig
 from avatar_gs.training.init import InitAvatar
+from avatar_gs.training.noise_field import noise_field
 from avatar_gs.training.reports import metrics, preview_sheet, scalar_writer
 from avatar_gs.training.scene import Scenes
 from avatar_gs.training.state import CHECKPOINT, TrainingState
@@ -70,7 +71,7 @@ def optimize(
     writes = run if parallel.is_first() else None
     optimization, guard = config.optimize, trainer.guard()
     with (
-        Scenes(body, config, prior.image_size) as scenes,
+        Scenes(body, config, prior.image_size, noise_field(config, body, prior)) as scenes,
         scalar_writer(writes, optimization.tensorboard, state.step) as write_scalars,
         interruptible() as interrupt,
         progress("optimize", optimization.steps, start=state.step) as bar,

@@ -18,6 +18,7 @@ from avatar_gs.render.cameras import fixed_views, sample_views, subject
 from avatar_gs.render.pose_map import body_depth, body_surfels, render_pose_map
 from avatar_gs.render.shading import Lighting, sample_lighting
 from avatar_gs.training.config import Background, PoseMap, PoseMode, TrainingConfig
+from avatar_gs.training.noise_field import NoiseField
 from avatar_gs.types import Bucket, Cameras, Framing, PosedBody, Views
 
 PREVIEW_FRAMINGS = (Framing.BODY, Framing.BODY, Framing.BODY, Framing.HEAD)
@@ -33,6 +34,8 @@ class Scene:
     """Views with cameras at the prior's image size."""
     cameras: Cameras
     """The same cameras at the size of the renders (``optimize.supersample``)."""
+    depth: Float[Tensor, "B D D"]
+    """Depth of the undressed body in metres, 0 where it is empty."""
     pose_maps: Float[Tensor, "B S S 3"]
     backgrounds: Float[Tensor, "B 3"]
     buckets: Sequence[Bucket]
@@ -41,6 +44,8 @@ class Scene:
     """None: the albedo is rendered."""
     environment: bool = False
     """Whether the learned background replaces ``backgrounds``."""
+    noise: Float[Tensor, "B c h w"] | None = None
+    """Noise that stays over the steps (``guidance.noise``); None: it is independent in every step."""
 
 
 class Scenes:
@@ -48,10 +53,11 @@ class Scenes:
 
     Args:
         size: the prior's image size in pixels.
+        noise: of the steps; None: it is independent in every step.
     """
 
-    def __init__(self, body: Body, config: TrainingConfig, size: int) -> None:
-        self.body, self.config, self.size = body, config, size
+    def __init__(self, body: Body, config: TrainingConfig, size: int, noise: NoiseField | None = None) -> None:
+        self.body, self.config, self.size, self.noise = body, config, size, noise
         self.standing = body.pose(a_pose())
         self.device = body.template.device
         self._standing_surfels = body_surfels(self.standing)
@@ -91,7 +97,9 @@ class Scenes:
         views = sample_views(self.config.cameras, config.batch, generator(seed, step, "cameras"), posed, self.size)
         backgrounds = random_backgrounds(len(views), generator(seed, step, "background"))
         scene = self._scene(posed, views, backgrounds.to(self.device), config.supersample)
-        return replace(scene, lighting=self._lighting(step, scene), environment=self._environment(step))
+        noise = None if self.noise is None else self.noise.at(step, posed, views.cameras, scene.depth)
+        lighting, environment = self._lighting(step, scene), self._environment(step)
+        return replace(scene, lighting=lighting, environment=environment, noise=noise)
 
     @torch.no_grad()
     def preview(self) -> Scene:
@@ -121,7 +129,7 @@ class Scenes:
         keypoints = openpose_keypoints(self.body, posed)
         pose_maps = render_pose_map(keypoints, views.cameras, depth, size=self.size, hands=full, face=full)
         cameras = views.cameras.resized(self.size * supersample, self.size * supersample)
-        return Scene(posed, views, cameras, pose_maps, backgrounds, view_buckets(views, self.config.prompts))
+        return Scene(posed, views, cameras, depth, pose_maps, backgrounds, view_buckets(views, self.config.prompts))
 
 
 def random_backgrounds(count: int, random: torch.Generator) -> Float[Tensor, "count 3"]:

@@ -232,6 +232,8 @@ class Trainer:
                 images=render.rgb,
                 source=source,
                 cameras=scene.views.cameras.T_camera_world.flatten(1).to(latents),
+                noise=scene.noise,
+                beta=self.config.guidance.noise.beta,
             )
             distilled = state.guidance.step(latents, inputs)
         if not distilled.warming_up:

@@ -41,6 +41,10 @@ class StepInputs:
     """Latents of the same views before editing; needed by DDS and PDS."""
     cameras: Float[Tensor, "B 16"] | None = None
     """``T_camera_world`` of each view, flattened; for VSD."""
+    noise: Float[Tensor, "B c h w"] | None = None
+    """Noise that stays over the steps (``guidance.noise``); None: all noise is independent."""
+    beta: float = 1.0
+    """Fraction of ``noise``, the rest being independent (``guidance.noise.beta``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,8 +181,8 @@ class Method(ABC):
     learnable: Learnable | None = None
 
     def noise(self, z: Float[Tensor, "B c h w"], t: Int[Tensor, " B"], predict: Predictor, context: Context) -> Noised:
-        """The noised latents: with independent noise, unless a method overrides this."""
-        return independent(predict.prior, z, t, context.generators)
+        """The noised latents: with the step's noise, unless a method overrides this."""
+        return sampled(predict.prior, z, t, context)
 
     @abstractmethod
     def __call__(self, noised: Noised, predict: Predictor, context: Context) -> Residual: ...
@@ -305,6 +309,17 @@ def independent(
     """z_t = alpha z + sigma eps with new noise for every image, which is the reference."""
     noise = torch.stack([torch.randn(z.shape[1:], generator=generator) for generator in generators])
     return with_noise(prior, z, t, to_device(noise.to(z.dtype), z.device))
+
+
+def sampled(prior: Prior, z: Float[Tensor, "B c h w"], t: Int[Tensor, " B"], context: Context) -> Noised:
+    """z_t = alpha z + sigma eps with the step's noise: ``beta * context.noise + sqrt(1 - beta^2) * independent``."""
+    if context.noise is None or context.beta == 0:
+        return independent(prior, z, t, context.generators)
+    noise = context.noise.to(z)
+    if context.beta < 1:
+        fresh = torch.stack([torch.randn(z.shape[1:], generator=generator) for generator in context.generators])
+        noise = context.beta * noise + (1 - context.beta**2) ** 0.5 * to_device(fresh.to(z.dtype), z.device)
+    return with_noise(prior, z, t, noise)
 
 
 def at_level(prior: Prior, z: Float[Tensor, "B c h w"], z_t: Float[Tensor, "B c h w"], t: Int[Tensor, " B"]) -> Noised:
