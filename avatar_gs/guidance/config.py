@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 
-from avatar_gs.core.errors import UserError
+from avatar_gs.core.errors import UserError, require
 from avatar_gs.core.validation import Section, bounded
 from avatar_gs.guidance.cfg import Unconditional
 from avatar_gs.guidance.methods.base import MethodConfig
@@ -38,6 +38,9 @@ class GuidanceConfig(Section):
     cfg_scale: float = bounded(4.0, 0, 1000, expected="0 to 1000 (7.5 is usual)")
     """s in the method's formula, 0 to 1000; SDS at s + 1 corresponds to DE-SDS at s. Presets for Stable Diffusion use
     7.5; the packaged prior needs less."""
+    cfg_interval: list[float] = field(default_factory=lambda: [0.0, 1.0])
+    """Timesteps at which classifier-free guidance is on, as fractions from 0 (no noise) to 1; elsewhere the scale is 1
+    and the unconditional prediction is saved. Guidance at high noise makes seeds alike."""
     cfg_rescale: float = bounded(0.0, 0, 1)
     """phi of CFG-rescale (Lin et al. 2023), 0 (off) to 1: how far the guided prediction's standard deviation is moved
     to that of the text's prediction."""
@@ -94,6 +97,9 @@ class GuidanceConfig(Section):
     def __post_init__(self) -> None:
         require_method("guidance.method", self.method)
         super().__post_init__()
+        interval = self.cfg_interval
+        valid = len(interval) == 2 and 0 <= interval[0] < interval[1] <= 1
+        require(valid, "guidance.cfg_interval", interval, "two fractions, 0 <= first < second <= 1")
         if self.dynamic_threshold and not self.chosen.subtracts_from_guided:
             raise UserError(
                 f"guidance.dynamic_threshold={self.dynamic_threshold}: guidance={self.method} does not move the "

@@ -32,6 +32,7 @@ from avatar_gs.guidance.cfg import Cfg, Unconditional, clean, dynamic_threshold
 from avatar_gs.guidance.conditions import TextConditions
 from avatar_gs.guidance.config import METHODS, GuidanceConfig
 from avatar_gs.guidance.methods.base import (
+    CfgInterval,
     Context,
     Method,
     Noised,
@@ -108,7 +109,7 @@ class Guidance:
         context = Context(**given, progress=progress, warming_up=warming_up, t=t, generators=generators)
         calls = self.prior.calls
         with torch.no_grad():
-            predict = Predictor(self.prior, inputs.control)
+            predict = Predictor(self.prior, inputs.control, self._interval())
             noised = self.method.noise(latents.detach(), to_device(t, latents.device), predict, context)
             residual = self._thresholded(noised, self.method(noised, predict, context))
             factor = self.config.weight_scale * weight(self.config.weight, noised.alpha, noised.sigma)
@@ -170,6 +171,15 @@ class Guidance:
         """Restore a ``state_dict`` of the same method and prompts."""
         if self.method.learnable is not None:
             self.method.learnable.load_state_dict(state)
+
+    def _interval(self) -> CfgInterval | None:
+        """Timesteps at which guidance is on; None: all."""
+        low, high = self.config.cfg_interval
+        if self.method.cfg is None or (low <= 0 and high >= 1):
+            return None
+        last = self.prior.num_timesteps - 1
+        away = dict.fromkeys(self.method.cfg.names[1:], "text")
+        return CfgInterval(low * last, high * last, {**away, "source_away": "source"})
 
     def _times(self, progress: float, warming_up: bool, generators: Sequence[torch.Generator]) -> Int[Tensor, " B"]:
         """Each image's timestep, on the host."""

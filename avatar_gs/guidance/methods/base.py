@@ -104,12 +104,41 @@ class Residual:
     """Detached scalars."""
 
 
+@dataclass(frozen=True)
+class CfgInterval:
+    """Timesteps at which classifier-free guidance is on (Kynkäänniemi et al. 2024, arXiv:2404.07724).
+
+    At others the conditions that guidance extrapolates away from are not predicted; the prediction that guidance goes
+    towards takes their place, which is guidance with scale 1.
+    """
+
+    low: float
+    high: float
+    """First and last timestep."""
+    towards: Mapping[str, str]
+    """By the name of a condition that guidance extrapolates away from: the one that it goes towards."""
+
+    def inside(self, t: Int[Tensor, " B"]) -> Bool[Tensor, " B"]:
+        """Whether guidance is on, on the host."""
+        t = t.cpu()
+        return (t >= self.low) & (t <= self.high)
+
+
 class Predictor:
     """The prior with the pose maps of one step: noise predictions for named conditions in one batched call."""
 
-    def __init__(self, prior: Prior, control: Float[Tensor, "B H W 3"] | None) -> None:
+    def __init__(
+        self, prior: Prior, control: Float[Tensor, "B H W 3"] | None, interval: CfgInterval | None = None
+    ) -> None:
+        """Predict with a prior.
+
+        Args:
+            control: pose maps; None skips the ControlNet.
+            interval: where guidance is on; None: everywhere.
+        """
         self.prior = prior
         self.control = control
+        self.interval = interval
 
     def __call__(
         self,
@@ -133,6 +162,26 @@ class Predictor:
         where: Mapping[str, Bool[Tensor, " B"]] | None = None,
     ) -> dict[str, Float[Tensor, "B c h w"]]:
         """The same for noised latents that differ by name."""
+        replaced = {}
+        if self.interval is not None:
+            inside = {name: self.interval.inside(noised.t) for name, (noised, _) in inputs.items()}
+            pairs = self.interval.towards.items()
+            replaced = {away: name for away, name in pairs if {away, name} <= set(inputs) and not inside[away].all()}
+        if not replaced:
+            return self._predicted(inputs, where)
+        left = {away: inside[away] & (where or {}).get(away, torch.tensor(True)) for away in replaced}
+        some = {name: given for name, given in inputs.items() if name not in left or left[name].any()}
+        eps = self._predicted(some, {**(where or {}), **{away: left[away] for away in left if away in some}})
+        for away, name in replaced.items():
+            mask = to_device(inside[away][:, None, None, None], eps[name].device)
+            eps[away] = eps[away].where(mask, eps[name]) if away in eps else eps[name]
+        return eps
+
+    def _predicted(
+        self,
+        inputs: Mapping[str, tuple[Noised, Float[Tensor, "B L d"]]],
+        where: Mapping[str, Bool[Tensor, " B"]] | None,
+    ) -> dict[str, Float[Tensor, "B c h w"]]:
         first = next(iter(inputs.values()))[0]
         batch = len(first.t)
         chosen = {name: _indices((where or {}).get(name), first.t.device) for name in inputs}
@@ -179,6 +228,8 @@ class Method(ABC):
     warmup: float = 0.0
     """Fraction of the run, at its start, in which only ``learnable`` is updated."""
     learnable: Learnable | None = None
+    cfg: Cfg | None = None
+    """The method's classifier-free guidance; None if it has none."""
 
     def noise(self, z: Float[Tensor, "B c h w"], t: Int[Tensor, " B"], predict: Predictor, context: Context) -> Noised:
         """The noised latents: with the step's noise, unless a method overrides this."""
