@@ -156,7 +156,7 @@ def test_python_values_become_settings(text, tmp_path, monkeypatch):
 def test_the_examples_run(prior, tmp_path):
     small = [f"prior={prior}", "device=cpu", *as_overrides(SMALL)]
     scripts = {"make_avatar.py": small, "pose_and_render.py": [], "edit_avatar.py": small}
-    assert {path.name for path in EXAMPLES.glob("*.py")} == set(scripts)
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {*scripts, "seeds.py"}
     for name, arguments in scripts.items():
         environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
         command = [sys.executable, str(EXAMPLES / name), *arguments]
