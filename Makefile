@@ -1,6 +1,7 @@
 # make avatar   sets everything up and makes an avatar; PROMPT="a man in a red shirt", PHOTOS=./anna, ARGS="seed=3"
 # make test     sets up what is missing and runs the tests that take seconds
 # make test-floor  the prior's tests with the lowest versions that pyproject.toml allows, in an environment of their own
+# make judges   sets up the environment of suite=judges' networks, .venv-judges (Python 3.9 to 3.12)
 # make docs     writes the documentation into site/; make gallery remakes its images
 # make gpu-check   checks and times all of it on a GPU, set up or not; OUT=folder, PYTHON=python3, ARGS="--parts steps"
 PYTHON ?= python3
@@ -8,6 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 FLOOR := .venv-floor
+JUDGES := .venv-judges
 INSTALLED_DEV := $(VENV)/.installed-dev
 DEFAULT_PROMPT := a woman with blonde hair in a green shirt and black trousers, white shoes
 
@@ -30,7 +32,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH
 
 .DEFAULT_GOAL := avatar
-.PHONY: avatar setup setup-dev test test-all test-floor check format docs gallery gpu-check clean
+.PHONY: avatar setup setup-dev test test-all test-floor judges check format docs gallery gpu-check clean
 
 avatar: $(INSTALLED)
 	@$(BIN)/avatar-gs "prompt=$$AVATAR_GS_PROMPT" $(PHOTOS_SETTING) $(ARGS)
@@ -48,6 +50,8 @@ test-all: $(INSTALLED_DEV)
 test-floor: $(FLOOR)/.installed
 	$(FLOOR)/bin/python -m pytest -m "not slow" -o addopts="--import-mode=importlib --strict-markers" \
 	  tests/prior tests/identity/test_embedding.py $(ARGS)
+
+judges: $(JUDGES)/.installed
 
 check: $(INSTALLED_DEV)
 	$(BIN)/ruff format --check .
@@ -89,6 +93,13 @@ $(INSTALLED): pyproject.toml | $(BIN)/python
 $(FLOOR)/.installed: pyproject.toml tests/constraints-floor.txt
 	$(PYTHON) -m venv $(FLOOR)
 	$(FLOOR)/bin/python -m pip install --constraint tests/constraints-floor.txt --editable ".[test]"
+	@touch $@
+
+# MediaPipe's own requirements are left out: see requirements.txt
+$(JUDGES)/.installed: avatar_gs/lab/judges/requirements.txt
+	$(PYTHON) -m venv $(JUDGES)
+	$(JUDGES)/bin/python -m pip install --no-deps mediapipe==0.10.14
+	$(JUDGES)/bin/python -m pip install --requirement avatar_gs/lab/judges/requirements.txt
 	@touch $@
 
 $(INSTALLED_DEV): $(INSTALLED)

@@ -140,3 +140,8 @@ def wilson_lower_bound(hits: int, cases: int, z: float = 1.959964) -> float:
     centre = fraction + z**2 / (2 * cases)
     half_width = z * math.sqrt(fraction * (1 - fraction) / cases + z**2 / (4 * cases**2))
     return max(0.0, (centre - half_width) / (1 + z**2 / cases))
+
+
+def wilson_interval(hits: int, cases: int) -> tuple[float, float]:
+    """Bounds of the 95 % Wilson score interval of a fraction; (0, 1) without cases."""
+    return wilson_lower_bound(hits, cases), 1 - wilson_lower_bound(cases - hits, cases)

@@ -125,7 +125,7 @@ def random_views(posed: PosedBody, count: int, rng: np.random.Generator, size: i
     for index in range(count):
         if rng.random() < HANDS:
             framings[index] = "hands"
-            cameras[index] = _hand_camera(posed, float(views.azimuth[index]), rng, size)
+            cameras[index] = hand_camera(posed, float(views.azimuth[index]), rng, size)
     together = Cameras(
         torch.cat([camera.T_camera_world for camera in cameras]),
         torch.cat([camera.K for camera in cameras]),
@@ -135,7 +135,7 @@ def random_views(posed: PosedBody, count: int, rng: np.random.Generator, size: i
     return replace(views, cameras=together), framings
 
 
-def _hand_camera(posed: PosedBody, azimuth: float, rng: np.random.Generator, size: int) -> Cameras:
+def hand_camera(posed: PosedBody, azimuth: float, rng: np.random.Generator, size: int) -> Cameras:
     """A close-up of the hand on the side of the body that the camera is on."""
     left = math.sin(azimuth) >= 0
     points = openpose_keypoints(free_body(), posed)
