@@ -1,11 +1,12 @@
 """Why seeds look alike: a toy of 64 surface points that prints the fraction of seeds in the likelier mode.
 
-A prior says of every view "all +1" (probability .6) or "all -1" (.4). Sixteen views see half of the points each. Samples
-of the prior keep its odds; distillation with noise that is new in every step always finds the likelier mode, unless
+A prior says of every view "all +1" (probability .6) or "all -1" (.4). Sixteen views see half of the points each. The
+prior's samples keep its odds; distillation with noise that is new in every step always finds the likelier mode, unless
 noise stays on the surface and classifier-free guidance is off at high noise.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 
@@ -41,7 +42,7 @@ def predicted_noise(z_t: np.ndarray, t: float, scale: float) -> np.ndarray:
 def sampled(scale: Callable[[float], float], rng: np.random.Generator) -> float:
     """The mode that a DDIM sample of one view ends in."""
     z_t = rng.normal(size=POINTS // 2)
-    for t, later in zip(TIMES, TIMES[1:], strict=False):
+    for t, later in pairwise(TIMES):
         alpha, sigma = levels(t)
         eps = predicted_noise(z_t, t, scale(t))
         alpha_later, sigma_later = levels(later)
