@@ -8,11 +8,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from avatar_gs.lab.people.captions import bottoms_facts, top_facts
 from avatar_gs.lab.people.person import Person, held_out, random_person
 from avatar_gs.lab.people.rendering import SUPERSAMPLE, Part
 from avatar_gs.lab.people.samples import Sample, samples_of
-from avatar_gs.lab.people.vocabulary import CLOTHES, HAIR_COLOURS
+from avatar_gs.lab.people.vocabulary import CLOTHES, HAIR_COLOURS, SUITS
 from avatar_gs.lab.people.wardrobe import Wardrobe
 from avatar_gs.lab.world.vocabulary import NEGATIVE_WORDS, to_lab
 
@@ -91,14 +90,13 @@ def sample(
 
 
 def named_colours(person: Person) -> dict[Part, str]:
-    """The colour that captions name of each garment and of hair; striped garments are left out."""
-    outfit, names = person.outfit, {}
-    _, colour, striped, _ = top_facts(outfit.top)
-    if outfit.is_dress:
-        names[Part.DRESS] = "" if striped else colour
-    else:
-        names[Part.TOP] = "" if striped else colour
-        names[Part.BOTTOMS] = bottoms_facts(outfit.bottoms)[1]
+    """The colour that captions name of each garment and of hair.
+
+    Striped garments are left out, and original textures, whose colours are only roughly those of their words.
+    """
+    outfit = person.outfit
+    top = "" if outfit.top.stripe or (outfit.top.is_suit and SUITS[outfit.top.item].striped) else outfit.top.colour
+    names = {Part.DRESS: top} if outfit.is_dress else {Part.TOP: top, Part.BOTTOMS: outfit.bottoms.colour}
     names |= {Part.SHOES: outfit.shoes_colour, Part.HAT: outfit.hat, Part.HAIR: person.hair_colour}
     return {part: name for part, name in names.items() if name}
 
