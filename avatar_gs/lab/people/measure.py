@@ -1,7 +1,7 @@
 """Samples of a prior for people that its training never saw, and the colours of their clothes."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ SHOWN_ON = {
 BATCH = 8
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """What is needed of a prior."""
 
