@@ -13,6 +13,7 @@ from avatar_gs.core.errors import UserError
 from avatar_gs.export.config import ExportConfig
 from avatar_gs.guidance.config import GuidanceConfig
 from avatar_gs.identity.config import EmbedConfig
+from avatar_gs.motion.config import AnimateConfig
 from avatar_gs.prior.config import PLACEHOLDER, PriorConfig
 from avatar_gs.render.config import CamerasConfig
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
@@ -47,6 +48,11 @@ class Settings:
     """Folder or name of the run whose avatar this one starts from; empty: grey splats on the body's surface."""
     source_prompt: str = ""
     """Description of the avatar of ``init``, for editing (``guidance=pds``, ``dds``); empty: the prompt of its run."""
+    motion: str = ""
+    """What ``stage=animate`` shows: a packaged motion, or a file (``.npz``, ``.bvh``, ``.json``, ``.csv``)."""
+    pose: str = ""
+    """The pose of exports and of ``stage=preview``: ``a``, ``t``, or a frame of a motion such as ``wave@40``; empty:
+    the A-pose."""
     name: str = ""
     """The run's folder below ``outputs/``; empty: derived from prompt and seed."""
     seed: int = 0
@@ -66,6 +72,7 @@ class Settings:
     density: DensityConfig = field(default_factory=DensityConfig)
     optimize: OptimizeConfig = field(default_factory=OptimizeConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+    animate: AnimateConfig = field(default_factory=AnimateConfig)
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= MAX_SEED:

@@ -34,7 +34,7 @@ _NOT_SAVED = ("stage", "name", "overwrite", "debug", "lab", *LAB_SECTIONS)
 _SAVES_MEMORY = tuple(
     f"prior.{name}" for name in ("encode_chunk", "checkpoint_encoder", "encoder_keeps", "predict_chunk", "offload_text")
 )
-_NO_CONFLICT = (*_NOT_SAVED, "device", "export", *_SAVES_MEMORY)
+_NO_CONFLICT = (*_NOT_SAVED, "device", "export", "motion", "pose", "animate", *_SAVES_MEMORY)
 # The settings that an identity depends on: the only ones that are fixed in a run without an avatar.
 _IDENTITY = ("photos", "identity", "embed", "prior", "seed", "threads")
 
@@ -135,7 +135,8 @@ def resolve(config: DictConfig, overrides: Iterable[str], name: str | None = Non
         settings = _over_saved(settings, saved, settings.folder / runs.CONFIG_FILE, explicit_keys(overrides))
     elif use is RunUse.export:
         raise UserError(
-            f"{settings.folder} is no run{_runs_there()}; stage=export needs name=… of one, or its prompt and seed"
+            f"{settings.folder} is no run{_runs_there()}; "
+            f"stage={settings.stage} needs name=… of one, or its prompt and seed"
         )
     if settings.init and not settings.source_prompt and use is not RunUse.export:
         settings = init_run.inherit_settings(

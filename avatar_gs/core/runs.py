@@ -22,7 +22,8 @@ METRICS_SCHEMA = 1
 CONFIG_FILE, METRICS_FILE, CHECKPOINTS = "config.yaml", "metrics.json", "checkpoints"
 IDENTITY_FILE, AVATAR_CHECKPOINT, IDENTITY_CHECKPOINT = "identity.safetensors", "last.safetensors", "embed.safetensors"
 FILES = (CONFIG_FILE, "log.txt", METRICS_FILE, IDENTITY_FILE, "avatar.ply", "avatar.html", "turntable.mp4")
-FOLDERS = (CHECKPOINTS, "previews", "tensorboard")
+MOTIONS = "motions"
+FOLDERS = (CHECKPOINTS, "previews", "tensorboard", MOTIONS)
 """``FILES`` and ``FOLDERS`` are removed when a run starts from scratch; anything else in the folder is the user's."""
 
 

@@ -49,6 +49,9 @@ STAGES = {
         "write avatar.ply, avatar.html and turntable.mp4 of an existing run",
         RunUse.export,
     ),
+    "animate": Stage(
+        "avatar_gs.stages.animate", "a video of an existing run's avatar in motion=<name or file>", RunUse.export
+    ),
     "fetch": Stage("avatar_gs.stages.fetch", "download a prior (prior=sd15, sd21 or a hub name), or resume"),
     "body": Stage("avatar_gs.stages.body", "rebuild or check the body model"),
 }

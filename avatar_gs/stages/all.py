@@ -34,6 +34,7 @@ def is_exported(folder: RunFolder, settings: Settings) -> bool:
     return (
         bool(files)
         and record.get("settings") == settings.plain()["export"]
+        and record.get("pose", "") == settings.pose
         and all((folder / name).exists() for name in files)
     )
 

@@ -1,4 +1,4 @@
-"""``stage=export``: the files of a finished avatar, which stands in the A-pose with its soles at height 0."""
+"""``stage=export``: the files of a finished avatar, in the A-pose (or ``pose=…``) with its soles at height 0."""
 
 import logging
 from dataclasses import replace
@@ -16,6 +16,7 @@ from avatar_gs.core.images import to_uint8
 from avatar_gs.core.runs import RunFolder
 from avatar_gs.export.config import ExportConfig
 from avatar_gs.export.writer import export_avatar
+from avatar_gs.motion.load import load_pose
 from avatar_gs.render.cameras import fixed_views
 from avatar_gs.render.rasterize import rasterize, require_renderer
 from avatar_gs.settings import Settings
@@ -57,11 +58,14 @@ def write_files(settings: Settings, model: GaussianModel, body: Body, folder: Ru
     Raises:
         UserError: if no splat is visible, or a file cannot be written.
     """
-    gaussians, posed = standing(model, body)
+    pose = load_pose(settings.pose, body).to(model.device) if settings.pose else None
+    gaussians, posed = standing(model, body, pose)
     frames = turntable(gaussians, posed, settings.export) if settings.export.video else None
     title = settings.prompt or folder.path.name
     files = export_avatar(folder.path, gaussians, title, settings.export, frames)
-    folder.record("export", settings=settings.plain()["export"], files=[path.name for path in files])
+    folder.record(
+        "export", settings=settings.plain()["export"], pose=settings.pose, files=[path.name for path in files]
+    )
     LOGGER.info("wrote %s", ", ".join(str(path) for path in files))
 
 

@@ -16,6 +16,7 @@ from avatar_gs.core.device import choose_device
 from avatar_gs.core.images import contact_sheet, to_uint8, write_png
 from avatar_gs.core.runs import RunFolder
 from avatar_gs.core.seeding import generator
+from avatar_gs.motion.load import load_pose
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.render.rasterize import require_renderer
 from avatar_gs.settings import Settings
@@ -51,7 +52,8 @@ def run(settings: Settings) -> None:
     cut = prior.truncated(settings.negative_prompt)
     if cut:
         LOGGER.warning("the negative prompt is too long for prior=%s: it does not read “%s”", prior.name, cut.strip())
-    scene = Scenes(body, settings.training, prior.image_size).preview()
+    pose = load_pose(settings.pose, body).to(device) if settings.pose else None
+    scene = Scenes(body, settings.training, prior.image_size).preview(pose)
     positive, negative = ([getattr(prompts[b], side) for b in scene.buckets] for side in ("positive", "negative"))
     for bucket, prompt, against in zip(scene.buckets, positive, negative, strict=True):
         LOGGER.info("%s: “%s”, not “%s”", bucket, prompt, against)

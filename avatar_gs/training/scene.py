@@ -11,7 +11,7 @@ from torch import Tensor
 
 from avatar_gs.body.keypoints import openpose_keypoints
 from avatar_gs.body.model import Body
-from avatar_gs.body.pose import a_pose, random_pose
+from avatar_gs.body.pose import Pose, a_pose, random_pose
 from avatar_gs.core.seeding import generator
 from avatar_gs.prior.prompts import view_buckets
 from avatar_gs.render.cameras import fixed_views, sample_views, subject
@@ -102,10 +102,11 @@ class Scenes:
         return replace(scene, lighting=lighting, environment=environment, noise=noise)
 
     @torch.no_grad()
-    def preview(self) -> Scene:
-        """The A-pose from the front, the left, the back and close to the face, on grey."""
-        views = fixed_views(self.standing, PREVIEW_FRAMINGS, PREVIEW_AZIMUTHS, self.size)
-        return self._scene(self.standing, views, torch.full((len(views), 3), 0.5, device=self.device))
+    def preview(self, pose: Pose | None = None) -> Scene:
+        """A pose (default: the A-pose) from the front, the left, the back and close to the face, on grey."""
+        posed = self.standing if pose is None else self.body.pose(pose)
+        views = fixed_views(posed, PREVIEW_FRAMINGS, PREVIEW_AZIMUTHS, self.size)
+        return self._scene(posed, views, torch.full((len(views), 3), 0.5, device=self.device))
 
     def _lighting(self, step: int, scene: Scene) -> Lighting | None:
         shading = self.config.optimize.shading

@@ -1,6 +1,5 @@
 """The turntable video, decoded again."""
 
-import subprocess
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -58,11 +57,13 @@ def test_a_failed_write_leaves_the_earlier_video(tmp_path: Path, monkeypatch: py
     encode_video(path, frames())
     before = path.read_bytes()
 
-    def fail(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
-        Path(command[-1]).write_bytes(b"half")
-        return subprocess.CompletedProcess(command, 1, b"", b"av_interleaved_write_frame(): No space left on device\n")
-
-    monkeypatch.setattr(subprocess, "run", fail)
+    program = tmp_path.parent / "ffmpeg"
+    program.write_text(
+        '#!/bin/sh\nfor last; do :; done\nprintf half > "$last"\ncat > /dev/null\n'
+        "echo 'av_interleaved_write_frame(): No space left on device' >&2\nexit 1\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", lambda: str(program))
     with pytest.raises(OSError, match="No space left on device"):
         encode_video(path, frames())
     assert path.read_bytes() == before
