@@ -30,7 +30,7 @@ def test_the_wheel_has_presets_body_prior_and_viewer(wheel):
         "viewer/web/viewer.js",
     ):
         assert (package / name).is_file(), name
-    sources = {path.relative_to(ROOT / "avatar_gs") for path in (ROOT / "avatar_gs" / "assets" / "mini").rglob("*.*")}
+    sources = {path.relative_to(ROOT / "avatar_gs") for path in (ROOT / "avatar_gs" / "assets").rglob("*.*")}
     assert {path for path in sources if "__pycache__" not in path.parts} <= {
         path.relative_to(package) for path in package.rglob("*")
     }
