@@ -272,15 +272,14 @@ def _loss(
     """Weighted noise-prediction error; timesteps are stratified over the batch."""
     size, device = config.batch, networks.unet.device
     picks = torch.randint(len(data), (size,), generator=generator)
-    batch = data.batch(picks)
-    tokens = batch.tokens[torch.arange(size), torch.randint(batch.tokens.shape[1], (size,), generator=generator)]
+    batch = data.batch(picks).to(device)
+    chosen = torch.randint(batch.tokens.shape[1], (size,), generator=generator)
     dropped = torch.rand(size, generator=generator) < config.caption_dropout
-    tokens = torch.where(dropped[:, None], empty, tokens)
     kept = (torch.rand(size, generator=generator) >= config.control_dropout).float()[:, None, None, None]
     t = ((torch.arange(size) + torch.rand(size, generator=generator)) / size * 1000).long().clamp(0, 999)
     noise = torch.randn(batch.latents.shape, generator=generator)
-    batch = batch.to(device)
-    tokens, kept, t, noise = (value.to(device) for value in (tokens, kept, t, noise))
+    chosen, dropped, kept, t, noise = (value.to(device) for value in (chosen, dropped, kept, t, noise))
+    tokens = torch.where(dropped[:, None], empty.to(device), batch.tokens[torch.arange(size, device=device), chosen])
     noisy = scheduler.add_noise(batch.latents, noise, t)  # pyright: ignore[reportArgumentType]  # says IntTensor, takes long
     noisy = noisy.contiguous(memory_format=torch.channels_last)
     control = batch.controls.permute(0, 3, 1, 2).float() / 255

@@ -2,6 +2,7 @@
 
 import io
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -21,15 +22,16 @@ from avatar_gs.lab.people.config import (
 )
 from avatar_gs.lab.people.dataset import ARRAYS, Images, read_shards
 from avatar_gs.lab.people.language import people_language
-from avatar_gs.lab.people.latents import EncodedPeople, encode_images, joined, resident
+from avatar_gs.lab.people.latents import EncodedPeople, PeopleSet, encode_images, joined, resident
 from avatar_gs.lab.people.train import train_people
 from avatar_gs.lab.people.warm_start import ARCHITECTURE, start_from_mini
-from avatar_gs.lab.train_prior.autoencoder import DETAIL_STD
-from avatar_gs.lab.train_prior.diffusion import MINI, build_networks, load_networks
+from avatar_gs.lab.train_prior.autoencoder import DETAIL_STD, build_autoencoder
+from avatar_gs.lab.train_prior.diffusion import MINI, build_networks, load_networks, train_diffusion
 from avatar_gs.lab.train_prior.language import mini_language
 from avatar_gs.lab.train_prior.tokenizer import write_tokenizer
 from avatar_gs.prior.config import PriorConfig
 from avatar_gs.prior.stable_diffusion import load_prior
+from tests.accelerator import Accelerator
 
 SIZE = 64
 CONFIG = PeopleAutoencoderConfig(steps=4, crop=64, crops=2, whole=1, checkpoint_every=2)
@@ -228,3 +230,42 @@ def test_the_whole_training_resumes_exactly_and_its_prior_loads(large_images, tm
         run("d", start="nowhere")
     with pytest.raises(UserError, match=r"people\.assets: images are missing"):
         train_people(config("e"), lambda *_: None, torch.device("cpu"), tmp_path / "none")
+
+
+def test_the_denoiser_trains_on_a_device_that_refuses_what_cuda_refuses(large_images, tokenizer, tmp_path):
+    """Set, noise, captions and checkpoint; weights end as on the CPU up to rounding."""
+    random = torch.Generator().manual_seed(0)
+    latents = torch.randn(6, 8, 32, 32, generator=random).half()
+    tokens = torch.randint(0, 400, (6, 2, 64), generator=random).short()
+    config = PeopleDenoiserConfig(steps=2, batch=2, checkpoint_every=1)
+    ended = {}
+    for name in ("cpu", "cuda"):
+        with Accelerator() if name == "cuda" else nullcontext():
+            device = torch.device(name, 0) if name == "cuda" else torch.device("cpu")
+            people = EncodedPeople(large_images, latents, tokens)
+            data = resident(people, device) if name == "cuda" else people
+            networks = build_networks(tokenizer, ARCHITECTURE)
+            for module in networks.modules().values():
+                module.to(device)
+            written = []
+            train_diffusion(
+                config, networks, lambda step, data=data: data, tokenizer, tmp_path / f"{name}.safetensors",
+                lambda *_: None, on_checkpoint=lambda averaged, done, written=written: written.append(done),
+            )  # fmt: skip
+            assert written == [1, 2]
+            ended[name] = {key: value.detach().cpu() for key, value in networks.parameters().items()}
+    for key, value in ended["cpu"].items():
+        torch.testing.assert_close(ended["cuda"][key], value, atol=2e-3, rtol=1e-2, msg=key)
+
+
+def test_on_a_gpu_images_and_latents_move_together(large_images, tokenizer, tmp_path):
+    """The autoencoder encodes on the device, and the set stays there."""
+    write_shard(tmp_path / "data" / "shard_00000.npz", large_images)
+    with Accelerator():
+        vae = build_autoencoder(size=256).eval().requires_grad_(False).to("cuda")
+        vae.register_to_config(scaling_factor=1.0)
+        people = PeopleSet(tmp_path / "data", vae, tokenizer, tmp_path / "latents", lambda *_: None)
+        batch = people.at(0).batch(torch.tensor([5, 1]))
+        assert batch.latents.device.type == batch.controls.device.type == "cuda"
+        expected = [large_images.control(index) for index in (5, 1)]
+        assert (batch.controls.cpu().numpy() == np.stack(expected)).all()
