@@ -17,22 +17,33 @@ from avatar_gs.lab.train_prior.training import OnStep, Training, cosine_rate
 
 
 def train_autoencoder(
-    config: PeopleAutoencoderConfig, images: Images, size: int, checkpoint: Path, on_step: OnStep
+    config: PeopleAutoencoderConfig,
+    images: Images,
+    size: int,
+    checkpoint: Path,
+    on_step: OnStep,
+    trained: AutoencoderKL | None = None,
 ) -> AutoencoderKL:
     """Train from the linear start, or resume; returns the autoencoder with averaged (EMA) weights, frozen.
 
     Args:
         size: pixels of a side of ``images``.
+        trained: an autoencoder whose decoder is trained for ``decoder_steps``; its latents stay the same.
     """
-    rate = cosine_rate(config.lr, config.steps, hold=0.5, floor=0.03)
+    steps = config.decoder_steps if trained else config.steps
+    vae = trained or build_autoencoder(size=size)
+    for name, value in vae.named_parameters():
+        value.requires_grad_(trained is None or name.startswith(("decoder", "post_quant_conv")))
+    lr = config.decoder_lr if trained else config.lr
+    rate = cosine_rate(lr, steps, hold=0.5, floor=0.03)
     training = Training(
-        config.steps, rate, checkpoint, config.checkpoint_every, on_step, lambda step: max(0.005, 1 / (step + 2))
+        steps, rate, checkpoint, config.checkpoint_every, on_step, lambda step: max(0.005, 1 / (step + 2))
     )
     return autoencoder.train_autoencoder(
-        build_autoencoder(size=size),
+        vae,
         training,
         lambda rng: _batch(config, images, size, rng),
-        lr=config.lr,
+        lr=lr,
         seed=2,
         gradient_weight=0.7,
         bfloat16=config.bfloat16,

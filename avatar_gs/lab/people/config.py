@@ -61,6 +61,10 @@ class PeopleAutoencoderConfig(Section):
     """Fraction of steps with whole images in place of crops."""
     bfloat16: bool = False
     """Mixed precision: a third faster on processors with AVX-512 BF16, slower on others."""
+    decoder_steps: int = bounded(0, low=0, high=MOST)
+    """Steps in which the decoder alone is trained on, after ``denoiser.start``: latents and denoiser stay valid."""
+    decoder_lr: float = bounded(5e-4, low=0, high=1, above=True)
+    """Learning rate of these steps."""
     checkpoint_every: int = bounded(250, low=1, high=MOST)
     """Steps between checkpoints."""
 

@@ -112,20 +112,29 @@ def _autoencoder(
     config: TrainPeopleConfig, data: Path, folder: Path, start: Path | None, report: Report, device: torch.device
 ) -> AutoencoderKL:
     """The trained autoencoder of this training, or of the prior that it starts from, frozen."""
-    if start and not folder.exists():
+    if not folder.exists() and start and not config.autoencoder.decoder_steps:
         shutil.copytree(start / "vae", folder)
     if not folder.exists():
-        shards = sorted(data.glob("shard_*.npz"))
-        images, size = read_shards(shards), config.dataset.size
-        checkpoint, on_step = folder.parent / "autoencoder.safetensors", partial(report, "training the autoencoder")
-        vae = train_autoencoder(config.autoencoder, images, size, checkpoint, on_step)
-        vae.register_to_config(scaling_factor=1.0)  # before the measurement, which scales by it
-        chosen = range(0, len(images), max(1, len(images) // BALANCED_ON))
-        latents = encode_images(vae, [images.image(index) for index in chosen])
-        balance_latents(vae, latents.mean((0, 2, 3)), latents.std((0, 2, 3)))
-        vae.save_pretrained(str(folder))
+        _trained_autoencoder(config, data, folder.parent, start, report).save_pretrained(str(folder))
     vae = AutoencoderKL.from_pretrained(str(folder)).float().eval().requires_grad_(False)
     return vae.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+def _trained_autoencoder(
+    config: TrainPeopleConfig, data: Path, folder: Path, start: Path | None, report: Report
+) -> AutoencoderKL:
+    """An autoencoder with balanced latents from scratch, or that of ``start`` with a further trained decoder."""
+    images, size = read_shards(sorted(data.glob("shard_*.npz"))), config.dataset.size
+    checkpoint, on_step = folder / "autoencoder.safetensors", partial(report, "training the autoencoder")
+    if start:
+        trained = AutoencoderKL.from_pretrained(str(start / "vae")).float()
+        return train_autoencoder(config.autoencoder, images, size, checkpoint, on_step, trained)
+    vae = train_autoencoder(config.autoencoder, images, size, checkpoint, on_step)
+    vae.register_to_config(scaling_factor=1.0)  # before the measurement, which scales by it
+    chosen = range(0, len(images), max(1, len(images) // BALANCED_ON))
+    latents = encode_images(vae, [images.image(index) for index in chosen])
+    balance_latents(vae, latents.mean((0, 2, 3)), latents.std((0, 2, 3)))
+    return vae
 
 
 def _networks(

@@ -185,18 +185,20 @@ def train_autoencoder(
     """Train an autoencoder, or resume; returns it with the averaged (EMA) weights, frozen.
 
     Args:
+        vae: its frozen parameters stay as they are.
         batch_of: images in [-1, 1] and weights of their pixels from a random generator.
         seed: of the batches.
         gradient_weight: weight of the L1 error of image gradients at three scales.
         bfloat16: mixed precision.
     """
-    adam = torch.optim.AdamW(vae.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=1e-4)
+    parameters = {name: value for name, value in vae.named_parameters() if value.requires_grad}
+    adam = torch.optim.AdamW(parameters.values(), lr=lr, betas=(0.9, 0.98), weight_decay=1e-4)
 
     def loss_of(step: int) -> Float[Tensor, ""]:
         batch = batch_of(np.random.default_rng([seed, step]))
         return _loss(vae, *batch, torch.Generator().manual_seed(step), gradient_weight, bfloat16)
 
-    vae.load_state_dict(training.run(dict(vae.named_parameters()), adam, loss_of))
+    vae.load_state_dict(training.run(parameters, adam, loss_of), strict=False)
     return vae.eval().requires_grad_(False)
 
 

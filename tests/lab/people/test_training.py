@@ -193,21 +193,21 @@ def test_a_set_in_device_memory_gives_the_same_batches(large_images):
 def test_the_whole_training_resumes_exactly_and_its_prior_loads(large_images, tmp_path):
     """Autoencoder and denoiser; an interrupted run ends with the bytes of another, and continues from its own prior."""
 
-    def config(folder, **denoiser):
+    def config(folder, decoder_steps=0, **denoiser):
         return TrainPeopleConfig(
             folder=str(tmp_path / folder),
             dataset=PeopleDatasetConfig(people=2, people_per_shard=2),
-            autoencoder=PeopleAutoencoderConfig(steps=1, crops=1, whole=1),
+            autoencoder=PeopleAutoencoderConfig(steps=1, crops=1, whole=1, decoder_steps=decoder_steps),
             denoiser=PeopleDenoiserConfig(steps=3, batch=2, checkpoint_every=1, **denoiser),
         )
 
-    def run(folder, stop=None, **denoiser):
+    def run(folder, stop=None, **options):
         def report(part, done, total, loss):
             if part == "training the denoiser" and done == stop:
                 raise KeyboardInterrupt
 
         write_shard(tmp_path / folder / "data" / "shard_00000.npz", large_images)
-        return train_people(config(folder, **denoiser), report, torch.device("cpu"), tmp_path / "none")
+        return train_people(config(folder, **options), report, torch.device("cpu"), tmp_path / "none")
 
     whole = run("a")
     with pytest.raises(KeyboardInterrupt):
@@ -226,6 +226,15 @@ def test_the_whole_training_resumes_exactly_and_its_prior_loads(large_images, tm
     assert (prior.image_size, prior.latent_size) == (256, 32)
     assert prior.unknown_words("a man in jeans with a trombone") == ["trombone"]
     assert json.loads((run("c", start=str(whole)) / "training.json").read_text())["batches"] == 6
+
+    def latents_of(folder):
+        vae = AutoencoderKL.from_pretrained(str(tmp_path / folder / "vae"))
+        return vae.decoder.conv_out.weight, encode_images(vae, [large_images.image(0)])
+
+    before = latents_of("c")
+    run("f", start=str(whole), decoder_steps=2)
+    after = latents_of("f")
+    assert torch.equal(before[1], after[1]) and not torch.equal(before[0], after[0])
     with pytest.raises(UserError, match=r"people\.denoiser\.start=nowhere: no prior"):
         run("d", start="nowhere")
     with pytest.raises(UserError, match=r"people\.assets: images are missing"):
