@@ -51,7 +51,7 @@ def stream_video(
     path: str | Path,
     frames: Iterable[UInt8[np.ndarray, "H W C"]],
     size: tuple[int, int],
-    fps: float,
+    fps: int | float,
     *,
     transparent: bool = False,
 ) -> None:
