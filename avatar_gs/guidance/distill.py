@@ -174,11 +174,11 @@ class Guidance:
 
     def _interval(self) -> CfgInterval | None:
         """Timesteps at which guidance is on; None: all."""
-        low, high = self.config.cfg_interval
-        if self.method.cfg is None or (low <= 0 and high >= 1):
+        (low, high), cfg = self.config.cfg_interval, getattr(self.method, "cfg", None)
+        if not isinstance(cfg, Cfg) or (low <= 0 and high >= 1):
             return None
         last = self.prior.num_timesteps - 1
-        away = dict.fromkeys(self.method.cfg.names[1:], "text")
+        away = dict.fromkeys(cfg.names[1:], "text")
         return CfgInterval(low * last, high * last, {**away, "source_away": "source"})
 
     def _times(self, progress: float, warming_up: bool, generators: Sequence[torch.Generator]) -> Int[Tensor, " B"]:

@@ -1,5 +1,7 @@
 """What holds for every method: gradients, batches, counts, state."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -54,7 +56,7 @@ def test_a_batch_of_four_equals_four_batches_of_one(prior, method, kind):
     def run(guidance, some, generator):
         n = len(z[some])
         batch = conds.batch(["all"] * n)
-        of_these = {name: value[some] for name, value in given.items()}
+        of_these: dict[str, Any] = {name: value[some] for name, value in given.items()}
         inputs = StepInputs(conditions=batch, buckets=["all"] * n, step=60, total=100, generator=generator, **of_these)
         return guidance.step(z[some], inputs)
 
@@ -245,7 +247,7 @@ def test_with_real_networks(tmp_path, kind):
         images = torch.rand(2, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, 3, requires_grad=True)
         control = torch.rand(2, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, 3)
         latents = prior.encode_images(images)
-        given = {"source": torch.rand_like(latents), "cameras": torch.rand(2, 16), "images": images}
+        given: dict[str, Any] = {"source": torch.rand_like(latents), "cameras": torch.rand(2, 16), "images": images}
         generator = torch.Generator().manual_seed(0)
         inputs = StepInputs(
             conditions=conds.batch(buckets),

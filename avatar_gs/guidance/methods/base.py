@@ -228,8 +228,6 @@ class Method(ABC):
     warmup: float = 0.0
     """Fraction of the run, at its start, in which only ``learnable`` is updated."""
     learnable: Learnable | None = None
-    cfg: Cfg | None = None
-    """The method's classifier-free guidance; None if it has none."""
 
     def noise(self, z: Float[Tensor, "B c h w"], t: Int[Tensor, " B"], predict: Predictor, context: Context) -> Noised:
         """The noised latents: with the step's noise, unless a method overrides this."""

@@ -3,6 +3,7 @@
 import io
 import json
 from contextlib import nullcontext
+from typing import cast
 
 import numpy as np
 import pytest
@@ -173,7 +174,7 @@ def test_the_warm_start_repeats_the_mini_prior(tokenizer, tmp_path):
 def test_new_words_start_near_similar_ones(tokenizer):
     networks = build_networks(tokenizer, ARCHITECTURE)
     start_from_mini(networks, tokenizer, MINI_PRIOR)
-    rows = networks.text_encoder.get_input_embeddings().weight.detach()
+    rows = cast(torch.nn.Embedding, networks.text_encoder.get_input_embeddings()).weight.detach()
     ids = tokenizer.get_vocab()
     distance = (rows[ids["jeans</w>"]] - rows[ids["trousers</w>"]]).norm()
     assert 0 < distance < 0.5 * (rows[ids["jeans</w>"]] - rows[ids["shirt</w>"]]).norm()
@@ -255,7 +256,7 @@ def test_the_denoiser_trains_on_a_device_that_refuses_what_cuda_refuses(large_im
             data = resident(people, device) if name == "cuda" else people
             networks = build_networks(tokenizer, ARCHITECTURE)
             for module in networks.modules().values():
-                module.to(device)
+                module.to(device)  # pyright: ignore[reportArgumentType]  # its wrapper hides self
             written = []
             train_diffusion(
                 config, networks, lambda step, data=data: data, tokenizer, tmp_path / f"{name}.safetensors",
@@ -271,7 +272,8 @@ def test_on_a_gpu_images_and_latents_move_together(large_images, tokenizer, tmp_
     """The autoencoder encodes on the device, and the set stays there."""
     write_shard(tmp_path / "data" / "shard_00000.npz", large_images)
     with Accelerator():
-        vae = build_autoencoder(size=256).eval().requires_grad_(False).to("cuda")
+        vae = build_autoencoder(size=256).eval().requires_grad_(False)
+        vae.to("cuda")  # pyright: ignore[reportArgumentType]  # its wrapper hides self
         vae.register_to_config(scaling_factor=1.0)
         people = PeopleSet(tmp_path / "data", vae, tokenizer, tmp_path / "latents", lambda *_: None)
         batch = people.at(0).batch(torch.tensor([5, 1]))
