@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import torch
 
 _STATE_KEY = "state"
+PARTIAL = ".partial"
+"""Part of the hidden names of files that are being written."""
 
 
 @contextmanager
@@ -27,12 +29,16 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{PARTIAL}{path.suffix}")
     try:
         yield temporary
         with temporary.open("rb+") as file:  # a rename may reach the disk before the bytes it names
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(temporary)):  # a full disk does not say which file it has no room for
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -9,14 +9,15 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from avatar_gs.core.errors import UserError, first_line
-from avatar_gs.core.io import write_json, write_text
+from avatar_gs.core.io import PARTIAL, write_json, write_text
+from avatar_gs.core.run_lock import locked
 
 METRICS_SCHEMA = 1
 CONFIG_FILE, METRICS_FILE, CHECKPOINTS = "config.yaml", "metrics.json", "checkpoints"
@@ -82,8 +83,8 @@ class RunFolder:
     def open(
         cls, path: str | os.PathLike[str], config: Mapping[str, Any], *, overwrite: bool = False
     ) -> Iterator["RunFolder"]:
-        """Create or continue the run in folder ``path``, and copy the program's log to its ``log.txt`` until the
-        block ends.
+        """Create or continue the run in folder ``path``, hold its lock, and copy the program's log to its ``log.txt``
+        until the block ends.
 
         Args:
             path: the run's folder.
@@ -91,34 +92,45 @@ class RunFolder:
             overwrite: remove the files of an earlier run first.
 
         Raises:
-            UserError: if the folder cannot be written.
+            UserError: if the folder cannot be written, or another process works in it.
         """
         run = cls(path)
-        try:
-            run.path.mkdir(parents=True, exist_ok=True)
-            if overwrite:
-                run._remove_files()
-            if not has_begun(run.path) or has_only_an_identity(run.path):
-                write_text(run / CONFIG_FILE, yaml.safe_dump(dict(config), allow_unicode=True, sort_keys=False))
-            handler = logging.FileHandler(run / "log.txt", encoding="utf-8")
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
+        with ExitStack() as stack:
+            with _writing_into(run.path):
+                run.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(run.path))
+                if overwrite:
+                    run._remove_files()
+                run._remove_partial_files()
+                if not has_begun(run.path) or has_only_an_identity(run.path):
+                    run._write_config(config)
+                handler = _LogFile(run / "log.txt", encoding="utf-8", errors="backslashreplace")
+            stack.callback(handler.close)
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+            logger = logging.getLogger("avatar_gs")
+            logger.addHandler(handler)
+            stack.callback(logger.removeHandler, handler)
+            try:
+                yield run
+            except BaseException as error:  # the command prints it on the terminal
+                logger.error("%s: %s", type(error).__name__, error, extra={"only_file": True})
                 raise
-            raise UserError(
-                f"{run.path}: cannot write the run there ({error.strerror}); "
-                "run avatar-gs from a folder that you may write to"
-            ) from error
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        logger = logging.getLogger("avatar_gs")
-        logger.addHandler(handler)
-        try:
-            yield run
-        except BaseException as error:  # the command prints it on the terminal
-            logger.error("%s: %s", type(error).__name__, error, extra={"only_file": True})
-            raise
-        finally:
-            logger.removeHandler(handler)
-            handler.close()
+
+    def raise_steps(self, steps: int) -> None:
+        """Save ``optimize.steps`` in the run's settings, if it is larger than there."""
+        config = read_config(self.path)
+        section = config.get("optimize", {})
+        if section.get("steps", 0) < steps:
+            self._write_config(config | {"optimize": section | {"steps": steps}})
+
+    def _write_config(self, config: Mapping[str, Any]) -> None:
+        write_text(self / CONFIG_FILE, yaml.safe_dump(dict(config), allow_unicode=True, sort_keys=False))
+
+    def _remove_partial_files(self) -> None:
+        """Remove what a killed process was writing."""
+        for folder in (self.path, *(self / name for name in FOLDERS)):
+            for partial in folder.glob(f".*{PARTIAL}*"):
+                partial.unlink(missing_ok=True)
 
     def _remove_files(self) -> None:
         for name in FILES:
@@ -155,3 +167,34 @@ class RunFolder:
     def finished(self, stage: str) -> bool:
         """Whether the stage is recorded as finished."""
         return bool(self.metrics().get(stage, {}).get("finished"))
+
+    def has_optimized(self, steps: int) -> bool:
+        """Whether the optimisation is recorded as finished, with at least ``steps`` steps."""
+        record = self.metrics().get("optimize", {})
+        return bool(record.get("finished")) and record.get("steps", steps) >= steps
+
+
+class _LogFile(logging.FileHandler):
+    """A log whose disk may be full: the work goes on, and what it writes says so."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Print no traceback for a line that could not be written."""
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
+@contextmanager
+def _writing_into(folder: Path) -> Iterator[None]:
+    """Raise UserError for a folder that cannot be written in the block; a full disk has its own message."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(
+            f"{folder}: cannot write the run there ({reason}); run avatar-gs from a folder that you may write to, or "
+            "give outputs=<folder>"
+        ) from error

@@ -96,6 +96,23 @@ def test_a_run_keeps_config_log_and_metrics(tmp_path):
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["schema"] == 1
 
 
+def test_what_a_killed_process_was_writing_is_removed(tmp_path):
+    for folder in ("run", "run/checkpoints", "run/previews"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / ".last.123.partial.safetensors").touch()
+        (tmp_path / folder / "kept").touch()
+    with RunFolder.open(tmp_path / "run", {}):
+        assert not list(tmp_path.rglob("*.partial*"))
+        assert len(list(tmp_path.rglob("kept"))) == 3
+
+
+def test_the_log_takes_any_text(tmp_path):
+    logging.getLogger("avatar_gs").setLevel(logging.INFO)
+    with RunFolder.open(tmp_path / "run", {}):
+        logging.getLogger("avatar_gs").info("bad\udcff")
+    assert "bad\\udcff" in (tmp_path / "run" / "log.txt").read_text(encoding="utf-8")
+
+
 def test_the_log_records_why_a_run_failed(tmp_path):
     with pytest.raises(UserError), RunFolder.open(tmp_path / "run", {}):
         raise UserError("no more")
