@@ -6,6 +6,10 @@ arrays below, only these are copied to a cached file, which is loaded instead.
 """
 
 import hashlib
+import io
+import lzma
+import math
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -41,8 +45,15 @@ LAYOUT: dict[str, tuple[int | str, ...]] = {
 }
 """The arrays that smplx needs, with their shapes: V vertices, F faces, S shape and expression directions, H hand
 components."""
+MAX_BYTES = 2**30
+"""Largest size of all arrays together; SMPL-X's with 400 shape and expression directions are a quarter of it."""
+MAX_HEADER = 2**16
 Header = tuple[tuple[int, ...], np.dtype]
-_DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+_DAMAGED = (
+    *(OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),
+    *(SyntaxError, TypeError, struct.error, lzma.LZMAError, MemoryError, IndexError, KeyError),
+)
+"""What zipfile, its decompressors and NumPy's readers raise for broken bytes."""
 
 
 def find_body(path: str | None) -> Path:
@@ -83,7 +94,8 @@ def _read_headers(path: Path) -> dict[str, Header]:
     try:
         with zipfile.ZipFile(path) as archive:
             for member in archive.namelist():
-                with archive.open(member) as stream:
+                with archive.open(member) as content:
+                    stream = io.BytesIO(content.read(MAX_HEADER))  # a header may claim to have gigabytes
                     old = np.lib.format.read_magic(stream) == (1, 0)
                     read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
                     shape, _, dtype = read(stream)
@@ -112,6 +124,11 @@ def _check_layout(path: Path, headers: dict[str, Header]) -> None:
                 f"{path}: array '{name}' is {dtype} {'×'.join(map(str, shape))}, expected numbers {wanted}; "
                 "this is no SMPL-X body (SMPL, SMPL-H and MANO files do not fit)"
             )
+    size = sum(math.prod(headers[name][0]) * headers[name][1].itemsize for name in LAYOUT)
+    if size > MAX_BYTES or min(sizes.values()) < 1:
+        raise UserError(
+            f"{path}: its arrays have {size / 2**30:.3g} GiB, expected those of a SMPL-X body (at most 1 GiB)"
+        )
 
 
 def _clean_copy(path: Path) -> Path:

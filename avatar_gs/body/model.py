@@ -21,6 +21,8 @@ from avatar_gs.geometry import axis_angle_to_matrix
 from avatar_gs.types import Correctives, PosedBody
 
 SMPLX_VERTICES = 10475
+SIZES = ((0.2, 4.0), (0.3, 4.0), (0.03, 2.0))
+"""Smallest and largest width, height and depth of a body at rest, in metres: from small children to giants."""
 EXTRA_POINTS = (
     "nose", "right_eye", "left_eye", "right_ear", "left_ear",
     "left_big_toe", "left_small_toe", "left_heel", "right_big_toe", "right_small_toe", "right_heel",
@@ -137,17 +139,50 @@ def _create(path: Path) -> Any:
 def _check(path: Path, model: Any) -> None:
     """Raise UserError unless the body's values are consistent."""
     weights, vertices = model.lbs_weights, len(model.v_template)
+    numbers = {
+        "v_template": model.v_template,
+        "shapedirs": model.shapedirs,
+        "posedirs": model.posedirs,
+        "J_regressor": model.J_regressor,
+        "weights": weights,
+        "lmk_bary_coords": model.lmk_bary_coords,
+        "dynamic_lmk_bary_coords": model.dynamic_lmk_bary_coords,
+    }
+    for name, values in numbers.items():
+        count = int((~values.isfinite()).sum())
+        if count:
+            raise UserError(f"{path}: found {name}: {count} numbers that are not finite; expected a SMPL-X body")
+    size = (model.v_template.amax(0) - model.v_template.amin(0)).tolist()
+    if not all(low <= length <= high for length, (low, high) in zip(size, SIZES, strict=True)):
+        found = " × ".join(f"{length:.3g}" for length in size)
+        raise UserError(
+            f"{path}: found a body of {found} (width, height, depth in the T-pose); expected metres, +y up, such as "
+            "1.8 × 1.7 × 0.3: divide by 100 what is in centimetres, turn what stands along another axis"
+        )
+    joints = model.J_regressor @ model.v_template
+    outside = (joints - joints.clamp(model.v_template.amin(0) - 0.1, model.v_template.amax(0) + 0.1)).abs().amax()
     triangles = torch.cat([model.lmk_faces_idx, model.dynamic_lmk_faces_idx[0]])
     checks = {
         "f: triangles of vertices that are not there": _below(model.faces_tensor, vertices),
         "kintree_table: another tree of joints than SMPL-X's": tuple(model.parents.tolist()) == PARENTS,
         "weights: rows that do not sum to 1": (weights.sum(1) - 1).abs().max() < 1e-3 and weights.min() >= -1e-6,
-        "v_template: positions that are not finite": bool(model.v_template.isfinite().all()),
+        "J_regressor: joints outside of the body": bool(outside == 0),
+        "f: triangles without area": bool(_area(model.v_template, model.faces_tensor) > 0.1),
         "lmk_faces_idx: triangles that are not there": _below(triangles, len(model.faces_tensor)),
     }
     for mistake, fine in checks.items():
         if not fine:
             raise UserError(f"{path}: found {mistake}; expected a SMPL-X body")
+
+
+def _area(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"]) -> float:
+    """The surface's area in square metres; 0 if a triangle names vertices that are not there."""
+    if not _below(faces, len(vertices)):
+        return 0.0
+    corners = vertices[faces]
+    return float(
+        torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=-1).sum() / 2
+    )
 
 
 def _below(indices: Tensor, count: int) -> bool:

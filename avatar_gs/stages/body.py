@@ -1,6 +1,7 @@
 """``stage=body``: checks the configured body, and rebuilds the free body from Anny to compare it."""
 
 import logging
+from importlib.util import find_spec
 from pathlib import Path
 
 from torch import Tensor
@@ -23,9 +24,13 @@ def run(settings: Settings) -> None:
     """Check the configured body, rebuild the free body as ``body.output`` and compare it with the shipped one.
 
     Raises:
-        UserError: if the body is missing or damaged, if ``anny`` is not installed, or if the rebuilt body differs.
+        UserError: if the body is damaged, if it is missing and ``anny`` is not installed, or if the rebuilt body
+            differs.
     """
-    _check(settings)
+    is_whole = _check(settings)
+    if is_whole and find_spec("anny") is None:
+        _log.info("it was not rebuilt for a comparison, which needs anny: pip install 'avatar_gs[body]'")
+        return
     output = Path(settings.body.output)
     _log.info("rebuilding the free body (Anny takes minutes at its very first start)")
     write_free_body(output, build_free_body())
@@ -64,13 +69,15 @@ def _parts(body: Body) -> dict[str, Tensor]:
     }
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: Settings) -> bool:
+    """Check the configured body; False if there is none."""
     if settings.body.path is None and not FREE_BODY.is_file():
         _log.info(f"the free body is missing at {FREE_BODY}")
-        return
+        return False
     body = load_body(settings.body)
     low, high = body.rest().vertices.aminmax(dim=0)
     _log.info(
         f"{body.path} is valid: {len(body.template)} vertices, {len(body.faces)} triangles, {len(body.parents)} joints"
         f", {body.shape_directions.shape[-1]} betas, {float((high - low)[1]):.2f} m tall"
     )
+    return True

@@ -1,7 +1,9 @@
 """Body files: the free one, SMPL-X's with its pickled members, and all that is wrong with other files."""
 
+import io
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +192,29 @@ def changed(tmp_path: Path, **arrays: np.ndarray | None) -> BodyConfig:
     return BodyConfig(path=str(path))
 
 
+def with_value(array: np.ndarray, value: float) -> np.ndarray:
+    """A copy whose first number is another."""
+    changed = array.copy()
+    changed.flat[0] = value
+    return changed
+
+
+def test_arrays_of_gigabytes_are_refused_by_their_headers(tmp_path: Path) -> None:
+    """Zeros compress a thousandfold: a small file may claim more than the memory holds."""
+    path = tmp_path / "SMPLX_NEUTRAL.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, shape in files.LAYOUT.items():
+            numbers = {"V": 500_000, "F": 10, "S": 20, "H": 45}
+            sizes = tuple(numbers[size] if isinstance(size, str) else size for size in shape)
+            header = io.BytesIO()
+            fields = {"descr": "<f4", "fortran_order": False, "shape": sizes}
+            np.lib.format.write_array_header_1_0(header, fields)
+            archive.writestr(f"{name}.npy", header.getvalue())
+    with pytest.raises(UserError) as error:
+        load_body(BodyConfig(path=str(path)))
+    one_line(error, "GiB", "SMPLX_NEUTRAL.npz")
+
+
 def test_wrong_arrays_are_named(tmp_path: Path) -> None:
     free = read_arrays(FREE_BODY)
     ids = free["f"].copy()
@@ -207,7 +232,12 @@ def test_wrong_arrays_are_named(tmp_path: Path) -> None:
         "f: triangles of vertices": {"f": ids},
         "kintree_table": {"kintree_table": tree},
         "do not sum to 1": {"weights": free["weights"] * 0.5},
-        "not finite": {"v_template": holes},
+        "v_template: 1 numbers that are not finite": {"v_template": holes},
+        "J_regressor: 1 numbers that are not finite": {"J_regressor": with_value(free["J_regressor"], np.nan)},
+        "shapedirs: 1 numbers that are not finite": {"shapedirs": with_value(free["shapedirs"], np.inf)},
+        "divide by 100": {"v_template": 100 * free["v_template"], "shapedirs": 100 * free["shapedirs"]},
+        "joints outside of the body": {"J_regressor": 3 * free["J_regressor"]},
+        "triangles without area": {"f": np.zeros_like(free["f"])},
         "lmk_faces_idx": {"lmk_faces_idx": free["lmk_faces_idx"] + 40000},
     }
     for words, arrays in wrong.items():

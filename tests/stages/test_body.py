@@ -20,16 +20,19 @@ def settings(output: Path) -> Settings:
     return Settings(body=BodyConfig(path=str(FREE_BODY), output=str(output)))
 
 
-def test_without_anny_it_says_how_to_get_it(
+def test_without_anny_the_body_is_checked_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "anny", None)  # as if it were not installed
+    monkeypatch.setattr("avatar_gs.stages.body.find_spec", lambda name: None)
     caplog.set_level(logging.INFO)
     output = tmp_path / "SMPLX_NEUTRAL.npz"
+    run(settings(output))
+    assert "13718 vertices" in caplog.text and "pip install 'avatar_gs[body]'" in caplog.text
+    assert not output.exists()
+    monkeypatch.setattr("avatar_gs.stages.body._check", lambda settings: False)  # as if the free body were missing
     with pytest.raises(UserError, match=r"pip install 'avatar_gs\[body\]'"):
         run(settings(output))
-    assert "13718 vertices" in caplog.text  # the body at hand was checked all the same
-    assert not output.exists()
 
 
 def test_compare_names_what_differs(tmp_path: Path) -> None:
