@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.identity.pixels import Unusable, decode, load_remover, on_grey, square
+from avatar_gs.identity.pixels import EXPECTED, Unusable, decode, load_detector, load_remover, on_grey, square
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +44,11 @@ class PhotoSet:
 
 
 def load_photos(source: str, size: int, *, remove_background: bool = False, min_size: int = 64) -> PhotoSet:
-    """Load JPEG, PNG and WebP photos as squares of ``size`` pixels.
+    """Load photos as squares of ``size`` pixels.
 
     Wide images keep their middle and tall ones their upper part; transparent pixels become mid-grey. Unusable files
-    (duplicates by bytes or pixels, damaged or other files) are skipped with a warning. Hidden files and folders inside
+    (duplicates by bytes or pixels, damaged or other files) are skipped with a warning. Photos without a person are
+    named in a warning where rembg and its weights are installed. Hidden files and folders inside
     a folder are ignored.
 
     Args:
@@ -61,6 +62,7 @@ def load_photos(source: str, size: int, *, remove_background: bool = False, min_
     """
     paths = _files(source)
     remover = lru_cache(maxsize=1)(load_remover) if remove_background else None
+    detector = None if remove_background else load_detector()
     images: list[Tensor] = []
     names: list[str] = []
     hashes: list[str] = []
@@ -78,6 +80,8 @@ def load_photos(source: str, size: int, *, remove_background: bool = False, min_
             log.warning("photos: %s is skipped: %s", name, reason)
             skipped.append((name, str(reason)))
             continue
+        if detector is not None and not detector(image):
+            log.warning("photos: %s: no person is found in it; leave it out if it shows none", name)
         names.append(name)
         hashes.append(digest)
         images.append(torch.from_numpy(np.asarray(square(image, size)).copy()).float() / 255)
@@ -196,7 +200,7 @@ def _contents(folder: Path) -> str:
 
 
 def _none_left(source: str, skipped: list[tuple[str, str]]) -> str:
-    expected = "expected JPEG, PNG or WebP photos of one person"
+    expected = f"expected {EXPECTED} photos of one person"
     if not skipped:
         return f"photos={source}: holds no file ({_contents(_expanded(source))}); {expected}"
     listed = ", ".join(f"{name} ({reason})" for name, reason in skipped[:_NAMED])

@@ -12,17 +12,20 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, features
 
 from avatar_gs.core.errors import UserError, first_line
 
-FORMATS = ("JPEG", "PNG", "WEBP")
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "AVIF", "HEIF")
+"""HEIF needs a plugin for Pillow: the extra ``heic``."""
+EXPECTED = "JPEG, PNG, WebP, TIFF, GIF, AVIF or HEIC"
 MAX_PIXELS = 120_000_000
 """Larger images are refused before decoding: a few kilobytes can unpack to gigabytes."""
 GREY = 128
 """The plain background."""
-_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF")
-_APPLE = (b"ftyphei", b"ftyphev", b"ftypmif", b"ftypmsf")
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"II*\0", b"MM\0*")
+_HEIC = (b"ftyphei", b"ftyphev", b"ftypmif", b"ftypmsf")
+_AVIF = (b"ftypavif", b"ftypavis")
 _SRGB = ImageCms.createProfile("sRGB")
 
 
@@ -31,7 +34,7 @@ class Unusable(Exception):
 
 
 def decode(data: bytes) -> tuple[Image.Image, Image.Image | None]:
-    """Decode JPEG, PNG or WebP by content (the first frame of an animation), with EXIF orientation and colour profile.
+    """Decode a photo by its content (the first frame of an animation), with EXIF orientation and colour profile.
 
     Returns:
         RGB image and, if it is not opaque, its alpha (mode L).
@@ -72,7 +75,10 @@ def _loaded(data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own, higher limit, and odd metadata
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            if data[4:].startswith(_HEIC):
+                _load_heic()
+            Image.init()
+            image = Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
             if image.width * image.height > MAX_PIXELS:
                 millions = image.width * image.height / 1e6
                 raise Unusable(
@@ -89,15 +95,27 @@ def _loaded(data: bytes) -> Image.Image:
 
 
 def _reason(data: bytes) -> str:
-    if data.startswith(_BEGINNINGS):
+    if data.startswith(_BEGINNINGS) or (data[4:].startswith(_AVIF) and features.check("avif")):
         return "damaged or cut short"
-    if data[4:].startswith(_APPLE):
-        return "a HEIC picture; save it as JPEG, PNG or WebP"
-    return "not a JPEG, PNG or WebP picture"
+    if data[4:].startswith(_HEIC):
+        return "damaged or cut short" if _load_heic() else "a HEIC picture: pip install 'avatar-gs[heic]' reads it"
+    return f"not a {EXPECTED} picture"
+
+
+def _load_heic() -> bool:
+    """Register Pillow's plugin for HEIC, if it is installed."""
+    try:
+        import pi_heif  # pyright: ignore[reportMissingImports] (an optional extra)
+    except ImportError:
+        return False
+    pi_heif.register_heif_opener()
+    return True
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Pillow opens 16-bit greyscale as integers, which its own conversion clips nearly all to white."""
+    if image.mode in ("F", "LAB", "HSV") or (image.mode == "I" and np.asarray(image).max() > 2**16):
+        raise Unusable(f"its pixels are of mode {image.mode}; save it as JPEG or PNG")
     if not image.mode.startswith("I"):
         return image
     values = np.asarray(image).astype(np.float64) / 257
@@ -149,6 +167,20 @@ def load_remover() -> Callable[[Image.Image], Image.Image]:
         return mask
 
     return remover
+
+
+def load_detector() -> Callable[[Image.Image], bool] | None:
+    """A function that says whether a person is in an RGB image; None unless rembg and its weights are installed."""
+    try:
+        remove, session = _load_rembg()
+    except UserError:
+        return None
+
+    def detector(image: Image.Image) -> bool:
+        mask = remove(image, session=session, only_mask=True).convert("L")
+        return float(np.asarray(mask).mean()) >= 255 * LEAST_AREA
+
+    return detector
 
 
 def _load_rembg() -> tuple[Any, Any]:

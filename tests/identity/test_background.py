@@ -66,6 +66,18 @@ def test_a_photo_without_a_person_is_skipped(rembg: Path, photo: Path) -> None:
     refuses(str(photo), "a.png (no person found in it", remove_background=True)
 
 
+def test_a_photo_that_is_kept_as_it_is_but_shows_nobody_is_named(
+    rembg: Path, photo: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rembg.write_text("nobody")
+    assert (read_one(photo) == [1, 0, 0]).all()
+    assert "a.png: no person is found in it" in caplog.text
+    rembg.write_text("weights")
+    caplog.clear()
+    read_one(photo)
+    assert not caplog.text
+
+
 def test_missing_weights_are_named_not_fetched(rembg: Path, photo: Path) -> None:
     refuses(str(photo), "embed.remove_background=true", str(rembg.parent), "new_session", remove_background=True)
 

@@ -1,5 +1,6 @@
 """Photos of every format that cameras and editors write, and damaged or hostile files."""
 
+import base64
 import io
 import struct
 import zlib
@@ -15,16 +16,62 @@ from PIL import Image, ImageCms, ImageDraw
 from avatar_gs.identity import pixels
 from tests.identity.images import GREY, SIZE, expected, read_one, refuses, scene
 
+HEIC = (
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAVZtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAA"
+    "ACJpbG9jAAAAAERAAAEAAQAAAAABegABAAAAAAAAAIcAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABodmMxAAAAAA5waXRt"
+    "AAAAAAABAAAA1mlwcnAAAAC3aXBjbwAAAHhodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMA"
+    "AAMAHroCQGEAAQArQgEBA3AAAAMAkAAAAwAAAwAeoCiBhZbqSSmubgIaDAgAAAMAyAAAAwAIQGIAAQAHRAHBcrAiQAAAABNjb2xy"
+    "bmNseAABAA0ABoAAAAAUaXNwZQAAAAAAAABQAAAAYAAAABBwaXhpAAAAAAMICAgAAAAXaXBtYQAAAAAAAAABAAEEgQIDBAAAAI9t"
+    "ZGF0AAAAgygBrwng4wucuq///jSf//39B5D9go04hm4h5R//orcV/Q1Ef+ZFQziKkXznh7BkdAT+mwf1o/qeF5Y6cE60AJTJdt1H"
+    "ALamJKpMIQ81TSqq89OMe9ZuAg4yFvkj0bWRwAX8X2lgpMMsVD3se/9QeFM6Hwcf79VBGuWwPp/0FWdNKUC4"
+)
+"""80 x 96 pixels, red above and blue below (libheif)."""
+
 # ---- kinds of images
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tiff", "avif"])
 def test_every_format_is_read_by_its_content(tmp_path: Path, suffix: str) -> None:
     scene().save(tmp_path / f"a.{suffix}", quality=95)
     image = read_one(tmp_path / f"a.{suffix}")
-    assert np.abs(image - expected(scene())).max() < (1e-6 if suffix == "png" else 0.05)
+    assert np.abs(image - expected(scene())).max() < (1e-6 if suffix in ("png", "tiff") else 0.05)
     (tmp_path / f"a.{suffix}").rename(tmp_path / "photo")
     np.testing.assert_array_equal(read_one(tmp_path / "photo"), image)
+
+
+def test_a_gif_is_read_with_its_transparency(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (80, 80), (255, 0, 0, 255))
+    image.paste((0, 0, 0, 0), (0, 0, 80, 40))
+    image.save(tmp_path / "a.gif", save_all=True, append_images=[scene(80, 80)])
+    read = read_one(tmp_path / "a.gif")
+    np.testing.assert_allclose(read[:12], GREY, atol=1e-6)
+    np.testing.assert_allclose(read[20:], np.broadcast_to([1, 0, 0], (12, SIZE, 3)), atol=1e-6)
+
+
+def test_a_phones_heic_is_read_where_its_plugin_is_installed(tmp_path: Path) -> None:
+    pytest.importorskip("pi_heif")
+    data = base64.b64decode(HEIC)
+    (tmp_path / "a.jpg").write_bytes(data)
+    read = read_one(tmp_path / "a.jpg")
+    assert np.abs(read[:12] - np.array([200, 40, 40]) / 255).max() < 0.05
+    assert np.abs(read[-12:] - np.array([40, 60, 200]) / 255).max() < 0.05
+    (tmp_path / "a.jpg").write_bytes(data[:-60])
+    refuses(str(tmp_path), "a.jpg (damaged or cut short)")
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "jpeg", "tiff_deflate"])
+def test_compressed_tiff(tmp_path: Path, compression: str) -> None:
+    scene().save(tmp_path / "a.tif", compression=compression)
+    assert np.abs(read_one(tmp_path / "a.tif") - expected(scene())).max() < 0.06
+
+
+@pytest.mark.parametrize("mode", ["F", "LAB", "I"])
+def test_pixels_without_a_sure_meaning_are_refused(tmp_path: Path, mode: str) -> None:
+    values = np.full((80, 80), 0.5, np.float32) if mode == "F" else np.full((80, 80), 2**24, np.int32)
+    image = Image.new("LAB", (80, 80)) if mode == "LAB" else Image.fromarray(values)
+    assert image.mode == mode
+    image.save(tmp_path / "a.tif")
+    refuses(str(tmp_path), f"a.tif (its pixels are of mode {mode}; save it as JPEG or PNG)")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
