@@ -5,6 +5,7 @@ zeros. Opacities are logits, scales are logarithms, colours are coefficients of 
 """
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from jaxtyping import Float
 from plyfile import PlyData, PlyElement, PlyParseError
 from torch import Tensor
 
-from avatar_gs.core.errors import UserError
+from avatar_gs.core.errors import UserError, first_line
 from avatar_gs.core.io import atomic_write
 from avatar_gs.export.config import Frame
 from avatar_gs.geometry import quat_multiply, quat_to_matrix
@@ -21,6 +22,8 @@ from avatar_gs.types import SH_C0, Gaussians
 
 OPACITY_LIMIT = 1 - 1e-6
 """Largest opacity in a file; the logit of 1 is infinite."""
+
+MAX_HEADER = 2**16
 
 _POSITION, _NORMAL = ["x", "y", "z"], ["nx", "ny", "nz"]
 _COLOR, _REST = [f"f_dc_{i}" for i in range(3)], [f"f_rest_{i}" for i in range(45)]
@@ -89,15 +92,21 @@ def read_ply(path: str | Path, frame: Frame = Frame.supersplat) -> Gaussians:
         UserError: if the file is missing, truncated, or not a PLY file of splats.
     """
     try:
-        vertices = PlyData.read(str(path))["vertex"].data
-    except (PlyParseError, KeyError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged or not a PLY file of splats ({error}): export the avatar again") from error
+        vertices = _vertices(Path(path))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): expected a PLY file of splats") from error
+    except (PlyParseError, KeyError, ValueError, TypeError, IndexError, OverflowError, struct.error) as error:
+        raise UserError(
+            f"{path} is damaged or not a PLY file of splats ({first_line(error)}): export the avatar again"
+        ) from error
     needed = [*_POSITION, *_COLOR, "opacity", *_SCALE, *_ROTATION]
     missing = [name for name in needed if name not in (vertices.dtype.names or ())]
     if missing:
         raise UserError(f"{path} is a PLY file without {', '.join(missing)}: expected one of Gaussian splats")
+
+    unread = [name for name in needed if vertices.dtype[name].kind not in "fiu"]
+    if unread or not all(np.isfinite(vertices[name]).all() for name in needed):
+        raise UserError(f"{path} holds values that are no finite numbers: export the avatar again")
 
     def column(names: list[str]) -> Float[Tensor, "N C"]:
         return torch.from_numpy(np.stack([vertices[name].astype(np.float32) for name in names], -1))
@@ -109,7 +118,30 @@ def read_ply(path: str | Path, frame: Frame = Frame.supersplat) -> Gaussians:
         opacities=column(["opacity"])[:, 0].sigmoid(),
         colors=column(_COLOR) * SH_C0 + 0.5,
     )
+    for name in ("means", "scales", "colors"):
+        if not getattr(stored, name).isfinite().all():
+            raise UserError(f"{path} holds {name} that are too large: export the avatar again")
     return change_frame(stored, frame)
+
+
+def _vertices(path: Path) -> np.ndarray:
+    """The rows of a file's vertices; sizes are compared with the file's before anything is allocated.
+
+    Raises:
+        ValueError: if the file is shorter than its header states, or its vertices are lists or text.
+    """
+    with path.open("rb") as file:
+        header = file.read(MAX_HEADER)
+        end = header.find(b"end_header")
+        if not header.startswith(b"ply") or end < 0:
+            raise ValueError("no header of a PLY file")
+        lines = [line.split() for line in header[:end].decode("latin-1").splitlines()]
+        counts = [int(line[2]) for line in lines if line[:1] == ["element"]]
+        lists = [line for line in lines if line[:2] == ["property", "list"]]
+        if lists or min(counts, default=-1) < 0 or sum(counts) > path.stat().st_size:
+            raise ValueError("lists, or more elements than the file has bytes")
+        file.seek(0)
+        return PlyData.read(file)["vertex"].data
 
 
 def _check_drawable(gaussians: Gaussians) -> None:

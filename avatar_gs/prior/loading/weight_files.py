@@ -109,6 +109,9 @@ def tensors_of(file: Path) -> dict[str, Tensor]:
     }
     if not found:
         raise UserError(f"{file}: no weights are in it (expected tensors by name): give another file")
+    for name, value in found.items():
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():  # a few bytes that claim to be many
+            raise UserError(f"{file}: '{name}' of {list(value.shape)} has less data than that: give another file")
     return found
 
 
