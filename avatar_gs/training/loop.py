@@ -25,6 +25,7 @@ from avatar_gs.training.scene import Scenes
 from avatar_gs.training.state import CHECKPOINT, TrainingState
 from avatar_gs.training.step import Report, Trainer, not_finite
 from avatar_gs.training.stopwatch import Stopwatch
+from avatar_gs.training.watch import WATCH_EVERY, Watch
 from avatar_gs.types import Bucket, BucketPrompt
 
 LOGGER = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ def optimize(
         resume(state, config, run)
     parallel.require_same(prior.device, steps=state.step, splats=len(state.model))
     writes = run if parallel.is_first() else None
-    optimization, guard = config.optimize, trainer.guard()
+    optimization, guard, watch = config.optimize, trainer.guard(), Watch()
     with (
         Scenes(body, config, prior.image_size, noise_field(config, body, prior)) as scenes,
         scalar_writer(writes, optimization.tensorboard, state.step) as write_scalars,
@@ -81,6 +82,8 @@ def optimize(
                 scene = guard(lambda: scenes.at(state.step))
             report = trainer.step(state, scene)
             stop_if_diverged(state, optimization, report.distilled)
+            if is_due(state.step, WATCH_EVERY):
+                watch.look(state, report.render)
             if writes is not None:
                 if optimization.tensorboard:  # reading the scalars synchronises with the device
                     write_scalars(state.step, report.scalars() | {"splats": len(state.model)})
@@ -111,6 +114,14 @@ def resume(state: TrainingState, config: TrainingConfig, run: RunFolder) -> None
         return
     facts = state.restore(path, config)
     LOGGER.info("resuming at step %d of %d", state.step, config.optimize.steps)
+    if facts["total_steps"] < config.optimize.steps:
+        LOGGER.warning(
+            "optimize.steps was %d: noise, learning rates and densification go on as at %.0f %% of a run of %d steps, "
+            "so the avatar differs from one that was begun with that many",
+            facts["total_steps"],
+            100 * state.step / config.optimize.steps,
+            config.optimize.steps,
+        )
     if facts["threads"] != torch.get_num_threads():
         LOGGER.warning(
             "the run started with %d threads and continues with %d: its result is not byte for byte that of threads=%d",
