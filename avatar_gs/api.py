@@ -25,7 +25,7 @@ from avatar_gs.export.video import encode_video
 from avatar_gs.export.writer import clean_splats
 from avatar_gs.render.cameras import fixed_views
 from avatar_gs.render.rasterize import rasterize
-from avatar_gs.settings import Device
+from avatar_gs.settings import Settings
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.stages.export import TURNTABLE_BACKGROUND, TURNTABLE_SPAN, standing, turntable
 from avatar_gs.stages.init_run import run_folder
@@ -35,7 +35,6 @@ from avatar_gs.training.state import CHECKPOINT, load_model
 from avatar_gs.types import Cameras, Framing
 from avatar_gs.viewer.html import write_html
 
-DEVICES = tuple(device.name for device in Device)
 FORMATS = (".ply", ".html", ".mp4")
 
 
@@ -85,7 +84,7 @@ def load(run: str | Path, *, device: str = "auto") -> "Avatar":
 
     Args:
         run: the run's folder, or its name below ``outputs/``.
-        device: ``auto``, ``cpu`` or ``cuda``.
+        device: ``auto``, ``cpu``, ``cuda`` or one of several GPUs as ``cuda:1``.
 
     Raises:
         UserError: if the folder holds no avatar, the avatar's body is missing, or there is no such device.
@@ -93,7 +92,7 @@ def load(run: str | Path, *, device: str = "auto") -> "Avatar":
     Example:
         >>> avatar_gs.load("outputs/tom").pose(left_elbow=(0, -1.2, 0)).save("tom.html")
     """
-    require(device in DEVICES, "device", device, ", ".join(DEVICES))
+    Settings(device=device)  # checks it
     folder = Path(run_folder(str(run)))
     if not holds_an_avatar(folder):
         raise UserError(f"{run} holds no avatar: expected the folder of a run, such as outputs/anna, or its name")

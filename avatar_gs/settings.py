@@ -3,13 +3,13 @@
 import hashlib
 import re
 import unicodedata
-from dataclasses import dataclass, field, fields, is_dataclass
-from enum import Enum
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from avatar_gs.body.config import BodyConfig
 from avatar_gs.core.errors import UserError
+from avatar_gs.core.plain import plain
 from avatar_gs.export.config import ExportConfig
 from avatar_gs.guidance.config import GuidanceConfig
 from avatar_gs.identity.config import EmbedConfig
@@ -21,14 +21,9 @@ from avatar_gs.training.config import OptimizeConfig, TrainingConfig
 
 OUTPUTS = Path("outputs")
 MAX_SEED = 2**31 - 1
-
-
-class Device(Enum):
-    """Where tensors live; ``auto`` is CUDA if there is one."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
+RANDOM_SEED = -1
+DEVICES = ("auto", "cpu", "cuda", "mps")
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 
 
 @dataclass
@@ -44,6 +39,8 @@ class Settings:
     """A folder, file or glob of photos of one person: ``<id>`` in the prompt, or before a prompt without it."""
     identity: str = ""
     """An identity file, instead of photos."""
+    embeddings: list[str] = field(default_factory=list)
+    """Further textual inversions (styles, things), each named in prompts by its file: ``<ink>`` for ``ink.pt``."""
     init: str = ""
     """Folder or name of the run whose avatar this one starts from; empty: grey splats on the body's surface."""
     source_prompt: str = ""
@@ -54,9 +51,14 @@ class Settings:
     """The pose of exports and of ``stage=preview``: ``a``, ``t``, or a frame of a motion such as ``wave@40``; empty:
     the A-pose."""
     name: str = ""
-    """The run's folder below ``outputs/``; empty: derived from prompt and seed."""
+    """The run's folder below ``outputs``; empty: derived from prompt and seed."""
+    outputs: str = OUTPUTS.as_posix()
+    """Folder of the runs, and of the identities that were learned from photos."""
     seed: int = 0
-    device: Device = Device.auto
+    """0 to 2147483647; ``random`` (or -1) draws one, which the run's ``config.yaml`` records."""
+    device: str = "auto"
+    """``cpu``, ``cuda``, one of several GPUs as ``cuda:1``, or ``mps`` (refused: splats are rendered on CPU or CUDA).
+    ``auto`` is CUDA if there is one."""
     threads: int = 0
     """CPU threads, 1 to 1024; 0: one per physical core. The same seed and threads give the same bytes on a CPU."""
     overwrite: bool = False
@@ -75,8 +77,12 @@ class Settings:
     animate: AnimateConfig = field(default_factory=AnimateConfig)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed <= MAX_SEED:
-            raise UserError(f"seed={self.seed}: expected 0 to {MAX_SEED}")
+        if not RANDOM_SEED <= self.seed <= MAX_SEED:
+            raise UserError(f"seed={self.seed}: expected 0 to {MAX_SEED}, or random")
+        if not _DEVICE.fullmatch(self.device):
+            raise UserError(f"device={self.device}: expected {', '.join(DEVICES)}, or one of several GPUs as cuda:1")
+        if not self.outputs.strip() or not self.outputs.isprintable():
+            raise UserError(f"outputs={self.outputs!r}: expected a folder, such as outputs=/data/avatars")
         if not 0 <= self.threads <= 1024:
             raise UserError(f"threads={self.threads}: expected 1 to 1024, or 0 for one on each physical core")
         if self.photos and self.identity:
@@ -108,23 +114,24 @@ class Settings:
     @property
     def folder(self) -> Path:
         """The run's folder (see ``run_name``)."""
-        return OUTPUTS / run_name(self)
+        return self.runs / run_name(self)
+
+    @property
+    def runs(self) -> Path:
+        """The folder ``outputs``."""
+        return home_expanded(self.outputs)
 
     def plain(self) -> dict[str, Any]:
         """The settings as dictionaries, lists, strings, numbers, booleans and None, as in ``config.yaml``."""
-        return _plain(self)
+        return plain(self)
 
 
-def _plain(value: Any) -> Any:
-    if is_dataclass(value):
-        values = {entry.name: getattr(value, entry.name) for entry in fields(value)}
-        # sections without settings (guidance.sds) are left out
-        return {name: _plain(entry) for name, entry in values.items() if not is_dataclass(entry) or fields(entry)}
-    if isinstance(value, Enum):
-        return value.name
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
+def home_expanded(path: str) -> Path:
+    """``path`` with a leading ``~`` replaced by the home folder, if there is one."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # ~nobody
+        return Path(path)
 
 
 def slug(text: str, length: int = 40) -> str:
@@ -142,7 +149,7 @@ def run_name(settings: Settings) -> str:
     """``settings.name``, or a name derived from the person (or ``init``), the prompt and the seed.
 
     Raises:
-        UserError: if the name is not a folder below ``outputs/``.
+        UserError: if the name is not a folder below ``outputs``.
     """
     name, source = settings.name, settings.photos or settings.identity
     if not name:
@@ -156,7 +163,9 @@ def run_name(settings: Settings) -> str:
         return f"{slug(words)}-{short_hash(*facts)}".lstrip("-")
     parts = name.replace("\\", "/").split("/")
     if name != name.strip() or any(part in ("", ".", "..") or not part.isprintable() or ":" in part for part in parts):
-        raise UserError(f"name={name!r}: expected a folder below {OUTPUTS}/, such as name=anna or name=people/anna")
+        raise UserError(
+            f"name={name!r}: expected a folder below {settings.outputs}/, such as name=anna or name=people/anna"
+        )
     if any(len(part.encode()) > 200 for part in parts):
         raise UserError(f"name={name[:40]}…: a folder's name may have at most 200 bytes; give a shorter one")
     return name

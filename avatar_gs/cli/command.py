@@ -3,6 +3,7 @@
 import argparse
 import errno
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -28,7 +29,7 @@ from avatar_gs.core.console import start_logging
 from avatar_gs.core.device import is_out_of_memory, pin_threads, prepare_environment
 from avatar_gs.core.errors import UserError, first_line
 from avatar_gs.core.presets import preset_groups
-from avatar_gs.settings import OUTPUTS, Settings, run_name, short_hash, slug
+from avatar_gs.settings import OUTPUTS, Settings, home_expanded, run_name, short_hash, slug
 
 INTERRUPTED = 130
 
@@ -48,7 +49,8 @@ Stages (stage=...):
 {stages}
 Settings (key=value, in any order):
   prompt, negative_prompt     any text, in any script
-  name, seed, device          folder below outputs/ (made from the prompt), 0, auto | cpu | cuda
+  name, outputs               the run's folder (made from the prompt), and the folder of all runs (outputs)
+  seed, device                0 or random; auto | cpu | cuda | cuda:1
   photos, identity            photos of one person, who is <id> in the prompt; or an identity.safetensors
   init                        the run whose avatar to start from; guidance=pds (or dds) edits it
   prior                       {prior}, a folder, a .safetensors file or a hub name
@@ -80,8 +82,16 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, 1 for an error, 130 for Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    _print_any_text()
     start_logging()
     return _guarded(lambda: _main(arguments), debug="debug=true" in arguments)
+
+
+def _print_any_text() -> None:
+    """Let terminals and logs that are not UTF-8 escape the characters that they lack, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _main(arguments: list[str]) -> int:
@@ -163,7 +173,8 @@ def _sweep(hydra: Hydra, given: list[str], parsed: list[Override]) -> int:
     """Run every combination; a job that fails does not stop the others."""
     swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
     fixed = sorted({override.get_key_element() for override in parsed} - swept)
-    folder = OUTPUTS / _sweep_name(parsed)
+    values = {override.get_key_element(): override.value() for override in parsed}
+    folder = Settings(outputs=str(values.get("outputs", OUTPUTS))).runs / _sweep_name(parsed)
     settings = [
         "hydra.mode=MULTIRUN",
         f"hydra.sweep.dir={overrides.quote(str(folder))}",
@@ -214,7 +225,7 @@ def _job(cfg: DictConfig) -> int:
     name = None
     if hydra.mode == RunMode.MULTIRUN:
         fixed = list(hydra.job.config.override_dirname.exclude_keys)
-        sweep_name = Path(hydra.sweep.dir).relative_to(OUTPUTS).as_posix()
+        sweep_name = Path(hydra.sweep.dir).relative_to(home_expanded(cfg.outputs)).as_posix()
         name = "/".join(filter(None, (sweep_name, _changed_keys(job_overrides, fixed))))
 
     def run() -> int:
@@ -266,8 +277,9 @@ def one_line(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         place = f" ({error.filename})" if error.filename else ""
         return f"the disk is full{place}: free some space and give the same command"
-    if isinstance(error, OSError) and error.errno and error.filename:
-        return f"{error.filename}: {os.strerror(error.errno)} (debug=true shows where)"
+    if isinstance(error, OSError) and error.errno:
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{os.strerror(error.errno)} (debug=true shows where)"
     if is_out_of_memory(error):
         return (
             "out of memory: prior.encode_chunk=1, prior.checkpoint_encoder=true, prior.predict_chunk=2 need less and "

@@ -3,6 +3,7 @@
 Precedence: the defaults, then the run's saved ``config.yaml``, then the command line.
 """
 
+import random
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass
@@ -25,12 +26,12 @@ from avatar_gs.core.paths import CONF
 from avatar_gs.core.presets import preset_groups, read_preset
 from avatar_gs.guidance.config import METHODS
 from avatar_gs.prior.config import PLACEHOLDER
-from avatar_gs.settings import OUTPUTS, Settings, run_name
+from avatar_gs.settings import DEVICES, MAX_SEED, RANDOM_SEED, Settings, run_name
 from avatar_gs.stages import RunUse, init_run
 
 CONFIG_NAME = "config"
 # Not read from a saved run, and never in conflict with it.
-_NOT_SAVED = ("stage", "name", "overwrite", "debug", "lab", *LAB_SECTIONS)
+_NOT_SAVED = ("stage", "name", "outputs", "overwrite", "debug", "lab", *LAB_SECTIONS)
 _SAVES_MEMORY = tuple(
     f"prior.{name}" for name in ("encode_chunk", "checkpoint_encoder", "encoder_keeps", "predict_chunk", "offload_text")
 )
@@ -119,11 +120,15 @@ def resolve(config: DictConfig, overrides: Iterable[str], name: str | None = Non
         settings.name = name
     if settings.stage not in STAGES:
         raise UserError(f"stage={settings.stage} is none of {', '.join(STAGES)}")
+    explicit = explicit_keys(overrides)
+    if settings.seed == RANDOM_SEED:
+        settings.seed = random.SystemRandom().randrange(MAX_SEED)
+        explicit -= {"seed"}  # a run that has begun keeps the one that it drew
     use = STAGES[settings.stage].run
     if use is RunUse.none:
         return settings
     if settings.init:
-        settings.init = init_run.run_folder(settings.init)
+        settings.init = init_run.run_folder(settings.init, settings.runs)
         settings.name = run_name(settings)  # before values of init are filled in
         init_run.require_other_run(settings)
     from_scratch = settings.overwrite and use is RunUse.make
@@ -132,16 +137,14 @@ def resolve(config: DictConfig, overrides: Iterable[str], name: str | None = Non
             saved = runs.read_config(settings.folder)
         except UserError as error:
             raise UserError(f"{error}: overwrite=true starts the run from scratch") from error
-        settings = _over_saved(settings, saved, settings.folder / runs.CONFIG_FILE, explicit_keys(overrides))
+        settings = _over_saved(settings, saved, settings.folder / runs.CONFIG_FILE, explicit)
     elif use is RunUse.export:
         raise UserError(
-            f"{settings.folder} is no run{_runs_there()}; "
+            f"{settings.folder} is no run{_runs_there(settings.runs)}; "
             f"stage={settings.stage} needs name=… of one, or its prompt and seed"
         )
     if settings.init and not settings.source_prompt and use is not RunUse.export:
-        settings = init_run.inherit_settings(
-            settings, body_given=bool({"body", "body.path", "body.betas"} & explicit_keys(overrides))
-        )
+        settings = init_run.inherit_settings(settings, body_given=bool({"body", "body.path", "body.betas"} & explicit))
     if settings.source_prompt and not settings.init:
         raise UserError(
             f"source_prompt={settings.source_prompt}: needs init=<folder of a run>, whose avatar it describes"
@@ -166,8 +169,8 @@ def _check_person(settings: Settings) -> None:
         raise UserError(f"prompt: nobody is known as {PLACEHOLDER} in this run; {how}, or leave it out")
 
 
-def _runs_there() -> str:
-    names = [file.parent.relative_to(OUTPUTS).as_posix() for file in OUTPUTS.glob("**/config.yaml")]
+def _runs_there(folder: Path) -> str:
+    names = [file.parent.relative_to(folder).as_posix() for file in folder.glob("**/config.yaml")]
     return f" (there are {', '.join(sorted(names)[:5])}{', …' if len(names) > 5 else ''})" if names else ""
 
 
@@ -183,6 +186,8 @@ def _over_saved(settings: Settings, content: Mapping[str, Any], saved_file: Path
         )
     differing = sorted(key for key in saved if is_below(key, explicit) and saved[key] != given[key])
     conflicts = [key for key in differing if not is_below(key, _NO_CONFLICT)]
+    if given["optimize.steps"] > saved.get("optimize.steps", 0):  # the run goes on
+        conflicts = [key for key in conflicts if key != "optimize.steps"]
     if runs.has_only_an_identity(saved_file.parent):
         conflicts = [key for key in conflicts if is_below(key, _IDENTITY)]
     if conflicts and STAGES[settings.stage].run is not RunUse.preview:
@@ -244,12 +249,12 @@ def enum_choices() -> dict[str, list[str]]:
     """The settings with a fixed set of values, and these values."""
     types = setting_types().items()
     enums = {key: list(kind.__members__) for key, kind in types if isinstance(kind, type) and issubclass(kind, Enum)}
-    return {"stage": list(STAGES), "guidance.method": list(METHODS)} | enums
+    return {"stage": list(STAGES), "guidance.method": list(METHODS), "device": list(DEVICES)} | enums
 
 
 def text_keys() -> set[str]:
     """The settings that hold free text or a path."""
-    return {key for key, kind in setting_types().items() if kind is str} - {"stage", "guidance.method"}
+    return {key for key, kind in setting_types().items() if kind is str} - {"stage", "guidance.method", "device"}
 
 
 def in_one_line(error: HydraException | OmegaConfBaseException) -> str:

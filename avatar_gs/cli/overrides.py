@@ -6,6 +6,7 @@ matching pair of outer quotes is stripped; the rest is the text.
 
 import difflib
 import importlib.util
+import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,10 +31,10 @@ from avatar_gs.cli.compose import (
 from avatar_gs.cli.schema import HAS_LAB, SCHEMA, STAGES, full_key
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.presets import preset_groups
-from avatar_gs.settings import Settings
+from avatar_gs.settings import MAX_SEED, RANDOM_SEED, Settings
 
 LATER_STAGES = ("animate", "view")
-LISTS_OF_FILES = ("prior.lora",)
+LISTS_OF_FILES = ("prior.lora", "embeddings")
 """Settings that hold several paths: ``[a,b]``, or one path as it is."""
 _FORM = re.compile(r"(?P<sign>\+{0,2})(?P<key>[A-Za-z_][\w./@-]*)=(?P<value>.*)", re.DOTALL)
 _ITEM = re.compile(r"""\s*(?P<item>'[^']*'|"[^"]*"|[^,\]]*?)\s*(?P<end>[,\]])""")
@@ -139,6 +140,8 @@ def _rewrite_one(override: str, names: Names, multirun: bool, experiment_has_pri
         return [f"{key}={_files(key, value, multirun)}"]
     if key in names.texts:
         return [f"{key}={_text(key, value, multirun)}"]
+    if key == "seed":
+        return [f"{sign}seed={_seeds(value, multirun)}"]
     if key in names.enums:
         _check_words(key, value, names.enums[key], multirun)
     return [f"{sign}{key}={value}"]
@@ -166,6 +169,19 @@ def _text(key: str, value: str, multirun: bool) -> str:
         if Path(value[1:]).is_file():
             raise UserError(f"prompt={value}: a file of prompts needs -m (one job a line)")
     return quote(strip_quotes(value))
+
+
+def _seeds(value: str, multirun: bool) -> str:
+    """Seeds with ``random`` as Hydra reads it: -1, which every run replaces; in a list, each is drawn here."""
+    words = [word.strip() for word in strip_quotes(value).split(",")]
+    unset = {"random", str(RANDOM_SEED)}
+    if not unset & set(words):
+        return value
+    if len(words) == 1:
+        return str(RANDOM_SEED)
+    if not multirun:
+        return value
+    return ",".join(str(random.SystemRandom().randrange(MAX_SEED)) if word in unset else word for word in words)
 
 
 def _files(key: str, value: str, multirun: bool) -> str:
@@ -202,15 +218,17 @@ def _bracketed(key: str, value: str, text: str) -> tuple[list[str], str]:
 
 def _prompt_lines(path: Path) -> list[str]:
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise UserError(
             f"prompt=@{path}: cannot read this file of prompts ({reason}); expected one prompt a line"
         ) from error
-    if not lines:
-        raise UserError(f"prompt=@{path}: the file has no prompts; expected one a line")
-    return lines
+    lines = [line.strip() for line in text.splitlines()]
+    prompts = [line for line in lines if line and not line.startswith("#")]
+    if not prompts:
+        raise UserError(f"prompt=@{path}: the file has no prompts; expected one a line (# begins a comment)")
+    return prompts
 
 
 def _prior(value: str, names: Names, multirun: bool, experiment_has_prior: bool) -> list[str]:

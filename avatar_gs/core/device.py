@@ -123,20 +123,49 @@ def choose_device(device: str) -> str:
     """Resolve the setting ``device``.
 
     Args:
-        device: ``auto``, ``cpu`` or ``cuda``. ``auto`` is CUDA if splats can be rendered there; if torch finds a CUDA
-            device on which they cannot, a warning names the reason and the remedy once.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:<index>`` or ``mps``. ``auto`` is CUDA if splats can be rendered
+            there; if torch finds a CUDA device on which they cannot, a warning names the reason and the remedy once.
+            ``cuda:<index>`` makes that GPU the only one that this process sees.
 
     Returns:
         ``"cuda"`` or ``"cpu"``.
 
     Raises:
-        UserError: if ``cuda`` is requested and torch finds no CUDA device.
+        UserError: if torch finds no such CUDA device, or for ``mps``, on which no splats are rendered.
     """
     import torch
 
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda: torch finds no CUDA device here; use device=cpu or device=auto")
-    return _automatic() if device == "auto" else device
+    if device == "mps":
+        raise UserError("device=mps: splats are rendered on a CPU or on CUDA only; use device=cpu or device=auto")
+    if device.startswith("cuda:"):
+        _see_only(int(device.removeprefix("cuda:")))
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"device={device}: torch finds no such CUDA device here; use device=cpu or device=auto")
+    return _automatic() if device == "auto" else device.partition(":")[0]
+
+
+_seen_gpu: int | None = None
+
+
+def _see_only(index: int) -> None:
+    """Hide all GPUs but one, so that ``cuda`` means it in every thread and library.
+
+    Raises:
+        UserError: if CUDA has started in this process with other GPUs.
+    """
+    global _seen_gpu  # noqa: PLW0603 (CUDA reads its environment once a process)
+    import torch
+
+    if _seen_gpu == index:
+        return
+    if _seen_gpu is not None or torch.cuda.is_initialized():
+        raise UserError(
+            f"device=cuda:{index}: this process uses another GPU already; start a new one, or give device=cuda"
+        )
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(index)] if visible is None else visible.split(",")[index : index + 1]
+    os.environ["CUDA_VISIBLE_DEVICES"] = names[0] if names else "-1"
+    _seen_gpu = index
 
 
 @functools.cache

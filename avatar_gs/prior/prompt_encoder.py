@@ -1,11 +1,14 @@
 """Prompts to text conditions, by CLIP; ``<id>`` in a prompt stands for n token embeddings of a person.
 
-The embeddings are used in place of new tokens' embeddings, so that a file of them means the same to diffusers'
-``load_textual_inversion``; but no token is added, and the text encoder does not change.
+Further words may stand for embeddings in the same way. The embeddings are used in place of new tokens' embeddings, so
+that a file of them means the same to diffusers' ``load_textual_inversion``; but no token is added, and the text encoder
+does not change.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -36,6 +39,8 @@ class PromptEncoder:
         self.text_encoder.to("cpu" if self.offload else self.device, torch.float32)
         self.token_length = min(int(tokenizer.model_max_length), int(text_encoder.config.max_position_embeddings))
         self.text_width = int(text_encoder.config.hidden_size)
+        self.embeddings: Mapping[str, Float[Tensor, "_ d"]] = {}
+        """Token embeddings of further words, such as ``<ink>``."""
 
     def encode(self, prompts: Sequence[str], identity: Float[Tensor, "n d"] | None) -> Float[Tensor, "B L d"]:
         """The text encoder's last hidden states; longer prompts are cut.
@@ -47,19 +52,22 @@ class PromptEncoder:
         Raises:
             UserError: for a prompt with ``<id>`` without an identity.
         """
-        if identity is not None:
-            pairs = [placed_tokens(self.tokenizer, self.token_length, prompt, len(identity)) for prompt in prompts]
-            with self._on_device(keep=identity.requires_grad):
-                device = self.text_encoder.device
-                ids, places = (torch.stack(values).to(device) for values in zip(*pairs, strict=True))
-                with _replaced_embeddings(self.text_encoder, places, identity.to(device)):
-                    return self.text_encoder(ids)[0]
-        for prompt in prompts:
+        for prompt in prompts if identity is None else ():
             if PLACEHOLDER in prompt:
                 raise UserError(
                     f"prompt “{prompt}”: nobody is known as {PLACEHOLDER}; give photos=<folder> of one person, or "
                     "identity=<file>, or leave it out"
                 )
+        others = {word: rows for word, rows in self.embeddings.items() if any(word in prompt for prompt in prompts)}
+        if identity is not None or others:
+            rows = list(others.values()) if identity is None else [identity, *others.values()]
+            count, sizes = 0 if identity is None else len(identity), {word: len(rows) for word, rows in others.items()}
+            pairs = [placed_tokens(self.tokenizer, self.token_length, prompt, count, sizes) for prompt in prompts]
+            with self._on_device(keep=identity is not None and identity.requires_grad):
+                device = self.text_encoder.device
+                ids, places = (torch.stack(values).to(device) for values in zip(*pairs, strict=True))
+                with _replaced_embeddings(self.text_encoder, places, torch.cat([part.to(device) for part in rows])):
+                    return self.text_encoder(ids)[0]
         tokens = self.tokenizer(
             list(prompts), padding="max_length", max_length=self.token_length, truncation=True, return_tensors="pt"
         )
@@ -83,7 +91,7 @@ class PromptEncoder:
 
 
 def placed_tokens(
-    tokenizer: CLIPTokenizer, length: int, prompt: str, n: int
+    tokenizer: CLIPTokenizer, length: int, prompt: str, n: int, others: Mapping[str, int] = MappingProxyType({})
 ) -> tuple[Int[Tensor, " L"], Int[Tensor, " L"]]:
     """Tokens of a prompt, and at each position the index of the identity's embedding that belongs there.
 
@@ -94,16 +102,21 @@ def placed_tokens(
         length: L; longer prompts are cut, within an ``<id>`` if need be.
         prompt: may contain ``<id>``.
         n: embeddings of ``<id>``.
+        others: further words with the number of embeddings of each, which follow those of ``<id>``.
 
     Returns:
         ``(ids, places)``; ``places`` is -1 at ordinary tokens.
     """
     ids: list[int] = []
     places: list[int] = []
-    for index, part in enumerate(prompt.split(PLACEHOLDER)):
-        if index:
-            ids += [0] * n  # any token: its embedding is replaced
-            places += range(n)
+    first, rows = n, {PLACEHOLDER: range(n)}
+    for word, count in others.items():
+        rows[word], first = range(first, first + count), first + count
+    for part in _split(prompt, rows):
+        if part in rows:
+            ids += [0] * len(rows[part])  # any token: its embedding is replaced
+            places += rows[part]
+            continue
         words = tokenizer(part, add_special_tokens=False, verbose=False).input_ids
         ids += words
         places += [-1] * len(words)
@@ -115,7 +128,12 @@ def placed_tokens(
 
 
 def truncate(
-    tokenizer: CLIPTokenizer, length: int, prompt: str, reserve: str = "", identity_tokens: int = 1
+    tokenizer: CLIPTokenizer,
+    length: int,
+    prompt: str,
+    reserve: str = "",
+    identity_tokens: int = 1,
+    others: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[str, str]:
     """Cut a prompt between words so that it fits, followed by ``reserve``, into ``length`` tokens.
 
@@ -125,12 +143,14 @@ def truncate(
         prompt: may contain ``<id>``.
         reserve: text that will follow the prompt.
         identity_tokens: tokens of each ``<id>``.
+        others: further words that stand for embeddings, with their numbers of tokens.
 
     Returns:
         ``(kept, cut)`` with ``kept + cut == prompt``.
     """
-    room = length - 2 - len(_token_starts(tokenizer, reserve, identity_tokens))
-    starts = _token_starts(tokenizer, prompt, identity_tokens)
+    sizes = {PLACEHOLDER: identity_tokens, **others}
+    room = length - 2 - len(_token_starts(tokenizer, reserve, sizes))
+    starts = _token_starts(tokenizer, prompt, sizes)
     if len(starts) <= room:
         return prompt, ""
     start = starts[max(room, 0)]
@@ -139,18 +159,23 @@ def truncate(
     return prompt[:start], prompt[start:]
 
 
-def _token_starts(tokenizer: CLIPTokenizer, prompt: str, identity_tokens: int) -> list[int]:
-    """Start of each token in ``prompt``; all tokens of an ``<id>`` start where it does."""
+def _token_starts(tokenizer: CLIPTokenizer, prompt: str, sizes: Mapping[str, int]) -> list[int]:
+    """Start of each token in ``prompt``; all tokens of a word in ``sizes``, such as ``<id>``, start where it does."""
     starts: list[int] = []
     position = 0
-    for index, part in enumerate(prompt.split(PLACEHOLDER)):
-        if index:
-            starts += [position] * identity_tokens
-            position += len(PLACEHOLDER)
-        tokens = tokenizer(part, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        starts += [position + begin for begin, _ in tokens.offset_mapping]
+    for part in _split(prompt, sizes):
+        if part in sizes:
+            starts += [position] * sizes[part]
+        else:
+            tokens = tokenizer(part, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            starts += [position + begin for begin, _ in tokens.offset_mapping]
         position += len(part)
     return starts
+
+
+def _split(prompt: str, words: Iterable[str]) -> list[str]:
+    """The parts of a prompt between words that stand for embeddings, and these words."""
+    return re.split(f"({'|'.join(map(re.escape, words))})", prompt)
 
 
 @contextmanager

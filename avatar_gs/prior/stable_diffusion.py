@@ -120,6 +120,14 @@ class StableDiffusionPrior:
         other.accessories = accessories
         return other
 
+    def with_embeddings(self, embeddings: Mapping[str, Float[Tensor, "_ d"]]) -> "StableDiffusionPrior":
+        """This prior with further words, such as ``<ink>``, that stand for token embeddings; the networks are
+        shared."""
+        other = copy.copy(self)
+        other.prompt_encoder = copy.copy(self.prompt_encoder)
+        other.prompt_encoder.embeddings = {word: vectors.to(self.device) for word, vectors in embeddings.items()}
+        return other
+
     def with_control_scale(self, scale: float) -> "StableDiffusionPrior":
         """This prior with another ``control_scale``; the networks are shared, ``calls`` is not."""
         other = copy.copy(self)
@@ -158,7 +166,8 @@ class StableDiffusionPrior:
     def truncate(self, prompt: str, reserve: str = "") -> tuple[str, str]:
         """``(kept, cut)``: the part of a prompt that fits into ``token_length`` before ``reserve``, and the rest."""
         tokens = 1 if self.identity is None else len(self.identity)
-        return prompt_encoder.truncate(self.tokenizer, self.token_length, prompt, reserve, tokens)
+        others = {word: len(vectors) for word, vectors in self.prompt_encoder.embeddings.items()}
+        return prompt_encoder.truncate(self.tokenizer, self.token_length, prompt, reserve, tokens, others)
 
     def truncated(self, prompt: str) -> str:
         """The end of the prompt that does not fit into the token length ("" if all of it fits)."""

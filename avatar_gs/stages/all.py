@@ -18,8 +18,12 @@ HOW_TO_OPEN = {
 def run(settings: Settings) -> None:
     """Make the avatar and its files, or report that they exist."""
     folder = RunFolder(settings.folder)
-    if not settings.overwrite and folder.finished("optimize") and is_exported(folder, settings):
-        LOGGER.info("%s is finished: nothing to do (overwrite=true starts it from scratch)", folder.path)
+    if not settings.overwrite and folder.has_optimized(settings.optimize.steps) and is_exported(folder, settings):
+        LOGGER.info(
+            "%s is finished: nothing to do (a larger optimize.steps goes on with it, overwrite=true starts it from "
+            "scratch)",
+            folder.path,
+        )
     else:
         from avatar_gs.stages.make import make_avatar  # seconds of imports, for which a finished run does not wait
 

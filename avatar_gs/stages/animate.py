@@ -57,7 +57,7 @@ def run(settings: Settings) -> None:
     checkpoint = RunFolder(settings.folder).checkpoints / CHECKPOINT
     if not checkpoint.exists():
         raise UserError(f"{settings.folder} holds no avatar to move: make one first, or give its name=…")
-    device = choose_device(settings.device.name)
+    device = choose_device(settings.device)
     require_renderer(device)
     body = load_body(settings.body, device)
     motion = load_motion(settings.motion, body, settings.animate.up)

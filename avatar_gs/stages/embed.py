@@ -6,6 +6,7 @@ Identities are cached in ``outputs/.identities/`` under a hash of their inputs, 
 import hashlib
 import json
 import logging
+import re
 import time
 from dataclasses import asdict, replace
 from enum import Enum
@@ -30,7 +31,7 @@ from avatar_gs.prior.fingerprint import prior_fingerprint
 from avatar_gs.prior.loading import lora
 from avatar_gs.prior.prompts import bucket_prompts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
-from avatar_gs.settings import OUTPUTS, Settings
+from avatar_gs.settings import Settings
 from avatar_gs.stages.estimate import Task
 from avatar_gs.stages.preflight import preflight
 from avatar_gs.training.reports import peak_memory_mib
@@ -38,7 +39,7 @@ from avatar_gs.types import Bucket, Framing, ViewDirection
 
 LOGGER = logging.getLogger(__name__)
 
-CACHE = OUTPUTS / ".identities"
+CACHE = ".identities"
 LORA = "lora"
 """Metadata key of the LoRA files that the prior had during training. Other files only cause a warning: the token
 embeddings, which the identity's are added to, are the same."""
@@ -48,13 +49,14 @@ SHEET_VIEWS = (
 )
 SHEET_PHOTOS = 8
 SAMPLE_STEPS, SAMPLE_CFG = 20, 4.0
+WORD_OF_FILE = re.compile(r"<[\w-]+>")
 POINTS = 100
 """Points of the loss curve in ``metrics.json``."""
 
 
 def run(settings: Settings) -> None:
     """Learn the person of ``photos``, or take ``identity``."""
-    device = choose_device(settings.device.name)
+    device = choose_device(settings.device)
     with RunFolder.open(settings.folder, settings.plain(), overwrite=settings.overwrite) as folder:
         sources = preflight(settings, Task.embed)
         with progress("load the prior"):
@@ -96,7 +98,7 @@ def with_run_identity(prior: StableDiffusionPrior, settings: Settings) -> Stable
     elif settings.identity:
         embedding = given(settings, prior)
     else:
-        path = cached(key_of(settings, prior, read_photos(settings, prior)))
+        path = cached(settings, key_of(settings, prior, read_photos(settings, prior)))
         if not path.exists():
             raise UserError(
                 f"{settings.folder} has no identity yet: the same command with stage=embed learns it from "
@@ -104,6 +106,27 @@ def with_run_identity(prior: StableDiffusionPrior, settings: Settings) -> Stable
             )
         embedding = read_identity(path)
     return prior.with_identity(embedding.vectors, embedding.accessories)
+
+
+def with_embeddings(prior: StableDiffusionPrior, settings: Settings) -> StableDiffusionPrior:
+    """The prior with the words of ``embeddings``.
+
+    Raises:
+        UserError: if a file is no textual inversion for the prior, or two have the same name.
+    """
+    named: dict[str, Float[Tensor, "_ d"]] = {}
+    for file in settings.embeddings:
+        embedding, word = read_identity(file), f"<{Path(file).stem}>"
+        check_fits(embedding, prior, f"embeddings={file}")
+        if word == PLACEHOLDER or word in named or not WORD_OF_FILE.fullmatch(word):
+            raise UserError(
+                f"embeddings={file}: {word} cannot be its word in prompts: name the file by letters, digits, - and _, "
+                f"differently from the others (a person's {PLACEHOLDER} is given with identity=)"
+            )
+        if word not in settings.prompt + settings.negative_prompt:
+            LOGGER.warning("embeddings=%s: neither prompt names it; write %s where it belongs", file, word)
+        named[word] = embedding.vectors
+    return prior.with_embeddings(named) if named else prior
 
 
 def source_of(settings: Settings) -> str:
@@ -143,7 +166,7 @@ def learned(settings: Settings, prior: StableDiffusionPrior, photos: PhotoSet, f
             f"{folder.path}: its avatar was made from other photos than photos={settings.photos} holds now; "
             "overwrite=true starts it from scratch, name=… starts another"
         )
-    path = cached(key)
+    path = cached(settings, key)
     if path.exists():
         LOGGER.info("these %d photos have been learned before with the same settings: using %s", len(photos), path)
         embedding = read_identity(path)
@@ -195,9 +218,9 @@ def key_of(settings: Settings, prior: StableDiffusionPrior, photos: PhotoSet) ->
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
 
 
-def cached(key: str) -> Path:
+def cached(settings: Settings, key: str) -> Path:
     """The cache file of an identity."""
-    return CACHE / f"{key}.safetensors"
+    return settings.runs / CACHE / f"{key}.safetensors"
 
 
 class Sheets:

@@ -1,5 +1,6 @@
 """``stage=export``: the files of a finished avatar, in the A-pose (or ``pose=…``) with its soles at height 0."""
 
+import hashlib
 import logging
 from dataclasses import replace
 
@@ -43,10 +44,10 @@ def run(settings: Settings) -> None:
             f"{settings.folder} holds no avatar to export: make one first (stage=optimize), or give its name=…"
         )
     with RunFolder.open(settings.folder, settings.plain()) as folder:
-        device = choose_device(settings.device.name)
+        device = choose_device(settings.device)
         if settings.export.video:
             require_renderer(device)
-        if not folder.finished("optimize"):
+        if not folder.has_optimized(settings.optimize.steps):
             LOGGER.warning("the run is not finished: exporting the avatar of its last checkpoint")
         model = load_model(checkpoint, settings.splats).to(device)
         write_files(settings, model, load_body(settings.body, device), folder)
@@ -63,8 +64,14 @@ def write_files(settings: Settings, model: GaussianModel, body: Body, folder: Ru
     frames = turntable(gaussians, posed, settings.export) if settings.export.video else None
     title = settings.prompt or folder.path.name
     files = export_avatar(folder.path, gaussians, title, settings.export, frames)
+    with files[0].open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
     folder.record(
-        "export", settings=settings.plain()["export"], pose=settings.pose, files=[path.name for path in files]
+        "export",
+        settings=settings.plain()["export"],
+        pose=settings.pose,
+        files=[path.name for path in files],
+        sha256={files[0].name: digest},
     )
     LOGGER.info("wrote %s", ", ".join(str(path) for path in files))
 

@@ -1,27 +1,57 @@
 """Settings that a run with ``init`` inherits from the run whose avatar it starts from. Does not import torch."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from avatar_gs.core import runs
 from avatar_gs.core.errors import UserError
+from avatar_gs.core.runs import RunFolder
 from avatar_gs.prior.config import PLACEHOLDER
 from avatar_gs.prior.prompts import SOMEBODY, with_placeholder
-from avatar_gs.settings import OUTPUTS, Settings
+from avatar_gs.settings import OUTPUTS, Settings, home_expanded
 
 
-def run_folder(init: str) -> str:
-    """The folder that ``init`` means, as a path or below ``outputs/``, preferably one that holds an avatar.
+def run_folder(init: str, outputs: Path = OUTPUTS) -> str:
+    """The folder that ``init`` means, as a path or below ``outputs``, preferably one that holds an avatar; of an
+    ``avatar.ply`` the folder of the run that wrote it.
 
     Paths below the working folder become relative, so that a run has one name.
+
+    Raises:
+        UserError: for a file that is not the export of a run in its folder.
     """
-    given = Path(init).expanduser()
-    choices = [given, OUTPUTS / given]
+    given = home_expanded(init)
+    choices = [given, outputs / given]
+    if file := next((path for path in choices if path.is_file()), None):
+        _check_is_export(init, file)
+        given = file.parent
+        choices = [given]
     rated = [[path for path in choices if holds(path)] for holds in (runs.holds_an_avatar, Path.is_dir)]
     path = next((found[0] for found in rated if found), given)
     here = Path.cwd()
     return (path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path).as_posix()
+
+
+def _check_is_export(init: str, file: Path) -> None:
+    """Raise UserError unless a file is the ``avatar.ply`` of the run in its folder.
+
+    A PLY file has no joints: how its splats follow the body is in the run's checkpoint.
+    """
+    if not runs.holds_an_avatar(file.parent) or not (file.parent / runs.CONFIG_FILE).is_file():
+        raise UserError(
+            f"init={init}: a file of splats does not say how they follow a body; give the folder of the run that wrote "
+            f"it (avatar.ply next to {runs.CONFIG_FILE} and {runs.CHECKPOINTS}/)"
+        )
+    recorded = RunFolder(file.parent).metrics().get("export", {}).get("sha256", {})
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    if recorded.get(file.name) != digest:
+        raise UserError(
+            f"init={init}: this is not the file that the run in its folder wrote, or it was edited since; give the "
+            f"folder ({file.parent}) to start from the run's own avatar, or export it again (stage=export)"
+        )
 
 
 def require_other_run(settings: Settings) -> None:

@@ -36,10 +36,10 @@ def make_avatar(settings: Settings, *, on_step: OnStep | None = None) -> tuple[G
         UserError: if a part is missing or damaged, a photo is unusable, or the run diverges.
         KeyboardInterrupt: after Ctrl-C, once the checkpoint is written; the same call resumes.
     """
-    device = choose_device(settings.device.name)
+    device = choose_device(settings.device)
     require_renderer(device)
     with RunFolder.open(settings.folder, settings.plain(), overwrite=settings.overwrite) as folder:
-        finished = folder.finished("optimize")
+        finished = folder.has_optimized(settings.optimize.steps)
         if finished:
             body = load_body(settings.body, device)
             model = load_model(folder.checkpoints / CHECKPOINT, settings.splats).to(device)

@@ -18,7 +18,7 @@ from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.render.rasterize import prepare_renderer, require_renderer
 from avatar_gs.settings import Settings
 from avatar_gs.splats.model import GaussianModel
-from avatar_gs.stages.embed import with_run_identity
+from avatar_gs.stages.embed import with_embeddings, with_run_identity
 from avatar_gs.stages.preflight import preflight
 from avatar_gs.training import parallel
 from avatar_gs.training.init import load_init
@@ -26,15 +26,16 @@ from avatar_gs.training.loop import OnStep, optimize
 from avatar_gs.training.prompts import run_prompts
 
 LOGGER = logging.getLogger(__name__)
+MORE = "a larger optimize.steps goes on with it, overwrite=true starts it from scratch"
 
 
 def run(settings: Settings) -> None:
     """Optimise the run's avatar, in one process or several; a finished run is left as it is."""
-    device = choose_device(settings.device.name)
+    device = choose_device(settings.device)
     require_renderer(device)
     with parallel.joined(device), open_folder(settings) as folder:
-        if parallel.anywhere(folder.finished("optimize"), torch.device(device)):
-            LOGGER.info("%s is finished: nothing to do (overwrite=true starts it from scratch)", folder.path)
+        if parallel.anywhere(folder.has_optimized(settings.optimize.steps), torch.device(device)):
+            LOGGER.info("%s is finished: nothing to do (%s)", folder.path, MORE)
             return
         if parallel.count() > 1 and settings.guidance.chosen.through_adapter:
             raise UserError("guidance=vsd trains an adapter of the prior: give it one process, without torchrun")
@@ -75,6 +76,7 @@ def optimize_avatar(
     faster = prior.accelerate(settings.prior.compile, steps=settings.optimize.steps, batch=settings.optimize.batch)
     if faster is not Compile.never:
         LOGGER.info("networks are made faster from their third call on: prior.compile=%s", faster.name)
+    prior = with_embeddings(prior, settings)
     if settings.has_identity:
         prior = with_run_identity(prior, settings)
         settings = replace(settings, cameras=settings.cameras.for_identity())
@@ -82,6 +84,8 @@ def optimize_avatar(
     if settings.init:
         init = load_init(config, body)
         began_with = {"init": settings.init, "init_digest": init.digest}
+    if parallel.is_first():
+        folder.raise_steps(settings.optimize.steps)
     shared = prior if parallel.count() == 1 else parallel.SharedPrior(prior)
     result = optimize(config, body, shared, run_prompts(config, prior), folder, init=init, on_step=on_step)
     if parallel.is_first():

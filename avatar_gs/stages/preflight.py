@@ -56,7 +56,7 @@ def preflight(settings: Settings, *tasks: Task | SingleImage) -> Mapping[str, So
     if settings.prior.path:
         lines, sources = _check(settings, tasks)
     else:
-        lines = _renderer(choose_device(settings.device.name), draws=Task.optimize in tasks)
+        lines = _renderer(choose_device(settings.device), draws=Task.optimize in tasks)
     for line in lines:
         LOGGER.info("%-12s %s%s", line.part, line.found, f"  <- {line.wrong}" if line.wrong else "")
     wrong = [line for line in lines if line.wrong]
@@ -71,7 +71,7 @@ def check(settings: Settings, *tasks: Task | SingleImage) -> list[Line]:
 
 
 def _check(settings: Settings, tasks: Sequence[Task | SingleImage]) -> tuple[list[Line], Mapping[str, Source] | None]:
-    device = choose_device(settings.device.name)
+    device = choose_device(settings.device)
     lines = [_body(settings), *_renderer(device, draws=Task.optimize in tasks), *map(_lora, settings.prior.lora)]
     prior, sources = settings.prior, None
     try:

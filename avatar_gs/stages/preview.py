@@ -20,7 +20,7 @@ from avatar_gs.motion.load import load_pose
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.render.rasterize import require_renderer
 from avatar_gs.settings import Settings
-from avatar_gs.stages.embed import with_run_identity
+from avatar_gs.stages.embed import with_embeddings, with_run_identity
 from avatar_gs.stages.estimate import Task
 from avatar_gs.stages.preflight import preflight
 from avatar_gs.training.prompts import run_prompts
@@ -41,13 +41,13 @@ def run(settings: Settings) -> None:
     Raises:
         UserError: if a part is missing or damaged.
     """
-    device = choose_device(settings.device.name)
+    device = choose_device(settings.device)
     require_renderer(device)  # pose maps use the body's depth
     sources = preflight(settings, Task.preview)
     with progress("load the body and the prior"):
         body = load_body(settings.body, device)
         prior = load_prior(settings.prior, device, sources)
-    prior = with_run_identity(prior, settings)
+    prior = with_run_identity(with_embeddings(prior, settings), settings)
     prompts = run_prompts(settings.training, prior)
     cut = prior.truncated(settings.negative_prompt)
     if cut:

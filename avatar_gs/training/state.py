@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch.optim import Optimizer
 from avatar_gs.core import runs
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.io import load_state, save_state
+from avatar_gs.core.plain import flat, plain
 from avatar_gs.guidance.distill import Guidance
 from avatar_gs.splats.config import SplatsConfig
 from avatar_gs.splats.density import DistillationStrategy
@@ -29,6 +31,11 @@ from avatar_gs.training.stopwatch import Seconds
 
 CHECKPOINT = runs.AVATAR_CHECKPOINT
 SCHEMA = 2
+CHANGEABLE = {
+    f"optimize.{name}" for name in ("steps", "preview_every", "checkpoint_every", "tensorboard", "max_bad_steps")
+} | {"init"}
+"""Settings that may differ when a run goes on: ``steps`` may grow, ``init`` is compared by its avatar's digest, and the
+others change no splat."""
 
 
 @dataclass
@@ -98,6 +105,7 @@ class TrainingState:
             "step": self.step,
             "total_steps": config.optimize.steps,
             "seed": config.seed,
+            "settings": _fixed_settings(config),
             "init": self.init,
             "threads": torch.get_num_threads(),
             "bad_steps": self.bad_steps,
@@ -111,7 +119,7 @@ class TrainingState:
         """Continue from a checkpoint of the same run; returns the checkpoint's facts.
 
         Raises:
-            UserError: if the file is damaged, or of a run with another seed, number of steps or initial avatar.
+            UserError: if the file is damaged, or of a run with other settings, more steps or another initial avatar.
         """
         tensors, facts = load_state(path)
         _check_facts(path, facts, config)
@@ -154,9 +162,18 @@ def _check_facts(path: Path, facts: dict, config: TrainingConfig) -> None:
         raise UserError(
             f"{path}: not a checkpoint of this version of avatar_gs; start from scratch with overwrite=true"
         )
-    for name, expected in (("seed", config.seed), ("total_steps", config.optimize.steps)):
-        if facts[name] != expected:
-            raise UserError(
-                f"{path}: its run has {name}={facts[name]}, this one {expected}; start from scratch with "
-                "overwrite=true, or give the run another name=…"
-            )
+    remedy = "start from scratch with overwrite=true, or give the run another name=…"
+    saved, given = facts.get("settings", {"seed": facts["seed"]}), _fixed_settings(config)
+    for name in sorted(saved.keys() & given.keys()):  # another version of the program may have more or fewer
+        if saved[name] != given[name]:
+            raise UserError(f"{path}: its run has {name}={saved[name]}, this one {given[name]}; {remedy}")
+    if facts["total_steps"] > config.optimize.steps:
+        raise UserError(
+            f"{path}: its run has optimize.steps={facts['total_steps']}, this one {config.optimize.steps}: steps can "
+            f"only be added; {remedy}"
+        )
+
+
+def _fixed_settings(config: TrainingConfig) -> dict[str, Any]:
+    """The settings that a run cannot change once it has begun, by dotted name."""
+    return {name: value for name, value in flat(plain(config)).items() if name not in CHANGEABLE}

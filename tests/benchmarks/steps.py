@@ -54,7 +54,7 @@ def expected(settings: LabSettings) -> dict[str, float]:
     from avatar_gs.prior.memory_estimate import expected_by_phase
     from avatar_gs.stages import estimate
 
-    device = choose_device(settings.device.value)
+    device = choose_device(settings.device)
     load = estimate.memory_load(settings, device, estimate.Task.optimize)
     if device == "cuda":
         load = replace(load, overhead=0)

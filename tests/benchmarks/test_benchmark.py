@@ -10,7 +10,6 @@ from avatar_gs.lab.benchmarks.config import BenchmarkConfig
 from avatar_gs.lab.benchmarks.renderers import person_scene, time_renderers
 from avatar_gs.lab.stages import benchmark
 from avatar_gs.render.rasterize import rasterize
-from avatar_gs.settings import Device
 from avatar_gs.types import Cameras, Gaussians, Render
 from tests.lab.settings import lab_settings
 
@@ -39,7 +38,7 @@ def test_other_renderers_are_timed_on_the_same_scene() -> None:
 
 def test_the_stage_prints_a_line_for_each_row_of_plain_values(capsys: pytest.CaptureFixture) -> None:
     config = BenchmarkConfig(splats=[100, 3000], pixels=[32, 64], repeats=2, dense_limit=200_000)
-    rows = benchmark.run(lab_settings(device=Device.cpu, benchmark=config))
+    rows = benchmark.run(lab_settings(device="cpu", benchmark=config))
     assert [(row["splats"], row["renderer"]) for row in rows] == [
         (100, "avatar_gs"),
         (100, "dense torch"),

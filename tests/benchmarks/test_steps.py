@@ -7,7 +7,6 @@ import pytest
 from avatar_gs.lab.benchmarks.config import BenchmarkConfig
 from avatar_gs.lab.stages import benchmark
 from avatar_gs.prior.config import PriorConfig
-from avatar_gs.settings import Device
 from tests import tiny
 from tests.benchmarks import steps
 from tests.lab.settings import lab_settings
@@ -43,7 +42,7 @@ def test_a_row_holds_the_benchmarks_result(tmp_path: Path) -> None:
     settings.guidance = plain_guidance(method="de_sds")
     settings.guidance.de_sds.warmup = 0.2
     prior = PriorConfig(name="custom", path=str(tiny.save_prior(tmp_path)))
-    settings = lab_settings(settings, prior=prior, device=Device.cpu, benchmark=BenchmarkConfig(step=True, repeats=1))
+    settings = lab_settings(settings, prior=prior, device="cpu", benchmark=BenchmarkConfig(step=True, repeats=1))
     (found,) = benchmark.run(settings)
     row = steps.flat(found, steps.expected(settings))
     assert {"step ms", "floor ms", "ratio", "step MiB", "warm-up MiB", "densify MiB", "preview MiB"} <= set(row)

@@ -128,7 +128,10 @@ def test_config_is_printed(capsys):
         (["seed=0,1", PROMPT], "-m"),
         (["seed=abc", PROMPT], "seed=abc"),
         (["seed={a", PROMPT], "seed={a"),
-        (["seed=-1", PROMPT], "seed=-1"),
+        (["seed=-2", PROMPT], "seed=-2"),
+        (["device=gpu", PROMPT], "device=gpu"),
+        (["device=cuda:x", PROMPT], "device=cuda:x"),
+        (["outputs=", PROMPT], "outputs=''"),
         (["threads=-1", PROMPT], "threads=-1"),
         (["splats.count=0", PROMPT], "splats.count=0"),
         (["splats.count=100000000000", PROMPT], "splats.count"),
@@ -243,6 +246,36 @@ def test_a_sweep_stays_below_outputs(jobs, capsys, tmp_path):
     assert cli.main(["-m", PROMPT, "name=../../elsewhere", "seed=0,1"]) == 1
     assert "elsewhere" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_text_that_the_terminal_cannot_show_is_escaped():
+    result = run_in_subprocess("--cfg", "job", "-p", "prompt", "prompt=红 shirt", PYTHONIOENCODING="latin-1")
+    assert result.returncode == 0
+    assert r"\u7ea2 shirt" in result.stdout
+
+
+def test_runs_lie_in_the_folder_of_the_users_choice(jobs, tmp_path):
+    assert cli.main([PROMPT, "name=a", f"outputs={tmp_path / 'el se'}"]) == 0
+    assert cli.main([PROMPT, "-m", "name=b", "seed=0,1", "outputs=runs"]) == 0
+    folders = [job.folder.as_posix() for job in jobs]
+    assert folders == [f"{tmp_path}/el se/a", "runs/b/seed=0", "runs/b/seed=1"]
+    assert cli.main([PROMPT, "name=../a", f"outputs={tmp_path}"]) == 1
+
+
+def test_random_seeds_are_drawn_for_every_run(jobs):
+    for seed in ("seed=random", "seed=-1"):
+        assert cli.main([PROMPT, seed]) == 0
+    assert cli.main([PROMPT, "-m", "name=s", "seed=random,random,5"]) == 0
+    seeds = [job.seed for job in jobs]
+    assert len(set(seeds)) == 5 and seeds[-1] == 5 and all(0 <= seed < 2**31 for seed in seeds)
+    assert len({job.folder for job in jobs}) == 5
+    assert [job.folder.name for job in jobs[2:]] == [f"seed={seed}" for seed in seeds[2:]]
+
+
+def test_devices_are_taken_as_given(jobs):
+    for name in ("cpu", "cuda:1", "mps", "auto"):
+        assert cli.main([PROMPT, f"device={name}"]) == 0
+    assert [job.device for job in jobs] == ["cpu", "cuda:1", "mps", "auto"]
 
 
 def test_hydra_writes_nothing_for_a_single_run(jobs, tmp_path):

@@ -38,11 +38,32 @@ def test_the_same_command_is_no_conflict(resolve):
     assert resolve(*command).optimize.steps == 7
 
 
+def test_a_run_keeps_the_seed_that_it_drew(resolve):
+    drawn = resolve("name=a", "prompt='a man'", "seed=-1")
+    save(drawn)
+    assert resolve("name=a", "seed=-1").seed == drawn.seed == resolve("name=a").seed
+    assert resolve("name=a", "prompt='a man'", "seed=-1", "overwrite=true").seed != drawn.seed
+
+
+def test_a_run_may_get_more_steps_but_not_fewer(resolve):
+    save(resolve("name=a", "prompt='a man'", "optimize.steps=7"))
+    assert resolve("name=a", "optimize.steps=9").optimize.steps == 9
+    with pytest.raises(UserError, match=r"optimize\.steps \(saved 7, given 5\)"):
+        resolve("name=a", "optimize.steps=5")
+
+
+def test_a_run_is_the_same_in_another_folder_of_runs(resolve, tmp_path):
+    saved = resolve("name=a", "prompt='a man'")
+    save(saved)
+    saved.folder.rename(tmp_path / "a")
+    assert resolve("name=a", f"outputs={tmp_path}").prompt == "a man"
+
+
 def test_a_saved_run_gives_what_the_command_line_leaves_out(resolve):
     save(resolve("name=a", "prompt='a man'", "seed=5", "guidance=sds", "optimize.steps=7", "device=cpu", "threads=3"))
     settings = resolve("name=a", "stage=export", "export.frame=yup")
     assert (settings.prompt, settings.seed, settings.guidance.method) == ("a man", 5, "sds")
-    assert (settings.optimize.steps, settings.device.name, settings.threads) == (7, "cpu", 3)
+    assert (settings.optimize.steps, settings.device, settings.threads) == (7, "cpu", 3)
     assert (settings.stage, settings.export.frame.name) == ("export", "yup")
 
 
@@ -58,7 +79,7 @@ def test_a_saved_run_gives_what_the_command_line_leaves_out(resolve):
     ],
 )
 def test_other_settings_than_the_saved_ones_conflict(resolve, overrides, keys):
-    run = ("prompt='a man'", "name=a", "seed=5", "guidance=sds", "prior=sd15", "optimize.steps=7", "threads=3")
+    run = ("prompt='a man'", "name=a", "seed=5", "guidance=sds", "prior=sd15", "optimize.steps=700", "threads=3")
     save(resolve(*run, "splats.count=50"))
     with pytest.raises(UserError) as error:
         resolve("name=a", *overrides)

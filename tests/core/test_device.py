@@ -94,6 +94,27 @@ def test_cuda_without_a_device_is_a_user_error():
         device.choose_device("cuda")
 
 
+def test_one_of_several_gpus_is_the_only_one_that_the_process_sees():
+    code = (
+        "import os, torch; from avatar_gs.core.device import choose_device\n"
+        "torch.cuda.is_available = lambda: True\n"
+        "print(choose_device('cuda:1'), os.environ['CUDA_VISIBLE_DEVICES'], choose_device('cuda:1'))\n"
+        "try: choose_device('cuda:0')\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+    )
+    for visible, seen in ((None, "1"), ("4,7", "7"), ("4", "-1")):
+        environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+        environment |= {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+        assert done.stdout.splitlines()[0] == f"cuda {seen} cuda"
+        assert "UserError device=cuda:0: this process uses another GPU already" in done.stdout
+
+
+def test_devices_on_which_no_splats_are_rendered_are_refused():
+    with pytest.raises(UserError, match=r"device=mps: splats are rendered on a CPU or on CUDA only"):
+        device.choose_device("mps")
+
+
 @pytest.fixture
 def gpu(monkeypatch):
     """A machine where torch finds a CUDA device."""

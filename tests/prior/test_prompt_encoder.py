@@ -51,6 +51,18 @@ def test_the_embeddings_of_a_word_mean_the_word(prior):
     torch.testing.assert_close(prior.encode_prompts(prompts, same), expected)
 
 
+def test_further_words_stand_for_embeddings(prior, rows):
+    known = prior.with_embeddings({"<ink>": prior.token_embeddings("tall man"), "<cloak>": rows})
+    prompts = ["a <ink> in red", "<ink>, <ink>", "no word of them"]
+    expected = prior.encode_prompts([prompt.replace("<ink>", "tall man") for prompt in prompts])
+    torch.testing.assert_close(known.encode_prompts(prompts), expected)
+    together = known.encode_prompts(["a <id> in <ink>", "<cloak> of a <id>"], prior.token_embeddings("red head"))
+    torch.testing.assert_close(together[0], prior.encode_prompts(["a red head in tall man"])[0])
+    torch.testing.assert_close(together[1], prior.encode_prompts(["<id> of a red head"], rows)[0])
+    assert known.truncate("red " * 10 + "<cloak> man")[1].strip() == ("<cloak> man" if len(rows) > 2 else "man")
+    assert prior.encode_prompts(["a <ink>"]).shape == expected[:1].shape, "the prior itself knows no such word"
+
+
 def test_other_embeddings_change_conditions_only_from_their_position_on(prior, rows):
     found, plain = prior.encode_prompts(["a red <id> in", "a red man in"], rows)
     torch.testing.assert_close(found[:3], plain[:3])

@@ -3,7 +3,7 @@
 import pytest
 
 from avatar_gs.prior.config import PriorConfig
-from avatar_gs.settings import Device, Settings
+from avatar_gs.settings import Settings
 from avatar_gs.training.config import OptimizeConfig
 from tests import tiny
 
@@ -18,7 +18,7 @@ def settings(prior, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return Settings(
         prompt="a man in red",
-        device=Device.cpu,
+        device="cpu",
         prior=PriorConfig(name="custom", path=str(prior)),
         optimize=OptimizeConfig(steps=3, batch=4, supersample=2),
     )

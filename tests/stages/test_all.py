@@ -9,6 +9,7 @@ import torch
 from avatar_gs import cli
 from avatar_gs.body.config import BodyConfig
 from avatar_gs.body.model import load_body
+from avatar_gs.cli.overrides import settings_of
 from avatar_gs.core.runs import RunFolder
 from avatar_gs.export.config import ExportConfig, Frame
 from avatar_gs.export.ply import read_ply
@@ -55,6 +56,40 @@ def test_the_main_job(prior, tmp_path, monkeypatch, capsys):
     assert cli.main([*command, "seed=7", "overwrite=true"]) == 0
     assert json.loads((run / "metrics.json").read_text())["stages"]["optimize"]["seed"] == 7
     assert (run / "avatar.ply").read_bytes() != first
+
+
+def test_more_steps_go_on_from_the_checkpoint(prior, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = [PROMPT, "name=red", f"prior={prior}", *SMALL, "export.video=false", "export.html=false"]
+    assert cli.main(command) == 0
+    run = tmp_path / "outputs" / "red"
+    first = (run / "avatar.ply").read_bytes()
+    more = [word.replace("steps=2", "steps=3") for word in command]
+    assert cli.main(more) == 0
+    said = capsys.readouterr().err
+    assert "resuming at step 2 of 3" in said and "optimize.steps was 2" in said
+    assert (run / "avatar.ply").read_bytes() != first
+    assert json.loads((run / "metrics.json").read_text())["stages"]["optimize"]["steps"] == 3
+    assert "  steps: 3" in (run / "config.yaml").read_text()
+    assert cli.main(["name=red"]) == 0, "the run has three steps from now on"
+    assert "is finished" in capsys.readouterr().err
+    assert cli.main(command) == 1
+    assert "optimize.steps (saved 3, given 2)" in capsys.readouterr().err
+
+
+def test_a_ply_of_this_program_is_the_run_that_wrote_it(prior, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rest = [f"prior={prior}", *SMALL, "export.video=false", "export.html=false"]
+    assert cli.main([PROMPT, "name=red", *rest]) == 0
+    ply = tmp_path / "outputs" / "red" / "avatar.ply"
+    assert settings_of(["prompt=a man in blue", f"init={ply}"]).init == "outputs/red"
+    assert settings_of(["prompt=a man in blue", "init=red/avatar.ply"]).init == "outputs/red"
+    lone = tmp_path / "lone.ply"
+    lone.write_bytes(ply.read_bytes())
+    ply.write_bytes(ply.read_bytes()[:-4] + b"abcd")
+    for file, words in ((lone, "does not say how they follow a body"), (ply, "it was edited since")):
+        assert cli.main(["prompt=a man in blue", f"init={file}", *rest]) == 1
+        assert words in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_exporting_a_run_without_a_checkpoint_is_a_users_mistake(tmp_path, monkeypatch, capsys):

@@ -14,7 +14,7 @@ from avatar_gs.body.model import load_body
 from avatar_gs.core.io import save_state
 from avatar_gs.core.runs import RunFolder
 from avatar_gs.export.ply import read_ply
-from avatar_gs.settings import Device, Settings
+from avatar_gs.settings import Settings
 from avatar_gs.splats.config import SplatsConfig
 from avatar_gs.splats.surface import surface_splats
 from avatar_gs.training.state import CHECKPOINT
@@ -27,7 +27,7 @@ ANIMATE = ["stage=animate", "name=red", "animate.size=64", "animate.fps=5"]
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run, whose avatar is splats on the body's surface."""
     path = tmp_path_factory.mktemp("animate") / "outputs" / "red"
-    settings = Settings(prompt="a man in red", device=Device.cpu, name="red")
+    settings = Settings(prompt="a man in red", device="cpu", name="red")
     body = load_body(settings.body)
     model = surface_splats(SplatsConfig(count=600), body.rest(), body.weights, torch.Generator().manual_seed(0))
     with RunFolder.open(path, settings.plain()) as folder:

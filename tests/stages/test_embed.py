@@ -9,6 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from avatar_gs import cli
+from avatar_gs.core.errors import UserError
 from avatar_gs.identity.embedding import IdentityEmbedding, read_identity, write_identity
 from avatar_gs.prior.config import PriorConfig
 from avatar_gs.prior.stable_diffusion import load_prior
@@ -39,6 +40,24 @@ def few_sampling_steps(monkeypatch):
     monkeypatch.setattr(embed, "SAMPLE_STEPS", 2)
     monkeypatch.setattr(preview, "STEPS", 2)
     monkeypatch.setattr(preview, "SAMPLES", 1)
+
+
+def test_further_embeddings_are_named_by_their_files(prior, tmp_path, caplog):
+    loaded = load_prior(PriorConfig(name="custom", path=str(prior)))
+    rows = loaded.token_embeddings("man")
+    for name in ("ink", "cloak", "two words", "id"):
+        write_identity(tmp_path / f"{name}.safetensors", IdentityEmbedding(rows, {}))
+
+    def known(*names):
+        files = [str(tmp_path / f"{name}.safetensors") for name in names]
+        return embed.with_embeddings(loaded, Settings(prompt="a man in <ink>", embeddings=files))
+
+    assert list(known("ink", "cloak").prompt_encoder.embeddings) == ["<ink>", "<cloak>"]
+    assert "neither prompt names it; write <cloak>" in caplog.text and "write <ink>" not in caplog.text
+    assert known() is loaded
+    for names in (["two words"], ["id"], ["ink", "ink"]):
+        with pytest.raises(UserError, match="cannot be its word in prompts"):
+            known(*names)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from avatar_gs.prior.memory_estimate import (
     Architecture,
     expected_peak,
 )
-from avatar_gs.settings import Device, Settings
+from avatar_gs.settings import Settings
 from avatar_gs.stages import embed, estimate, optimize, preflight, preview
 from avatar_gs.stages.estimate import SingleImage, Task
 from tests import full
@@ -70,7 +70,7 @@ def test_gsplats_kernels(settings, monkeypatch):
 
 def test_the_packaged_prior_says_which_device_it_takes(monkeypatch, caplog):
     caplog.set_level("INFO")
-    preflight.preflight(Settings(device=Device.cpu))
+    preflight.preflight(Settings(device="cpu"))
     assert [" ".join(record.getMessage().split()) for record in caplog.records] == [
         "device cpu",
         "renderer our own, for CPUs",

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from avatar_gs.prior.config import PriorConfig
-from avatar_gs.settings import Device, Settings
+from avatar_gs.settings import Settings
 from avatar_gs.stages import preview
 from tests import tiny
 
@@ -17,7 +17,7 @@ def settings(tmp_path, monkeypatch):
         prompt="a man in red",
         negative_prompt="green",
         name="anna",
-        device=Device.cpu,
+        device="cpu",
         prior=PriorConfig(name="custom", path=str(folder), control_scale=1.0),
     )
 

@@ -142,8 +142,24 @@ def test_ctrl_c_writes_a_checkpoint_and_the_run_resumes_from_it(body, tmp_path):
 def test_a_checkpoint_of_another_run_is_refused(body, tmp_path):
     run = RunFolder(tmp_path)
     optimize(small_settings(steps=2).training, body, ColorPrior(), color_prompts(), run)
-    with pytest.raises(UserError, match="total_steps=2"):
-        optimize(small_settings(steps=3).training, body, ColorPrior(), color_prompts(), run)
+    with pytest.raises(UserError, match=r"optimize\.steps=2, this one 1: steps can only be added"):
+        optimize(small_settings(steps=1).training, body, ColorPrior(), color_prompts(), run)
+    other = small_settings(steps=2)
+    other.prompt = "stripes"
+    with pytest.raises(UserError, match=r"its run has prompt=colours, this one stripes"):
+        optimize(other.training, body, ColorPrior(), color_prompts(), run)
+    other = small_settings(steps=2, batch=3)
+    with pytest.raises(UserError, match=r"its run has optimize\.batch=2, this one 3"):
+        optimize(other.training, body, ColorPrior(), color_prompts(), run)
+
+
+def test_a_finished_run_goes_on_with_more_steps(body, tmp_path, caplog):
+    run, steps = RunFolder(tmp_path), []
+    optimize(small_settings(steps=3).training, body, ColorPrior(), color_prompts(), run)
+    more = small_settings(steps=5, preview_every=0).training
+    optimize(more, body, ColorPrior(), color_prompts(), run, on_step=lambda state, _: steps.append(state.step))
+    assert steps == [4, 5]
+    assert "optimize.steps was 3" in caplog.text and "60 % of a run of 5 steps" in caplog.text
 
 
 def test_a_truncated_checkpoint_is_refused_in_one_line(body, tmp_path):

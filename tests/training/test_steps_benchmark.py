@@ -19,7 +19,6 @@ from avatar_gs.lab.benchmarks.steps import FLOOR, NETWORKS, RASTERISER, _mean, t
 from avatar_gs.lab.stages import benchmark
 from avatar_gs.prior.config import EncoderKeeps, PriorConfig, VaePrecision
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
-from avatar_gs.settings import Device
 from avatar_gs.stages import estimate
 from tests import full, tiny
 from tests.lab.settings import lab_settings
@@ -38,7 +37,7 @@ def config(tmp_path_factory):
 def settings(config):
     settings = small_settings(steps=30, batch=BATCH, supersample=2)
     settings.guidance = plain_guidance(method="de_sds")
-    return lab_settings(settings, prior=config, device=Device.cpu, benchmark=BenchmarkConfig(step=True, repeats=4))
+    return lab_settings(settings, prior=config, device="cpu", benchmark=BenchmarkConfig(step=True, repeats=4))
 
 
 def test_the_stage_prints_the_step_and_its_floor(settings, capsys):

@@ -22,7 +22,7 @@ HEADER = (
 
 def run(settings: LabSettings) -> list[dict[str, Any]]:
     """Print a table; returns its rows as plain values (see ``time_renderers`` and ``time_steps``)."""
-    device = choose_device(settings.device.value)
+    device = choose_device(settings.device)
     return _steps(settings, device) if settings.lab.benchmark.step else _renderers(settings, device)
 
 

@@ -22,7 +22,6 @@ from avatar_gs.lab.suites.shading import ShadingSuite
 from avatar_gs.lab.suites.suite import Suite
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from avatar_gs.render.rasterize import require_renderer
-from avatar_gs.settings import OUTPUTS
 
 LOGGER = logging.getLogger(__name__)
 SUITES: dict[SuiteName, type[Suite]] = {
@@ -48,9 +47,9 @@ def run(settings: LabSettings) -> None:
         raise UserError(
             "stage=evaluate measures on the packaged free body as it is: leave body.path and body.betas out"
         )
-    device = choose_device(settings.device.name)
+    device = choose_device(settings.device)
     require_renderer(device)
-    folder = (settings.folder if settings.name else OUTPUTS) / "evaluate" / settings.lab.suite.name
+    folder = (settings.folder if settings.name else settings.runs) / "evaluate" / settings.lab.suite.name
     with progress("load the prior"):
         prior = load_prior(settings.prior, device)
     report = run_suite(settings, prior, folder, sys.argv[1:])

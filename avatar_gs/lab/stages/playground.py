@@ -32,7 +32,7 @@ def run(settings: LabSettings) -> None:
         UserError: if a part or the image is missing or damaged, or an editing method has nothing to edit.
         KeyboardInterrupt: after Ctrl-C, once the results so far are written.
     """
-    device = choose_device(settings.device.name)
+    device = choose_device(settings.device)
     require_renderer(device)  # pose maps need the body's depth
     guidances = chosen_methods(settings)  # mistakes are reported before the prior is loaded
     if settings.lab.playground.picture:

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 def run(settings: LabSettings) -> None:
     """Train in ``mini.folder`` or ``people.folder`` and report where the finished prior is."""
     lab = settings.lab
-    device = torch.device(choose_device(settings.device.name))
+    device = torch.device(choose_device(settings.device))
     with progress_bars() as report:
         if lab.world is World.people:
             folder = train_people(lab.people, report, device, PEOPLE_PRIOR)
