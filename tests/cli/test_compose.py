@@ -111,13 +111,20 @@ def test_exporting_with_overwrite_still_exports_the_saved_run(resolve):
     assert resolve("name=a", "stage=export", "overwrite=true").splats.max_scale == 0.02
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1, 2]", "unknown: 1", "optimize: {steps: 0}", "seed: many", "\x00"])
+EXECUTED = "prompt: !!python/object/apply:os.mkdir [executed]"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[1, 2]", "unknown: 1", "optimize: {steps: 0}", "seed: many", "\x00", "prompt: {a: 1}", EXECUTED],
+)
 def test_a_damaged_saved_run_is_named(resolve, content, tmp_path):
     (tmp_path / "outputs" / "a" / "checkpoints").mkdir(parents=True)
     (tmp_path / "outputs" / "a" / "config.yaml").write_text(content)
     with pytest.raises(UserError, match=r"outputs/a/config\.yaml") as error:
         resolve("name=a", "prompt='a man'")
     assert "\n" not in str(error.value)
+    assert not (tmp_path / "executed").exists()
 
 
 def test_stages_without_a_run_need_no_prompt(resolve):

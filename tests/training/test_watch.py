@@ -31,7 +31,7 @@ def diverge(body, spoil, steps=50):
     [
         (lambda state: state.model.params["opacities"].sub_(0.5), "the avatar is transparent in all views"),
         (lambda state: state.model.params["scales"].add_(0.1).clamp_(max=-2.996), "times as large as at the start"),
-        (lambda state: state.model.params["sh0"].sign_().mul_(1.7725), "100 % of the colours are at 0 or 1"),
+        (lambda state: state.model.params["sh0"].add_(1.0).sign_().mul_(1.7725), "100 % of the colours are at 0 or 1"),
     ],
 )
 def test_divergence_is_reported_once_within_fifty_steps(body, caplog, spoil, words):
