@@ -54,14 +54,14 @@ def moved_and_copied(prepared: Path, folder: Path, reference: Mapping[str, bytes
 
 
 def other_working_folder(prepared: Path, folder: Path, reference: Mapping[str, bytes]) -> str:
-    """A killed run goes on from another folder, with ``outputs``."""
+    """A killed run goes on from another folder, with ``outputs``, which its settings record."""
     killing.work_folder(prepared, folder)
     killing.run(folder, at_operation=HALFWAY)
     elsewhere = killing.work_folder(prepared, folder / "elsewhere")
     ended = killing.run(elsewhere, "outputs=../outputs")
     if ended.code:
         return ended.last_line
-    return _difference(folder, reference)
+    return _difference(folder, reference, but="config.yaml")
 
 
 def two_processes(prepared: Path, folder: Path, reference: Mapping[str, bytes]) -> str:
@@ -84,9 +84,10 @@ def _completed(folder: Path, reference: Mapping[str, bytes]) -> str:
     return ended.last_line if ended.code else _difference(folder, reference)
 
 
-def _difference(folder: Path, reference: Mapping[str, bytes]) -> str:
+def _difference(folder: Path, reference: Mapping[str, bytes], but: str = "") -> str:
     found = killing.files(folder)
-    names = [name for name in found.keys() | reference.keys() if found.get(name) != reference.get(name)]
+    everything = (found.keys() | reference.keys()) - {but}
+    names = [name for name in everything if found.get(name) != reference.get(name)]
     return f"other {', '.join(sorted(names))}" if names else ""
 
 
