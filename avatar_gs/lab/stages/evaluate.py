@@ -14,6 +14,7 @@ from avatar_gs.lab.suites.colours import ColoursSuite
 from avatar_gs.lab.suites.config import SuiteName
 from avatar_gs.lab.suites.editing import EditingSuite
 from avatar_gs.lab.suites.identity import IdentitySuite
+from avatar_gs.lab.suites.judges import JudgesSuite
 from avatar_gs.lab.suites.likeness import LikenessSuite
 from avatar_gs.lab.suites.methods import MethodsSuite
 from avatar_gs.lab.suites.prior_samples import PriorSuite
@@ -34,6 +35,7 @@ SUITES: dict[SuiteName, type[Suite]] = {
     SuiteName.methods: MethodsSuite,
     SuiteName.claims: ClaimsSuite,
     SuiteName.editing: EditingSuite,
+    SuiteName.judges: JudgesSuite,
 }
 
 

@@ -16,8 +16,9 @@ class SuiteName(Enum):
     """What ``stage=evaluate`` measures: avatars' colours and shapes against drawn truth (colours); their likeness to
     people known by a few photos (identity); the prior's 2D samples (prior); avatars by the scores of the literature
     (scores); the likeness of a finished run to the user's own photos (likeness); what views and light contribute
-    (shading); the guidance methods compared with each other (methods); what is claimed of them (claims); or what
-    editing an avatar changes and keeps (editing)."""
+    (shading); the guidance methods compared with each other (methods); what is claimed of them (claims); what editing
+    an avatar changes and keeps (editing); or what networks that know real people find in samples and avatars (judges).
+    """
 
     colours = "colours"
     identity = "identity"
@@ -28,6 +29,7 @@ class SuiteName(Enum):
     methods = "methods"
     claims = "claims"
     editing = "editing"
+    judges = "judges"
 
 
 def _count(default: int, low: int = 1, high: int = MAX_PROMPTS) -> Any:
@@ -98,3 +100,14 @@ class EvaluateConfig(Section):
     """A file (or its folder) with torchvision's ImageNet weights of AlexNet or VGG16; empty: no LPIPS."""
     faces: str = ""
     """A folder with YuNet and SFace of the OpenCV Zoo, for suite=likeness; empty: no face similarity."""
+
+    judges: str = ".venv-judges/bin/python"
+    """The interpreter of the judges of suite=judges, which need libraries of their own (``make judges``)."""
+    assets: str = ""
+    """The folder of assets of the lifelike people that suite=judges renders; empty: none."""
+    judged_people: int = _count(24, low=0)
+    """Lifelike people of suite=judges, 14 images each."""
+    judged_samples: int = _count(24, low=0)
+    """Held-out prompts that the prior is sampled for, 14 images each."""
+    judged_avatars: int = _count(3, low=0)
+    """Held-out prompts of avatars."""
