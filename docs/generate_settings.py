@@ -36,9 +36,9 @@ def page() -> str:
     presets = ", ".join(f"`{name}=`{'|'.join(found)}" for name, found in groups.items() if found)
     parts = [HEAD.format(presets=presets), section("", Settings, "General")]
     for entry in fields(Settings):
-        kind = field_type(Settings, entry)
-        if is_dataclass(kind):
-            parts.append(section(entry.name, kind, f"`{entry.name}`"))
+        annotation = field_type(Settings, entry)
+        if is_dataclass(annotation):
+            parts.append(section(entry.name, annotation, f"`{entry.name}`"))
     laboratory = laboratory_config()
     if laboratory is not None:
         parts.append("## Laboratory\n\nSettings of [the laboratory](how-to/laboratory.md).\n")
@@ -46,9 +46,9 @@ def page() -> str:
         if own:
             parts.append(table("lab", laboratory, own))
         for entry in fields(laboratory):
-            kind = field_type(laboratory, entry)
-            if is_dataclass(kind):
-                parts.append(section(f"lab.{entry.name}", kind, f"`lab.{entry.name}`", level=3))
+            annotation = field_type(laboratory, entry)
+            if is_dataclass(annotation):
+                parts.append(section(f"lab.{entry.name}", annotation, f"`lab.{entry.name}`", level=3))
     return "\n".join(part.rstrip() + "\n" for part in parts)
 
 
@@ -76,15 +76,15 @@ def rows(prefix: str, config: Any, entries: list[Field[Any]], nested: bool) -> l
     """One row a setting; nested dataclasses are flattened where ``nested``."""
     texts, found = attribute_docstrings(config), []
     for entry in entries:
-        kind, name = field_type(config, entry), f"{prefix}.{entry.name}" if prefix else entry.name
-        if is_dataclass(kind):
+        annotation, name = field_type(config, entry), f"{prefix}.{entry.name}" if prefix else entry.name
+        if is_dataclass(annotation):
             if nested:
-                found += rows(name, kind, list(fields(kind)), nested)
+                found += rows(name, annotation, list(fields(annotation)), nested)
             continue
         allowed = entry.metadata.get("range")
         words = [texts.get(entry.name, "")]
-        if isinstance(kind, type) and issubclass(kind, Enum):
-            words.append("One of " + ", ".join(f"`{member.name}`" for member in kind) + ".")
+        if isinstance(annotation, type) and issubclass(annotation, Enum):
+            words.append("One of " + ", ".join(f"`{member.name}`" for member in annotation) + ".")
         if allowed is not None:
             words.append(f"Range: {allowed}.")
         text = " ".join(filter(None, words)).replace("|", "\\|").replace("<", "&lt;")

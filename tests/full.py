@@ -17,7 +17,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from avatar_gs.prior.loading import single_file
 from tests import tiny
 
-KINDS = ("sd15", "sd21")
+FAMILIES = ("sd15", "sd21")
 FEW_WIDTHS = {16: "sd15", 32: "sd21"}
 FEW = {
     "unet": {"block_out_channels": [8, 8, 16, 16], "norm_num_groups": 4},
@@ -28,18 +28,18 @@ FEW = {
 """Replacements for the numbers of channels; everything else is unchanged."""
 
 
-def layout(kind: str, name: str) -> dict[str, Any]:
+def layout(family: str, name: str) -> dict[str, Any]:
     """The packaged configuration of a component."""
-    (file,) = (single_file.LAYOUTS / kind / name).glob("*.json")
+    (file,) = (single_file.LAYOUTS / family / name).glob("*.json")
     return json.loads(file.read_text())
 
 
-def with_few_channels(kind: str, name: str, words: int) -> dict[str, Any]:
+def with_few_channels(family: str, name: str, words: int) -> dict[str, Any]:
     """The configuration with few channels and a vocabulary of ``words`` tokens."""
-    config = layout(kind, name) | FEW.get(name, {})
-    width = {layout: width for width, layout in FEW_WIDTHS.items()}[kind]
+    config = layout(family, name) | FEW.get(name, {})
+    width = {layout: width for width, layout in FEW_WIDTHS.items()}[family]
     if name in ("unet", "controlnet"):
-        heads = {"attention_head_dim": [1, 1, 2, 2] if kind == "sd21" else 2}
+        heads = {"attention_head_dim": [1, 1, 2, 2] if family == "sd21" else 2}
         config |= FEW["unet"] | heads | {"cross_attention_dim": width}
     if name == "text_encoder":
         config |= {"hidden_size": width, "intermediate_size": 2 * width, "vocab_size": words}
@@ -48,11 +48,11 @@ def with_few_channels(kind: str, name: str, words: int) -> dict[str, Any]:
 
 def save_layouts(folder: Path, words: int) -> Path:
     """Save the packaged layouts with few channels."""
-    for kind in KINDS:
-        for file in (single_file.LAYOUTS / kind).glob("*/*.json"):
-            target = folder / kind / file.parent.name / file.name
+    for family in FAMILIES:
+        for file in (single_file.LAYOUTS / family).glob("*/*.json"):
+            target = folder / family / file.parent.name / file.name
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(json.dumps(with_few_channels(kind, file.parent.name, words)))
+            target.write_text(json.dumps(with_few_channels(family, file.parent.name, words)))
     return folder
 
 
@@ -73,19 +73,19 @@ def networks(configs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def few(folder: Path, kind: str, **changes: dict[str, Any]) -> dict[str, Any]:
+def few(folder: Path, family: str, **changes: dict[str, Any]) -> dict[str, Any]:
     """All parts of a prior with few channels; ``changes`` override configurations by component."""
     tokenizer = tiny.save_tokenizer(folder / "tokenizer")
     names = ("text_encoder", "vae", "unet", "controlnet", "scheduler")
-    configs = {name: with_few_channels(kind, name, len(tokenizer)) | changes.get(name, {}) for name in names}
+    configs = {name: with_few_channels(family, name, len(tokenizer)) | changes.get(name, {}) for name in names}
     configs["text_encoder"] |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos")}
     return {"tokenizer": tokenizer, **networks(configs)}
 
 
-def whole(folder: Path, kind: str, latent_size: int) -> dict[str, Any]:
+def whole(folder: Path, family: str, latent_size: int) -> dict[str, Any]:
     """All parts in full size (1.3 to 1.7 billion parameters), for images of 8 times ``latent_size``."""
     tokenizer = tiny.save_tokenizer(folder / "tokenizer")
-    configs = {name: layout(kind, name) for name in ("text_encoder", "vae", "unet", "controlnet", "scheduler")}
+    configs = {name: layout(family, name) for name in ("text_encoder", "vae", "unet", "controlnet", "scheduler")}
     configs["unet"]["sample_size"] = latent_size
     configs["text_encoder"] |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos")}
     return {"tokenizer": tokenizer, **networks(configs)}
@@ -131,22 +131,22 @@ def _replaced(key: str, table: dict[str, str]) -> str:
 def _block_key(key: str) -> str:
     """Key of a down, middle or up block: resnet (0), attention (1) and resampler have one index each in a flat list."""
     if match := re.match(r"(down|up)_blocks\.(\d)\.(resnets|attentions|downsamplers|upsamplers)\.(\d)\.(.*)", key):
-        side, block, kind, index, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
-        if kind == "downsamplers":
+        side, block, layer, index, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
+        if layer == "downsamplers":
             return f"input_blocks.{3 * block + 3}.0.{rest.replace('conv.', 'op.')}"
-        if kind == "upsamplers":
+        if layer == "upsamplers":
             return f"output_blocks.{3 * block + 2}.{1 if block == 0 else 2}.{rest}"
         place = 3 * block + index + 1 if side == "down" else 3 * block + index
-        part = "0" if kind == "resnets" else "1"
-        return f"{'input' if side == 'down' else 'output'}_blocks.{place}.{part}.{_resnet(kind, rest)}"
+        part = "0" if layer == "resnets" else "1"
+        return f"{'input' if side == 'down' else 'output'}_blocks.{place}.{part}.{_resnet(layer, rest)}"
     if match := re.match(r"mid_block\.resnets\.(\d)\.(.*)", key):
         return f"middle_block.{2 * int(match[1])}.{_resnet('resnets', match[2])}"
     return _replaced(key, _UNET)
 
 
-def _resnet(kind: str, rest: str) -> str:
+def _resnet(layer: str, rest: str) -> str:
     name, _, last = rest.rpartition(".")
-    return f"{_RESNET[name]}.{last}" if kind == "resnets" else rest
+    return f"{_RESNET[name]}.{last}" if layer == "resnets" else rest
 
 
 def unet_to_ldm(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -186,9 +186,9 @@ def vae_to_ldm(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def text_to_ldm(state: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
+def text_to_ldm(state: dict[str, Tensor], family: str) -> dict[str, Tensor]:
     state = {key.removeprefix("text_model."): value for key, value in state.items()}
-    if kind == "sd15":
+    if family == "sd15":
         renamed = {f"transformer.text_model.{key}": value for key, value in state.items()}
         return renamed | {"transformer.text_model.embeddings.position_ids": torch.arange(77)[None]}
     renamed, parts = {}, {}
@@ -205,12 +205,12 @@ def text_to_ldm(state: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
     return renamed | ignored | {"model.text_projection": torch.eye(width), "model.logit_scale": torch.tensor(1.0)}
 
 
-def checkpoint(parts: dict[str, Any], kind: str) -> dict[str, Tensor]:
+def checkpoint(parts: dict[str, Any], family: str) -> dict[str, Tensor]:
     """A complete single-file checkpoint, including entries that real ones have in addition to the weights."""
     named = {
         "unet": unet_to_ldm(parts["unet"].state_dict()),
         "vae": vae_to_ldm(parts["vae"].state_dict()),
-        "text_encoder": text_to_ldm(parts["text_encoder"].state_dict(), kind),
+        "text_encoder": text_to_ldm(parts["text_encoder"].state_dict(), family),
     }
     tensors = {
         f"{single_file.PREFIXES[name]}{key}": value for name, part in named.items() for key, value in part.items()

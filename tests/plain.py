@@ -8,7 +8,7 @@ from avatar_gs.guidance.presets import named_preset
 
 
 def plain_guidance(method: str = "de_sds", **options) -> GuidanceConfig:
-    """w(t) = sigma², a square-root schedule, one update per target, no noise share."""
+    """w(t) = sigma², a square-root schedule, one update per target, no added noise."""
     return replace(named_preset("de_sds"), method=method, **options)
 
 

@@ -48,11 +48,11 @@ def save_tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder)
 
 
-def parts(folder: Path, kind: str = "sd15", prediction_type: str | None = None) -> dict[str, Any]:
+def parts(folder: Path, family: str = "sd15", prediction_type: str | None = None) -> dict[str, Any]:
     """Random networks with the differences between SD 1.5 (constant number of heads, ε) and SD 2.1 (constant head
     width, linear projections, gelu, v). The ControlNet's zero convolutions are random, so that it has an effect."""
     torch.manual_seed(0)
-    sd21 = kind == "sd21"
+    sd21 = family == "sd21"
     width = 24 if sd21 else 16
     tokenizer = save_tokenizer(folder / "tokenizer")
     text_encoder = CLIPTextModel(
@@ -112,8 +112,8 @@ def parts(folder: Path, kind: str = "sd15", prediction_type: str | None = None) 
     }
 
 
-def save_prior(folder: Path, kind: str = "sd15") -> Path:
+def save_prior(folder: Path, family: str = "sd15") -> Path:
     """Save a complete prior in diffusers' folder format."""
-    for name, part in parts(folder, kind).items():
+    for name, part in parts(folder, family).items():
         part.save_pretrained(folder / name)
     return folder

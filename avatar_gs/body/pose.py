@@ -68,17 +68,17 @@ def a_pose() -> Pose:
     )
 
 
-def random_pose(generator: torch.Generator, spread: float = 1.0) -> Pose:
+def random_pose(generator: torch.Generator, scale: float = 1.0) -> Pose:
     """Sample a natural standing pose around the A-pose.
 
     Args:
         generator: on the CPU.
-        spread: factor of the range: 0 is the A-pose, 1 everyday standing (arms between hanging and raised to the
+        scale: factor of the range: 0 is the A-pose, 1 everyday standing (arms between hanging and raised to the
             shoulder, elbows bent up to 90 degrees, knees up to 50, the head turned up to 25).
     """
     low, high = _ranges()
     sample = low + (high - low) * torch.rand(low.shape, generator=generator)
-    return Pose(a_pose().axis_angles + spread * sample, torch.zeros(3))
+    return Pose(a_pose().axis_angles + scale * sample, torch.zeros(3))
 
 
 def _ranges() -> tuple[Tensor, Tensor]:

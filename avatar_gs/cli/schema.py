@@ -10,6 +10,8 @@ from avatar_gs.stages import Stage
 LAB_SECTIONS = ("world", "mini", "people", "scorer", "suite", "evaluate", "playground", "benchmark")
 """Sections of ``lab`` that the command line may name without it. Older runs saved them at the top level."""
 
+FORMER_KEYS = {"lab.playground.picture": "lab.playground.image"}
+
 # The only place that imports the laboratory, by name: the product works without it.
 HAS_LAB = importlib.util.find_spec("avatar_gs.lab") is not None
 SCHEMA: type[Settings] = importlib.import_module("avatar_gs.lab.settings").LabSettings if HAS_LAB else Settings
@@ -18,8 +20,9 @@ STAGES = PRODUCT_STAGES | LAB_STAGES
 
 
 def full_key(key: str) -> str:
-    """The full name of a setting: ``suite`` is ``lab.suite``."""
-    return f"lab.{key}" if key.partition(".")[0] in LAB_SECTIONS else key
+    """The full name of a setting, also by its former name: ``suite`` is ``lab.suite``."""
+    key = f"lab.{key}" if key.partition(".")[0] in LAB_SECTIONS else key
+    return FORMER_KEYS.get(key, key)
 
 
 def short_key(key: str) -> str:

@@ -103,7 +103,7 @@ def draw_times(
     return (fraction * num_timesteps).round().long().clamp(0, num_timesteps - 1)
 
 
-def weight(kind: Weight, alpha: Float[Tensor, "B 1 1 1"], sigma: Float[Tensor, "B 1 1 1"]) -> Float[Tensor, "B 1 1 1"]:
+def weight(name: Weight, alpha: Float[Tensor, "B 1 1 1"], sigma: Float[Tensor, "B 1 1 1"]) -> Float[Tensor, "B 1 1 1"]:
     """w(t) of each image."""
     return {
         Weight.sigma_squared: lambda: sigma**2,
@@ -112,4 +112,4 @@ def weight(kind: Weight, alpha: Float[Tensor, "B 1 1 1"], sigma: Float[Tensor, "
         Weight.sigma_over_alpha: lambda: sigma / alpha,
         Weight.alpha_over_sigma: lambda: alpha / sigma,
         Weight.one_over_alpha: lambda: 1 / alpha,
-    }[kind]()
+    }[name]()

@@ -161,8 +161,8 @@ def check_fits(embedding: IdentityEmbedding, prior: IdentityPrior, file: str = "
         worst = max(float(ratios.max()), 1 / float(ratios.min()))
         size = "larger" if float(ratios.max()) > MAX_RATIO else "smaller"
         raise UserError(
-            f"{file}: its rows are {worst:,.0f} times {size} than those of prior={prior.name}: its training diverged, "
-            "or it is no embedding for this prior; give another"
+            f"{file}: its embeddings are {worst:,.0f} times {size} than those of prior={prior.name}: its training "
+            "diverged, or it is no embedding for this prior; give another"
         )
 
 

@@ -39,7 +39,7 @@ LATENT_SIZE = 64
 class StableDiffusionPrior:
     """Implements ``protocols.IdentityPrior``. All parameters are frozen; gradients flow to inputs only.
 
-    Inputs and outputs are float32 whatever the networks compute in: a residual subtracts nearly equal predictions.
+    Inputs and outputs are float32 in any precision of the networks: a residual subtracts nearly equal predictions.
 
     Args:
         parts: the networks, tokenizer and scheduler; they are moved to the device, in place.

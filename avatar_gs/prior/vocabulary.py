@@ -34,7 +34,9 @@ COMMON = Describable(
     },
     clothes={
         "top": tuple(
-            _a(f"{colour} {kind}") for kind in ("shirt", "t-shirt", "sweater", "jacket", "coat") for colour in _COLOURS
+            _a(f"{colour} {garment}")
+            for garment in ("shirt", "t-shirt", "sweater", "jacket", "coat")
+            for colour in _COLOURS
         ),
         "bottoms": (
             "blue jeans",
@@ -42,7 +44,7 @@ COMMON = Describable(
             *(f"{colour} shorts" for colour in _COLOURS),
             *(_a(f"{colour} skirt") for colour in _COLOURS),
         ),
-        "shoes": tuple(f"{colour} {kind}" for kind in ("shoes", "boots") for colour in _COLOURS),
+        "shoes": tuple(f"{colour} {garment}" for garment in ("shoes", "boots") for colour in _COLOURS),
         "hat": ("", *(_a(f"{colour} hat") for colour in _COLOURS)),
         "glasses": ("", "glasses", "sunglasses"),
     },

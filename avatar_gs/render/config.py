@@ -63,10 +63,10 @@ class CamerasConfig(Section):
         The other framings keep their proportions. Nothing changes if the head has no weight or all of it.
         """
         others = self.body.probability + self.upper.probability + self.lower.probability
-        share = self.head_share_with_identity
-        if not self.head.probability or self.head.probability >= share * (self.head.probability + others):
+        fraction = self.head_share_with_identity
+        if not self.head.probability or self.head.probability >= fraction * (self.head.probability + others):
             return self
-        return replace(self, head=replace(self.head, probability=others * share / (1 - share)))
+        return replace(self, head=replace(self.head, probability=others * fraction / (1 - fraction)))
 
 
 @dataclass

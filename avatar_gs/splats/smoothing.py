@@ -22,7 +22,8 @@ CORNER = 0.05
 NORMAL_REACH = 0.02
 """Metres per unit of normal in distances: splats on opposite surfaces are at least twice this far apart, so that the
 two sides of a finger are not neighbours."""
-KEYS = ("neighbours", "share")
+KEYS = {"neighbours": "neighbours", "strength": "share"}
+"""Keys in checkpoints by attribute."""
 
 
 class ColorSmoother:
@@ -31,7 +32,7 @@ class ColorSmoother:
     def __init__(self, config: SmoothingConfig, model: GaussianModel) -> None:
         self.config = config
         self.neighbours: Int[Tensor, "N K"]
-        self.share: Float[Tensor, " N"]
+        self.strength: Float[Tensor, " N"]
         self.refresh(model)
 
     @torch.no_grad()
@@ -39,24 +40,24 @@ class ColorSmoother:
         """Find every splat's neighbours (about 10 ms for 8000 splats on a CPU)."""
         if self.config.strength:
             means, normals = model.params["means"].detach(), model.params["normals"].detach()
-            self.neighbours, self.share = nearest(means, normals, self.config)
+            self.neighbours, self.strength = nearest(means, normals, self.config)
 
     @torch.no_grad()
     def step(self, model: GaussianModel, learning_rate: float) -> None:
         """One step of ``strength`` times the colours' ``learning_rate``, smaller where splats lie close together."""
         if self.config.strength:
             colors = model.params["sh0"][:, 0]
-            step = self.config.strength * learning_rate * self.share[:, None]
+            step = self.config.strength * learning_rate * self.strength[:, None]
             colors += step * pull(colors, self.neighbours)
 
     def tensors(self) -> dict[str, Tensor]:
         """The state that the next steps depend on; empty if it is off."""
-        return {name: getattr(self, name) for name in KEYS} if self.config.strength else {}
+        return {key: getattr(self, name) for name, key in KEYS.items()} if self.config.strength else {}
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore the result of ``tensors``."""
-        for name in KEYS if self.config.strength else ():
-            setattr(self, name, tensors[name].to(getattr(self, name).device).clone())
+        for name, key in KEYS.items() if self.config.strength else ():
+            setattr(self, name, tensors[key].to(getattr(self, name).device).clone())
 
 
 def nearest(
@@ -72,8 +73,7 @@ def nearest(
     places = torch.cat([means, NORMAL_REACH * normals], -1)
     distances, index = Points(places).nearest(places, config.neighbours + 1)
     spacing = distances.float().mean(-1).clamp_min(1e-6)
-    share = (spacing / spacing.median()).clamp(max=1) ** config.detail
-    return index, share
+    return index, (spacing / spacing.median()).clamp(max=1) ** config.detail
 
 
 def pull(colors: Float[Tensor, "N C"], neighbours: Int[Tensor, "N K"]) -> Float[Tensor, "N C"]:

@@ -68,7 +68,7 @@ class Scenes:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="scenes")
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(self, error_type: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         assert self._pool is not None
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._pool = None

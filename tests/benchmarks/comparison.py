@@ -87,7 +87,7 @@ def command(
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkout", type=Path, help=f"{peer}'s repository")
-    parser.add_argument("--prior", choices=full.KINDS, default=default_prior)
+    parser.add_argument("--prior", choices=full.FAMILIES, default=default_prior)
     parser.add_argument("--few-channels", action="store_true", help="a test run: all layers, few channels")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=20)

@@ -80,7 +80,7 @@ def with_few_channels(settings: LabSettings, folder: Path) -> LabSettings:
     prior is kept, since it is small."""
     from tests import full
 
-    if settings.prior.name not in full.KINDS:
+    if settings.prior.name not in full.FAMILIES:
         return settings
     for name, part in full.few(folder / "tokenizer", settings.prior.name, unet={"sample_size": 16}).items():
         part.save_pretrained(folder / name)

@@ -1,4 +1,4 @@
-"""What is counted, timed and printed of steps beside each other, and our own steps."""
+"""What is counted, timed and printed of compared steps, and our own steps."""
 
 import json
 from pathlib import Path

@@ -212,8 +212,8 @@ def test_configured_betas_shape_the_body(body: Body) -> None:
 
 
 def test_random_poses_stand_naturally_and_follow_their_generator(body: Body) -> None:
-    def draw(seed: int, spread: float = 1.0) -> Tensor:
-        return random_pose(torch.Generator().manual_seed(seed), spread).axis_angles
+    def draw(seed: int, scale: float = 1.0) -> Tensor:
+        return random_pose(torch.Generator().manual_seed(seed), scale).axis_angles
 
     assert torch.equal(draw(0), draw(0))
     assert not torch.equal(draw(0), draw(1))

@@ -93,11 +93,11 @@ def test_de_sds_is_vsd_at_one_more_with_the_negative_as_null(prior):
 @pytest.mark.parametrize("t", [100, 500])
 @pytest.mark.parametrize("x", [0.9, -2.0])
 def test_noise_share_interpolates_de_sds_and_sds(prior, t, x):
-    """Half-way, the residual is the mean of both methods' on the same noise; at 1, it is SDS's for any y_con."""
+    """At one half, the residual is the mean of both methods' on the same noise; at 1, it is SDS's for any y_con."""
     s, conds, z = 3.0, conditions(text=0.5, negative=-0.25), full(x, 4)
 
-    def gradient(share):
-        config = plain_de_sds(warmup=0.0, noise_share=share)
+    def gradient(fraction):
+        config = plain_de_sds(warmup=0.0, noise_share=fraction)
         guidance = make(prior, conds, t=t, cfg_scale=s, de_sds=config, **ONE)
         at(0.3, guidance)
         return step(guidance, conds, z).grad
@@ -107,15 +107,15 @@ def test_noise_share_interpolates_de_sds_and_sds(prior, t, x):
     torch.testing.assert_close(gradient(0.5), (gradient(0.0) + sds) / 2, atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("share", [0.25, 1.0])
-def test_noise_share_adds_its_fraction_of_noise_and_no_bias(prior, share):
+@pytest.mark.parametrize("fraction", [0.25, 1.0])
+def test_noise_share_adds_its_fraction_of_noise_and_no_bias(prior, fraction):
     x, m, t = 0.9, 0.5, 500
     conds, level = conditions(text=m), Level(prior, t)
-    guidance = make(prior, conds, t=t, cfg_scale=0.0, de_sds=plain_de_sds(warmup=0.0, noise_share=share), **ONE)
+    guidance = make(prior, conds, t=t, cfg_scale=0.0, de_sds=plain_de_sds(warmup=0.0, noise_share=fraction), **ONE)
     at(x, guidance)
     grad = step(guidance, conds, full(x, DRAWS)).grad
     assert abs(float(grad.mean()) - level.kappa * (x - m)) < 4 * float(grad.std()) / grad.numel() ** 0.5
-    assert float(grad.var()) == pytest.approx((share * level.alpha**2 * prior.tau**2 / level.v) ** 2, rel=0.05)
+    assert float(grad.var()) == pytest.approx((fraction * level.alpha**2 * prior.tau**2 / level.v) ** 2, rel=0.05)
 
 
 def test_de_sds_begins_as_csd(prior):

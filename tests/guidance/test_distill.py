@@ -141,8 +141,8 @@ def test_clipping_clamps_the_norm_over_channels(prior):
     torch.testing.assert_close(untouched, free)
 
 
-@pytest.mark.parametrize("kind", list(Weight))
-def test_weights(prior, kind):
+@pytest.mark.parametrize("weight", list(Weight))
+def test_weights(prior, weight):
     conds, t = conditions(), torch.tensor([400])
     alpha, sigma = float(prior.alpha(t)), float(prior.sigma(t))
     expected = {
@@ -152,9 +152,9 @@ def test_weights(prior, kind):
         Weight.sigma_over_alpha: sigma / alpha,
         Weight.alpha_over_sigma: alpha / sigma,
         Weight.one_over_alpha: 1 / alpha,
-    }[kind]
+    }[weight]
     plain = step(make(prior, conds, t=400, weight=Weight.one), conds, full(0.7)).grad
-    torch.testing.assert_close(step(make(prior, conds, t=400, weight=kind), conds, full(0.7)).grad, expected * plain)
+    torch.testing.assert_close(step(make(prior, conds, t=400, weight=weight), conds, full(0.7)).grad, expected * plain)
 
 
 def test_sigma_over_alpha_makes_g_the_step_to_the_clean_image(prior):
@@ -235,9 +235,9 @@ NETWORK_CALLS = {
 }
 
 
-@pytest.mark.parametrize("kind", ["sd15", "sd21"])
-def test_with_real_networks(tmp_path, kind):
-    prior = StableDiffusionPrior(Parts(**tiny.parts(tmp_path, kind)))
+@pytest.mark.parametrize("family", ["sd15", "sd21"])
+def test_with_real_networks(tmp_path, family):
+    prior = StableDiffusionPrior(Parts(**tiny.parts(tmp_path, family)))
     source = {"source": "a green man"}
     prompts = {f"body/{side}": BucketPrompt(f"a red man, {side} view", "blue", source) for side in ("front", "back")}
     conds = TextConditions.encode(prior, prompts)

@@ -243,13 +243,13 @@ def test_pds_with_stride_one_has_the_direction_of_dds(prior, t):
 @pytest.mark.parametrize("stride", [1, 2, 4])
 @pytest.mark.parametrize("t", [100, 500, 900])
 def test_pds_shifts_by_a_fraction(prior, t, stride):
-    """It rests at x_s + share * s (m_y - m_source), share = chi kappa / (psi + chi kappa): all of it when psi = 0."""
+    """It rests at x_s + f s (m_y - m_source), f = chi kappa / (psi + chi kappa): all of it when psi = 0."""
     s, conds, kappa = 3.0, conditions(source=-0.6), Level(prior, t).kappa
     psi, chi = (float(value) for value in coefficients(prior, torch.tensor([t]), stride))
-    share = chi * kappa / (psi + chi * kappa)
-    assert (share == pytest.approx(1.0, abs=1e-9)) is (stride == 1)
+    fraction = chi * kappa / (psi + chi * kappa)
+    assert (fraction == pytest.approx(1.0, abs=1e-9)) is (stride == 1)
     options = {"unconditional": Unconditional.empty, "cfg_scale": s, "pds": PdsConfig(stride=stride), **ONE}
-    rest = full(SOURCE + share * edit_shift(s), 3)
+    rest = full(SOURCE + fraction * edit_shift(s), 3)
     assert step(make(prior, conds, "pds", t, **options), conds, rest).grad.abs().max() < 1e-6
     assert step(make(prior, conds, "pds", t, **options), conds, rest + 0.1).grad.min() > 1e-4
 

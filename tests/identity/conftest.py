@@ -4,7 +4,7 @@ import pytest
 
 from avatar_gs.protocols import Describable
 
-KINDS = ("sd15", "sd21")
+FAMILIES = ("sd15", "sd21")
 NAMES = ("red man", "a tall", "blue shirt xylophone", "body")
 WORDS = Describable(
     person=("a man", "a woman"),
@@ -21,9 +21,9 @@ def priors(tmp_path_factory):
     from tests import tiny
 
     return {
-        kind: StableDiffusionPrior(
-            Parts(**tiny.parts(tmp_path_factory.mktemp(kind), kind)),
+        family: StableDiffusionPrior(
+            Parts(**tiny.parts(tmp_path_factory.mktemp(family), family)),
             words=Words(known_names=NAMES, describable=WORDS),
         )
-        for kind in KINDS
+        for family in FAMILIES
     }

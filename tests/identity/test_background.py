@@ -32,9 +32,9 @@ def rembg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         "    found = (FOLDER / f'{name}.onnx').read_text()\n"
         "    if found == 'damaged': raise RuntimeError('not a model\\nat all')\n"
         "    return found\n"
-        "def remove(picture, session, only_mask):\n"
-        "    mask = Image.new('L', picture.size)\n"
-        "    if session != 'nobody': mask.paste(255, (0, 0, picture.width // 2, picture.height))\n"
+        "def remove(image, session, only_mask):\n"
+        "    mask = Image.new('L', image.size)\n"
+        "    if session != 'nobody': mask.paste(255, (0, 0, image.width // 2, image.height))\n"
         "    return mask\n"
     )
     for name in [name for name in sys.modules if name.split(".")[0] in ("rembg", "onnxruntime")]:

@@ -14,7 +14,7 @@ from avatar_gs.identity.photos import PhotoSet
 from avatar_gs.prior.config import PromptStyle
 from avatar_gs.protocols import IdentityPrior
 from tests import tiny
-from tests.identity.conftest import KINDS, NAMES
+from tests.identity.conftest import FAMILIES, NAMES
 
 
 def photos(count=3):
@@ -48,9 +48,9 @@ def with_new_tokens(prior, rows):
     return encode
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_initial_embeddings_are_the_outputs_for_the_mean_name(priors, kind):
-    prior = priors[kind]
+@pytest.mark.parametrize("family", FAMILIES)
+def test_initial_embeddings_are_the_outputs_for_the_mean_name(priors, family):
+    prior = priors[family]
     weight = prior.text_encoder.get_input_embeddings().weight
     ids = [prior.tokenizer(name, add_special_tokens=False).input_ids for name in NAMES]
     first = weight[[tokens[0] for tokens in ids]].mean(0)
@@ -76,9 +76,9 @@ def test_textual_inversion_starts_at_a_word_without_regularisation(priors):
     assert (free - rows).norm(dim=-1).min() > 0.2
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_training_changes_the_embeddings_only(priors, kind):
-    prior = priors[kind]
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_changes_the_embeddings_only(priors, family):
+    prior = priors[family]
     networks = (prior.text_encoder, prior.unet, prior.vae, prior.controlnet)
     before = [{name: value.clone() for name, value in network.state_dict().items()} for network in networks]
     words = prior.encode_prompts(["a red man"])

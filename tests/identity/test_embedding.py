@@ -173,17 +173,17 @@ class Bomb:
         return os.mkdir, (str(self.mark),)
 
 
-@pytest.mark.parametrize("kind", ["torch", "torch, not zipped", "plain"])
-def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("format", ["torch", "torch, not zipped", "plain"])
+def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, format: str) -> None:
     path, mark = tmp_path / "evil.pt", tmp_path / "exploded"
     content = {"28017_v0": rows(1)[0], "28017_v1": Bomb(mark)}
-    if kind == "plain":
+    if format == "plain":
         path.write_bytes(pickle.dumps(content))
     else:
-        torch.save(content, path, _use_new_zipfile_serialization=kind == "torch")
+        torch.save(content, path, _use_new_zipfile_serialization=format == "torch")
     refuses(path, "could run a program", "was not opened")
     assert not mark.exists()
-    torch.load(path, weights_only=False) if kind != "plain" else pickle.loads(path.read_bytes())
+    torch.load(path, weights_only=False) if format != "plain" else pickle.loads(path.read_bytes())
     assert mark.exists()  # the bomb was live
 
 

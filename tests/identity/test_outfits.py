@@ -11,7 +11,7 @@ from avatar_gs.identity.outfits import OutfitSamples, other_outfits, outfit_erro
 from avatar_gs.identity.photos import PhotoSet
 from avatar_gs.prior.config import PromptStyle
 from tests import tiny
-from tests.identity.conftest import KINDS, WORDS
+from tests.identity.conftest import FAMILIES, WORDS
 
 SOMEBODY = Description("a man", {"height": "very tall"}, {"top": "a red shirt", "bottoms": "red trousers"})
 
@@ -56,9 +56,9 @@ def test_prompts_name_other_clothes_but_not_those_of_the_photos(priors, style):
     assert torch.equal(sample_outfits(prior, SOMEBODY, style, seed=0).latents, found.latents)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_equivalent_embeddings_have_no_error_and_a_gradient_step_reduces_it(priors, kind):
-    prior = priors[kind]
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equivalent_embeddings_have_no_error_and_a_gradient_step_reduces_it(priors, family):
+    prior = priors[family]
     z = torch.randn(4, prior.latent_channels, 8, 8, generator=torch.Generator().manual_seed(1))
     rehearsals = OutfitSamples(z, ("a <id>, tall",) * 4, ("a red man, tall",) * 4)
     true = prior.token_embeddings("red man")

@@ -27,7 +27,7 @@ HEIC = (
 )
 """80 x 96 pixels, red above and blue below (libheif)."""
 
-# ---- kinds of images
+# ---- image formats
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tiff", "avif"])
@@ -213,11 +213,11 @@ def test_a_circle_stays_a_circle_in_its_place(width: int, height: int, size: int
     places = (np.arange(size) + 0.5) * side / size
     total = weights.sum()
     found = np.array([(weights.sum(0) * places).sum(), (weights.sum(1) * places).sum()]) / total
-    spread = [((weights.sum(axis) * (places - middle) ** 2).sum() / total) ** 0.5 for axis, middle in enumerate(found)]
+    std = [((weights.sum(axis) * (places - middle) ** 2).sum() / total) ** 0.5 for axis, middle in enumerate(found)]
     pixel = max(1.0, side / size)
     np.testing.assert_allclose(found, centre - [left, 0], atol=0.15 * pixel)
-    np.testing.assert_allclose(spread[0], spread[1], atol=0.12 * pixel)
-    np.testing.assert_allclose(2 * np.array(spread), radius, atol=0.3 * pixel)
+    np.testing.assert_allclose(std[0], std[1], atol=0.12 * pixel)
+    np.testing.assert_allclose(2 * np.array(std), radius, atol=0.3 * pixel)
 
 
 def test_wide_images_keep_the_middle_and_tall_ones_the_top() -> None:
@@ -240,8 +240,8 @@ def test_fine_stripes_average_out(tmp_path: Path) -> None:
 
 
 def png(width: int, height: int, rows: bytes) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")

@@ -52,7 +52,7 @@ def scorer() -> Scorer:
     return frozen(build_model(tokenizer), tokenizer)
 
 
-def true_pictures(truth: Truth) -> ViewImages:
+def true_images(truth: Truth) -> ViewImages:
     """The images of an avatar that is the person."""
     alpha = np.stack([1 - part_masks(part_map, BACKGROUND) for part_map in truth.maps])
     rgb = np.stack([truth.image(view) for view in range(len(truth.maps))])

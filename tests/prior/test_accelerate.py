@@ -67,7 +67,7 @@ def called(fast, rows, times=1, learns=False, y=False):
 
 
 def logged(caplog):
-    """What a user is warned of, whatever else the level of the logger lets through."""
+    """The warnings, without less severe messages."""
     records = [record for record in caplog.records if record.name.startswith("avatar_gs")]
     return [record.message for record in records if record.levelno >= logging.WARNING]
 
@@ -174,7 +174,7 @@ def test_what_a_graph_keeps_is_used_once_at_a_time():
 
 
 def test_a_captured_function_with_gradients_goes_one_at_a_time(monkeypatch):
-    """With torch's capture replaced by one whose memory is overwritten in the same way, on a CPU."""
+    """With torch's capture replaced by one whose memory is overwritten likewise, on a CPU."""
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", Overwritten)
     y = torch.tensor([0.5, 2.0])
     fast = accelerate._CapturedWithGradients(lambda x, y: (x * x * y).tanh(), (torch.ones(2, requires_grad=True), y))

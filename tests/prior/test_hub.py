@@ -1,4 +1,4 @@
-"""Downloads from a hub of our own on this machine: what is chosen, resuming, and every way to fail in one line."""
+"""Downloads from a hub on this machine: what is chosen, resuming, and every failure in one line."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 # (the annotations in diffusers are narrower than what it takes and returns)
@@ -188,7 +188,7 @@ def test_an_interrupted_download_resumes(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 512)
     hub.cut[Path(weights).name] = 1024  # of the first such file that is asked for
     fetch(config())
-    assert sum(how == "get 1024" for _, how in hub.asked) == 1, "resumed, not begun anew"
+    assert sum(how == "get 1024" for _, how in hub.asked) == 1, "resumed, not started again"
     (file,) = (tmp_path / "cache").glob("models--someone--pose/snapshots/*/*.safetensors")
     assert file.read_bytes() == (hub.root / weights).read_bytes()
 
@@ -223,7 +223,7 @@ def test_a_damaged_download_is_removed_and_fetched_again(hub, tmp_path):
     blob.parent.mkdir(parents=True)
     part = blob.with_name(f"{blob.name}{module.PART}")
     part.write_bytes(b"x" * 1024)
-    refuses("damaged", "the same command fetches it anew")
+    refuses("damaged", "the same command fetches it again")
     part.write_bytes(b"x" * (weights.stat().st_size + 1))
     fetch(config())
     assert blob.read_bytes() == weights.read_bytes()

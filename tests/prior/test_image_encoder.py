@@ -143,9 +143,9 @@ def test_the_format_is_short_where_the_networks_is_on_a_gpu_only():
 )
 def test_encoder_keeps_changes_no_gradient(config, keeps, convolutions, norms):
     prior = load_prior(replace(config, encoder_keeps=EncoderKeeps[keeps]))
-    kinds = [type(module) for module in prior.vae.encoder.modules()]
-    assert (FrozenConv2d in kinds, nn.Conv2d in kinds) == (convolutions, not convolutions)
-    assert (FrozenNormSilu in kinds, nn.SiLU in kinds) == (norms, not norms)
+    types = [type(module) for module in prior.vae.encoder.modules()]
+    assert (FrozenConv2d in types, nn.Conv2d in types) == (convolutions, not convolutions)
+    assert (FrozenNormSilu in types, nn.SiLU in types) == (norms, not norms)
     auto = load_prior(config)
     assert auto.codec.encoder_keeps is EncoderKeeps.least, "on a CPU"
     for one, other in zip(answer(prior.encode_images, images()), answer(auto.encode_images, images()), strict=True):

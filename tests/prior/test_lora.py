@@ -269,10 +269,10 @@ def test_sixteen_bits_are_rounded_once(folder, plain, tmp_path):
         assert (error <= expected.abs() * 2.0**-8 + 1e-6).all()
 
 
-@pytest.mark.parametrize("kind", full.KINDS)
-def test_the_true_layouts(kind, tmp_path):
+@pytest.mark.parametrize("family", full.FAMILIES)
+def test_the_true_layouts(family, tmp_path):
     """Every layer that Kohya's trainers change in SD 1.5 and 2.1, with few channels."""
-    parts = full.few(tmp_path, kind)
+    parts = full.few(tmp_path, family)
     unet, text = parts["unet"], parts["text_encoder"]
     ends = (*ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
     made = {("unet", path): factors(module, 1) for path, module in layers(unet, *ends).items() if "attentions" in path}

@@ -167,8 +167,8 @@ def test_a_prompt_that_names_nobody_gets_the_person_in_front(prompt, expected):
 def test_stable_diffusion_gets_the_identity_only_where_a_face_is_large(preset):
     words = read_preset("prior", preset).values["prompts"]
     prompts = bucket_prompts("<id> in a coat", "", PromptConfig(**words | {"style": PromptStyle.sd}))
-    told = {str(bucket) for bucket, prompt in prompts.items() if PLACEHOLDER in prompt.positive}
-    assert told == {"head/front", "head/side", "upper/front", "upper/side"}
+    named = {str(bucket) for bucket, prompt in prompts.items() if PLACEHOLDER in prompt.positive}
+    assert named == {"head/front", "head/side", "upper/front", "upper/side"}
     assert prompts[Bucket(Framing.BODY, ViewDirection.BACK)].positive.startswith(
         "back view of a person from behind, back of the head, full body, a person in a coat"
     )

@@ -138,8 +138,8 @@ def test_frozen_layers_equal_torchs(config):
     use_low_memory_convolutions(frozen)
     use_low_memory_norms(frozen.encoder)
     assert list(frozen.state_dict()) == list(ordinary.state_dict())
-    kinds = [type(module) for module in frozen.encoder.modules()]
-    assert kinds.count(FrozenConv2d) > 8 and kinds.count(FrozenNormSilu) > 8 and nn.SiLU not in kinds
+    types = [type(module) for module in frozen.encoder.modules()]
+    assert types.count(FrozenConv2d) > 8 and types.count(FrozenNormSilu) > 8 and nn.SiLU not in types
     x = torch.rand(2, 3, 16, 16, dtype=torch.float64)
     for learns in (True, False):
         gradients = []

@@ -27,17 +27,17 @@ TENSORS = {"sd15": (686, 248, 196), "sd21": (686, 248, 372)}
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Per kind: its parts, its checkpoint and its ControlNet, few channels wide; the layouts are patched alike."""
+    """Per family: its parts, its checkpoint and its ControlNet, few channels wide; the layouts are patched alike."""
     folder = tmp_path_factory.mktemp("single")
     made = {}
-    for kind in full.KINDS:
-        parts = full.few(folder, kind)
-        save_file(full.checkpoint(parts, kind), folder / f"{kind}.safetensors")
+    for family in full.FAMILIES:
+        parts = full.few(folder, family)
+        save_file(full.checkpoint(parts, family), folder / f"{family}.safetensors")
         control = full.controlnet_to_ldm(parts["controlnet"].state_dict())
         save_file(
-            {f"control_model.{key}": value for key, value in control.items()}, folder / f"{kind}_pose.safetensors"
+            {f"control_model.{key}": value for key, value in control.items()}, folder / f"{family}_pose.safetensors"
         )
-        made[kind] = parts, folder / f"{kind}.safetensors", folder / f"{kind}_pose.safetensors"
+        made[family] = parts, folder / f"{family}.safetensors", folder / f"{family}_pose.safetensors"
     layouts = full.save_layouts(folder / "layouts", len(parts["tokenizer"]))
     return made, layouts
 
@@ -49,27 +49,27 @@ def patched(request, monkeypatch, no_network):
         monkeypatch.setattr(single_file, "WIDTHS", full.FEW_WIDTHS)
 
 
-@pytest.mark.parametrize("kind", full.KINDS)
-def test_the_packaged_configurations_are_the_published_models(kind):
+@pytest.mark.parametrize("family", full.FAMILIES)
+def test_the_packaged_configurations_are_the_published_models(family):
     names = ("text_encoder", "vae", "unet", "controlnet", "scheduler")
     with torch.device("meta"):
-        parts = full.networks({name: full.layout(kind, name) for name in names})
-    counts = {name: sum(value.numel() for value in parts[name].parameters()) for name in PARAMETERS[kind]}
-    assert counts == PARAMETERS[kind]
+        parts = full.networks({name: full.layout(family, name) for name in names})
+    counts = {name: sum(value.numel() for value in parts[name].parameters()) for name in PARAMETERS[family]}
+    assert counts == PARAMETERS[family]
     text = dict(parts["text_encoder"].named_parameters())
-    assert (len(parts["unet"].state_dict()), len(parts["vae"].state_dict()), len(text)) == TENSORS[kind]
+    assert (len(parts["unet"].state_dict()), len(parts["vae"].state_dict()), len(text)) == TENSORS[family]
 
 
-@pytest.mark.parametrize("kind", full.KINDS)
-def test_a_checkpoint_loads_back_equal(files, kind):
-    parts, file, controlnet = files[0][kind]
+@pytest.mark.parametrize("family", full.FAMILIES)
+def test_a_checkpoint_loads_back_equal(files, family):
+    parts, file, controlnet = files[0][family]
     prior = load(file, controlnet, prediction=Prediction.epsilon)
     for name in ("unet", "vae", "text_encoder", "controlnet"):
         expected, found = parts[name].state_dict(), getattr(prior, name).state_dict()
         assert set(found) == set(expected)
         assert all(torch.equal(found[key], expected[key]) for key in expected), name
     assert prior.prediction_type == "epsilon" and prior.image_size == 512 and prior.token_length == 77
-    assert prior.tokenizer.pad_token == ("!" if kind == "sd21" else "<|endoftext|>")
+    assert prior.tokenizer.pad_token == ("!" if family == "sd21" else "<|endoftext|>")
     torch.testing.assert_close(prior.denoiser.alphas**2, parts["scheduler"].alphas_cumprod)
 
 

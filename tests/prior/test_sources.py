@@ -19,7 +19,7 @@ def test_missing_folder():
 
 def test_a_file_of_another_type(tmp_path):
     (tmp_path / "model.txt").write_bytes(b"")
-    refuses(tmp_path / "model.txt", "is a file of no known kind", "expected a .safetensors file")
+    refuses(tmp_path / "model.txt", "is a file in no known format", "expected a .safetensors file")
     (tmp_path / "model.ckpt").write_bytes(b"")
     refuses(tmp_path / "model.ckpt", "damaged, or a pickle", "read as plain tensors only")
     (tmp_path / "model.safetensors").write_bytes(b"")

@@ -13,17 +13,17 @@ from avatar_gs.prior.parts import Parts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
 from tests import tiny
 
-KINDS = ("sd15", "sd21")
+FAMILIES = ("sd15", "sd21")
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    return {kind: tiny.save_prior(tmp_path_factory.mktemp(kind), kind) for kind in KINDS}
+    return {family: tiny.save_prior(tmp_path_factory.mktemp(family), family) for family in FAMILIES}
 
 
 @pytest.fixture(scope="module")
 def priors(folders):
-    return {kind: load_prior(PriorConfig(name="custom", path=str(folder))) for kind, folder in folders.items()}
+    return {family: load_prior(PriorConfig(name="custom", path=str(folder))) for family, folder in folders.items()}
 
 
 def inputs(prior, batch=3):
@@ -33,9 +33,9 @@ def inputs(prior, batch=3):
     return latents, prior.encode_prompts(["a red man", "a woman", ""][:batch]), control
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_sizes(priors, kind):
-    prior = priors[kind]
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sizes(priors, family):
+    prior = priors[family]
     assert (prior.image_size, prior.latent_size, prior.latent_channels) == (tiny.IMAGE_SIZE, tiny.LATENT_SIZE, 4)
     assert (prior.token_length, prior.num_timesteps) == (tiny.TOKEN_LENGTH, 1000)
     latents = prior.encode_images(torch.rand(2, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, 3))
@@ -79,9 +79,9 @@ def test_the_v_prediction_means_what_diffusers_means(priors, t):
     torch.testing.assert_close(alpha * theirs + sigma * prior.eps(z_t, times, cond, control), z_t, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_batch_equals_singles(priors, kind):
-    prior = priors[kind]
+@pytest.mark.parametrize("family", FAMILIES)
+def test_batch_equals_singles(priors, family):
+    prior = priors[family]
     z_t, cond, control = inputs(prior)
     t = torch.tensor([20, 500, 900])
     before = prior.calls
@@ -155,9 +155,9 @@ def random_control():
     return torch.rand(2, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, 3, generator=torch.Generator().manual_seed(3))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_samples_equal_diffusers_pipeline(priors, kind):
-    prior = priors[kind]
+@pytest.mark.parametrize("family", FAMILIES)
+def test_samples_equal_diffusers_pipeline(priors, family):
+    prior = priors[family]
     prompts, negatives, control = ["a red man, front view", "a woman"], ["blue", "head"], random_control()
     theirs = diffusers_samples(prior, prompts, negatives, control, guidance_scale=4.0)
     calls = prior.calls
@@ -174,11 +174,11 @@ def test_samples_that_are_not_finite_are_an_error_and_no_black_image(priors, mon
         prior.sample(["a man"], [""], None, 2, 4.0, torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_pose_guidance_equals_diffusers_guidance_between_no_map_and_the_map(priors, kind, monkeypatch):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pose_guidance_equals_diffusers_guidance_between_no_map_and_the_map(priors, family, monkeypatch):
     """Its ``guess_mode`` shows the map to the prompt and not to the negative one. With both alike, and without the
     mode's weakening of the deeper layers, what it guides by is the map alone."""
-    prior = priors[kind]
+    prior = priors[family]
     prompts, control = ["a red man, front view", "a woman"], random_control()
     ours = prior.sample(prompts, prompts, control, 6, 4.0, torch.Generator().manual_seed(7), pose_scale=3.0)
     plain = prior.sample(prompts, prompts, control, 6, 4.0, torch.Generator().manual_seed(7))

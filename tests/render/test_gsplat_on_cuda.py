@@ -47,7 +47,7 @@ def test_another_order_of_summation_is_no_disagreement(scene: str) -> None:
 
 
 def mirrored(splats: Gaussians, cameras: Cameras, background: Tensor) -> Render:
-    """Every rotation the other way round."""
+    """Every rotation inverted."""
     return rasterize(replace(splats, quats=splats.quats * torch.tensor([1.0, -1, -1, -1])), cameras, background)
 
 

@@ -298,8 +298,8 @@ def test_the_axes_of_triangles_are_those_of_their_covariance(scene: tuple[PosedB
     axes, deviations = triangle_axes(corners)
     torch.testing.assert_close(axes @ axes.transpose(1, 2), torch.eye(3).double().expand_as(axes), atol=1e-9, rtol=0)
     torch.testing.assert_close(torch.linalg.det(axes), torch.ones(len(axes)).double())
-    spread = corners - corners.mean(1, keepdim=True)
-    expected = spread.transpose(1, 2) @ spread / 3
+    centred = corners - corners.mean(1, keepdim=True)
+    expected = centred.transpose(1, 2) @ centred / 3
     again = axes @ torch.diag_embed(deviations.square()) @ axes.transpose(1, 2)
     assert (again - expected).abs().amax((1, 2)).le(1e-9 * (1e-9 + expected.abs().amax((1, 2)))).all()
     assert (deviations[:, 0] == 0).all() and (deviations[:, 1] >= deviations[:, 2]).all()

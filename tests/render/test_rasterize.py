@@ -95,7 +95,7 @@ def test_images_and_gradients_equal_the_dense_reference(scene: str) -> None:
     found.info["means2d"].retain_grad()
     right.info["means2d"].retain_grad()
 
-    # Pixels where a threshold lies within rounding may go either way: everywhere else, all must agree.
+    # Pixels where a threshold lies within rounding may differ: everywhere else, all must agree.
     sure, slack = ~right.info["fragile"][..., None], ROUNDING.get(scene, 1.0)
     assert sure.float().mean() > 0.9
     torch.testing.assert_close(found.rgb * sure, (right.rgb * sure).float(), atol=3e-6 * slack, rtol=0)

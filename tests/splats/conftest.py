@@ -35,8 +35,8 @@ def tube() -> PosedBody:
 @pytest.fixture
 def tube_weights(tube: PosedBody) -> Tensor:
     weights = torch.zeros(len(tube.vertices), NUM_JOINTS)
-    share = (tube.vertices[:, 0] / LENGTH + 0.5).clamp(0, 1)
-    weights[:, 0], weights[:, 1] = 1 - share, share
+    fraction = (tube.vertices[:, 0] / LENGTH + 0.5).clamp(0, 1)
+    weights[:, 0], weights[:, 1] = 1 - fraction, fraction
     return weights
 
 

@@ -1,4 +1,4 @@
-"""What hangs in the air is found whatever its grain; what makes up the body, a hand too, is left alone."""
+"""Detached splats are found at any density; those of the body, also of a hand, are kept."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def surface(tube, tube_weights):
 
 
 def with_group(surface, count, away):
-    """The surface, and ``count`` splats of its kind close to each other, ``away`` metres from all of it."""
+    """The surface, and ``count`` such splats close to each other, ``away`` metres from all of it."""
     means, sizes = surface
     corner = means.amax(0) + away / 3**0.5
     group = corner + 1e-3 * torch.rand(count, 3, generator=torch.Generator().manual_seed(1))

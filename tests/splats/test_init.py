@@ -36,7 +36,7 @@ def test_samples_are_area_weighted_and_denser_where_asked(tube, tube_weights):
 def test_samples_are_more_even_than_chance(tube, tube_weights):
     points = sample_surface(tube, tube_weights, 1000, generator()).points
     nearest = neighbour_distance(points, 1)
-    # of independent points the spread of the nearest neighbour's distance is .52 of its mean
+    # of independent points the standard deviation of the nearest neighbour's distance is .52 of its mean
     assert nearest.std() / nearest.mean() < 0.44
 
 

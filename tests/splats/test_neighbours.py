@@ -1,4 +1,4 @@
-"""A grid of cells finds what a k-d tree finds, and components are scipy's, whatever lies where."""
+"""A grid of cells finds what a k-d tree finds, and components are scipy's, for any positions."""
 
 import numpy as np
 import pytest

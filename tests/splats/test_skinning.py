@@ -60,10 +60,10 @@ def test_halfway_between_two_joints_is_half_the_angle():
 
 @given(st.floats(0, 2.6), st.floats(0.05, 0.95), st.integers(0, 100))
 @settings(max_examples=50, deadline=None)
-def test_nearest_rotation_is_the_polar_factor(angle, share, seed):
+def test_nearest_rotation_is_the_polar_factor(angle, fraction, seed):
     axis = torch.randn(3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     R = axis_angle_to_matrix(angle * torch.nn.functional.normalize(axis, dim=0))
-    blend = (1 - share) * torch.eye(3, dtype=torch.float64) + share * R
+    blend = (1 - fraction) * torch.eye(3, dtype=torch.float64) + fraction * R
     U, _, Vh = torch.linalg.svd(blend)
     torch.testing.assert_close(nearest_rotation(blend[None])[0], U @ Vh, atol=1e-5, rtol=0)
 

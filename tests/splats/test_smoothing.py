@@ -80,10 +80,10 @@ def test_dense_splats_are_smoothed_less(model):
     means, normals = model.params["means"].detach().clone(), model.params["normals"].detach()
     crowd = means[:, 0] > 0
     means[crowd] = torch.stack([means[crowd, 0] / 2, *means[crowd, 1:].unbind(-1)], -1)
-    _, share = nearest(means, normals, SmoothingConfig())
-    assert share[crowd].median() < 0.9 * share[~crowd].median()
-    _, share = nearest(means, normals, SmoothingConfig(detail=0.0))
-    assert (share == 1).all()
+    _, strength = nearest(means, normals, SmoothingConfig())
+    assert strength[crowd].median() < 0.9 * strength[~crowd].median()
+    _, strength = nearest(means, normals, SmoothingConfig(detail=0.0))
+    assert (strength == 1).all()
 
 
 def test_two_sides_of_a_thin_surface_are_not_neighbours():

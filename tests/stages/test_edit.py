@@ -23,7 +23,7 @@ def test_a_run_is_edited_by_another(prior, tmp_path, monkeypatch, capsys):
     assert record["splats"] == 300 and record["prior_calls"] == 2 * 4
     assert (tmp_path / "outputs" / "anna" / "checkpoints" / "last.safetensors").read_bytes() == first
     capsys.readouterr()
-    assert cli.main(["name=blue"]) == 0, "a run goes on without being told again where it began"
+    assert cli.main(["name=blue"]) == 0, "a resumed run knows where it started"
     assert "is finished" in capsys.readouterr().err
     assert cli.main([*edit, "name=anna", "overwrite=true"]) == 1
     error = capsys.readouterr().err

@@ -91,8 +91,8 @@ def test_photos_become_an_identity_and_the_identity_an_avatar(prior, anna, tmp_p
     assert embedding.vectors.shape == (1, 16) and not record["cached"]
     assert record["steps"] == 2 and len(record["loss_curve"]) == 2 and record["photos"] == ["0.png", "1.png", "2.png"]
     for name in ("identity_000001.png", "identity_000002.png", "identity_loss.png"):
-        with Image.open(first / "previews" / name) as picture:
-            assert min(picture.size) > 100
+        with Image.open(first / "previews" / name) as image:
+            assert min(image.size) > 100
     assert "learned 3 photos" in capsys.readouterr().err
 
     trained = []

@@ -48,11 +48,11 @@ GB = 10**9
 FULL = Load(batch=4, supersample=2, splats=200_000, network_bytes=2, through_encoder=True, through_networks=True)
 
 
-def networks_on_meta(kind):
+def networks_on_meta(family):
     """The true networks as a prior has them, without weights."""
     with torch.device("meta"):
         parts = full.networks(
-            {name: full.layout(kind, name) for name in (*memory_estimate.PUBLISHED[kind], "scheduler")}
+            {name: full.layout(family, name) for name in (*memory_estimate.PUBLISHED[family], "scheduler")}
         )
     networks = [parts[name].requires_grad_(False).eval() for name in ("vae", "unet", "controlnet")]
     for network in networks:
@@ -75,11 +75,11 @@ def predict(unet, controlnet, size, dtype):
         return unet(z, t, encoder_hidden_states=text, return_dict=False, **extra)[0]
 
 
-@pytest.mark.parametrize("kind", full.KINDS)
-def test_bytes_are_as_many_as_the_estimate_says(kind, monkeypatch):
+@pytest.mark.parametrize("family", full.FAMILIES)
+def test_bytes_are_as_many_as_the_estimate_says(family, monkeypatch):
     """Every tensor of the true networks at 512², counted op by op on the meta device."""
     without_matrices(monkeypatch)
-    vae, unet, controlnet = networks_on_meta(kind)
+    vae, unet, controlnet = networks_on_meta(family)
     for again, kept, within in (
         (False, memory_estimate.ENCODER_GRAPH["least"], memory_estimate.ENCODER_WITHIN["least"]),
         (True, memory_estimate.ENCODER_CHECKPOINTS["least"], memory_estimate.ENCODER_AGAIN["least"]),
@@ -143,28 +143,28 @@ def test_bytes_of_every_encoder(keeps, bits, monkeypatch):
             assert live.peak == pytest.approx(expected + withins[keeps] * bits / 32, rel=0.05)
 
 
-@pytest.mark.parametrize("kind", full.KINDS)
-def test_bytes_of_a_prompts_graph(kind, monkeypatch):
+@pytest.mark.parametrize("family", full.FAMILIES)
+def test_bytes_of_a_prompts_graph(family, monkeypatch):
     without_matrices(monkeypatch)
     with torch.device("meta"):
         encoder = full.networks(
-            {name: full.layout(kind, name) for name in (*memory_estimate.PUBLISHED[kind], "scheduler")}
+            {name: full.layout(family, name) for name in (*memory_estimate.PUBLISHED[family], "scheduler")}
         )["text_encoder"]
         encoder.requires_grad_(False).eval()
         encoder.get_input_embeddings().register_forward_hook(lambda *args: args[-1].detach().requires_grad_())
         kept = measured(lambda: encoder(torch.empty(8, 77, dtype=torch.long))[0])[0]
     expected = (
         memory_estimate.TEXT_GRAPH
-        + memory_estimate.TEXT_GRAPH_PARAMETER * memory_estimate.PUBLISHED[kind]["text_encoder"]
+        + memory_estimate.TEXT_GRAPH_PARAMETER * memory_estimate.PUBLISHED[family]["text_encoder"]
     )
     assert kept == pytest.approx(8 * expected, rel=0.05)
 
 
-def prior_on_meta(kind, folder, encoder_keeps="least", **changes):
+def prior_on_meta(family, folder, encoder_keeps="least", **changes):
     """The true prior as a run has it in 16 bits (its encoder in 32), without weights."""
     with torch.device("meta"):
         parts = full.networks(
-            {name: full.layout(kind, name) for name in (*memory_estimate.PUBLISHED[kind], "scheduler")}
+            {name: full.layout(family, name) for name in (*memory_estimate.PUBLISHED[family], "scheduler")}
         )
     parts["tokenizer"] = tiny.save_tokenizer(folder / "tokenizer")
     keeps = EncoderKeeps[encoder_keeps]
@@ -193,7 +193,7 @@ def held_in_a_step(prior, batch, predicted, *, learns, graph=True):
     return live.peak
 
 
-@pytest.mark.parametrize("kind", full.KINDS)
+@pytest.mark.parametrize("family", full.FAMILIES)
 @pytest.mark.parametrize(
     ("batch", "saving"),
     [
@@ -206,15 +206,15 @@ def held_in_a_step(prior, batch, predicted, *, learns, graph=True):
     ],
 )
 @pytest.mark.parametrize("phase", ["warm-up", "step", "sds"])
-def test_a_step_holds_what_is_estimated(kind, batch, saving, phase, tmp_path, monkeypatch):
+def test_a_step_holds_what_is_estimated(family, batch, saving, phase, tmp_path, monkeypatch):
     """Of the true priors at 512², through the program's own calls, saving memory or not: within 10 %."""
     without_matrices(monkeypatch)
     load = Load(batch, 2, through_encoder=True, through_networks=phase != "sds", predicted=2, overhead=0.0, **saving)
     load = replace(load, warms_up=phase == "warm-up")
-    phases = expected_phases(Architecture(memory_estimate.PUBLISHED[kind]), load)
+    phases = expected_phases(Architecture(memory_estimate.PUBLISHED[family]), load)
     names = ["warm-up"] if phase == "warm-up" else [name for name in phases if name != "warm-up"]
     expected = max(sum(phases[name].values()) - phases[name]["weights"] for name in names)
-    prior = prior_on_meta(kind, tmp_path, **saving)
+    prior = prior_on_meta(family, tmp_path, **saving)
     held = held_in_a_step(prior, batch, 0 if phase == "warm-up" else 2, learns=phase != "sds", graph=phase != "warm-up")
     assert held == pytest.approx(expected, rel=0.1)
 
@@ -275,9 +275,9 @@ def test_memory_that_torch_holds_and_does_not_use_is_free(monkeypatch):
     assert estimate.free_memory("cuda") == 6 * GB
 
 
-@pytest.mark.parametrize("kind", full.KINDS)
-def test_arithmetic_is_as_much_as_the_estimate_says(kind):
-    vae, unet, controlnet = networks_on_meta(kind)
+@pytest.mark.parametrize("family", full.FAMILIES)
+def test_arithmetic_is_as_much_as_the_estimate_says(family):
+    vae, unet, controlnet = networks_on_meta(family)
     for expected, function in (
         (memory_estimate.ENCODER_FLOPS, lambda: encode(vae, 512)),
         (memory_estimate.NETWORKS_FLOPS, lambda: predict(unet, controlnet, 512, torch.float32)),

@@ -54,9 +54,9 @@ def runs_through(folder, width, *more):
     return json.loads((run / "metrics.json").read_text())["stages"]
 
 
-@pytest.mark.parametrize(("kind", "width"), [("sd15", 16), ("sd21", 32)])
-def test_the_program_with_every_block_and_few_channels(kind, width, workplace):
-    for name, part in full.few(workplace, kind, unet={"sample_size": LATENT_SIZE}).items():
+@pytest.mark.parametrize(("family", "width"), [("sd15", 16), ("sd21", 32)])
+def test_the_program_with_every_block_and_few_channels(family, width, workplace):
+    for name, part in full.few(workplace, family, unet={"sample_size": LATENT_SIZE}).items():
         part.save_pretrained(workplace / "prior" / name)
     stages = runs_through(workplace, width, "prior=./prior")
     assert {"embed", "optimize", "export"} <= set(stages)
@@ -64,14 +64,14 @@ def test_the_program_with_every_block_and_few_channels(kind, width, workplace):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(("kind", "width"), [("sd15", 768), ("sd21", 1024)])
-def test_the_program_at_the_true_size(kind, width, workplace, monkeypatch):
+@pytest.mark.parametrize(("family", "width"), [("sd15", 768), ("sd21", 1024)])
+def test_the_program_at_the_true_size(family, width, workplace, monkeypatch):
     """In memory, 5 to 7 GB of float32: nothing of it is written."""
-    prior = StableDiffusionPrior(Parts(**full.whole(workplace, kind, LATENT_SIZE)))
+    prior = StableDiffusionPrior(Parts(**full.whole(workplace, family, LATENT_SIZE)))
     assert prior.image_size == 8 * LATENT_SIZE
     for stage in (embed, optimize, preview):
         monkeypatch.setattr(stage, "load_prior", lambda *arguments: prior)
-    runs_through(workplace, width, f"experiment={kind}", "prior=mini", "prior.prompts.style=sd")
+    runs_through(workplace, width, f"experiment={family}", "prior=mini", "prior.prompts.style=sd")
     assert prior.calls > 0
 
 
@@ -99,15 +99,15 @@ def means_what_diffusers_means(parts, prediction):
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize("kind", full.KINDS)
-def test_what_is_predicted_means_the_clean_image_that_diffusers_means(kind, prediction, tmp_path):
-    means_what_diffusers_means(full.few(tmp_path, kind), prediction)
+@pytest.mark.parametrize("family", full.FAMILIES)
+def test_what_is_predicted_means_the_clean_image_that_diffusers_means(family, prediction, tmp_path):
+    means_what_diffusers_means(full.few(tmp_path, family), prediction)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("kind", full.KINDS)
-def test_what_is_predicted_at_the_true_size(kind, tmp_path):
-    parts = full.whole(tmp_path, kind, LATENT_SIZE)
+@pytest.mark.parametrize("family", full.FAMILIES)
+def test_what_is_predicted_at_the_true_size(family, tmp_path):
+    parts = full.whole(tmp_path, family, LATENT_SIZE)
     for prediction in PREDICTIONS:
         means_what_diffusers_means(parts, prediction)

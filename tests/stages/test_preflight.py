@@ -108,22 +108,22 @@ def test_a_preset_that_is_not_here_yet(settings, monkeypatch, tmp_path):
     assert re.search(r"with sd15 it would be about [\d.]+ GB, with sd21 it would be about [\d.]+ GB", unknown.found)
 
 
-@pytest.mark.parametrize("kind", full.KINDS)
-def test_without_a_network_a_preset_is_counted_as_packaged(kind, settings, monkeypatch, tmp_path):
+@pytest.mark.parametrize("family", full.FAMILIES)
+def test_without_a_network_a_preset_is_counted_as_packaged(family, settings, monkeypatch, tmp_path):
     """As much as once it is here: the table says both, what is missing and what the run would take."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
     monkeypatch.setattr("avatar_gs.prior.loading.sources._hub_answers", lambda: False)
     monkeypatch.setattr(estimate, "free_memory", lambda device: None)
     monkeypatch.setattr(estimate, "resident_memory", lambda: GB)
-    settings = replace(settings, prior=PriorConfig(name=kind, path="someone/base", controlnet="someone/pose"))
+    settings = replace(settings, prior=PriorConfig(name=family, path="someone/base", controlnet="someone/pose"))
     found = lines(settings)
     assert list(found) == ["body", "device", "renderer", "prior", "embedding", "memory", "time"]
     assert "cannot be reached" in found["prior"].wrong
     peak = expected_peak(
-        Architecture(memory_estimate.PUBLISHED[kind]), estimate.memory_load(settings, "cpu", Task.optimize)
+        Architecture(memory_estimate.PUBLISHED[family]), estimate.memory_load(settings, "cpu", Task.optimize)
     )
     assert f"about {format_bytes(sum(peak.values()))}" in found["memory"].found
-    assert f"text_encoder, vae, unet, controlnet not here: counted as packaged for {kind}" in found["memory"].found
+    assert f"text_encoder, vae, unet, controlnet not here: counted as packaged for {family}" in found["memory"].found
     assert "3 steps" in found["time"].found
     monkeypatch.setattr(estimate, "free_memory", lambda device: 4 * GB)
     refused = lines(settings)

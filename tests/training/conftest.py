@@ -18,11 +18,11 @@ from avatar_gs.types import Bucket, BucketPrompt, ViewDirection
 from tests.plain import plain_guidance
 
 COLORS = {"red": (0.9, 0.1, 0.1), "green": (0.1, 0.8, 0.2), "blue": (0.1, 0.2, 0.9), "grey": (0.5, 0.5, 0.5)}
-SPREAD = 0.1
+STD = 0.1
 
 
 class ColorPrior:
-    """Images of one solid colour, p(z | y) = N(colour of y, SPREAD^2), whose noise prediction is exact.
+    """Images of one solid colour, p(z | y) = N(colour of y, STD^2), whose noise prediction is exact.
 
     Latents are the images themselves, averaged 4 x 4; a prompt is the name of a colour.
     """
@@ -57,7 +57,7 @@ class ColorPrior:
         self.calls += len(z_t)
         alpha, sigma = self.alpha(t)[:, None, None, None], self.sigma(t)[:, None, None, None]
         mean = cond[:, 0, :, None, None]
-        return sigma / (alpha**2 * SPREAD**2 + sigma**2) * (z_t - alpha * mean)
+        return sigma / (alpha**2 * STD**2 + sigma**2) * (z_t - alpha * mean)
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +67,7 @@ def body() -> Body:
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Results depend on the number of threads; tests share few cores."""
+    """Results depend on the number of threads; tests have few cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,5 +1,5 @@
-"""Each regulariser is zero where nothing is wrong, pushes the right way where something is, and weighs the same beside
-guidance at every size."""
+"""Each regulariser is zero where nothing is wrong, pushes in the right direction elsewhere, and is weighed against
+guidance alike at every size."""
 
 import math
 from dataclasses import dataclass, replace

@@ -194,7 +194,7 @@ def test_options_of_de_sds(accelerator, parts, body, name):
 
 
 def test_options_of_every_method(accelerator, parts, body):
-    """Bridge, Perp-Neg, a decoded distance, CFG rescaled, and a prior that saves memory in every way."""
+    """Bridge, Perp-Neg, a decoded distance, CFG rescaled, and a prior with every memory saving."""
     settings = settings_for("hifa", steps=3, batch=2)
     settings.guidance = replace(
         settings.guidance, bridge=BridgeConfig(start=0.5), perp_neg=1.0, rgb_weight=0.1, cfg_rescale=0.5

@@ -30,7 +30,7 @@ STEPS = 8
 
 
 def plain_settings():
-    """DE-SDS with three views a step, one of them too many for two equal shares, and density control at work."""
+    """DE-SDS with three views a step, one of them too many for two equal parts, and density control at work."""
     settings = small_settings(steps=STEPS, batch=3, checkpoint_every=5)
     settings.guidance = plain_guidance(method="de_sds")
     settings.guidance.de_sds.warmup = 0.1

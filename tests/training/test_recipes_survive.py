@@ -66,7 +66,7 @@ class WillingPrior(ColorPrior):
 
 
 class Willing(Method):
-    """G = cfg_scale (z - z of the solid person): the shortest way, before the recipe's clip."""
+    """G = cfg_scale (z - z of the solid person): the direct step, before the recipe's clip."""
 
     def __init__(self, prior: WillingPrior, cfg_scale: float) -> None:
         self.prior, self.cfg_scale = prior, cfg_scale
@@ -162,6 +162,6 @@ def test_the_avatar_survives_its_recipe(body, experiment):
 
 
 def test_too_large_a_weight_of_the_opacity_dissolves_the_avatar(body):
-    """The check can fail: 6.4 is a weight of 0.1 on the sum over the 1024² pixels of a view beside 16,384 latents."""
+    """The check can fail: 6.4 is a weight of 0.1 on the sum over a view's 1024² pixels, with 16,384 latents."""
     outcome = run(body, composed("sd15", ["optimize.losses.opacity=6.4"]))
     assert outcome.alpha < 0.2 and outcome.pruned > 0.9 * outcome.start, outcome

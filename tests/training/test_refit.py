@@ -14,7 +14,7 @@ from tests.training.conftest import ColorPrior, color_prompts, small_settings
 
 @pytest.mark.filterwarnings("error:The .grad attribute")
 def test_several_updates_per_step_move_farther_with_the_same_prior_calls(body):
-    """The avatar begins in one grey, so the spread of its colours is how far it has come."""
+    """The avatar begins in one grey, so the standard deviation of its colours measures progress."""
     results = {}
     for inner_steps in (1, 4):
         settings = small_settings(steps=2)

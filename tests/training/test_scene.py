@@ -55,8 +55,8 @@ def test_generators_differ_by_seed_step_and_purpose():
 
 def test_pose_maps_of_the_body_alone(body):
     full, alone = (
-        Scenes(body, replace(CONFIG, optimize=replace(CONFIG.optimize, pose_map=kind)), 64).preview().pose_maps
-        for kind in (PoseMap.full, PoseMap.body)
+        Scenes(body, replace(CONFIG, optimize=replace(CONFIG.optimize, pose_map=choice)), 64).preview().pose_maps
+        for choice in (PoseMap.full, PoseMap.body)
     )
     head = 3
     assert (full[head] - alone[head]).abs().sum() > 1, "face points are white dots close to the head"

@@ -195,13 +195,13 @@ def test_editing_methods_are_refused(settings, body):
         time_steps(settings, body, random_prior(settings.prior), 1)
 
 
-@pytest.mark.parametrize("kind", full.KINDS)
-def test_presets_need_no_download(kind, tmp_path, monkeypatch):
+@pytest.mark.parametrize("family", full.FAMILIES)
+def test_presets_need_no_download(family, tmp_path, monkeypatch):
     """The packaged layouts with few channels; prompts are read without the preset's tokenizer."""
     from avatar_gs.prior.loading import single_file
 
     monkeypatch.setattr(single_file, "LAYOUTS", full.save_layouts(tmp_path, 300))
-    prior = random_prior(PriorConfig(name=kind, path="someone/base", controlnet="someone/pose"))
+    prior = random_prior(PriorConfig(name=family, path="someone/base", controlnet="someone/pose"))
     rows = prior.encode_prompts(["a man", "a woman in red, and a very long sentence after her " * 4])
     assert rows.shape == (2, 77, prior.text_width) and (rows[0] - rows[1]).abs().max() > 1e-3
     assert prior.image_size == 512

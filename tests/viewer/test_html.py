@@ -39,11 +39,11 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     header = json.loads(data[8:start])
     values = {}
     for section in header["sections"]:
-        kind, components = np.dtype(section["type"]).newbyteorder("<"), section["components"]
+        dtype, components = np.dtype(section["type"]).newbyteorder("<"), section["components"]
         assert section["offset"] % 4 == 0
-        stored = np.frombuffer(data, kind, header["count"] * components, start + section["offset"])
+        stored = np.frombuffer(data, dtype, header["count"] * components, start + section["offset"])
         low, high = np.array(section["low"]), np.array(section["high"])
-        values[section["name"]] = low + (high - low) * stored.reshape(-1, components) / np.iinfo(kind).max
+        values[section["name"]] = low + (high - low) * stored.reshape(-1, components) / np.iinfo(dtype).max
     return header, values
 
 

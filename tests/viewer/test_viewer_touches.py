@@ -9,8 +9,8 @@ import pytest
 FaceAt = Callable[[], tuple[float, float]]
 
 
-def mouse(chromium: Any, kind: str, x: float, y: float, **more: Any) -> None:
-    chromium.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, **more)
+def mouse(chromium: Any, event: str, x: float, y: float, **more: Any) -> None:
+    chromium.send("Input.dispatchMouseEvent", type=event, x=x, y=y, **more)
 
 
 def drag(chromium: Any, start: tuple[int, int], end: tuple[int, int], button: str = "left", **more: Any) -> None:
@@ -58,9 +58,9 @@ def test_fingers_turn_pinch_and_move(chromium: Any, page: Path) -> None:
     chromium.open(page, "spin=1&elevation=0", (390, 700))
     chromium.send("Emulation.setTouchEmulationEnabled", enabled=True, maxTouchPoints=2)
 
-    def touch(kind: str, *points: tuple[float, float]) -> None:
+    def touch(event: str, *points: tuple[float, float]) -> None:
         fingers = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(points)]
-        chromium.send("Input.dispatchTouchEvent", type=kind, touchPoints=fingers)
+        chromium.send("Input.dispatchTouchEvent", type=event, touchPoints=fingers)
 
     try:
         touch("touchStart", (200, 300))

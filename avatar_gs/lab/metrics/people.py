@@ -56,10 +56,10 @@ def _person(index: int) -> Person:
 def photograph(index: int) -> tuple[UInt8[np.ndarray, "S S 3"], ...]:
     """The ``PHOTOS`` images of a person in their clothes, each with its own pose, camera, light and background."""
     rng = np.random.default_rng([FIRST_PERSON, index, 1])
-    return tuple(_picture(crowd()[index], framing, rng) for framing in FRAMINGS)
+    return tuple(_photo(crowd()[index], framing, rng) for framing in FRAMINGS)
 
 
-def _picture(person: Person, framing: Framing | None, rng: np.random.Generator) -> UInt8[np.ndarray, "S S 3"]:
+def _photo(person: Person, framing: Framing | None, rng: np.random.Generator) -> UInt8[np.ndarray, "S S 3"]:
     while True:
         sample = render_sample(load_wardrobe(), person, _cameras(framing), 1, rng, float(rng.uniform(0.1, 0.9)))
         if _nearest_measured(math.degrees(float(sample.views.azimuth[0]))) > AWAY:

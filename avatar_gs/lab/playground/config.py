@@ -24,13 +24,14 @@ class FieldKind(Enum):
 
 class Init(Enum):
     """Initial values: Gaussian noise in the field's own space; an image decoded from Gaussian latents; all parameters
-    zero (a saddle point for hash grids); mid-grey; or an image file."""
+    zero (a saddle point for hash grids); mid-grey; or an image file (``picture`` is the former name of ``image``)."""
 
     gaussian = "gaussian"
     decoded = "decoded"
     zero = "zero"
     grey = "grey"
-    picture = "picture"
+    image = "image"
+    picture = "image"  # noqa: PIE796 (an alias)
 
 
 class FramingName(Enum):
@@ -87,10 +88,10 @@ class PlaygroundConfig(Section):
 
     field: FieldKind = FieldKind.epl
     init: Init = Init.gaussian
-    picture: str = ""
-    """Image file for ``init=picture``, which editing methods edit."""
+    image: str = ""
+    """Image file for ``init=image``, which editing methods edit."""
     source_prompt: str = ""
-    """Description of ``picture`` for editing methods (dds, pds)."""
+    """Description of ``image`` for editing methods (dds, pds)."""
     methods: list[str] = dataclasses.field(default_factory=list)
     """Methods to compare; empty: the method of ``guidance`` alone."""
     own_settings: bool = True
@@ -108,12 +109,12 @@ class PlaygroundConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.init is Init.picture and not self.picture:
-            raise UserError("playground.init=picture: which one? Give playground.picture=<file>")
-        if self.picture and self.init is not Init.picture:
+        if self.init is Init.image and not self.image:
+            raise UserError("playground.init=image needs playground.image=<file>")
+        if self.image and self.init is not Init.image:
             raise UserError(
-                f"playground.picture={self.picture} is not used with playground.init={self.init.name}: add "
-                "playground.init=picture"
+                f"playground.image={self.image} is not used with playground.init={self.init.name}: add "
+                "playground.init=image"
             )
         for method in self.methods:
             require_method("playground.methods", method)

@@ -117,9 +117,9 @@ class Canvas:
         values: the parameters; called without arguments, they give [1, c, S, S].
     """
 
-    def __init__(self, values: nn.Module, prior: Prior, kind: FieldKind) -> None:
+    def __init__(self, values: nn.Module, prior: Prior, field: FieldKind) -> None:
         self.values = values.to(prior.device)
-        self.prior, self.kind = prior, kind
+        self.prior, self.field = prior, field
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -127,27 +127,27 @@ class Canvas:
 
     def raw(self) -> Float[Tensor, "1 c S S"]:
         """The field's values: latents, or colours in [0, 1]."""
-        return torch.sigmoid(self.values()) if self.kind is FieldKind.ehc else self.values()
+        return torch.sigmoid(self.values()) if self.field is FieldKind.ehc else self.values()
 
     def latents(self) -> Float[Tensor, "1 c h w"]:
         """What the guidance sees."""
         raw = self.raw()
-        return raw if holds_latents(self.kind) else self.prior.encode_images(raw.permute(0, 2, 3, 1))
+        return raw if holds_latents(self.field) else self.prior.encode_images(raw.permute(0, 2, 3, 1))
 
     def image(self) -> Float[Tensor, "1 H W 3"]:
         """The image in [0, 1], decoded if the field holds latents."""
         raw = self.raw()
-        return self.prior.decode_latents(raw) if holds_latents(self.kind) else raw.permute(0, 2, 3, 1)
+        return self.prior.decode_latents(raw) if holds_latents(self.field) else raw.permute(0, 2, 3, 1)
 
     @torch.no_grad()
     def constrain(self) -> None:
         """Clamp image pixels to [0, 1] after an update."""
-        if isinstance(self.values, Pixels) and self.kind is FieldKind.rgb:
+        if isinstance(self.values, Pixels) and self.field is FieldKind.rgb:
             self.values.values.clamp_(0, 1)
 
 
-def holds_latents(kind: FieldKind) -> bool:
-    return kind in (FieldKind.epl, FieldKind.ehl)
+def holds_latents(field: FieldKind) -> bool:
+    return field in (FieldKind.epl, FieldKind.ehl)
 
 
 def build_canvas(
@@ -156,7 +156,7 @@ def build_canvas(
     """The initialised field: exact for pixels, fitted for hash grids.
 
     Args:
-        image: the image of ``init=picture``, in [0, 1] and of the prior's size.
+        image: the image of ``init=image``, in [0, 1] and of the prior's size.
     """
     target = initial_values(config, prior, seed, image)
     if config.field in (FieldKind.epl, FieldKind.rgb):
@@ -194,7 +194,7 @@ def initial_values(
     elif config.init is Init.grey:
         image = torch.full((1, size, size, 3), GREY, device=prior.device)
     if image is None:
-        raise ValueError("init=picture needs the image")
+        raise ValueError("init=image needs the image")
     image = image.to(prior.device)
     return prior.encode_images(image) if latent else image.permute(0, 3, 1, 2).contiguous()
 

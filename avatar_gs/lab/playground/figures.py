@@ -32,7 +32,7 @@ PANEL = (3.4, 1.9)
 PANEL_COLUMNS = 3
 SMOOTHING = 25
 """Curves are running means over the number of steps divided by this."""
-UNSMOOTHED = ("distance", "spread")
+UNSMOOTHED = ("distance", "std")
 COLOURS = colormaps["tab20"]
 
 

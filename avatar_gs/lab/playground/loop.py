@@ -138,7 +138,7 @@ def play(canvas: Canvas, objective: Objective, config: PlaygroundConfig, seed: i
                 now = canvas.latents().detach()
             if not now.isfinite().all():
                 raise UserError(
-                    f"playground: with {result.method} the picture is no longer finite after step {step}; lower "
+                    f"playground: with {result.method} the image is no longer finite after step {step}; lower "
                     f"playground.lr.{config.field.name}={rate:g} or guidance.cfg_scale={guidance.cfg_scale:g}"
                 )
             figures = step_figures(distilled, now, start)
@@ -168,11 +168,11 @@ def step_figures(
     distilled: Distilled, now: Float[Tensor, "1 c h w"], start: Float[Tensor, "1 c h w"]
 ) -> dict[str, float]:
     """The figures of one step: the method's own, ``distance`` (RMS difference of the latents from the start) and
-    ``spread`` (their standard deviation)."""
+    ``std`` (their standard deviation)."""
     return {
         "t": float(distilled.t[0]),
         **{name: float(value) for name, value in distilled.logs.items()},
         **{f"loss_{name}": float(value) for name, value in distilled.auxiliary.items()},
         "distance": float((now - start).square().mean().sqrt()),
-        "spread": float(now.std()),
+        "std": float(now.std()),
     }

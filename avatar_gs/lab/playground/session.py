@@ -54,13 +54,13 @@ def chosen_methods(settings: LabSettings) -> dict[str, GuidanceConfig]:
         chosen[method] = named_preset(method) if own else replace(given, method=method)
         if not chosen[method].edits:
             continue
-        if config.init is not Init.picture:
+        if config.init is not Init.image:
             raise UserError(
-                f"{method} changes a picture that is there: add playground.init=picture "
-                'playground.picture=<file> playground.source_prompt="what it shows"'
+                f"{method} edits an image: add playground.init=image playground.image=<file> "
+                'playground.source_prompt="what it shows"'
             )
         if not config.source_prompt.strip():
-            raise UserError(f'{method} needs to know what is there: add playground.source_prompt="what it shows"')
+            raise UserError(f'{method} needs a description of the image: add playground.source_prompt="what it shows"')
     return chosen
 
 
@@ -73,13 +73,13 @@ def load_image(source: str, size: int) -> Float[Tensor, "1 size size 3"]:
     try:
         image, alpha = decode(Path(source).expanduser().read_bytes())
     except FileNotFoundError:
-        raise UserError(f"playground.picture={source}: no such file; expected a JPEG, PNG or WebP picture") from None
+        raise UserError(f"playground.image={source}: no such file; expected a JPEG, PNG or WebP image") from None
     except OSError as error:
         raise UserError(
-            f"playground.picture={source}: cannot be read ({error.strerror}); expected a picture"
+            f"playground.image={source}: cannot be read ({error.strerror}); expected a JPEG, PNG or WebP image"
         ) from error
     except Unusable as reason:
-        raise UserError(f"playground.picture={source}: {reason}; expected a JPEG, PNG or WebP picture") from reason
+        raise UserError(f"playground.image={source}: {reason}; expected a JPEG, PNG or WebP image") from reason
     pixels = np.asarray(square(on_grey(image, alpha), size)).copy()
     return torch.from_numpy(pixels).float()[None] / 255
 
@@ -97,8 +97,8 @@ def play_all(settings: LabSettings, prior: StableDiffusionPrior, body: Body, fol
     config = settings.lab.playground
     guidances = chosen_methods(settings)
     image, source = None, None
-    if config.picture:
-        image = load_image(config.picture, prior.image_size)
+    if config.image:
+        image = load_image(config.image, prior.image_size)
         with torch.no_grad():
             source = prior.encode_images(image.to(prior.device))
     view = chosen_view(config, settings.prior.prompts, body, prior.image_size)

@@ -48,7 +48,7 @@ class Seen:
 
     person: Person
     maps: list[PartMap] = field(default_factory=list)
-    kinds: list[tuple[Framing, ViewDirection]] = field(default_factory=list)
+    buckets: list[tuple[Framing, ViewDirection]] = field(default_factory=list)
     azimuths: list[float] = field(default_factory=list)
     """Radians."""
     focals: list[float] = field(default_factory=list)
@@ -60,8 +60,8 @@ class Seen:
 class PairSet:
     """P people with V images each."""
 
-    pictures: UInt8[np.ndarray, "P V 128 128 3"]
-    kinds: UInt8[np.ndarray, "P V 2"]
+    images: UInt8[np.ndarray, "P V 128 128 3"]
+    buckets: UInt8[np.ndarray, "P V 2"]
     """Indices of framing and view direction."""
     looks: UInt8[np.ndarray, "P V"]
     """Index of the ``Shade``."""
@@ -74,8 +74,8 @@ def see(person: Person, cameras: CamerasConfig, views: int, rng: np.random.Gener
     wardrobe, betas, seen = load_wardrobe(), torch.tensor(person.betas), Seen(person)
     for pose in range(poses):
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-        spread = float(rng.uniform(0.2, 0.8)) if pose else 0.1
-        posed = wardrobe.body.pose(random_pose(generator, spread), betas)
+        pose_range = float(rng.uniform(0.2, 0.8)) if pose else 0.1
+        posed = wardrobe.body.pose(random_pose(generator, pose_range), betas)
         count = views // poses + (pose < views % poses)
         if not count:
             continue
@@ -85,7 +85,7 @@ def see(person: Person, cameras: CamerasConfig, views: int, rng: np.random.Gener
         azimuths = [float(azimuth) for azimuth in shots.azimuth]
         seen.azimuths.extend(azimuths)
         seen.focals.extend(float(K[0, 0]) for K in shots.cameras.K)
-        seen.kinds.extend(zip(shots.framings, map(view_of, azimuths), strict=True))
+        seen.buckets.extend(zip(shots.framings, map(view_of, azimuths), strict=True))
         seen.heads.extend(find_heads(posed, shots.cameras.resized(SIZE, SIZE)))
     return seen
 
@@ -102,38 +102,39 @@ def read_pairs(folder: Path) -> PairSet:
     Raises:
         UserError: for a shard of an earlier version, without light.
     """
-    pictures, kinds, looks, captions = [], [], [], []
+    images, buckets, looks, captions = [], [], [], []
     for shard in sorted(folder.glob("pairs_*.npz")):
         with np.load(shard, allow_pickle=False) as data:
             if "looks" not in data:
                 raise UserError(f"{shard}: of an earlier version; remove {folder} to render the people again")
-            pictures.append(data["pictures"])
-            kinds.append(data["kinds"])
+            former = "pictures" in data
+            images.append(data["pictures" if former else "images"])
+            buckets.append(data["kinds" if former else "buckets"])
             looks.append(data["looks"])
             captions += json.loads(str(data["captions"]))
-    return PairSet(np.concatenate(pictures), np.concatenate(kinds), np.concatenate(looks), captions)
+    return PairSet(np.concatenate(images), np.concatenate(buckets), np.concatenate(looks), captions)
 
 
 def _write_shard(config: ScorerConfig, index: int, path: Path) -> None:
     torch.set_num_threads(1)
     rng = np.random.default_rng([config.seed, index, 3])
     framings, views = list(Framing), list(ViewDirection)
-    pictures, kinds, looks, captions = [], [], [], []
+    images, buckets, looks, captions = [], [], [], []
     for _ in range(config.people_per_shard):
         seen = see(training_person(rng), CAMERAS, config.views, rng)
         for number in range(config.recolourings):
             person = recoloured(seen.person, rng) if number else seen.person
             shades = [random_look(config, rng) for _ in seen.maps]
             painted = zip(seen.maps, seen.focals, shades, strict=True)
-            pictures.append([paint_lit(person, part_map, focal, shade, rng) for part_map, focal, shade in painted])
-            kinds.append([(framings.index(framing), views.index(view)) for framing, view in seen.kinds])
+            images.append([paint_lit(person, part_map, focal, shade, rng) for part_map, focal, shade in painted])
+            buckets.append([(framings.index(framing), views.index(view)) for framing, view in seen.buckets])
             looks.append([list(Shade).index(shade) for shade in shades])
-            captions.append([_texts(person, *shown, rng) for shown in zip(seen.kinds, shades, strict=True)])
+            captions.append([_texts(person, *shown, rng) for shown in zip(seen.buckets, shades, strict=True)])
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez(
             file,
-            pictures=np.array(pictures, np.uint8),
-            kinds=np.array(kinds, np.uint8),
+            images=np.array(images, np.uint8),
+            buckets=np.array(buckets, np.uint8),
             looks=np.array(looks, np.uint8),
             captions=np.array(json.dumps(captions)),
         )
@@ -147,15 +148,15 @@ def random_look(config: ScorerConfig, rng: np.random.Generator) -> Shade:
     return Shade.LAMBERTIAN if chance < config.shaded_share else Shade.ALBEDO
 
 
-def _texts(person: Person, kind: tuple[Framing, ViewDirection], shade: Shade, rng: np.random.Generator) -> list[str]:
+def _texts(person: Person, bucket: tuple[Framing, ViewDirection], shade: Shade, rng: np.random.Generator) -> list[str]:
     """``CAPTIONS`` captions of an image. The last names one visible part only, except for white images, which do not
     show its colour."""
     full = [caption(person, rng) for _ in range(CAPTIONS)]
-    weights = {part: BRIEF[part] for part in named_colours(person) if part in BRIEF and kind[0] in SHOWN_ON[part]}
+    weights = {part: BRIEF[part] for part in named_colours(person) if part in BRIEF and bucket[0] in SHOWN_ON[part]}
     if weights and shade is not Shade.TEXTURELESS:
         part = rng.choice(list(weights), p=np.array(list(weights.values())) / sum(weights.values()))
         full[-1] = brief_caption(person, str(part), rng)
-    return [text + view_suffix(*kind) for text in full]
+    return [text + view_suffix(*bucket) for text in full]
 
 
 def float_images(images: NDArray[np.uint8]) -> torch.Tensor:

@@ -93,20 +93,20 @@ SIGMA = (0.25, 0.85)
 """Blur in training, in pixels of the detector's ``SIZE``: half of the scorer's at 128 pixels."""
 LEAST_FEATURES = 400
 """With fewer pixels (of 256²) of eyes, brows and mouth, a hat hides the face: such an image is no front."""
-KINDS = ("front", "back", "painted over", "face on the back", "front under a hat")
+CLASSES = ("front", "back", "painted over", "face on the back", "front under a hat")
 
 
 @dataclass(frozen=True)
 class Heads:
-    """Images of heads; ``kinds`` holds indices of ``KINDS``, of which the first and the fourth show a face."""
+    """Images of heads; ``classes`` holds indices of ``CLASSES``, of which the first and the fourth show a face."""
 
-    pictures: UInt8[np.ndarray, "N 128 128 3"]
-    kinds: UInt8[np.ndarray, " N"]
+    images: UInt8[np.ndarray, "N 128 128 3"]
+    classes: UInt8[np.ndarray, " N"]
 
     @property
     def faces(self) -> NDArray[np.float32]:
         """1 where a face is visible, else 0."""
-        return np.isin(self.kinds, (0, 3)).astype(np.float32)
+        return np.isin(self.classes, (0, 3)).astype(np.float32)
 
 
 def draw_heads(
@@ -120,7 +120,7 @@ def draw_heads(
         back: backs have azimuths from this; between both, only fronts that are painted over.
     """
     rng = np.random.default_rng([seed, 11])
-    images, kinds = [], []
+    images, classes = [], []
     while people:
         person = random_person(rng)
         if held_out(person) != held:
@@ -134,12 +134,12 @@ def draw_heads(
         plain = [without_face(part_map) for part_map, turn in zip(seen.maps, turns, strict=True) if turn < back]
         both = [with_face(rear, face, rng) for rear, face in zip(backs, fronts, strict=False)]
         both = [part_map for part_map in both if shows_face(part_map)]
-        for kind, maps in enumerate((fronts, backs, plain, both, hidden)):
+        for label, maps in enumerate((fronts, backs, plain, both, hidden)):
             for part_map in maps:
                 shown = person if held else recoloured(person, rng)
                 images.append(paint(shown, part_map, rng))
-                kinds.append(kind)
-    return Heads(np.stack(images), np.array(kinds, np.uint8))
+                classes.append(label)
+    return Heads(np.stack(images), np.array(classes, np.uint8))
 
 
 def shows_face(part_map: PartMap) -> bool:
@@ -173,9 +173,9 @@ def train_faces(config: ScorerConfig, heads: Heads, checkpoint: Path, on_step: O
     """Logistic regression on balanced batches; resumes from the checkpoint."""
     torch.manual_seed(config.seed)
     net = FaceNet()
-    small = np.stack([cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA) for image in heads.pictures])
+    small = np.stack([cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA) for image in heads.images])
     faces = torch.from_numpy(heads.faces)
-    sure = torch.from_numpy(heads.kinds != KINDS.index("front under a hat"))
+    sure = torch.from_numpy(heads.classes != CLASSES.index("front under a hat"))
     groups = [torch.nonzero((faces == value) & sure)[:, 0] for value in (0.0, 1.0)]
 
     def loss_of(generator: torch.Generator) -> Float[Tensor, ""]:

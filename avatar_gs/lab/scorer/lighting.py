@@ -30,7 +30,7 @@ SOFTNESS = 0.003
 def paint_lit(
     person: Person, part_map: PartMap, focal: float, shade: Shade, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "128 128 3"]:
-    """The image of a part map in one kind of light.
+    """The image of a part map under one shade.
 
     Args:
         focal: focal length in pixels of the part map.

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from avatar_gs.lab.scorer.data import Seen, float_images, see
-from avatar_gs.lab.scorer.faces import BACK, FRONT, KINDS, THRESHOLD, FaceNet, draw_heads, face_score, soft
+from avatar_gs.lab.scorer.faces import BACK, CLASSES, FRONT, THRESHOLD, FaceNet, draw_heads, face_score, soft
 from avatar_gs.lab.scorer.lighting import paint_lit
 from avatar_gs.lab.scorer.model import Scorer, person_part
 from avatar_gs.lab.scorer.views import VIEWS, ViewNet, draw_turned, load_view_judge, through_the_autoencoder
@@ -53,7 +53,7 @@ def measure_scorer(
         for view in TURNS:
             shown[view].append(_image(_seen_from(person, view, rng), rng))
         seen = see(person, CAMERAS, 1, rng, poses=1)
-        captioned.append((seen, caption(person, rng, 1.0) + view_suffix(*seen.kinds[0])))
+        captioned.append((seen, caption(person, rng, 1.0) + view_suffix(*seen.buckets[0])))
         for shade, images in looks.items():
             images.append(_image(seen, rng if shade is Shade.ALBEDO else lamps, shade))
         report("measuring the scorer", number + 1, people)
@@ -79,13 +79,13 @@ def measure_faces(people: int = 150, seed: int = 90_001, detector: FaceNet | Non
     Fronts are within 45 degrees of the front, backs beyond 135.
     """
     heads = draw_heads(people, seed, held=True, front=FRONT, back=BACK)
-    images = float_images(heads.pictures)
+    images = float_images(heads.images)
     figures = {}
     for suffix, shown in (("", images), (", soft", soft(images, seed))):
         yes = face_score(shown, detector).numpy() > THRESHOLD
-        for kind, name in enumerate(KINDS):
-            figures[f"face seen, {name}{suffix}"] = float(yes[heads.kinds == kind].mean())
-    return figures | {f"pictures, {name}": float((heads.kinds == kind).sum()) for kind, name in enumerate(KINDS)}
+        for label, name in enumerate(CLASSES):
+            figures[f"face seen, {name}{suffix}"] = float(yes[heads.classes == label].mean())
+    return figures | {f"images, {name}": float((heads.classes == label).sum()) for label, name in enumerate(CLASSES)}
 
 
 def measure_views(people: int = 150, seed: int = 90_002, judge: ViewNet | None = None) -> dict[str, float]:
@@ -107,7 +107,7 @@ def measure_views(people: int = 150, seed: int = 90_002, judge: ViewNet | None =
 def table(figures: dict[str, float]) -> str:
     """The figures as a Markdown table."""
     lines = [f"| {name} | {value:.3f} |" for name, value in figures.items()]
-    return "\n".join(["| measured | share |", "|---|---|", *lines]) + "\n"
+    return "\n".join(["| measured | fraction |", "|---|---|", *lines]) + "\n"
 
 
 def _unseen_person(rng: np.random.Generator) -> Person:
@@ -135,7 +135,7 @@ def _captions(scorer: Scorer, named: dict[str, Float[Tensor, "N S S 3"]], texts:
         for start in range(0, len(images) - CAPTION_POOL + 1, CAPTION_POOL):
             pool = slice(start, start + CAPTION_POOL)
             alike = looks[pool] @ words[pool].T
-            for direction, scores in (("caption of", alike), ("picture of", alike.T)):
+            for direction, scores in (("caption of", alike), ("image of", alike.T)):
                 ranks = (scores > scores.diagonal()[:, None]).sum(1)
                 figures.setdefault(f"{direction} {CAPTION_POOL}{name}", []).append(float((ranks == 0).float().mean()))
                 top_5 = float((ranks < 5).float().mean())
@@ -162,7 +162,7 @@ def _attributes(scorer: Scorer, images: Float[Tensor, "N S S 3"], sights: list[S
         colours = list(HAIR if part == "hair" else CLOTHES)
         hits, mistakes = [], Counter[str]()
         for row, seen in enumerate(sights):
-            name, (framing, view) = named_colours(seen.person).get(part), seen.kinds[0]
+            name, (framing, view) = named_colours(seen.person).get(part), seen.buckets[0]
             if name is None or framing not in SHOWN_ON[part]:
                 continue
             if part_masks(seen.maps[0], PART_IDS[part]).sum() < LEAST_SHOWN:

@@ -34,7 +34,7 @@ class Batch:
 
     images: Float[Tensor, "B 128 128 3"]
     tokens: Int[Tensor, "B L"]
-    kinds: Int[Tensor, "B 2"]
+    buckets: Int[Tensor, "B 2"]
     """Framing and view."""
     white: Bool[Tensor, " B"]
     """Images without texture."""
@@ -44,7 +44,7 @@ def tokenized(data: PairSet, tokenizer: CLIPTokenizer) -> Int[Tensor, "P V C L"]
     """Token ids of all captions, padded."""
     flat = [text for views in data.captions for texts in views for text in texts]
     ids = torch.tensor(tokenizer(flat, padding="max_length", truncation=True).input_ids, dtype=torch.int16)
-    return ids.unflatten(0, (*data.kinds.shape[:2], -1))
+    return ids.unflatten(0, (*data.buckets.shape[:2], -1))
 
 
 def draw_batch(
@@ -58,10 +58,10 @@ def draw_batch(
     shown = torch.cat([first, second])
     chosen = tokens[rows, shown, torch.randint(captions, (2 * persons,), generator=generator)].long()
     length = int((chosen == end).int().argmax(1).max()) + 1
-    images = float_images(data.pictures[rows.numpy(), shown.numpy()])
-    kinds = torch.from_numpy(data.kinds[rows.numpy(), shown.numpy()]).long()
+    images = float_images(data.images[rows.numpy(), shown.numpy()])
+    buckets = torch.from_numpy(data.buckets[rows.numpy(), shown.numpy()]).long()
     white = torch.from_numpy(data.looks[rows.numpy(), shown.numpy()] == WHITE)
-    return Batch(augmented(images, generator), chosen[:, :length], kinds, white)
+    return Batch(augmented(images, generator), chosen[:, :length], buckets, white)
 
 
 def augmented(
@@ -100,25 +100,25 @@ def blurred(images: Float[Tensor, "B 3 H W"], sigma: float) -> Float[Tensor, "B 
 
 
 def caption_loss(
-    images: Float[Tensor, "B d"], texts: Float[Tensor, "B d"], scale: Tensor, kinds: Int[Tensor, "B 2"]
+    images: Float[Tensor, "B d"], texts: Float[Tensor, "B d"], scale: Tensor, buckets: Int[Tensor, "B 2"]
 ) -> Float[Tensor, ""]:
     """Symmetric InfoNCE. A person's other image of the same framing and view is no negative: its caption fits too."""
     half = len(images) // 2
     rows = torch.arange(len(images))
-    same = (rows[:, None] % half == rows % half) & (kinds[:, None] == kinds).all(-1) & (rows[:, None] != rows)
+    same = (rows[:, None] % half == rows % half) & (buckets[:, None] == buckets).all(-1) & (rows[:, None] != rows)
     logits = (scale * images @ texts.T).masked_fill(same, -torch.inf)
     return (F.cross_entropy(logits, rows) + F.cross_entropy(logits.T, rows)) / 2
 
 
 def person_loss(
-    features: Float[Tensor, "B p"], kinds: Int[Tensor, "B 2"], white: Bool[Tensor, " B"]
+    features: Float[Tensor, "B p"], buckets: Int[Tensor, "B 2"], white: Bool[Tensor, " B"]
 ) -> Float[Tensor, ""]:
     """InfoNCE of each image's person within the batch. Pairs of a head and legs, and of white people, cannot be
     recognised as one person and are left out."""
     batch = len(features)
     partner = (torch.arange(batch) + batch // 2) % batch
     logits = (PERSON_SCALE * features @ features.T).masked_fill(torch.eye(batch, dtype=torch.bool), -torch.inf)
-    counted = (comparable(kinds[:, 0], kinds[partner, 0]) & ~white & ~white[partner]).float()
+    counted = (comparable(buckets[:, 0], buckets[partner, 0]) & ~white & ~white[partner]).float()
     errors = F.cross_entropy(logits, partner, reduction="none")
     return (errors * counted).sum() / counted.sum().clamp(min=1)
 
@@ -149,8 +149,8 @@ def train_model(
             images = embed_images(model, batch.images)
             texts = embed_tokens(model, batch.tokens)
         scale = model.logit_scale.exp().clamp(LEAST_SCALE, MOST_SCALE)
-        loss = caption_loss(images, texts, scale, batch.kinds)
-        return loss + config.person_weight * person_loss(person_part(images), batch.kinds, batch.white)
+        loss = caption_loss(images, texts, scale, batch.buckets)
+        return loss + config.person_weight * person_loss(person_part(images), batch.buckets, batch.white)
 
     _training(config, config.steps, config.lr, checkpoint, on_step).run(dict(model.named_parameters()), adam, loss_of)
     return model.eval()

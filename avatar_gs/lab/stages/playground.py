@@ -35,8 +35,8 @@ def run(settings: LabSettings) -> None:
     device = choose_device(settings.device)
     require_renderer(device)  # pose maps need the body's depth
     guidances = chosen_methods(settings)  # mistakes are reported before the prior is loaded
-    if settings.lab.playground.picture:
-        load_image(settings.lab.playground.picture, 1)
+    if settings.lab.playground.image:
+        load_image(settings.lab.playground.image, 1)
     methods = tuple(guidance.chosen for guidance in guidances.values())
     through_encoder = not holds_latents(settings.lab.playground.field)
     sources = preflight(settings, SingleImage(methods, through_encoder=through_encoder))

@@ -107,7 +107,7 @@ class Condition:
         return fmean(self.values)
 
     @property
-    def spread(self) -> float:
+    def std(self) -> float:
         """The standard deviation over the seeds; 0 with one seed."""
         return stdev(self.values) if len(self.values) > 1 else 0.0
 
@@ -322,14 +322,14 @@ def amplified(measured: RecordsByRecipe) -> list[Condition]:
 
 def minimal(measured: RecordsByRecipe) -> list[Condition]:
     """Of points to be edited SDS makes one heap, DDS leaves the target, PDS goes no farther than it must."""
-    way = measured.plane("pds_move")
+    moved = measured.plane("pds_move")
     return [
-        Condition("SDS: spread, fraction of the target's", measured.plane("sds_spread"), high=0.5),
+        Condition("SDS: standard deviation, fraction of the target's", measured.plane("sds_spread"), high=0.5),
         Condition("DDS: fraction of points outside the target", measured.plane("dds_outside"), low=0.25),
         Condition("PDS: fraction of points outside the target", measured.plane("pds_outside"), high=0.25),
-        Condition("PDS: distance moved over SDS's", ratio(way, measured.plane("sds_move")), high=LESS),
-        Condition("PDS: distance moved over DDS's", ratio(way, measured.plane("dds_move")), high=LESS),
-        Condition("PDS: spread", measured.plane("pds_spread")),
+        Condition("PDS: distance moved over SDS's", ratio(moved, measured.plane("sds_move")), high=LESS),
+        Condition("PDS: distance moved over DDS's", ratio(moved, measured.plane("dds_move")), high=LESS),
+        Condition("PDS: standard deviation", measured.plane("pds_spread")),
     ]
 
 
@@ -389,7 +389,7 @@ def _checked(claim: Claim, conditions: list[Condition]) -> Figures:
             "needed": condition.needed,
             "values": list(condition.values),
             "mean": condition.mean,
-            "spread": condition.spread,
+            "std": condition.std,
             "inside": sum(map(condition.inside, condition.values)) if condition.judged else None,
         }
         for condition in conditions

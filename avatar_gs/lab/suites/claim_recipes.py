@@ -49,7 +49,7 @@ class Recipe:
     def playground(self, config: PlaygroundConfig, total: int) -> PlaygroundConfig:
         """The playground's settings: grid and learning rates are the command's."""
         steps = self.steps(total)
-        changes = {"field": self.field, "init": self.init, "control": self.control, "picture": "", "source_prompt": ""}
+        changes = {"field": self.field, "init": self.init, "control": self.control, "image": "", "source_prompt": ""}
         return replace(config, **changes, steps=steps, every=steps)
 
 

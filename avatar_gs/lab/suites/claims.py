@@ -98,7 +98,9 @@ class ClaimsSuite(AvatarSuite[ClaimsJob, tuple[ClaimsRecord, Strip], ClaimsRecor
         if job.variant != TOY:
             plain = self.settings_of(job).plain()
             used = {name: plain[name] for name in self.result_settings}
-            facts.append(used | {"playground": plain["lab"]["playground"]})
+            playground = plain["lab"]["playground"]
+            playground["picture"] = playground.pop("image")  # its former name, so that stored records remain valid
+            facts.append(used | {"playground": playground})
         return digest(facts)
 
     def cost(self, job: ClaimsJob) -> float:
@@ -205,7 +207,7 @@ class ClaimsSuite(AvatarSuite[ClaimsJob, tuple[ClaimsRecord, Strip], ClaimsRecor
         rows = [
             [
                 f"{claim['statement']}: {row['text']}",
-                plus_minus(row["mean"], row["spread"]),
+                plus_minus(row["mean"], row["std"]),
                 row["needed"],
                 "–" if row["inside"] is None else f"{row['inside']} of {len(row['values'])}",
             ]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 from statistics import fmean, median
-from typing import Any
+from typing import Any, ClassVar
 
 from avatar_gs.core.console import format_duration
 from avatar_gs.core.images import RGBImage
@@ -43,7 +43,7 @@ class ColoursRecord(Record):
     """One avatar.
 
     Args:
-        kind: what it is for.
+        variant: what it is for.
         asked: the requested colour names by part.
         start: measured before the first step.
         end: measured after the last.
@@ -51,7 +51,9 @@ class ColoursRecord(Record):
         seconds: wall time of the optimisation.
     """
 
-    kind: Variant
+    former: ClassVar[Mapping[str, str]] = {"kind": "variant"}
+
+    variant: Variant
     prompt: str
     seed: int
     asked: dict[str, str]
@@ -115,18 +117,18 @@ class ColoursSuite(AvatarSuite[ColoursJob, Made, ColoursRecord]):
         return with_words_exchanged(self.prior, "red", "blue")
 
     def measure(self, job: ColoursJob, made: Made) -> tuple[ColoursRecord, Strip]:
-        truth, pictures = self.truth(job.subject), self.renders(made.model)
+        truth, images = self.truth(job.subject), self.renders(made.model)
         record = ColoursRecord(
-            kind=job.variant,
+            variant=job.variant,
             prompt=job.subject.prompt,
             seed=job.seed,
             asked={part: name for part, name in job.subject.asked.items() if part in CLOSE_UP},
             start=measure(self.renders(self._start(job)), truth),
-            end=measure(pictures, truth),
+            end=measure(images, truth),
             metrics=made.metrics,
             seconds=made.seconds,
         )
-        return record, comparison_strip(pictures, truth)
+        return record, comparison_strip(images, truth)
 
     def _start(self, job: ColoursJob) -> GaussianModel:
         """The grey avatar that ``optimize`` starts from."""
@@ -144,7 +146,7 @@ class ColoursSuite(AvatarSuite[ColoursJob, Made, ColoursRecord]):
         labels = []
         for record in records.values():
             asked = ", ".join(f"{name} {part}" for part, name in record.asked.items())
-            labels.append(asked if record.kind is Variant.AVATAR else f"{record.kind.value}: {asked}")
+            labels.append(asked if record.variant is Variant.AVATAR else f"{record.variant.value}: {asked}")
         return self.grid([self.store.strip(key) for key in records], labels, STRIP_LABELS)
 
     @classmethod
@@ -163,7 +165,7 @@ class ColoursSuite(AvatarSuite[ColoursJob, Made, ColoursRecord]):
 
 def summarise(records: Sequence[ColoursRecord]) -> Figures:
     """All figures of suite=colours."""
-    avatars = [record for record in records if record.kind is Variant.AVATAR]
+    avatars = [record for record in records if record.variant is Variant.AVATAR]
     return {
         "parts": parts_table(avatars),
         "controls": controls_table(records),
@@ -212,7 +214,7 @@ def part_figures(some: Sequence[ExpectedPart]) -> Figures:
         "avatars": len(some),
         "every_view": fmean(every),
         "wilson": wilson_lower_bound(sum(every), len(every)),
-        "worst_view": {"view": worst, "share": fractions[worst]},
+        "worst_view": {"view": worst, "fraction": fractions[worst]},
         "views": fractions,
         "all_views": right_fraction(some),
         "full_body": mean_of(hit for view, hits in by_view.items() if view.startswith("body/") for hit in hits),
@@ -225,7 +227,7 @@ def part_figures(some: Sequence[ExpectedPart]) -> Figures:
 
 def controls_table(records: Sequence[ColoursRecord]) -> dict[str, Figures]:
     """The fraction of right views in every control, next to the figure that it belongs to and the level of chance."""
-    of = {variant: [record for record in records if record.kind is variant] for variant in Variant}
+    of = {variant: [record for record in records if record.variant is variant] for variant in Variant}
     avatars, exchanged = of[Variant.AVATAR], of[Variant.RED_BLUE_EXCHANGED]
     prompts = {record.prompt for record in of[Variant.RANDOM_WEIGHTS]}
     clothes = ("shirt", "bottoms")
@@ -318,7 +320,7 @@ def _parts_section(parts: dict[str, Any]) -> str:
 
 
 def _part_row(part: str, end: dict[str, Any], start: dict[str, Any]) -> list[str]:
-    worst = f"{number(end['worst_view']['share'])} ({end['worst_view']['view']})"
+    worst = f"{number(end['worst_view']['fraction'])} ({end['worst_view']['view']})"
     fractions = [number(end[name]) for name in ("all_views", "full_body", "close_up")]
     colour = [number(end["delta_e"], 1), number(end["chroma_ratio"])]
     before = [number(start["every_view"]), number(start["all_views"]), number(start["delta_e"], 1)]

@@ -129,9 +129,9 @@ def _shown(was: Truth, becomes: Truth) -> Iterator[tuple[str, int, Bool[np.ndarr
 
 def silhouette_overlap(before: ViewImages, after: ViewImages, truth: Truth) -> float:
     """Intersection over union of the two avatars' solid pixels, in the mean over the full-body views."""
-    shares = []
+    fractions = []
     for direction in DIRECTIONS:
         view = truth.viewpoints.index(Framing.BODY, direction)
         one, other = before.alpha[view] >= SOLID, after.alpha[view] >= SOLID
-        shares.append(float((one & other).sum() / max((one | other).sum(), 1)))
-    return float(np.mean(shares))
+        fractions.append(float((one & other).sum() / max((one | other).sum(), 1)))
+    return float(np.mean(fractions))

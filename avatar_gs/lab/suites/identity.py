@@ -183,10 +183,10 @@ class IdentitySuite(AvatarSuite[IdentityJob, Portrayed, IdentityRecord]):
         truth = self._truth(job)
         fronts = ViewImages(made.measured.rgb[list(FRONTS)], made.measured.alpha[list(FRONTS)])
         record = IdentityRecord(
-            kind=job.variant,
+            portrayal=job.variant,
             person=job.subject,
             seed=job.seed,
-            pictures=job.photos,
+            photos=job.photos,
             prompt=job.prompt,
             views=compare(made.measured, truth, self.judges.scorer),
             nearest=self._gallery.distances(fronts),
@@ -225,7 +225,7 @@ class IdentitySuite(AvatarSuite[IdentityJob, Portrayed, IdentityRecord]):
         """A row for each person in their own clothes, truth next to the avatars of every method, then one for each in
         the new outfit."""
         rows, labels = [], []
-        keys = {(one.kind, one.person): key for key, one in records.items() if one.seed == self.settings.seed}
+        keys = {(one.portrayal, one.person): key for key, one in records.items() if one.seed == self.settings.seed}
         everyone = sorted({record.person for record in records.values()})
         for person in everyone:
             strips = [self.store.strip(keys[portrayal, person]) for portrayal in METHODS]

@@ -1,10 +1,10 @@
 """suite=identity: what is recorded of each portrayal of a person, and the figures of all records."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from statistics import fmean, median
-from typing import Any
+from typing import Any, ClassVar
 
 from avatar_gs.lab.metrics.colours import RIGHT_SHARE, wilson_lower_bound
 from avatar_gs.lab.metrics.likeness import ViewFigures, combined
@@ -21,7 +21,7 @@ OWN = ("hair", "skin", FACE)
 class Portrayal(str, Enum):
     """How a person is portrayed: an avatar made by a method, or a drawing that says what figures to expect."""
 
-    SAME_PERSON = "same person drawn anew"
+    SAME_PERSON = "same person, other colours and light"
     OTHER_PERSON = "another person"
     OTHER_PERSON_REDRESSED = "another person in the new outfit"
     CROSS_INIT = "cross-init"
@@ -29,7 +29,7 @@ class Portrayal(str, Enum):
     FAST = "fast"
     NO_IDENTITY = "no identity"
     NEW_OUTFIT = "new outfit"
-    FEWER_PHOTOS = "fewer pictures"
+    FEWER_PHOTOS = "fewer pictures"  # also part of the keys of stored records
     NO_Y_CON = "without y_con"
     NO_CONTROL = "without ControlNet"
     NO_HEAD = "without head framing"
@@ -65,7 +65,7 @@ class IdentityRecord(Record):
     """One person portrayed once.
 
     Args:
-        pictures: the number of photos that the identity is trained on.
+        photos: the number of photos that the identity is trained on.
         views: likeness in each measured view.
         nearest: by measure, the distances from the front views to everyone of ``people.crowd``.
         backs: the number of views from behind.
@@ -76,10 +76,12 @@ class IdentityRecord(Record):
         seconds: wall time of the optimisation.
     """
 
-    kind: Portrayal
+    former: ClassVar[Mapping[str, str]] = {"kind": "portrayal", "pictures": "photos"}
+
+    portrayal: Portrayal
     person: int
     seed: int
-    pictures: int
+    photos: int
     prompt: str
     views: list[ViewFigures]
     nearest: dict[str, list[float]]
@@ -92,7 +94,7 @@ class IdentityRecord(Record):
 
 
 def portrayed_as(records: Iterable[IdentityRecord], portrayal: Portrayal) -> list[IdentityRecord]:
-    return [record for record in records if record.kind is portrayal]
+    return [record for record in records if record.portrayal is portrayal]
 
 
 def rank(distances: Sequence[float], person: int) -> int:
@@ -111,7 +113,7 @@ def retrieval(some: Sequence[IdentityRecord]) -> dict[str, Figures]:
         found = sum(place == 0 for place in ranks)
         figures[measure] = {
             "avatars": len(ranks),
-            "share": found / len(ranks),
+            "fraction": found / len(ranks),
             "wilson": wilson_lower_bound(found, len(ranks)),
             "mean_rank": fmean(ranks),
         }
@@ -148,11 +150,11 @@ def parts_kept(record: IdentityRecord) -> dict[str, float]:
 
 
 def editability(some: Sequence[IdentityRecord]) -> Figures:
-    """A part is right when it is so in ``RIGHT_SHARE`` of its views: all parts, the person's own and the worn ones;
-    beside it, all views alike."""
+    """A part is right when it is so in ``RIGHT_SHARE`` of its views: all parts, the person's own and the worn ones.
+    Also the fraction of all views."""
     kept = [parts_kept(record) for record in some]
-    shares = [share for parts in kept for share in parts.values()]
-    right = sum(share >= RIGHT_SHARE for share in shares)
+    fractions = [fraction for parts in kept for fraction in parts.values()]
+    right = sum(fraction >= RIGHT_SHARE for fraction in fractions)
 
     def right_of(names: Sequence[str]) -> float | None:
         found = [parts[part] >= RIGHT_SHARE for parts in kept for part in names if part in parts]
@@ -162,11 +164,11 @@ def editability(some: Sequence[IdentityRecord]) -> Figures:
     return {
         "avatars": len(some),
         "parts": {part: fmean(parts[part] for parts in kept if part in parts) for part in names},
-        "right": right / len(shares),
-        "wilson": wilson_lower_bound(right, len(shares)),
+        "right": right / len(fractions),
+        "wilson": wilson_lower_bound(right, len(fractions)),
         "own": right_of(OWN),
         "worn": right_of([part for part in PARTS if part not in OWN]),
-        "views": fmean(shares),
+        "views": fmean(fractions),
     }
 
 
@@ -186,7 +188,7 @@ def in_short(some: Sequence[IdentityRecord]) -> Figures:
     all_views = likeness(some)["all"]
     return {
         "avatars": len(some),
-        "retrieval": retrieval(some)[COMBINED]["share"],
+        "retrieval": retrieval(some)[COMBINED]["fraction"],
         "psnr": all_views["psnr"],
         "distance": all_views["distance"],
         "delta_e": fmean(all_views["delta_e"].values()),
@@ -199,7 +201,7 @@ def photos_table(records: Sequence[IdentityRecord]) -> dict[str, Figures]:
     """How likeness grows with the number of photos, on the people and the seed for whom all numbers are there."""
     fewer = portrayed_as(records, Portrayal.FEWER_PHOTOS)
     all_of_them = _same_runs(portrayed_as(records, Portrayal.CROSS_INIT), fewer)
-    by_number = {number: [one for one in fewer if one.pictures == number] for number in {one.pictures for one in fewer}}
+    by_number = {number: [one for one in fewer if one.photos == number] for number in {one.photos for one in fewer}}
     rows = {str(number): in_short(by_number[number]) for number in sorted(by_number)}
     return rows | ({str(PHOTOS): in_short(all_of_them)} if all_of_them else {})
 
@@ -216,7 +218,7 @@ def ablations_table(records: Sequence[IdentityRecord]) -> dict[str, Figures]:
 
 
 def choices_table(records: Sequence[IdentityRecord]) -> dict[str, Figures]:
-    """What could stand in the place of a default, beside it, on the same people: likeness, and the new outfit."""
+    """The defaults and alternatives to them, on the same people: likeness, and the new outfit."""
     others = [record for portrayal in list(CHOICES)[1:] for record in portrayed_as(records, portrayal)]
     rows = {}
     for portrayal, redressed in CHOICES.items():
@@ -254,7 +256,7 @@ def costs(records: Sequence[IdentityRecord]) -> Figures:
     """What avatars cost, and identities and avatars together. ``person_seconds``: all methods and the new outfit of one
     person with one seed."""
     made = [(record, record.metrics) for record in records if record.metrics is not None]
-    trained = {(one.person, one.seed, one.pictures, one.embedding) for one in records if one.embedding is not None}
+    trained = {(one.person, one.seed, one.photos, one.embedding) for one in records if one.embedding is not None}
     runs = {(record.person, record.seed) for record in portrayed_as(records, Portrayal.CROSS_INIT)}
     regular = [record for portrayal in METHODS for record in portrayed_as(records, portrayal)]
     embedding = sum(record.embedding.seconds for record in regular if record.embedding is not None)
@@ -286,7 +288,7 @@ def summarise(records: Sequence[IdentityRecord]) -> Figures:
         "editability": by_portrayal(
             (Portrayal.SAME_PERSON, Portrayal.NEW_OUTFIT, Portrayal.OTHER_PERSON_REDRESSED), editability
         ),
-        "pictures": photos_table(records),
+        "photos": photos_table(records),
         "embedding": embedding_table(records),
         "ablations": ablations_table(records),
         "choices": choices_table(records),

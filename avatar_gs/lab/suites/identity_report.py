@@ -28,7 +28,7 @@ def sections(results: dict[str, Any]) -> list[str]:
         _retrieval(figures["retrieval"]),
         _likeness(figures["likeness"]),
         _editability(figures["editability"]),
-        _fewer_photos(figures["pictures"]),
+        _fewer_photos(figures["photos"]),
         _ablations(figures["ablations"]),
         _choices(figures["choices"]),
         _janus(figures["janus"]),
@@ -43,7 +43,7 @@ def _retrieval(rows: Mapping[str, Any]) -> str:
         [
             name,
             str(row[COMBINED]["avatars"]),
-            *(number(row[measure]["share"]) for measure in measures),
+            *(number(row[measure]["fraction"]) for measure in measures),
             number(row[COMBINED]["wilson"]),
             number(row[COMBINED]["mean_rank"], 1),
         ]
@@ -97,7 +97,7 @@ def _delta_e_by_view(rows: Mapping[str, Any]) -> str:
 def _editability(rows: Mapping[str, Any]) -> str:
     parts = [*PARTS, FACE]
     table = [
-        [name, str(row["avatars"]), *(number(row[share]) for share in ("right", "wilson", "own", "worn", "views"))]
+        [name, str(row["avatars"]), *(number(row[name]) for name in ("right", "wilson", "own", "worn", "views"))]
         + [number(row["parts"].get(part)) for part in parts]
         for name, row in rows.items()
     ]
@@ -137,7 +137,7 @@ def _fewer_photos(rows: Mapping[str, Any]) -> str:
         "The same people by their first photos: a full body from the front, a head, any view, a head, and four more. "
         "Found: by both measures; ΔE00: the mean of the parts' medians.\n"
     )
-    return f"## More pictures\n\n{text}\n{_short_table('pictures', rows)}\n"
+    return f"## More photos\n\n{text}\n{_short_table('photos', rows)}\n"
 
 
 def _ablations(rows: Mapping[str, Any]) -> str:
@@ -151,7 +151,7 @@ def _choices(rows: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     table = [
-        [name, *_short_row(row), *(number(row[share]) for share in ("right", "own", "worn"))]
+        [name, *_short_row(row), *(number(row[name]) for name in ("right", "own", "worn"))]
         for name, row in rows.items()
     ]
     text = (

@@ -144,7 +144,7 @@ class MethodsSuite(AvatarSuite[MethodsJob, Made, MethodsRecord]):
 
     def measure(self, job: MethodsJob, made: Made) -> tuple[MethodsRecord, Strip]:
         """The strip shows the true person from the front, and the avatar from four sides."""
-        truth, pictures = self.truth(job.subject), self.renders(made.model)
+        truth, images = self.truth(job.subject), self.renders(made.model)
         orbit = render_views(made.model.pose(self.viewpoints.posed), around().poses[0].views.cameras)
         with torch.no_grad():
             features = self.scorer.image_features(torch.from_numpy(orbit.on_grey().astype(np.float32)))
@@ -156,13 +156,13 @@ class MethodsSuite(AvatarSuite[MethodsJob, Made, MethodsRecord]):
             steps=job.steps,
             batch=self.settings.optimize.batch,
             asked=job.subject.asked,
-            end=measure(pictures, truth),
+            end=measure(images, truth),
             orbit=features.cpu().numpy().round(5).tolist(),
             saturation=saturation(orbit, self._sample_colours(job.subject)),
             metrics=made.metrics,
             seconds=made.seconds,
         )
-        views, shown = [self.viewpoints.index(Framing.BODY, name) for name in DIRECTIONS], pictures.on_grey()
+        views, shown = [self.viewpoints.index(Framing.BODY, name) for name in DIRECTIONS], images.on_grey()
         return record, side_by_side([truth.image(views[0]), *(shown[view] for view in views)])
 
     def _sample_colours(self, case: Case) -> Float[np.ndarray, "N 3"]:
@@ -252,10 +252,10 @@ def sample_colours(settings: LabSettings, prior: StableDiffusionPrior) -> Float[
     return samples.colour.rgb[around().inside]
 
 
-def saturation(pictures: ViewImages, samples: Float[np.ndarray, "N 3"]) -> dict[str, float] | None:
+def saturation(images: ViewImages, samples: Float[np.ndarray, "N 3"]) -> dict[str, float] | None:
     """How the chroma of an avatar's solid pixels, where everybody's body is, differs from that of ``samples``; None if
     nothing is solid there."""
-    solid = around().inside & (pictures.alpha >= SOLID)
+    solid = around().inside & (images.alpha >= SOLID)
     if not solid.any():
         return None
-    return asdict(saturation_error(np.clip(pictures.rgb[solid] / pictures.alpha[solid][:, None], 0, 1), samples))
+    return asdict(saturation_error(np.clip(images.rgb[solid] / images.alpha[solid][:, None], 0, 1), samples))

@@ -76,7 +76,7 @@ class MethodsRecord(Record):
 
 
 def row(records: Sequence[MethodsRecord]) -> Figures:
-    """The figures of one method with or without ControlNet. ``spread``: standard deviations over its avatars."""
+    """The figures of one method with or without ControlNet. ``std``: standard deviations over its avatars."""
     parts = [expected_parts(record.end, record.asked) for record in records]
     right = [right_fraction(items) for items in parts]
     distances = [record.saturation["wasserstein"] for record in records if record.saturation]
@@ -95,7 +95,7 @@ def row(records: Sequence[MethodsRecord]) -> Figures:
         "calls_per_step": fmean(record.calls_per_step for record in records),
         "calls": fmean(record.metrics["prior_calls"] for record in records),
         "seconds": fmean(record.seconds for record in records),
-        "spread": {
+        "std": {
             "right": deviation_of(right),
             "saturation": deviation_of(distances),
             "view_distance": deviation_of(consistency.tolist()),
@@ -228,7 +228,7 @@ def _table(some: Sequence[Figures]) -> str:
 
 def _cell(one: Figures, name: str, top: float | None) -> str:
     text = number(one[name], DIGITS[name])
-    std = one["spread"].get(name)
+    std = one["std"].get(name)
     shown = f"**{text}**" if one[name] is not None and one[name] == top else text
     return shown if std is None else f"{shown} ± {number(std, DIGITS[name])}"
 

@@ -168,7 +168,7 @@ class ScoresSuite(AvatarSuite[ScoresJob, Scored, ScoresRecord]):
     def sheet(self, records: Mapping[str, ScoresRecord]) -> RGBImage:
         """A row for each source of each prompt, with the first seed."""
         rows, labels, views = [], [], len(scored_views())
-        keys = {(one.kind, one.case): key for key, one in records.items() if one.seed == self.settings.seed}
+        keys = {(one.source, one.case): key for key, one in records.items() if one.seed == self.settings.seed}
         for case in range(self.settings.lab.evaluate.scored_prompts):
             for source in Source:
                 cells = self.store.strip(keys[source, case])
@@ -194,11 +194,11 @@ class ScoresSuite(AvatarSuite[ScoresJob, Scored, ScoresRecord]):
 # ---- report
 
 
-def _with_spread(row: Mapping[str, Any] | None, digits: int = 2) -> str:
+def _with_std(row: Mapping[str, Any] | None, digits: int = 2) -> str:
     """Mean ± standard deviation; a dash where nothing was measured."""
     if row is None:
         return "–"
-    return plus_minus(row["mean"], row["spread"], digits)
+    return plus_minus(row["mean"], row["std"], digits)
 
 
 def _intro(figures: Mapping[str, Any]) -> str:
@@ -240,7 +240,7 @@ def _similarity(figures: Mapping[str, Any]) -> str:
 
 def _by_view(rows: Mapping[str, Mapping[str, Any]], title: str, digits: int = 2) -> str:
     groups = list(next(iter(rows.values())))
-    table = [[source, *(_with_spread(row[group], digits) for group in groups)] for source, row in rows.items()]
+    table = [[source, *(_with_std(row[group], digits) for group in groups)] for source, row in rows.items()]
     return markdown_table([title, *groups], table)
 
 
@@ -263,7 +263,7 @@ def _others(figures: Mapping[str, Any]) -> str:
         rows, digits = columns[name]
         if rows is None:
             return "not given"
-        return _with_spread(rows.get(source), digits)
+        return _with_std(rows.get(source), digits)
 
     table = [[source, *(cell(name, source) for name in columns)] for source in sources]
     text = (
@@ -284,8 +284,8 @@ def _others(figures: Mapping[str, Any]) -> str:
 
 def _costs(costs: Mapping[str, Any]) -> str:
     table = [
-        [source, _with_spread(row["seconds"], 1), f"{row['steps']:.0f}", f"{row['prior_calls']:.0f}"]
-        for source, row in costs["kinds"].items()
+        [source, _with_std(row["seconds"], 1), f"{row['steps']:.0f}", f"{row['prior_calls']:.0f}"]
+        for source, row in costs["sources"].items()
     ]
     text = f"{format_duration(costs['wall_seconds'])} for everything.\n"
     return f"## Costs\n\n{text}\n{markdown_table(['an avatar', 'seconds', 'steps', 'prior calls'], table)}\n"

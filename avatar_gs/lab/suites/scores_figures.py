@@ -6,7 +6,7 @@ from enum import Enum
 from functools import cached_property
 from itertools import combinations
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -52,7 +52,9 @@ class ScoresRecord(Record):
         seconds: wall time of making them.
     """
 
-    kind: Source
+    former: ClassVar[Mapping[str, str]] = {"kind": "source"}
+
+    source: Source
     case: int
     prompt: str
     seed: int
@@ -135,16 +137,16 @@ def right_parts(images: ScoredImages, truth: Truth) -> list[bool]:
 
 def of_source(looks: Sequence[Look], source: Source) -> dict[int, list[Look]]:
     """By seed, in the order of the cases."""
-    seeds = dict.fromkeys(one.record.seed for one in looks if one.record.kind is source)
-    return {seed: [one for one in looks if one.record.kind is source and one.record.seed == seed] for seed in seeds}
+    seeds = dict.fromkeys(one.record.seed for one in looks if one.record.source is source)
+    return {seed: [one for one in looks if one.record.source is source and one.record.seed == seed] for seed in seeds}
 
 
 # ---- figures
 
 
-def mean_and_spread(values: Sequence[float]) -> Figures:
+def mean_and_std(values: Sequence[float]) -> Figures:
     """Mean, standard deviation (None for one value) and number."""
-    return {"mean": fmean(values), "spread": stdev(values) if len(values) > 1 else None, "n": len(values)}
+    return {"mean": fmean(values), "std": stdev(values) if len(values) > 1 else None, "n": len(values)}
 
 
 @dataclass(frozen=True)
@@ -188,21 +190,21 @@ class Scores:
         }
 
     def _of_each(self, values: Callable[[Sequence[Look]], list[float]]) -> Rows:
-        """``mean_and_spread`` of the values that a source's looks have, where they have any."""
+        """``mean_and_std`` of the values that a source's looks have, where they have any."""
         rows = {
             source: values([one for some in seeds.values() for one in some]) for source, seeds in self._sources.items()
         }
-        return {source.value: mean_and_spread(found) for source, found in rows.items() if found}
+        return {source.value: mean_and_std(found) for source, found in rows.items() if found}
 
     # ---- images and captions
 
     def _by_view(self, score: Score, features: Callable[[Look], Float[np.ndarray, "V d"] | None]) -> Rows:
-        """By source and group of views: mean and spread over seeds."""
+        """By source and group of views: mean and std over seeds."""
         rows: Rows = {}
         for source, seeds in self._sources.items():
             found = [self._groups(some, score, features) for some in seeds.values() if features(some[0]) is not None]
             if found:
-                rows[source.value] = {group: mean_and_spread([one[group] for one in found]) for group in found[0]}
+                rows[source.value] = {group: mean_and_std([one[group] for one in found]) for group in found[0]}
         return rows
 
     def _groups(
@@ -262,7 +264,7 @@ class Scores:
     def _compared_with(self, one: Look) -> list[Look]:
         """The samples that a look is compared with: those of its prompt and seed; a sample with the next seed's."""
         case, seeds = one.record.case, [*self._sources[Source.SAMPLES]]
-        if one.record.kind is not Source.SAMPLES:
+        if one.record.source is not Source.SAMPLES:
             return [self._samples[case, one.record.seed]]
         others = [seed for seed in seeds if seed != one.record.seed]
         return [self._samples[case, seed] for seed in others[:1]]
@@ -280,7 +282,7 @@ class Scores:
             else:
                 values = [distance(self._set_features[source, seed], sampled[seed]) for seed in sampled]
             if values:
-                rows[source.value] = mean_and_spread(values)
+                rows[source.value] = mean_and_std(values)
         return rows
 
     @cached_property
@@ -306,11 +308,11 @@ class Scores:
         for source in AVATARS:
             made = [(one.record, one.record.metrics) for some in self._sources[source].values() for one in some]
             rows[source.value] = {
-                "seconds": mean_and_spread([record.seconds for record, _ in made]),
+                "seconds": mean_and_std([record.seconds for record, _ in made]),
                 "prior_calls": fmean(metrics["prior_calls"] for _, metrics in made if metrics is not None),
                 "steps": fmean(metrics["steps"] for _, metrics in made if metrics is not None),
             }
         records = [one.record for one in self.looks]
         per_case = {(record.case, record.seed) for record in records}
         total = sum(record.seconds for record in records)
-        return {"kinds": rows, "wall_seconds": total, "case_seconds": total / len(per_case)}
+        return {"sources": rows, "wall_seconds": total, "case_seconds": total / len(per_case)}

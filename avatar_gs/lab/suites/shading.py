@@ -130,7 +130,7 @@ class ShadingSuite(AvatarSuite[ShadingJob, Made, ShadingRecord]):
     def measure(self, job: ShadingJob, made: Made) -> tuple[ShadingRecord, Strip]:
         case, truth = job.subject, self.truth(job.subject)
         looks = render_shades(made.model, self.viewpoints, self.settings_of(job).optimize.shading)
-        shown = {shade.value: pictures.on_grey() for shade, pictures in looks.items()}
+        shown = {shade.value: images.on_grey() for shade, images in looks.items()}
         shown |= {"truth": truth_images(truth), "silhouette": silhouette_images(looks[Shade.ALBEDO])}
         record = ShadingRecord(
             row=job.variant,
@@ -139,7 +139,7 @@ class ShadingSuite(AvatarSuite[ShadingJob, Made, ShadingRecord]):
             asked={part: name for part, name in case.asked.items() if part in CLOSE_UP},
             albedo=measure(looks[Shade.ALBEDO], truth),
             shaded=measure(looks[Shade.LAMBERTIAN], truth),
-            found={name: self.retrieval.found(case, pictures) for name, pictures in shown.items()},
+            found={name: self.retrieval.found(case, images) for name, images in shown.items()},
             metrics=made.metrics,
             seconds=made.seconds,
         )

@@ -74,6 +74,9 @@ class Record:
     """Base of what a suite stores of a job: a frozen dataclass of numbers, strings, lists, dictionaries, enums and such
     dataclasses. ``asdict`` makes JSON values of it, ``restored`` reads them."""
 
+    former: ClassVar[Mapping[str, str]] = {}
+    """Names of fields in records of before, and their names now."""
+
 
 def restored(of: Any, plain: Any) -> Any:
     """A value of the type ``of`` from what JSON keeps of it; dataclasses, enums and tuples are built again.
@@ -87,7 +90,8 @@ def restored(of: Any, plain: Any) -> Any:
     if origin in (Union, UnionType):
         return restored(next(one for one in arguments if one is not type(None)), plain)
     if is_dataclass(of):
-        hints = get_type_hints(of)
+        hints, former = get_type_hints(of), getattr(of, "former", {})
+        plain = {former.get(name, name): value for name, value in plain.items()}
         if unknown := set(plain) - {entry.name for entry in fields(of)}:
             raise ValueError(f"{of}: unknown fields {unknown}")
         return of(**{name: restored(hints[name], value) for name, value in plain.items()})  # type: ignore[operator]

@@ -80,8 +80,8 @@ def trials(count: int, seed: int, *, held: bool = True, cameras: CamerasConfig |
         person = random_person(rng)
         if held_out(person) != held:
             continue
-        spread = 0.1 if len(found) % 2 else float(rng.uniform(0.2, 0.9))
-        shown = render_sample(wardrobe, person, cameras or CAMERAS, 1, rng, spread)
+        pose_range = 0.1 if len(found) % 2 else float(rng.uniform(0.2, 0.9))
+        shown = render_sample(wardrobe, person, cameras or CAMERAS, 1, rng, pose_range)
         framing, view = shown.views.framings[0], view_of(float(shown.views.azimuth[0]))
         prompt = caption(person, rng, 1.0) + view_suffix(framing, view)
         truth = paint(person, shown.maps[0], rng, np.full(3, 190.0)).astype(np.float32) / np.float32(255)

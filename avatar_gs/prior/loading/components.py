@@ -25,7 +25,7 @@ LOGGER = logging.getLogger(__name__)
 
 TINY_ENCODER = "tiny encoder"
 TEXT_MODEL_TYPES = ("clip_text_model", "clip")
-PROBLEMS = {"missing_keys": "lack", "mismatched_keys": "have another shape of", "unexpected_keys": "have too much:"}
+PROBLEMS = {"missing_keys": "lack", "mismatched_keys": "have another shape of", "unexpected_keys": "have an unexpected"}
 """Keys of the loading reports of diffusers and transformers, in words."""
 HARMLESS = re.compile(r"position_ids$|^logit_scale$|^text_projection\.|^visual_projection\.|^vision_model\.")
 """Weights in files of text encoders that conditions do not depend on."""

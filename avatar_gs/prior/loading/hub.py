@@ -204,7 +204,7 @@ def _complete(url: str, blob: Path, size: int | None, file: str) -> None:
         hub_client.append(url, target, size, file)
     if len(blob.name) == SHA256_LENGTH and _sha256(part) != blob.name:  # small files have another type of tag
         part.unlink()
-        raise UserError(f"{url}: the download is damaged, and was removed: the same command fetches it anew")
+        raise UserError(f"{url}: the download is damaged, and was removed; the same command fetches it again")
     part.rename(blob)
 
 

@@ -4,7 +4,7 @@ A file holds for each layer two small matrices ``down`` [r, in] and ``up`` [out,
 often ``alpha``; the layer's weight W becomes ``W + scale * alpha / r * up @ down`` (Hu et al. 2021). Kohya's programs
 and A1111 join a layer's path with underscores, diffusers and PEFT keep its dots: names are compared with underscores.
 
-The sum is computed here rather than by diffusers' loaders: in float32 with one rounding whatever the UNet's format, and
+The sum is computed here rather than by diffusers' loaders: in float32 with one rounding in any format of the UNet, and
 a tensor without a layer is an error, where those loaders skip some.
 """
 
@@ -49,11 +49,11 @@ OTHER_MODELS = {
 ENDS = re.compile(
     r"(?P<layer>.*?)(?:"
     r"\.(?:lora_)?alpha(?P<alpha>)"
-    r"|\.(?:lora_|lora\.|lora_linear_layer\.)(?P<kind>down|up|mid|A|B)(?:\.\w+)?\.weight"
+    r"|\.(?:lora_|lora\.|lora_linear_layer\.)(?P<role>down|up|mid|A|B)(?:\.\w+)?\.weight"
     r"|_lora\.(?P<old>down|up)\.weight)"
 )
 ROLES = {"A": "down", "B": "up"}
-OTHER_KINDS = {
+OTHER_FORMATS = {
     r"\.hada_": "LoHa",
     r"\.lokr_": "LoKr",
     r"\.oft_": "OFT",
@@ -130,8 +130,8 @@ def read(entry: str) -> Lora:
         match = ENDS.fullmatch(name)
         if match is None:
             raise UserError(f"prior.lora={file}: '{name}' is no part of a LoRA for a UNet or a text encoder")
-        kind = match["kind"] or match["old"] or "alpha"
-        found.setdefault(_layer(match["layer"]), {})[ROLES.get(kind, kind)] = value
+        role = match["role"] or match["old"] or "alpha"
+        found.setdefault(_layer(match["layer"]), {})[ROLES.get(role, role)] = value
     return Lora(file, scale, {layer: _factors(file, layer, parts, metadata) for layer, parts in found.items()})
 
 
@@ -211,8 +211,10 @@ def _check_is_one(file: Path, tensors: Mapping[str, Tensor]) -> None:
     if not tensors:
         raise UserError(f"prior.lora={file}: it is empty: no weights are in it")
     for name in tensors:
-        if kind := _other_kind(name):
-            raise UserError(f"prior.lora={file}: '{name}' is part of a {kind}: expected a plain LoRA (up, down, alpha)")
+        if found := _other_format(name):
+            raise UserError(
+                f"prior.lora={file}: '{name}' is part of a {found}: expected a plain LoRA (up, down, alpha)"
+            )
         model = next((model for start, model in OTHER_MODELS.items() if name.startswith(start)), "")
         if model:
             raise UserError(f"prior.lora={file}: '{name}' belongs to {model}: expected a LoRA for this prior")
@@ -227,8 +229,8 @@ def _check_is_one(file: Path, tensors: Mapping[str, Tensor]) -> None:
             raise UserError(f"prior.lora={file}: '{name}' holds NaN or infinite numbers: get another")
 
 
-def _other_kind(name: str) -> str:
-    return next((kind for pattern, kind in OTHER_KINDS.items() if re.search(pattern, name)), "")
+def _other_format(name: str) -> str:
+    return next((found for pattern, found in OTHER_FORMATS.items() if re.search(pattern, name)), "")
 
 
 def _layer(name: str) -> tuple[str, str]:

@@ -180,7 +180,7 @@ def _source(name: str, subfolder: str, override: str) -> Source:
         return Source(str(folder), subfolder, is_local=True)
     if folder.is_file():
         raise UserError(
-            f"{override}={name} is a file of no known kind: expected a .safetensors file, a pickled one (.ckpt, .pt, "
+            f"{override}={name} is a file in no known format: expected a .safetensors file, a pickled one (.ckpt, .pt, "
             ".pth, .bin: read as plain tensors only), a folder in Stable Diffusion's format, or a hub name"
         )
     if HUB_NAME.fullmatch(name) and not name.startswith("."):

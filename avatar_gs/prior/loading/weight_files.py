@@ -1,6 +1,6 @@
 """Weight files on the disk: whether they are complete, and conversion of pickled ones to safetensors.
 
-Opening a pickle in the ordinary way can run a program. Here it is read by torch's restricted reader, which refuses all
+Opening a pickle as usual can run a program. Here it is read by torch's restricted reader, which refuses all
 but tensors and containers, and is written once as safetensors; later runs read that copy.
 """
 

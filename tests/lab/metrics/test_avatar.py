@@ -16,7 +16,7 @@ from avatar_gs.lab.suites.parts import expected_parts
 from avatar_gs.lab.suites.suite import restored
 from avatar_gs.lab.world.people import held_out
 from avatar_gs.types import Framing, Gaussians
-from tests.lab.conftest import true_pictures, true_splats
+from tests.lab.conftest import true_images, true_splats
 
 
 def test_prompts_are_held_out_distinct_and_say_all_that_is_judged():
@@ -43,7 +43,7 @@ def test_red_and_blue_prompts_are_red_and_blue_in_shirt_and_bottoms_only():
 
 def test_the_person_itself_is_right_in_every_view(truths):
     for truth in truths:
-        result = measure(true_pictures(truth), truth)
+        result = measure(true_images(truth), truth)
         items = expected_parts(result, truth.case.asked)
         assert {item.part for item in items} == set(truth.case.asked)
         assert all(view.fraction(item.name) == 1.0 for item in items for view in item.views)
@@ -53,7 +53,7 @@ def test_the_person_itself_is_right_in_every_view(truths):
 
 
 def test_parts_are_seen_from_all_sides_in_two_framings(truths):
-    views = measure(true_pictures(truths[0]), truths[0]).parts["shoes"]
+    views = measure(true_images(truths[0]), truths[0]).parts["shoes"]
     names = [f"{framing}/{side}" for framing in ("body", "lower") for side in DIRECTIONS]
     assert [view.view for view in views] == names
     assert sum(view.pixels for view in views[4:]) > 2 * sum(view.pixels for view in views[:4])
@@ -82,19 +82,19 @@ def test_left_and_right_are_the_avatars_own(truths, viewpoints):
 
 def test_a_grey_avatar_is_wrong_and_an_absent_one_is_nothing(truths):
     for truth in truths:
-        pictures = true_pictures(truth)
-        grey = measure(ViewImages(0.5 * pictures.alpha[..., None].repeat(3, -1), pictures.alpha), truth)
+        images = true_images(truth)
+        grey = measure(ViewImages(0.5 * images.alpha[..., None].repeat(3, -1), images.alpha), truth)
         items = expected_parts(grey, truth.case.asked)
         assert not any(any(item.hits()) for item in items if item.name != "grey")
-        absent = measure(ViewImages(np.zeros_like(pictures.rgb), np.zeros_like(pictures.alpha)), truth)
+        absent = measure(ViewImages(np.zeros_like(images.rgb), np.zeros_like(images.alpha)), truth)
         assert all(view.names == {NOTHING: view.pixels} for views in absent.parts.values() for view in views)
         assert all(both == 0 for both, _ in absent.volumes.values())
 
 
 def test_the_bare_body_has_no_volumes(truths, viewpoints):
     for truth in truths:
-        pictures = true_pictures(truth)
-        bare = measure(ViewImages(pictures.rgb, viewpoints.bare.astype(np.float32)), truth)
+        images = true_images(truth)
+        bare = measure(ViewImages(images.rgb, viewpoints.bare.astype(np.float32)), truth)
         assert all(both == 0 and either > 100 for both, either in bare.volumes.values())
 
 
@@ -132,14 +132,14 @@ def test_captions_are_drawn_until_they_say_all():
 
 
 def test_a_strip_shows_truth_and_avatar(truths):
-    pictures = comparison_strip(true_pictures(truths[0]), truths[0])
-    assert pictures.shape == (128, 1280, 3)
-    np.testing.assert_allclose(pictures[:, :512].astype(int), pictures[:, 512:1024].astype(int), atol=2)
+    images = comparison_strip(true_images(truths[0]), truths[0])
+    assert images.shape == (128, 1280, 3)
+    np.testing.assert_allclose(images[:, :512].astype(int), images[:, 512:1024].astype(int), atol=2)
     assert truths[0].viewpoints.index(Framing.HEAD, "back") == 6
 
 
 def test_measurements_survive_json(truths):
-    result = measure(true_pictures(truths[2]), truths[2])
+    result = measure(true_images(truths[2]), truths[2])
     again = restored(Measurement, json.loads(json.dumps(asdict(result))))
     assert again == result
     with pytest.raises(TypeError):

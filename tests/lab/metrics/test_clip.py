@@ -38,14 +38,14 @@ def save_clip(folder: Path) -> Path:
 
 def test_a_folder_gives_what_transformers_gives(folder):
     clip = load_clip(str(folder))
-    pictures = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)
     model, processor = CLIPModel.from_pretrained(folder), CLIPImageProcessor.from_pretrained(folder)
-    pixels = processor([*pictures], return_tensors="pt")["pixel_values"]
+    pixels = processor([*images], return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         pooled = model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)
     expected = torch.nn.functional.normalize(pooled, dim=-1).numpy()
-    np.testing.assert_allclose(features_of(pictures / 255.0, clip.image_features), expected, atol=1e-5)
-    np.testing.assert_allclose(features_of(pictures / 255.0, clip.person_features), expected, atol=1e-5)
+    np.testing.assert_allclose(features_of(images / 255.0, clip.image_features), expected, atol=1e-5)
+    np.testing.assert_allclose(features_of(images / 255.0, clip.person_features), expected, atol=1e-5)
     texts = clip.text_features(["a red shirt", "a very tall man in blue trousers " * 4])
     assert texts.shape == (2, 10) and torch.allclose(texts.norm(dim=-1), torch.ones(2))
 
@@ -58,18 +58,18 @@ def test_texts_do_not_depend_on_their_neighbours(folder):
 
 def test_images_of_any_size_with_gradients(folder):
     clip = load_clip(str(folder))
-    pictures = torch.rand(18, 40, 40, 3, requires_grad=True)  # more than one batch
-    features = clip.image_features(pictures)
+    images = torch.rand(18, 40, 40, 3, requires_grad=True)  # more than one batch
+    features = clip.image_features(images)
     (features @ clip.text_features(["a red shirt"]).T).sum().backward()
-    assert features.shape == (18, 10) and pictures.grad is not None
-    assert bool((pictures.grad.flatten(1).norm(dim=1) > 0).all())
+    assert features.shape == (18, 10) and images.grad is not None
+    assert bool((images.grad.flatten(1).norm(dim=1) > 0).all())
 
 
 def test_the_packaged_scorer_is_the_default_and_tells_people_apart_by_a_part(folder):
     clip = load_clip("")
-    pictures = torch.rand(2, 16, 16, 3)
+    images = torch.rand(2, 16, 16, 3)
     assert clip.name == PACKAGED and clip.fingerprint != load_clip(str(folder)).fingerprint
-    assert clip.person_features(pictures).shape[1] < clip.image_features(pictures).shape[1]
+    assert clip.person_features(images).shape[1] < clip.image_features(images).shape[1]
 
 
 def test_what_is_no_clip_is_named(folder, tmp_path):

@@ -22,9 +22,9 @@ def directions(*degrees: float) -> np.ndarray:
 
 def test_r_precision_counts_images_nearest_to_their_own_caption():
     texts = directions(0, 90, 180)
-    pictures = 3.0 * directions(10, 100, 80)  # of lengths that must not matter
-    assert r_precision(pictures, texts, np.array([0, 1, 2])) == pytest.approx(2 / 3)
-    assert r_precision(pictures, texts, np.array([0, 1, 1])) == 1.0
+    images = 3.0 * directions(10, 100, 80)  # of lengths that must not matter
+    assert r_precision(images, texts, np.array([0, 1, 2])) == pytest.approx(2 / 3)
+    assert r_precision(images, texts, np.array([0, 1, 1])) == 1.0
 
 
 def test_features_that_say_nothing_find_no_caption():
@@ -66,8 +66,8 @@ def test_saturation_error_has_a_sign_and_sees_a_standard_deviation():
     mixed = saturation_error(np.concatenate([grey, red]), np.concatenate([grey, grey, red, red]))
     assert (mixed.difference, mixed.wasserstein) == pytest.approx((0, 0))
     middle = np.array([[0.8, 0.35, 0.35]])
-    spread = saturation_error(np.concatenate([grey, red]), middle)
-    assert spread.wasserstein > abs(spread.difference)
+    mixed = saturation_error(np.concatenate([grey, red]), middle)
+    assert mixed.wasserstein > abs(mixed.difference)
 
 
 def test_frechet_distance_of_a_shift_and_of_a_scale():

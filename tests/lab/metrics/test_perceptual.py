@@ -49,9 +49,9 @@ def test_distances_are_those_of_lpips_on_the_same_network(network, file):
 
 def test_a_folder_and_safetensors_serve_as_well(network, file, tmp_path):
     save_file(features(network), tmp_path / "alexnet.safetensors")
-    pictures = torch.rand(1, 64, 64, 3), torch.rand(1, 64, 64, 3)
+    images = torch.rand(1, 64, 64, 3), torch.rand(1, 64, 64, 3)
     found = [load_lpips(str(path)) for path in (file, tmp_path, file.parent)]
-    distances = [float(one.distances(*pictures)) for one in found if one is not None]
+    distances = [float(one.distances(*images)) for one in found if one is not None]
     assert len(distances) == 3 and len(set(distances)) == 1
 
 

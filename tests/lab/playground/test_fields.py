@@ -24,8 +24,8 @@ def image():
 
 
 def canvas(prior, kind, init=Init.gaussian, image=None, seed=0, grid=None):
-    name = "somewhere.png" if init is Init.picture else ""
-    config = PlaygroundConfig(field=kind, init=init, picture=name, grid=grid or GridConfig())
+    name = "somewhere.png" if init is Init.image else ""
+    config = PlaygroundConfig(field=kind, init=init, image=name, grid=grid or GridConfig())
     return build_canvas(config, prior, seed, image)
 
 
@@ -75,7 +75,7 @@ def test_epl_starts_with_the_values_of_each_init(prior, image):
             Init.decoded: prior.encode_images(prior.decode_latents(noise)),
             Init.zero: torch.zeros(1, 4, size, size),
             Init.grey: prior.encode_images(torch.full((1, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, 3), GREY)),
-            Init.picture: prior.encode_images(image),
+            Init.image: prior.encode_images(image),
         }
     for init, values in expected.items():
         assert torch.equal(canvas(prior, FieldKind.epl, init, image).latents(), values), init
@@ -91,7 +91,7 @@ def test_pixels_start_with_the_values_of_each_init(prior, image):
         Init.decoded: decoded,
         Init.zero: torch.zeros_like(decoded),
         Init.grey: torch.full_like(decoded, GREY),
-        Init.picture: image,
+        Init.image: image,
     }
     for init, values in expected.items():
         assert torch.equal(canvas(prior, FieldKind.rgb, init, image).image(), values), init
@@ -99,7 +99,7 @@ def test_pixels_start_with_the_values_of_each_init(prior, image):
     assert float(noisy.mean()) == pytest.approx(GREY, abs=0.05) and 0.15 < float(noisy.std()) < 0.3
 
 
-@pytest.mark.parametrize("init", [Init.gaussian, Init.decoded, Init.grey, Init.picture])
+@pytest.mark.parametrize("init", [Init.gaussian, Init.decoded, Init.grey, Init.image])
 @pytest.mark.parametrize(("grid", "pixels"), [(FieldKind.ehl, FieldKind.epl), (FieldKind.ehc, FieldKind.rgb)])
 def test_hash_grids_are_fitted_to_the_same_start(prior, image, grid, pixels, init):
     fitted, exact = canvas(prior, grid, init, image).raw(), canvas(prior, pixels, init, image).raw()

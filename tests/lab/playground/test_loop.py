@@ -63,7 +63,7 @@ def test_curves_have_every_step_and_frames_every_few():
     assert last.gradient is None and last.t is None and result.frames[-2].clean is not None
     shown = (canvas.image()[0].clamp(0, 1) * 255).round().byte().numpy()
     assert np.array_equal(last.image, shown)
-    assert {"t", "grad_norm", "distance", "spread"} <= set(result.curves)
+    assert {"t", "grad_norm", "distance", "std"} <= set(result.curves)
     assert {len(values) for values in result.curves.values()} == {25}
     assert result.curves["distance"][0] > 0
     assert result.prior_calls == 25 * 2
@@ -104,7 +104,7 @@ def test_ctrl_c_returns_the_frames_so_far(monkeypatch):
 
 
 def test_a_diverging_image_is_an_error_of_one_line():
-    with pytest.raises(UserError, match=r"sds the picture is no longer finite .*playground.lr.epl"):
+    with pytest.raises(UserError, match=r"sds the image is no longer finite .*playground.lr.epl"):
         run(start=float("inf"))
 
 

@@ -40,11 +40,11 @@ def test_without_own_settings_all_have_the_configured_ones():
 
 @pytest.mark.parametrize("method", ["dds", "pds"])
 def test_editing_needs_an_image_and_a_source_prompt(method):
-    with pytest.raises(UserError, match="changes a picture that is there"):
+    with pytest.raises(UserError, match="edits an image"):
         chosen_methods(settings([method]))
     with pytest.raises(UserError, match="source_prompt="):
-        chosen_methods(settings([method], init=Init.picture, picture="a.png"))
-    chosen_methods(settings([method], init=Init.picture, picture="a.png", source_prompt="a woman"))
+        chosen_methods(settings([method], init=Init.image, image="a.png"))
+    chosen_methods(settings([method], init=Init.image, image="a.png", source_prompt="a woman"))
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,8 @@ def test_editing_needs_an_image_and_a_source_prompt(method):
     [
         ({"steps": 0}, "playground.steps=0"),
         ({"every": 0}, "playground.every=0"),
-        ({"init": Init.picture}, "playground.picture=<file>"),
-        ({"picture": "a.png"}, "playground.init=picture"),
+        ({"init": Init.image}, "playground.image=<file>"),
+        ({"image": "a.png"}, "playground.init=image"),
         ({"methods": ["sds", "sds"]}, "twice"),
         ({"azimuth": float("nan")}, "playground.azimuth"),
     ],

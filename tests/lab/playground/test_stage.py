@@ -45,7 +45,7 @@ def play(prior, tmp_path, monkeypatch):
     return command
 
 
-def picture(path, size=(24, 30)):
+def write_image(path, size=(24, 30)):
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
     return path
@@ -114,10 +114,10 @@ def test_a_sweep_makes_a_sheet_of_its_runs(play):
 
 @pytest.mark.parametrize("method", ["dds", "pds"])
 def test_editing_starts_from_the_image(play, tmp_path, method):
-    source = picture(tmp_path / "source.png")
+    source = write_image(tmp_path / "source.png")
     words = [
-        "playground.init=picture",
-        f"playground.picture={source}",
+        "playground.init=image",
+        f"playground.image={source}",
         "playground.source_prompt=a man in blue",
     ]
     kept = play(f"guidance={method}", *words, "prompt=a man in blue", name="kept") / "playground"
@@ -163,11 +163,11 @@ def test_ctrl_c_writes_the_results_so_far(play, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["playground.init=picture", "playground.picture=nobody.png"], "nobody.png: no such file"),
-        (["playground.init=picture", "playground.picture=words.png"], "not a JPEG, PNG or WebP picture"),
+        (["playground.init=image", "playground.image=nobody.png"], "nobody.png: no such file"),
+        (["playground.init=image", "playground.image=words.png"], "not a JPEG, PNG or WebP image"),
         (["playground.methods=[sds,foo]"], "playground.methods=foo is none of"),
         (["playground.steps=0"], "playground.steps=0"),
-        (["guidance=pds"], "pds changes a picture that is there"),
+        (["guidance=pds"], "pds edits an image: add"),
     ],
 )
 def test_user_errors_are_one_line(play, tmp_path, capsys, words, message):

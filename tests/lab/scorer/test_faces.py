@@ -11,9 +11,9 @@ from avatar_gs.core.errors import UserError
 from avatar_gs.lab.scorer.data import float_images
 from avatar_gs.lab.scorer.faces import (
     BACK,
+    CLASSES,
     FEATURES,
     FRONT,
-    KINDS,
     THRESHOLD,
     FaceNet,
     Heads,
@@ -35,8 +35,8 @@ def heads() -> Heads:
     return draw_heads(24, 4321, held=True, front=FRONT, back=BACK)
 
 
-def share(heads: Heads, kind: str, *, blurred: bool = False) -> float:
-    images = float_images(heads.pictures[heads.kinds == KINDS.index(kind)])
+def seen_fraction(heads: Heads, label: str, *, blurred: bool = False) -> float:
+    images = float_images(heads.images[heads.classes == CLASSES.index(label)])
     scores = face_score(soft(images, 3, 1.5) if blurred else images)
     assert scores.shape == (len(images),) and ((scores >= 0) & (scores <= 1)).all()
     return float((scores > THRESHOLD).float().mean())
@@ -44,21 +44,23 @@ def share(heads: Heads, kind: str, *, blurred: bool = False) -> float:
 
 @pytest.mark.parametrize("blurred", [False, True])
 def test_fronts_show_a_face_and_backs_do_not(heads, blurred):
-    assert (heads.kinds == KINDS.index("front")).sum() >= 20
-    assert (heads.kinds == KINDS.index("back")).sum() >= 20
-    assert share(heads, "front", blurred=blurred) >= FRONT_RATE
-    backs = int((heads.kinds == KINDS.index("back")).sum())
-    assert share(heads, "back", blurred=blurred) * backs <= 1 + BACK_RATE * backs, "few pictures: one may be bad luck"
+    assert (heads.classes == CLASSES.index("front")).sum() >= 20
+    assert (heads.classes == CLASSES.index("back")).sum() >= 20
+    assert seen_fraction(heads, "front", blurred=blurred) >= FRONT_RATE
+    backs = int((heads.classes == CLASSES.index("back")).sum())
+    assert seen_fraction(heads, "back", blurred=blurred) * backs <= 1 + BACK_RATE * backs, (
+        "few images: one may be bad luck"
+    )
 
 
 def test_features_decide_and_not_hair_or_skin(heads):
     """A front without features is no face; features on the hair of a back are one."""
-    assert share(heads, "painted over") < 0.1
-    assert share(heads, "face on the back") > 0.9
+    assert seen_fraction(heads, "painted over") < 0.1
+    assert seen_fraction(heads, "face on the back") > 0.9
 
 
 def test_faces_at_other_sizes_and_plain_images(heads):
-    fronts = float_images(heads.pictures[heads.kinds == 0][:20])
+    fronts = float_images(heads.images[heads.classes == 0][:20])
     larger = torch.nn.functional.interpolate(fronts.permute(0, 3, 1, 2), (256, 256), mode="bilinear")
     assert (face_score(larger.permute(0, 2, 3, 1)) > THRESHOLD).float().mean() >= 0.9
     assert face_score(torch.stack([torch.zeros(128, 128, 3), torch.full((128, 128, 3), 0.7)])).max() < THRESHOLD

@@ -68,10 +68,10 @@ def pairs(tmp_path_factory) -> PairSet:
 
 
 def test_rows_are_persons_and_their_captions_end_in_framing_and_view(pairs):
-    assert pairs.pictures.shape == (6, 3, 128, 128, 3) and pairs.kinds.shape == (6, 3, 2)
+    assert pairs.images.shape == (6, 3, 128, 128, 3) and pairs.buckets.shape == (6, 3, 2)
     assert all(text.endswith(" view") for views in pairs.captions for texts in views for text in texts)
-    assert not (pairs.pictures[0] == pairs.pictures[1]).all()
-    assert (pairs.kinds[0] == pairs.kinds[1]).all(), "recolouring keeps the geometry"
+    assert not (pairs.images[0] == pairs.images[1]).all()
+    assert (pairs.buckets[0] == pairs.buckets[1]).all(), "recolouring keeps the geometry"
 
 
 def test_a_fraction_of_the_images_is_white_and_lit(pairs):
@@ -80,7 +80,7 @@ def test_a_fraction_of_the_images_is_white_and_lit(pairs):
     assert drawn.count(Shade.TEXTURELESS) / 2000 == pytest.approx(TINY.textureless_share, abs=0.04)
     assert drawn.count(Shade.LAMBERTIAN) / 2000 == pytest.approx(TINY.shaded_share, abs=0.04)
     assert set(np.unique(pairs.looks)) == set(range(len(Shade)))
-    colourless = np.ptp(pairs.pictures.astype(int), axis=-1) == 0
+    colourless = np.ptp(pairs.images.astype(int), axis=-1) == 0
     white = pairs.looks == list(Shade).index(Shade.TEXTURELESS)
     assert colourless[white].mean((1, 2)).min() > 0.05 and colourless[~white].mean((1, 2)).max() < 0.03
 
@@ -96,8 +96,8 @@ def test_shading_of_a_depth_map_follows_lamberts_law():
     normals = (points - centre) / radius
     inside = (normals[..., 2] < -0.5) & (root > 0)
     for lamp in (np.zeros(3), np.array([-4.0, 0.0, 1.0]), np.array([1.0, -3.0, 2.0])):
-        way = (lamp - points)[inside]
-        cosine = (normals[inside] * way).sum(-1) / np.linalg.norm(way, axis=-1)
+        towards_lamp = (lamp - points)[inside]
+        cosine = (normals[inside] * towards_lamp).sum(-1) / np.linalg.norm(towards_lamp, axis=-1)
         light = lambert_of_depth(depth, focal, lamp, 0.1) / 255
         assert np.abs(light[inside] - (0.1 + 0.9 * cosine.clip(0))).max() < 0.03
         assert (light[root <= 0] == 0).all()
@@ -108,11 +108,11 @@ def test_a_white_image_equals_its_shading():
     seen = see(training_person(rng), CAMERAS, 1, rng, poses=1)
     (drawn,), (focal,) = seen.maps, seen.focals
     for seed in range(4):
-        picture = paint_lit(seen.person, drawn, focal, Shade.TEXTURELESS, np.random.default_rng(seed))
+        image = paint_lit(seen.person, drawn, focal, Shade.TEXTURELESS, np.random.default_rng(seed))
         light = random_light(drawn.depth, focal, np.random.default_rng(seed), gentle=True)
         cells = light.reshape(128, 2, 128, 2).astype(float)
         solid = np.isfinite(drawn.depth).reshape(128, 2, 128, 2).all((1, 3))
-        assert np.abs(picture[solid] - cells.mean((1, 3))[solid, None]).max() <= 0.51
+        assert np.abs(image[solid] - cells.mean((1, 3))[solid, None]).max() <= 0.51
         assert light[np.isfinite(drawn.depth)].min() >= 25, "an ambient tenth"
 
 
@@ -167,10 +167,10 @@ def test_person_loss_skips_pairs_that_cannot_be_recognised():
     assert person_loss(features, body, coloured) < 1e-4
     assert person_loss(swapped, body, coloured) > 5
     white = torch.tensor([True, False, False, True])
-    assert person_loss(swapped, body, white) == 0, "white people cannot be told apart"
+    assert person_loss(swapped, body, white) == 0, "white people cannot be distinguished"
     head, lower = list(Framing).index(Framing.HEAD), list(Framing).index(Framing.LOWER)
-    kinds = torch.tensor([[head, 0], [head, 0], [lower, 0], [lower, 0]])
-    assert person_loss(swapped, kinds, coloured) == 0
+    buckets = torch.tensor([[head, 0], [head, 0], [lower, 0], [lower, 0]])
+    assert person_loss(swapped, buckets, coloured) == 0
     assert comparable(torch.tensor([head]), torch.tensor([head])).all()
 
 
@@ -268,6 +268,6 @@ def test_training_people_are_never_held_out():
 
 
 def test_pairs_of_an_earlier_version_are_refused(tmp_path):
-    np.savez(tmp_path / "pairs_0000.npz", pictures=np.zeros((1, 2, 8, 8, 3), np.uint8), kinds=np.zeros((1, 2, 2)))
+    np.savez(tmp_path / "pairs_0000.npz", images=np.zeros((1, 2, 8, 8, 3), np.uint8), buckets=np.zeros((1, 2, 2)))
     with pytest.raises(UserError, match="earlier version"):
         read_pairs(tmp_path)

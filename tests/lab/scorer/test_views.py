@@ -51,14 +51,14 @@ def test_heads_are_found_with_position_and_turn(turned):
 
 
 def test_a_crop_is_centred_on_the_head_and_replicates_the_border():
-    picture = np.zeros((128, 128, 3), np.float32)
-    picture[30:50, 60:80] = 1.0
-    cut = cut_out(picture, Head((70.0, 40.0), 20.0, 0.0, 1.0))
+    image = np.zeros((128, 128, 3), np.float32)
+    image[30:50, 60:80] = 1.0
+    cut = cut_out(image, Head((70.0, 40.0), 20.0, 0.0, 1.0))
     rows, columns = np.nonzero(cut[..., 0] > 0.5)
     assert cut.shape == (CUT, CUT, 3) and abs(rows.mean() - (CUT - 1) / 2) < 1 and abs(columns.mean() - 31.5) < 1
     assert np.ptp(rows) + 1 == pytest.approx(CUT / MARGIN, abs=2)
-    picture[:, :5] = 0.7
-    beyond = cut_out(picture, Head((-20.0, 60.0), 20.0, 0.0, 0.0))
+    image[:, :5] = 0.7
+    beyond = cut_out(image, Head((-20.0, 60.0), 20.0, 0.0, 0.0))
     np.testing.assert_allclose(beyond, 0.7, atol=1e-6)
 
 
@@ -94,8 +94,8 @@ def test_fronts_are_recognised_in_all_skins_and_not_without_a_face():
     rng = np.random.default_rng(3)
 
     def is_front(person: Person, part_map: pic.PartMap, head: Head) -> bool:
-        picture = paint(person, part_map, rng).astype(np.float32) / np.float32(255)
-        return seen_view(picture, head) is ViewDirection.FRONT
+        image = paint(person, part_map, rng).astype(np.float32) / np.float32(255)
+        return seen_view(image, head) is ViewDirection.FRONT
 
     fronts = drawn_fronts(30)
     for name, (red, green, blue) in SKIN.items():
@@ -111,8 +111,8 @@ def test_fronts_are_recognised_in_all_skins_and_not_without_a_face():
 
 def test_training_resumes_exactly(tmp_path, heads):
     config = ScorerConfig(view_steps=3, checkpoint_every=2)
-    told: list[int] = []
-    whole = train_views(config, heads, tmp_path / "whole", lambda done, total, loss: told.append(done))
+    steps: list[int] = []
+    whole = train_views(config, heads, tmp_path / "whole", lambda done, total, loss: steps.append(done))
 
     def interrupt(done: int, total: int, loss: float) -> None:
         if done == 2:
@@ -120,8 +120,8 @@ def test_training_resumes_exactly(tmp_path, heads):
 
     with pytest.raises(KeyboardInterrupt):
         train_views(config, heads, tmp_path / "parts", interrupt)
-    again = train_views(config, heads, tmp_path / "parts", lambda done, total, loss: told.append(done))
-    assert told == [1, 2, 3, 3]
+    again = train_views(config, heads, tmp_path / "parts", lambda done, total, loss: steps.append(done))
+    assert steps == [1, 2, 3, 3]
     for name, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
 

@@ -83,7 +83,7 @@ def test_figures_are_read_next_to_the_samples_of_the_same_type():
     assert some.score("sds") == pytest.approx([0.5] * 3)
     unlike = records_of(samples={"likeness": 0.1}).score("sds")
     assert all(value != value for value in unlike), "samples that say nothing are no measure"
-    assert some.fraction("sharpness", "sds_free") == (1.0,) * 3, "beside those without ControlNet"
+    assert some.fraction("sharpness", "sds_free") == (1.0,) * 3, "together with those without ControlNet"
 
 
 def test_seeds_are_as_far_apart_as_their_images():
@@ -131,12 +131,12 @@ def test_unknown_claims_are_refused_in_one_line():
 
 def test_sharpness_falls_with_blur_and_rises_with_noise():
     rng = np.random.default_rng(0)
-    picture = np.zeros((16, 16, 3))
-    picture[:, 8:] = 1.0
-    blurred = (picture + np.roll(picture, 1, 1) + np.roll(picture, -1, 1)) / 3
-    noisy = picture + rng.normal(0, 0.3, picture.shape)
+    image = np.zeros((16, 16, 3))
+    image[:, 8:] = 1.0
+    blurred = (image + np.roll(image, 1, 1) + np.roll(image, -1, 1)) / 3
+    noisy = image + rng.normal(0, 0.3, image.shape)
     assert sharpness(np.ones((8, 8, 3))) == pytest.approx(0, abs=1e-20)
-    assert sharpness(blurred) < sharpness(picture) < sharpness(noisy)
+    assert sharpness(blurred) < sharpness(image) < sharpness(noisy)
 
 
 # ---- the plane of points

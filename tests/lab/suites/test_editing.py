@@ -24,7 +24,7 @@ from avatar_gs.lab.world.people import held_out, named_colours
 from avatar_gs.lab.world.vocabulary import words
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.training.config import OptimizeConfig
-from tests.lab.conftest import true_pictures
+from tests.lab.conftest import true_images
 from tests.lab.settings import lab_settings
 
 KEPT = {"hair", "bottoms", "shoes", "face", "skin"}
@@ -108,9 +108,9 @@ def becomes(edit, viewpoints) -> Truth:
     return render_truth(edit.after, viewpoints)
 
 
-def record(edit: Edit, was: Truth, becomes: Truth, pictures: ViewImages, preset: str = "pds", **changes) -> EditRecord:
-    """An edit of a perfect avatar that looks like ``pictures`` afterwards."""
-    before = true_pictures(was)
+def record(edit: Edit, was: Truth, becomes: Truth, images: ViewImages, preset: str = "pds", **changes) -> EditRecord:
+    """An edit of a perfect avatar that looks like ``images`` afterwards."""
+    before = true_images(was)
     facts = {
         "preset": preset,
         "changed": edit.changed,
@@ -120,9 +120,9 @@ def record(edit: Edit, was: Truth, becomes: Truth, pictures: ViewImages, preset:
         "prompt": edit.after.prompt,
         "seed": 0,
         "asked": named_colours(edit.after.person),
-        "end": measure(pictures, becomes),
-        "differences": differences(before, pictures, was, becomes),
-        "overlap": silhouette_overlap(before, pictures, was),
+        "end": measure(images, becomes),
+        "differences": differences(before, images, was, becomes),
+        "overlap": silhouette_overlap(before, images, was),
         "metrics": {"steps": 10, "seconds_per_step": {"total": 0.5}},
     }
     return EditRecord(**(facts | changes))
@@ -133,13 +133,13 @@ def means(some: EditRecord) -> dict[str, float]:
 
 
 def test_a_perfect_edit_changes_everything_asked_and_nothing_else(edit, was, becomes):
-    found = means(record(edit, was, becomes, true_pictures(becomes)))
+    found = means(record(edit, was, becomes, true_images(becomes)))
     assert found["new"] == found["kept"] == found["overlap"] == 1 and found["old_pixels"] == 0
     assert found["clothes"] == found["face"] == found["skin"] == pytest.approx(0, abs=1e-6) and found["seconds"] == 5
 
 
 def test_an_avatar_left_alone_keeps_everything_and_changes_nothing(edit, was, becomes):
-    found = means(record(edit, was, becomes, true_pictures(was)))
+    found = means(record(edit, was, becomes, true_images(was)))
     assert found["new"] == 0 and found["old_pixels"] > 0.95
     assert found["kept"] == found["overlap"] == 1 and found["clothes"] == found["face"] == 0
 
@@ -148,7 +148,7 @@ def test_another_head_is_not_kept(edit, was, becomes, viewpoints):
     """Other hair and skin under the same clothes."""
     colours = {"hair_rgb": (40.0, 70.0, 210.0), "skin_rgb": (40.0, 160.0, 60.0)}
     other = render_truth(replace(edit.after, person=replace(edit.after.person, **colours)), viewpoints)
-    some = record(edit, was, becomes, true_pictures(other))
+    some = record(edit, was, becomes, true_images(other))
     found, parts = means(some), report.part_row([some], sorted(KEPT))
     assert found["new"] == 1 and 0 < found["kept"] < 1 and found["face"] > 20
     assert parts["hair"]["right"] == 0 and parts["shoes"] == {"right": 1.0, "difference": pytest.approx(0, abs=1e-6)}
@@ -156,7 +156,7 @@ def test_another_head_is_not_kept(edit, was, becomes, viewpoints):
 
 
 def test_what_is_left_out_of_the_silhouette_counts(edit, was, becomes):
-    whole = true_pictures(was)
+    whole = true_images(was)
     half = ViewImages(whole.rgb, whole.alpha * (np.arange(whole.alpha.shape[1]) % 2)[:, None].astype(np.float32))
     assert silhouette_overlap(whole, half, was) == pytest.approx(0.5, abs=0.05)
 
@@ -164,16 +164,16 @@ def test_what_is_left_out_of_the_silhouette_counts(edit, was, becomes):
 def test_a_new_hat_is_judged_by_its_shape(viewpoints):
     edit = edits(3)[2]
     was, becomes = render_truth(edit.before, viewpoints), render_truth(edit.after, viewpoints)
-    worn = means(record(edit, was, becomes, true_pictures(becomes)))
-    bare = means(record(edit, was, becomes, true_pictures(was)))
+    worn = means(record(edit, was, becomes, true_images(becomes)))
+    bare = means(record(edit, was, becomes, true_images(was)))
     assert worn["new"] == 1 and worn["shape"] > 0.9 and worn["overlap"] is None and worn["old_pixels"] is None
     assert bare["new"] == 0 and bare["shape"] < 0.5 * worn["shape"], "long hair fills a part of it"
     assert worn["kept"] == 1 and worn["face"] < 0.01
 
 
 def test_rows_have_means_and_standard_deviation_by_method(edit, was, becomes):
-    good = record(edit, was, becomes, true_pictures(becomes))
-    bad = replace(good, end=measure(true_pictures(was), becomes), seed=1, overlap=0.5)
+    good = record(edit, was, becomes, true_images(becomes))
+    bad = replace(good, end=measure(true_images(was), becomes), seed=1, overlap=0.5)
     figures = report.summarise([replace(bad, preset=BEFORE), good, bad])
     row = figures["rows"]["pds"]
     assert row["avatars"] == 2 and row["new"] == {"mean": 0.5, "std": pytest.approx(0.5**0.5)}
@@ -183,7 +183,7 @@ def test_rows_have_means_and_standard_deviation_by_method(edit, was, becomes):
 
 
 def test_records_survive_json(edit, was, becomes):
-    one = record(edit, was, becomes, true_pictures(becomes))
+    one = record(edit, was, becomes, true_images(becomes))
     assert restored(EditRecord, json.loads(json.dumps(asdict(one)))) == one
 
 

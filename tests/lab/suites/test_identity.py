@@ -116,14 +116,14 @@ def test_a_person_is_like_itself_and_less_like_another(truth, judges):
     faces = [view.face for view in own if view.face is not None]
     assert faces and faces == pytest.approx([1.0] * len(faces))
     assert {(view.framing, view.side) for view in own if view.face is not None} == {("head", "front")}
-    anew = compare(render_variation(truth.person, truth.views, 0), truth, judges.scorer)
+    again = compare(render_variation(truth.person, truth.views, 0), truth, judges.scorer)
     other = compare(render_portrait(people.crowd()[1], truth.views).images, truth, judges.scorer)
-    for better, worse in ((own, anew), (anew, other)):
+    for better, worse in ((own, again), (again, other)):
         assert np.mean([view.psnr for view in better]) > np.mean([view.psnr for view in worse]) + 3
         assert np.mean([view.distance for view in better]) < np.mean([view.distance for view in worse])
         mean = [np.mean([value for view in some for value in view.delta_e.values()]) for some in (better, worse)]
         assert mean[0] < mean[1]
-    assert np.mean([kept for view in anew for kept in view.kept.values()]) > 0.9
+    assert np.mean([kept for view in again for kept in view.kept.values()]) > 0.9
 
 
 def test_parts_that_are_gone_or_painted_over_are_found(truth, judges):
@@ -205,10 +205,10 @@ def test_the_plan_makes_everyone_in_every_way(prior, tmp_path):
         ).plan()
     )
     assert len(set(jobs)) == len(jobs)
-    for kind in (*METHODS, Portrayal.NEW_OUTFIT):
-        assert {(job.subject, job.seed) for job in jobs if job.variant is kind} == {(0, 5), (1, 5), (0, 6), (1, 6)}
-    for kind in (*ABLATIONS, Portrayal.FEWER_PHOTOS, Portrayal.BOUND, Portrayal.NEAR_FACES_REDRESSED):
-        assert {(job.subject, job.seed) for job in jobs if job.variant is kind} == {(0, 5)}
+    for portrayal in (*METHODS, Portrayal.NEW_OUTFIT):
+        assert {(job.subject, job.seed) for job in jobs if job.variant is portrayal} == {(0, 5), (1, 5), (0, 6), (1, 6)}
+    for portrayal in (*ABLATIONS, Portrayal.FEWER_PHOTOS, Portrayal.BOUND, Portrayal.NEAR_FACES_REDRESSED):
+        assert {(job.subject, job.seed) for job in jobs if job.variant is portrayal} == {(0, 5)}
     assert {job.photos for job in jobs if job.variant is Portrayal.FEWER_PHOTOS} == {1, 2, 4}
     assert (
         len(
@@ -265,25 +265,29 @@ def test_people_are_made_measured_reported_and_never_made_twice(prior, judges, t
     figures = results["figures"]
     assert len(figures["avatars"]) == 4 + 1 + 3 + 3 + 4 + 3
     assert set(figures["likeness"]) == {
-        kind.value for kind in (*METHODS, Portrayal.SAME_PERSON, Portrayal.OTHER_PERSON)
+        portrayal.value for portrayal in (*METHODS, Portrayal.SAME_PERSON, Portrayal.OTHER_PERSON)
     }
     groups = {f"{framing}/{side}" for framing in ("body", "head") for side in ("front", "side", "back")}
     assert set(figures["likeness"]["cross-init"]) == {"all", *groups}
-    assert set(figures["pictures"]) == {"1", "2", "4", "8"} and len(figures["ablations"]) == 5
+    assert set(figures["photos"]) == {"1", "2", "4", "8"} and len(figures["ablations"]) == 5
     assert list(figures["choices"]) == ["cross-init", "clothes bound", "<id> near faces only"]
     assert figures["janus"]["cross-init"]["views"] == len(BACK_AZIMUTHS)
     assert figures["embedding"]["cross-init"]["steps"] == 1 and "no identity" not in figures["embedding"]
-    same, other = (figures["likeness"][kind.value]["all"] for kind in (Portrayal.SAME_PERSON, Portrayal.OTHER_PERSON))
+    same, other = (
+        figures["likeness"][portrayal.value]["all"] for portrayal in (Portrayal.SAME_PERSON, Portrayal.OTHER_PERSON)
+    )
     assert math.isfinite(same["psnr"]) and other["psnr"] < 25
     redressed = figures["editability"]["another person in the new outfit"]
     assert redressed["worn"] == 1 and redressed["own"] < 0.7, "it wears the outfit, and is somebody else"
-    assert any("left)" in entry.message for entry in caplog.records), "time left is told"
-    assert len(list((tmp_path / "identities").iterdir())) == 3 + 3, "methods; fewer pictures. Other jobs share them"
+    assert any("left)" in entry.message for entry in caplog.records), "the time left is logged"
+    assert len(list((tmp_path / "identities").iterdir())) == 3 + 3, (
+        "methods; fewer photos. Other jobs use the same ones"
+    )
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 20 * 96
     assert "people that training never saw" in text
     assert "avatar-gs stage=evaluate suite=identity evaluate.people=20 evaluate.seeds=3" in text
-    for title in ("Retrieval", "Likeness", "Editability", "More pictures", "Ablations", "Faces behind", "Costs"):
+    for title in ("Retrieval", "Likeness", "Editability", "More photos", "Ablations", "Faces behind", "Costs"):
         assert f"## {title}\n" in text
     kept = [path for name in ("avatars", "identities", "pictures") for path in (tmp_path / name).rglob("*.*")]
     written = {path: path.stat().st_mtime_ns for path in kept}

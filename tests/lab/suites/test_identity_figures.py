@@ -24,15 +24,16 @@ from avatar_gs.lab.suites.identity_figures import (
 from avatar_gs.lab.suites.suite import restored
 
 
-def record(kind: Portrayal, person: int = 0, nearest: tuple[float, ...] = (0.0, 1.0), **options) -> IdentityRecord:
+def record(portrayal: Portrayal, person: int = 0, nearest: tuple[float, ...] = (0.0, 1.0), **options) -> IdentityRecord:
     views = options.pop("views", [view()])
     embedding = options.pop("embedding", None)
     metrics = {"steps": 2, "splats": 100, "peak_memory_mib": {"host": 900.0}}
-    facts = {"seed": 0, "pictures": 8, "prompt": "<id>", "backs": 10, "back_faces": 1, "front_face": True}
+    facts = {"seed": 0, "photos": 8, "prompt": "<id>", "backs": 10, "back_faces": 1, "front_face": True}
     distances = {"colour layout": list(nearest), "scorer": list(nearest)}
-    made = None if kind in DRAWN else metrics
+    made = None if portrayal in DRAWN else metrics
     return IdentityRecord(
-        kind=kind, person=person, views=views, nearest=distances, embedding=embedding, metrics=made, seconds=10.0,
+        portrayal=portrayal, person=person, views=views, nearest=distances, embedding=embedding, metrics=made,
+        seconds=10.0,
         **(facts | options),
     )  # fmt: skip
 
@@ -45,7 +46,7 @@ def test_ranks_and_fractions():
     assert rank([0.3, 0.1, 0.2], 1) == 0 and rank([0.3, 0.1, 0.2], 0) == 2
     assert rank([0.1, 0.1], 0) == 1, "a tie is no find"
     figures = retrieval([record(Portrayal.CROSS_INIT), record(Portrayal.CROSS_INIT, person=1)])
-    assert all(row["share"] == 0.5 and row["mean_rank"] == 0.5 for row in figures.values())
+    assert all(row["fraction"] == 0.5 and row["mean_rank"] == 0.5 for row in figures.values())
     assert list(figures) == ["colour layout", "scorer", "combined"]
 
 
@@ -71,7 +72,7 @@ def test_comparisons_are_of_the_same_people():
         record(Portrayal.CROSS_INIT, views=[view(psnr=20.0)]),
         record(Portrayal.CROSS_INIT, person=1, views=[view(psnr=40.0)]),
     ]
-    some += [record(Portrayal.FEWER_PHOTOS, pictures=number, views=[view(psnr=10.0)]) for number in (1, 2)]
+    some += [record(Portrayal.FEWER_PHOTOS, photos=number, views=[view(psnr=10.0)]) for number in (1, 2)]
     some += [record(Portrayal.NO_HEAD), record(Portrayal.NO_IDENTITY), record(Portrayal.NO_IDENTITY, person=1)]
     table = photos_table(some)
     assert {name: row["psnr"] for name, row in table.items()} == {"1": 10, "2": 10, "8": 20}

@@ -118,11 +118,11 @@ def record(preset="sds", *, calls=400, right=True, axis=0, wasserstein=3.0, **ch
 def test_rows_of_known_records():
     row = report.row([record(), record(seed=1, axis=1, right=False, wasserstein=5.0)])
     assert row["right"] == 0.5 and row["pixels"] == 0.45 and row["calls_per_step"] == 2
-    assert row["saturation"] == 4 and row["chroma"] == -1 and row["spread"]["saturation"] == pytest.approx(2**0.5)
+    assert row["saturation"] == 4 and row["chroma"] == -1 and row["std"]["saturation"] == pytest.approx(2**0.5)
     assert row["view_distance"] == pytest.approx(0), "all sides are alike"
     assert row["diversity"] == pytest.approx(1), "and the seeds are not"
     alone = report.row([record(saturation=None)])
-    assert alone["diversity"] is None and alone["saturation"] is None and alone["spread"]["right"] is None
+    assert alone["diversity"] is None and alone["saturation"] is None and alone["std"]["right"] is None
 
 
 def test_the_report_names_where_the_default_loses():

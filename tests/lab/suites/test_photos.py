@@ -1,4 +1,4 @@
-"""suite=likeness: an avatar beside photos, with a real judge where its weights can be made here."""
+"""suite=likeness: an avatar compared with photos, with a real judge where its weights can be made here."""
 
 import json
 from pathlib import Path
@@ -38,13 +38,13 @@ class Found:
     def setInputSize(self, size: tuple[int, int]) -> None:
         self.size = size
 
-    def detect(self, picture: np.ndarray) -> tuple[int, np.ndarray | None]:
-        assert self.size == (picture.shape[1], picture.shape[0])
-        return 1, None if self.rows is None or not picture.any() else np.array(self.rows, np.float32)
+    def detect(self, image: np.ndarray) -> tuple[int, np.ndarray | None]:
+        assert self.size == (image.shape[1], image.shape[0])
+        return 1, None if self.rows is None or not image.any() else np.array(self.rows, np.float32)
 
-    def alignCrop(self, picture: np.ndarray, face: np.ndarray) -> np.ndarray:
+    def alignCrop(self, image: np.ndarray, face: np.ndarray) -> np.ndarray:
         x, y, width, height = (int(value) for value in face[:4])
-        return picture[y : y + height, x : x + width]
+        return image[y : y + height, x : x + width]
 
     def feature(self, aligned: np.ndarray) -> np.ndarray:
         return aligned.reshape(-1, 3).mean(0, keepdims=True)
@@ -56,15 +56,15 @@ def faces_of(*rows: list[float]) -> Faces:
 
 
 def test_the_most_certain_face_counts_and_colours_are_in_opencvs_order():
-    picture = np.zeros((8, 12, 3), np.uint8)
-    picture[:4, :4], picture[4:, 4:] = (255, 0, 0), (0, 0, 200)
-    who = faces_of([0, 0, 4, 4, 0.7], [4, 4, 8, 4, 0.9]).embedding(picture)
+    image = np.zeros((8, 12, 3), np.uint8)
+    image[:4, :4], image[4:, 4:] = (255, 0, 0), (0, 0, 200)
+    who = faces_of([0, 0, 4, 4, 0.7], [4, 4, 8, 4, 0.9]).embedding(image)
     assert who is not None
     np.testing.assert_allclose(who, [1, 0, 0])  # blue, of unit length
-    who = faces_of([0, 0, 4, 4, 0.95], [4, 4, 8, 4, 0.9]).embedding(picture)
+    who = faces_of([0, 0, 4, 4, 0.95], [4, 4, 8, 4, 0.9]).embedding(image)
     assert who is not None
     np.testing.assert_allclose(who, [0, 0, 1])
-    assert Faces(Found(None), Found(None)).embedding(picture) is None
+    assert Faces(Found(None), Found(None)).embedding(image) is None
 
 
 def test_face_weights_are_never_fetched_and_what_is_wrong_is_named(tmp_path):
@@ -132,10 +132,10 @@ def test_a_run_is_compared_with_photos_of_itself(prior, tmp_path, monkeypatch):
     assert (tmp_path / "report/sheet.png").stat().st_size > 5_000
 
 
-def write_photos(folder: Path, pictures: np.ndarray) -> None:
+def write_photos(folder: Path, images: np.ndarray) -> None:
     folder.mkdir()
-    for index, picture in enumerate(to_bytes(pictures)):
-        Image.fromarray(picture).save(folder / f"{index}.png")
+    for index, image in enumerate(to_bytes(images)):
+        Image.fromarray(image).save(folder / f"{index}.png")
 
 
 @pytest.mark.parametrize(

@@ -119,9 +119,9 @@ def as_samples(one: Look, case: int, seed: int = 0) -> Look:
     return replace(one, record=record(Source.SAMPLES, case, seed), images=drawn, white=None)
 
 
-def record(kind: Source, case: int, seed: int = 0) -> ScoresRecord:
+def record(source: Source, case: int, seed: int = 0) -> ScoresRecord:
     metrics = {"prior_calls": 0, "steps": 1}
-    return ScoresRecord(kind, case, cases(PROMPTS)[case].prompt, seed, metrics, 1.0)
+    return ScoresRecord(source, case, cases(PROMPTS)[case].prompt, seed, metrics, 1.0)
 
 
 def test_the_truth_is_found_and_another_person_is_not(truths, scorer, seen_truths):
@@ -131,7 +131,7 @@ def test_the_truth_is_found_and_another_person_is_not(truths, scorer, seen_truth
     )
     looks = []
     for case, one in enumerate(seen_truths):
-        looks += [replace(one, record=record(kind, case)) for kind in (Source.TRUTH, Source.CLIP)]
+        looks += [replace(one, record=record(source, case)) for source in (Source.TRUTH, Source.CLIP)]
         looks += [replace(seen_truths[1 - case], record=record(Source.AVATAR, case))]
         looks += [as_samples(one, case), replace(grey, record=record(Source.START, case))]
     figures = scores_of(looks, scorer).figures()
@@ -148,7 +148,7 @@ def test_the_truth_is_found_and_another_person_is_not(truths, scorer, seen_truth
     assert figures["kernel"][Source.TRUTH]["mean"] < 0.1 * figures["kernel"][Source.START]["mean"]
     assert figures["consistency"]["body"][Source.TRUTH]["n"] == PROMPTS
     assert figures["diversity"] == {} and Source.SAMPLES not in figures["r_precision_textureless"]
-    assert precision[Source.TRUTH]["all"]["spread"] is None, "one seed has no spread"
+    assert precision[Source.TRUTH]["all"]["std"] is None, "one seed has no std"
 
 
 def test_seeds_give_standard_deviation_diversity_and_a_floor(scorer, seen_truths):
@@ -159,8 +159,8 @@ def test_seeds_give_standard_deviation_diversity_and_a_floor(scorer, seen_truths
     figures = scores_of(looks, scorer).figures()
     assert figures["diversity"][Source.CLIP]["mean"] == pytest.approx(0, abs=1e-6)
     assert figures["diversity"][Source.AVATAR]["mean"] > 0.1
-    assert figures["r_precision"][Source.AVATAR]["all"]["spread"] > 0.3
-    assert figures["r_precision"][Source.CLIP]["all"]["spread"] == 0
+    assert figures["r_precision"][Source.AVATAR]["all"]["std"] > 0.3
+    assert figures["r_precision"][Source.CLIP]["all"]["std"] == 0
     assert figures["frechet"][Source.SAMPLES]["n"] == 1 and figures["frechet"][Source.SAMPLES]["mean"] > 0
 
 
@@ -197,14 +197,14 @@ def test_the_suite_reports_and_makes_nothing_twice(prior, clip_folder, tmp_path,
     results, text = json.loads((tmp_path / "results.json").read_text()), report.read_text()
     figures = results["figures"]
     assert figures["pool"] == 4 and len(figures["wrong_prompts"]) == 3 and len(figures["avatars"]) == len(Source)
-    assert set(figures["r_precision"]) == {kind.value for kind in Source}
+    assert set(figures["r_precision"]) == {source.value for source in Source}
     assert all(0 <= row["all"]["mean"] <= 1 for row in figures["r_precision"].values())
     assert figures["right_parts"][Source.TRUTH]["mean"] == 1
     assert figures["lpips"] is None and "not given" in text and clip_folder in text
     assert (
-        figures["costs"]["kinds"][Source.AVATAR]["prior_calls"]
+        figures["costs"]["sources"][Source.AVATAR]["prior_calls"]
         > 0
-        == figures["costs"]["kinds"][Source.CLIP]["prior_calls"]
+        == figures["costs"]["sources"][Source.CLIP]["prior_calls"]
     )
     assert "evaluate.scored_prompts=12 evaluate.scored_seeds=5" in results["full_grid"]["command"]
     assert (tmp_path / "sheet.png").stat().st_size > 10_000

@@ -107,8 +107,8 @@ def test_fractions_of_right_views():
         return PartView("body", direction, 100, names, [0.5, 0.5, 0.5])
 
     views = [view("front", True), view("front", True), view("back", False), view("left", True)]
-    shares = right_views(Measurement({"shirt": views}, {}, 0.0), {"shirt": "red", "hat": "green"})
-    assert shares == {"all": 0.75, "front": 1.0, "back": 0.0, "left": 1.0, "right": None}
+    fractions = right_views(Measurement({"shirt": views}, {}, 0.0), {"shirt": "red", "hat": "green"})
+    assert fractions == {"all": 0.75, "front": 1.0, "back": 0.0, "left": 1.0, "right": None}
 
 
 def test_the_ablation_is_measured_reported_and_resumed(prior, tmp_path, monkeypatch):

@@ -55,7 +55,7 @@ def test_colours_are_measured_reported_and_never_made_twice(prior, tmp_path, mon
     assert {"render", "encode", "prior", "backward"} <= set(figures["costs"]["seconds_per_step"])
     assert set(figures["volumes"]) == {name for case in colours.cases(2) for name in case.volumes} != set()
     assert (tmp_path / "sheet.png").stat().st_size > 10_000
-    assert any("left)" in record.message for record in caplog.records), "time left is told"
+    assert any("left)" in record.message for record in caplog.records), "the time left is logged"
 
     def never(*_, **__):
         raise AssertionError("made twice")
@@ -152,8 +152,8 @@ def test_the_prior_suite_reports_what_measure_scores(prior, tmp_path, monkeypatc
     assert asked["pose_scale"] == 1.5
     scores = figures["scores"]
     assert scores["silhouette IoU"]["mean"] > 0.9 and scores["silhouette IoU"]["wilson"] is None
-    shares = [row for name, row in scores.items() if name.startswith(("shirt/", "hair/", "bottoms/", "shoes/"))]
-    assert shares and all(row["mean"] == 1 and 0 < row["wilson"] < 1 for row in shares)
+    fractions = [row for name, row in scores.items() if name.startswith(("shirt/", "hair/", "bottoms/", "shoes/"))]
+    assert fractions and all(row["mean"] == 1 and 0 < row["wilson"] < 1 for row in fractions)
     assert "silhouette IoU" in report.read_text() and (tmp_path / "sheet.png").exists()
 
 

@@ -22,7 +22,7 @@ def views(*names: str) -> list[PartView]:
 
 
 def record(
-    kind: Variant, prompt: str, shirt: tuple[str, ...], asked: str, seed: int = 0, **parts: str
+    variant: Variant, prompt: str, shirt: tuple[str, ...], asked: str, seed: int = 0, **parts: str
 ) -> ColoursRecord:
     """``parts``: what other parts are asked for; they are shown so from everywhere."""
     end = {"shirt": views(*shirt)} | {part: views(*[name] * 3) for part, name in parts.items()}
@@ -36,7 +36,7 @@ def record(
     wanted = {"shirt": asked} | parts
     volumes = {"skirt": (30, 60)}
     return ColoursRecord(
-        kind,
+        variant,
         prompt,
         seed,
         wanted,
@@ -54,7 +54,7 @@ def test_part_figures():
     ]
     figures = part_figures([item for one in some for item in expected_parts(one.end, one.asked, ["shirt"])])
     assert figures["every_view"] == 0.5 and figures["wilson"] == wilson_lower_bound(1, 2)
-    assert figures["worst_view"] == {"view": "body/back", "share": 0.5}
+    assert figures["worst_view"] == {"view": "body/back", "fraction": 0.5}
     assert figures["all_views"] == pytest.approx(5 / 6) and figures["full_body"] == 0.75 and figures["close_up"] == 1.0
     assert figures["pixels"] == pytest.approx(5 / 6)
     assert figures["delta_e"] == pytest.approx(0, abs=1e-6) and figures["chroma_ratio"] == pytest.approx(1)
@@ -97,7 +97,7 @@ def test_controls_fall_where_a_fake_would_not():
 
 
 def test_a_fake_that_ignores_its_prompt_shows_in_the_controls():
-    """Avatars that are red whatever is asked are right on red prompts, with any prior."""
+    """Avatars that are always red are right on red prompts, with any prior."""
     red = ("red",) * 3
     some = [record(Variant.AVATAR, "a", red, "red"), record(Variant.AVATAR, "b", red, "red")]
     some.append(record(Variant.RANDOM_WEIGHTS, "a", red, "red"))

@@ -11,8 +11,8 @@ from avatar_gs.lab.world.measure import LEAST_STRIPE, lesser_stripe, sample, sco
 
 def test_stripes_are_detected_on_striped_shirts_only():
     striped = [trial for trial in trials(40, seed=3) if trial.person.outfit.stripe]
-    shares = [share for trial in striped if (share := lesser_stripe(trial, trial.truth)) is not None]
-    assert len(shares) >= 4 and np.mean([share >= LEAST_STRIPE for share in shares]) > 0.7
+    fractions = [fraction for trial in striped if (fraction := lesser_stripe(trial, trial.truth)) is not None]
+    assert len(fractions) >= 4 and np.mean([fraction >= LEAST_STRIPE for fraction in fractions]) > 0.7
     flat = [np.full_like(trial.truth, 0.5) for trial in striped]
     assert not any(lesser_stripe(trial, image) for trial, image in zip(striped, flat, strict=True))
 

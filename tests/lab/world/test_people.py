@@ -99,8 +99,8 @@ def test_training_people_have_no_held_out_combination():
     drawn_people += [recoloured(drawn_people[i], rng) for i in range(200)]
     drawn_people += [in_other_colours(drawn_people[i], rng) for i in range(200)]
     assert not any(held_out(someone) for someone in drawn_people)
-    share = np.mean([held_out(random_person(rng)) for _ in range(2000)])
-    assert 0.07 < share < 0.13
+    fraction = np.mean([held_out(random_person(rng)) for _ in range(2000)])
+    assert 0.07 < fraction < 0.13
 
 
 def test_a_face_is_on_the_front_only_and_added_meshes_extend_the_silhouette(person):
@@ -138,7 +138,7 @@ def test_painted_colours_are_measured_as_their_names():
         someone = random_person(rng)
         sample = drawn(someone, [Framing.BODY, Framing.LOWER], [0.0, 180.0])
         for part_map in sample.maps:
-            picture = paint(someone, part_map, rng).astype(np.float32) / 255
+            image = paint(someone, part_map, rng).astype(np.float32) / 255
             for part, name, index in (
                 ("shirt", someone.outfit.shirt, pic.SHIRT),
                 ("bottoms", someone.outfit.bottoms_colour, pic.BOTTOMS),
@@ -146,7 +146,7 @@ def test_painted_colours_are_measured_as_their_names():
             ):
                 mask = part_masks(part_map, index) > 0.95
                 if mask.sum() >= 6:
-                    wrong += str(nearest_names(np.median(picture[mask], 0), part)) != name
+                    wrong += str(nearest_names(np.median(image[mask], 0), part)) != name
                     total += 1
     assert total > 40 and wrong <= 0.03 * total
 
