@@ -18,7 +18,7 @@ from avatar_gs.core.console import start_logging
 from avatar_gs.core.device import choose_device, pin_threads
 from avatar_gs.core.errors import UserError, require
 from avatar_gs.core.images import to_uint8
-from avatar_gs.core.runs import holds_an_avatar
+from avatar_gs.core.runs import RunFolder
 from avatar_gs.export.config import ExportConfig
 from avatar_gs.export.ply import write_ply
 from avatar_gs.export.video import encode_video
@@ -31,7 +31,7 @@ from avatar_gs.stages.export import TURNTABLE_BACKGROUND, TURNTABLE_SPAN, standi
 from avatar_gs.stages.init_run import run_folder
 from avatar_gs.stages.make import make_avatar
 from avatar_gs.training.loop import OnStep
-from avatar_gs.training.state import CHECKPOINT, load_model
+from avatar_gs.training.state import load_model
 from avatar_gs.types import Cameras, Framing
 from avatar_gs.viewer.html import write_html
 
@@ -93,13 +93,13 @@ def load(run: str | Path, *, device: str = "auto") -> "Avatar":
         >>> avatar_gs.load("outputs/tom").pose(left_elbow=(0, -1.2, 0)).save("tom.html")
     """
     Settings(device=device)  # checks it
-    folder = Path(run_folder(str(run)))
-    if not holds_an_avatar(folder):
+    folder = RunFolder(run_folder(str(run)))
+    if not folder.holds_avatar():
         raise UserError(f"{run} holds no avatar: expected the folder of a run, such as outputs/anna, or its name")
-    settings = saved_settings(folder)
+    settings = saved_settings(folder.path)
     where = choose_device(device)
-    model = load_model(folder / "checkpoints" / CHECKPOINT, settings.splats).to(where)
-    return Avatar(model, load_body(settings.body, where), settings.prompt or folder.name, settings.export)
+    model = load_model(folder.avatar_checkpoint, settings.splats).to(where)
+    return Avatar(model, load_body(settings.body, where), settings.prompt or folder.path.name, settings.export)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from avatar_gs.core.run_lock import locked
 
 METRICS_SCHEMA = 1
 CONFIG_FILE, METRICS_FILE, CHECKPOINTS = "config.yaml", "metrics.json", "checkpoints"
-IDENTITY_FILE, AVATAR_CHECKPOINT, IDENTITY_CHECKPOINT = "identity.safetensors", "last.safetensors", "embed.safetensors"
+IDENTITY_FILE, IDENTITY_CHECKPOINT = "identity.safetensors", "embed.safetensors"
 FILES = (CONFIG_FILE, "log.txt", METRICS_FILE, IDENTITY_FILE, "avatar.ply", "avatar.html", "turntable.mp4")
 MOTIONS = "motions"
 FOLDERS = (CHECKPOINTS, "previews", "tensorboard", MOTIONS)
@@ -52,16 +52,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     return saved
 
 
-def holds_an_avatar(folder: Path) -> bool:
-    """Whether the run has a checkpoint of an avatar."""
-    return (folder / CHECKPOINTS / AVATAR_CHECKPOINT).is_file()
-
-
 def has_only_an_identity(folder: Path) -> bool:
     """Whether only ``stage=embed`` has run: prompt, cameras and the other settings of the avatar may still change."""
-    checkpoints = folder / CHECKPOINTS
-    begun = (folder / IDENTITY_FILE).exists() or (checkpoints / IDENTITY_CHECKPOINT).exists()
-    return begun and not (checkpoints / AVATAR_CHECKPOINT).exists()
+    begun = (folder / IDENTITY_FILE).exists() or (folder / CHECKPOINTS / IDENTITY_CHECKPOINT).exists()
+    return begun and not RunFolder(folder).holds_avatar()
 
 
 class RunFolder:
@@ -73,6 +67,7 @@ class RunFolder:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.checkpoints = self.path / CHECKPOINTS
+        self.avatar_checkpoint = self.checkpoints / "last.safetensors"
         self.previews = self.path / "previews"
 
     def __truediv__(self, name: str) -> Path:
@@ -138,6 +133,10 @@ class RunFolder:
         for name in FOLDERS:
             if (self / name).is_dir():
                 shutil.rmtree(self / name)
+
+    def holds_avatar(self) -> bool:
+        """Whether the run has a checkpoint of an avatar."""
+        return self.avatar_checkpoint.is_file()
 
     def metrics(self) -> dict[str, dict[str, Any]]:
         """Recorded values by stage name.

@@ -31,7 +31,7 @@ from avatar_gs.render.rasterize import rasterize, require_renderer
 from avatar_gs.settings import Settings, slug
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.stages.export import TURNTABLE_BACKGROUND
-from avatar_gs.training.state import CHECKPOINT, load_model
+from avatar_gs.training.state import load_model
 from avatar_gs.types import Cameras, Gaussians
 
 LOGGER = logging.getLogger(__name__)
@@ -54,15 +54,14 @@ def run(settings: Settings) -> None:
     """
     if not settings.motion:
         raise UserError(f"stage=animate: give motion=<file>, or motion={'|'.join(PACKAGED)}")
-    checkpoint = RunFolder(settings.folder).checkpoints / CHECKPOINT
-    if not checkpoint.exists():
+    if not RunFolder(settings.folder).holds_avatar():
         raise UserError(f"{settings.folder} holds no avatar to move: make one first, or give its name=…")
     device = choose_device(settings.device)
     require_renderer(device)
     body = load_body(settings.body, device)
     motion = load_motion(settings.motion, body, settings.animate.up)
     with RunFolder.open(settings.folder, settings.plain()) as folder:
-        model = load_model(checkpoint, settings.splats).to(device)
+        model = load_model(folder.avatar_checkpoint, settings.splats).to(device)
         files = write_motion(folder.path / MOTIONS, model, body, motion, settings)
     LOGGER.info("wrote %s", ", ".join(map(str, files)))
 

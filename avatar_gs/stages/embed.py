@@ -77,7 +77,9 @@ def learn_person(settings: Settings, prior: StableDiffusionPrior, folder: RunFol
     else:
         embedding = learned(settings, prior, read_photos(settings, prior), folder)
     write_identity(folder / runs.IDENTITY_FILE, embedding)
-    LOGGER.info("wrote %s: %d rows for %s", folder / runs.IDENTITY_FILE, len(embedding.vectors), PLACEHOLDER)
+    LOGGER.info(
+        "wrote %s: %d token embeddings for %s", folder / runs.IDENTITY_FILE, len(embedding.vectors), PLACEHOLDER
+    )
 
 
 def with_run_identity(prior: StableDiffusionPrior, settings: Settings) -> StableDiffusionPrior:
@@ -161,7 +163,7 @@ def learned(settings: Settings, prior: StableDiffusionPrior, photos: PhotoSet, f
     """The identity of these photos, from the cache or by training."""
     key = key_of(settings, prior, photos)
     before = folder.metrics().get("embed", {}).get("key", key)
-    if before != key and (folder.checkpoints / runs.AVATAR_CHECKPOINT).exists():
+    if before != key and folder.holds_avatar():
         raise UserError(
             f"{folder.path}: its avatar was made from other photos than photos={settings.photos} holds now; "
             "overwrite=true starts it from scratch, name=… starts another"

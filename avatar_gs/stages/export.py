@@ -22,7 +22,7 @@ from avatar_gs.render.cameras import fixed_views
 from avatar_gs.render.rasterize import rasterize, require_renderer
 from avatar_gs.settings import Settings
 from avatar_gs.splats.model import GaussianModel
-from avatar_gs.training.state import CHECKPOINT, load_model
+from avatar_gs.training.state import load_model
 from avatar_gs.types import Framing, Gaussians, PosedBody
 
 LOGGER = logging.getLogger(__name__)
@@ -38,8 +38,7 @@ def run(settings: Settings) -> None:
     Raises:
         UserError: if there is no such run, or a file cannot be written.
     """
-    checkpoint = RunFolder(settings.folder).checkpoints / CHECKPOINT
-    if not checkpoint.exists():
+    if not RunFolder(settings.folder).holds_avatar():
         raise UserError(
             f"{settings.folder} holds no avatar to export: make one first (stage=optimize), or give its name=…"
         )
@@ -49,7 +48,7 @@ def run(settings: Settings) -> None:
             require_renderer(device)
         if not folder.has_optimized(settings.optimize.steps):
             LOGGER.warning("the run is not finished: exporting the avatar of its last checkpoint")
-        model = load_model(checkpoint, settings.splats).to(device)
+        model = load_model(folder.avatar_checkpoint, settings.splats).to(device)
         write_files(settings, model, load_body(settings.body, device), folder)
 
 

@@ -28,7 +28,7 @@ def run_folder(init: str, outputs: Path = OUTPUTS) -> str:
         _check_is_export(init, file)
         given = file.parent
         choices = [given]
-    rated = [[path for path in choices if holds(path)] for holds in (runs.holds_an_avatar, Path.is_dir)]
+    rated = [[path for path in choices if RunFolder(path).holds_avatar()], [path for path in choices if path.is_dir()]]
     path = next((found[0] for found in rated if found), given)
     here = Path.cwd()
     return (path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path).as_posix()
@@ -39,7 +39,7 @@ def _check_is_export(init: str, file: Path) -> None:
 
     A PLY file has no joints: how its splats follow the body is in the run's checkpoint.
     """
-    if not runs.holds_an_avatar(file.parent) or not (file.parent / runs.CONFIG_FILE).is_file():
+    if not RunFolder(file.parent).holds_avatar() or not (file.parent / runs.CONFIG_FILE).is_file():
         raise UserError(
             f"init={init}: a file of splats does not say how they follow a body; give the folder of the run that wrote "
             f"it (avatar.ply next to {runs.CONFIG_FILE} and {runs.CHECKPOINTS}/)"
@@ -81,19 +81,19 @@ def inherit_settings(settings: Settings, *, body_given: bool) -> Settings:
 
 
 def _saved(init: str) -> dict[str, Any]:
-    folder = Path(init)
+    folder = RunFolder(init)
     file = folder / runs.CONFIG_FILE
-    if not folder.is_dir():
+    if not folder.path.is_dir():
         raise UserError(
             f"init={init}: no such folder; expected that of a run, such as init={OUTPUTS}/anna, or its name"
         )
-    if not runs.holds_an_avatar(folder) or not file.is_file():
+    if not folder.holds_avatar() or not file.is_file():
         raise UserError(
-            f"init={init} holds no avatar (no {runs.CHECKPOINTS}/{runs.AVATAR_CHECKPOINT} and {file.name}); "
+            f"init={init} holds no avatar (no {folder.avatar_checkpoint.relative_to(folder.path)} and {file.name}); "
             "expected the folder of a run that has one"
         )
     try:
-        saved = runs.read_config(folder)
+        saved = runs.read_config(folder.path)
     except UserError as error:
         raise UserError(f"init={init}: {error}") from error
     if not isinstance(saved.get("body") or {}, dict):

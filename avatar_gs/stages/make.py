@@ -15,7 +15,7 @@ from avatar_gs.stages.export import write_files
 from avatar_gs.stages.optimize import load_parts, optimize_avatar
 from avatar_gs.stages.preflight import preflight
 from avatar_gs.training.loop import OnStep
-from avatar_gs.training.state import CHECKPOINT, load_model
+from avatar_gs.training.state import load_model
 
 LOGGER = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def make_avatar(settings: Settings, *, on_step: OnStep | None = None) -> tuple[G
         finished = folder.has_optimized(settings.optimize.steps)
         if finished:
             body = load_body(settings.body, device)
-            model = load_model(folder.checkpoints / CHECKPOINT, settings.splats).to(device)
+            model = load_model(folder.avatar_checkpoint, settings.splats).to(device)
         else:
             learns = settings.has_identity and not folder.finished("embed")
             sources = preflight(settings, *([Task.embed] if learns else []), Task.optimize)

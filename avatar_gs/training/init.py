@@ -18,7 +18,7 @@ from avatar_gs.splats.config import SplatsConfig
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.splats.surface import RestSurface
 from avatar_gs.training.config import TrainingConfig
-from avatar_gs.training.state import CHECKPOINT, group
+from avatar_gs.training.state import group
 
 LOGGER = logging.getLogger(__name__)
 
@@ -49,8 +49,8 @@ def load_init(config: TrainingConfig, body: Body) -> InitAvatar:
         UserError: if there is none, it is damaged, or it was made on another body.
     """
     folder = RunFolder(config.init)
-    path = folder.checkpoints / CHECKPOINT
-    if not path.exists():
+    path = folder.avatar_checkpoint
+    if not folder.holds_avatar():
         raise UserError(
             f"init={config.init}: no avatar is there (no {path}); expected the folder of a run that has one"
         )

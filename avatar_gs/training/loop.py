@@ -22,7 +22,7 @@ from avatar_gs.training.init import InitAvatar
 from avatar_gs.training.noise_field import noise_field
 from avatar_gs.training.reports import metrics, preview_sheet, scalar_writer
 from avatar_gs.training.scene import Scenes
-from avatar_gs.training.state import CHECKPOINT, TrainingState
+from avatar_gs.training.state import TrainingState
 from avatar_gs.training.step import Report, Trainer, not_finite
 from avatar_gs.training.stopwatch import Stopwatch
 from avatar_gs.training.watch import WATCH_EVERY, Watch
@@ -88,10 +88,10 @@ def optimize(
                 if optimization.tensorboard:  # reading the scalars synchronises with the device
                     write_scalars(state.step, report.scalars() | {"splats": len(state.model)})
                 if is_due(state.step, optimization.checkpoint_every) or state.step == optimization.steps:
-                    state.save(writes.checkpoints / CHECKPOINT, config)
+                    state.save(writes.avatar_checkpoint, config)
                 if is_due(state.step, optimization.preview_every):
                     sheet = guard(partial(preview_sheet, state.model, scenes.preview(), scene, report, prior))
-                    write_png(writes.previews / f"step_{state.step:06d}.png", sheet.numpy())
+                    write_png(writes.previews / f"step_{state.step:06d}.png", sheet)
             if on_step is not None:
                 on_step(state, report)
             bar.update(
@@ -101,7 +101,7 @@ def optimize(
             )
             if parallel.anywhere(interrupt.requested, prior.device):
                 if writes is not None:
-                    state.save(writes.checkpoints / CHECKPOINT, config)
+                    state.save(writes.avatar_checkpoint, config)
                 raise KeyboardInterrupt
             del report, scene  # or their images would be in memory during the next step
     return Result(state.model, metrics(state, prior))
@@ -109,10 +109,9 @@ def optimize(
 
 def resume(state: TrainingState, config: TrainingConfig, run: RunFolder) -> None:
     """Continue from the run's checkpoint, if there is one."""
-    path = run.checkpoints / CHECKPOINT
-    if not path.exists():
+    if not run.holds_avatar():
         return
-    facts = state.restore(path, config)
+    facts = state.restore(run.avatar_checkpoint, config)
     LOGGER.info("resuming at step %d of %d", state.step, config.optimize.steps)
     if facts["total_steps"] < config.optimize.steps:
         LOGGER.warning(

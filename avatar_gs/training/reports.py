@@ -5,11 +5,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from avatar_gs.core.device import peak_resident_memory
 from avatar_gs.core.errors import UserError
+from avatar_gs.core.images import RGBImage, to_uint8
 from avatar_gs.core.runs import RunFolder
 from avatar_gs.protocols import Prior
 from avatar_gs.splats.model import GaussianModel
@@ -25,9 +26,7 @@ WriteScalars = Callable[[int, Mapping[str, float]], None]
 
 
 @torch.no_grad()
-def preview_sheet(
-    model: GaussianModel, fixed: Scene, scene: Scene, report: Report, prior: Prior
-) -> UInt8[Tensor, "H W 3"]:
+def preview_sheet(model: GaussianModel, fixed: Scene, scene: Scene, report: Report, prior: Prior) -> RGBImage:
     """RGB, alpha and pose maps of fixed views (left) and of the step's views (right).
 
     Below the step's views: the clean images of the guided prediction (ẑ0, decoded).
@@ -37,7 +36,7 @@ def preview_sheet(
     left = _rows(render_scene(model, fixed), fixed, size)
     right = [*_rows(report.render, scene, size), _row(predicted, size)]
     blocks = [_stack(left, len(right), size), torch.ones(len(right) * size, GAP, 3), _stack(right, len(right), size)]
-    return (torch.cat(blocks, 1).clamp(0, 1) * 255).round().byte()
+    return to_uint8(torch.cat(blocks, 1))
 
 
 @contextmanager

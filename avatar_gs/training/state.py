@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from avatar_gs.core import runs
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.io import load_state, save_state
 from avatar_gs.core.plain import flat, plain
@@ -29,7 +28,6 @@ from avatar_gs.training.background import LearnedBackground
 from avatar_gs.training.config import TrainingConfig
 from avatar_gs.training.stopwatch import Seconds
 
-CHECKPOINT = runs.AVATAR_CHECKPOINT
 SCHEMA = 2
 CHANGEABLE = {
     f"optimize.{name}" for name in ("steps", "preview_every", "checkpoint_every", "tensorboard", "max_bad_steps")

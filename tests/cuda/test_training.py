@@ -23,7 +23,7 @@ from avatar_gs.training.config import Background, EnvironmentConfig, GeometryCon
 from avatar_gs.training.init import load_init
 from avatar_gs.training.loop import Result, optimize
 from avatar_gs.training.prompts import with_extra
-from avatar_gs.training.state import CHECKPOINT, TrainingState
+from avatar_gs.training.state import TrainingState
 from avatar_gs.training.step import Report, Trainer
 from tests.cuda.conftest import MakePrior
 from tests.cuda.devices import DEVICE, on_request, place
@@ -140,7 +140,7 @@ def test_a_checkpoint_is_restored_exactly(body: Body, prior_of: MakePrior, tmp_p
     settings.guidance.de_sds.warmup = 0.0
     run, prior = RunFolder(tmp_path), prior_of("tiny")
     train(settings, body, prior, run=run)
-    saved, again = run.checkpoints / CHECKPOINT, tmp_path / "again.safetensors"
+    saved, again = run.avatar_checkpoint, tmp_path / "again.safetensors"
     prompts = with_extra(bucket_prompts(PROMPT, "", settings.prior.prompts), settings.training)
     state = Trainer.build(settings.training, body, prior, prompts).first_state(body)
     state.restore(saved, settings.training)

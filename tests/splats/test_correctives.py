@@ -19,7 +19,7 @@ from avatar_gs.splats.surface import RestSurface, random_barycentric, surface_sp
 from avatar_gs.stages.export import standing
 from avatar_gs.training.config import PoseMode
 from avatar_gs.training.loop import optimize
-from avatar_gs.training.state import CHECKPOINT, load_model
+from avatar_gs.training.state import load_model
 from tests.splats.test_density import screen_info
 from tests.training.conftest import ColorPrior, color_prompts, small_settings
 
@@ -167,7 +167,7 @@ def test_a_resumed_run_on_a_body_with_correctives_ends_with_the_same_bytes(body,
     assert len(without.model) != len(whole.model) or not torch.equal(
         without.model.params["means"], whole.model.params["means"]
     )
-    loaded = load_model(tmp_path / "whole" / "checkpoints" / CHECKPOINT)
+    loaded = load_model(RunFolder(tmp_path / "whole").avatar_checkpoint)
     assert set(loaded.params) == set(TRAINABLE | BOUND), "the checkpoint's layout stays"
     posed = body.pose(a_pose())
     assert torch.equal(loaded.pose(posed).means, whole.model.pose(posed).means)

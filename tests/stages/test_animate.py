@@ -17,7 +17,6 @@ from avatar_gs.export.ply import read_ply
 from avatar_gs.settings import Settings
 from avatar_gs.splats.config import SplatsConfig
 from avatar_gs.splats.surface import surface_splats
-from avatar_gs.training.state import CHECKPOINT
 
 EXPORT = ["stage=export", "name=red", "export.video=false", "export.html=false"]
 ANIMATE = ["stage=animate", "name=red", "animate.size=64", "animate.fps=5"]
@@ -32,7 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = surface_splats(SplatsConfig(count=600), body.rest(), body.weights, torch.Generator().manual_seed(0))
     with RunFolder.open(path, settings.plain()) as folder:
         tensors = {f"splats/{name}": value for name, value in model.tensors().items()}
-        save_state(folder.checkpoints / CHECKPOINT, tensors, {})
+        save_state(folder.avatar_checkpoint, tensors, {})
         folder.record("optimize")
     return path
 

@@ -21,7 +21,6 @@ from avatar_gs.render.rasterize import rasterize
 from avatar_gs.training.config import LossesConfig, PoseMode
 from avatar_gs.training.init import load_init
 from avatar_gs.training.loop import optimize
-from avatar_gs.training.state import CHECKPOINT
 from avatar_gs.training.step import Trainer
 from avatar_gs.types import Framing, ViewDirection
 from tests.plain import plain_guidance
@@ -134,13 +133,13 @@ def test_a_killed_and_resumed_edit_ends_with_the_same_bytes(anna, body, tmp_path
 
 def test_an_edit_does_not_resume_from_another_avatar(anna, body, tmp_path):
     copy = RunFolder(tmp_path / "copy")
-    tensors, facts = load_state(anna / "checkpoints" / CHECKPOINT)
-    save_state(copy.checkpoints / CHECKPOINT, tensors, facts)
+    tensors, facts = load_state(RunFolder(anna).avatar_checkpoint)
+    save_state(copy.avatar_checkpoint, tensors, facts)
     settings, run = editing(copy.path, "pds", steps=2), RunFolder(tmp_path / "edit")
     first = load_init(settings.training, body)
     optimize(settings.training, body, ColorPrior(), unchanged(), run, init=first)
     tensors["splats/sh0"] += 0.01
-    save_state(copy.checkpoints / CHECKPOINT, tensors, facts)
+    save_state(copy.avatar_checkpoint, tensors, facts)
     changed = load_init(settings.training, body)
     assert changed.digest != first.digest
     with pytest.raises(UserError, match=r"began with \(init=…\) has changed since.*overwrite=true"):

@@ -19,7 +19,7 @@ from avatar_gs.render.rasterize import rasterize
 from avatar_gs.splats.config import LearningRates
 from avatar_gs.training.config import PoseMode
 from avatar_gs.training.loop import optimize
-from avatar_gs.training.state import CHECKPOINT, load_model
+from avatar_gs.training.state import load_model
 from avatar_gs.types import Framing
 from tests.plain import plain_guidance
 from tests.tiny import save_prior
@@ -40,8 +40,8 @@ def test_the_avatar_gets_the_colours_of_each_views_prompt(body):
     views = fixed_views(posed, [Framing.BODY] * 4, [0.0, 180.0, 90.0, -90.0], 64)
     with torch.no_grad():
         render = rasterize(result.model.pose(posed), views.cameras)
-    pictures = zip(render.rgb, render.alpha, strict=True)
-    seen = [picture[alpha[..., 0] > 0.95].median(0).values for picture, alpha in pictures]
+    images = zip(render.rgb, render.alpha, strict=True)
+    seen = [image[alpha[..., 0] > 0.95].median(0).values for image, alpha in images]
     front, back, left, right = torch.stack(seen) - torch.stack(seen).mean(0)
     red, green, blue = 0, 1, 2
     assert front[red] > 0.1 and back[blue] > 0.1, seen
@@ -84,7 +84,7 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bytes(body, tmp_path, metho
     assert len(whole.model) != settings.splats.count, "density control should have been at work"
     assert same_bytes(whole.model, resumed.model)
     assert resumed.metrics["prior_calls"] == whole.metrics["prior_calls"]
-    saved = load_model(tmp_path / "halves" / "checkpoints" / CHECKPOINT)
+    saved = load_model(RunFolder(tmp_path / "halves").avatar_checkpoint)
     assert same_bytes(saved, whole.model)
 
 
@@ -165,7 +165,7 @@ def test_a_finished_run_goes_on_with_more_steps(body, tmp_path, caplog):
 def test_a_truncated_checkpoint_is_refused_in_one_line(body, tmp_path):
     run = RunFolder(tmp_path)
     optimize(small_settings(steps=2).training, body, ColorPrior(), color_prompts(), run)
-    path = run.checkpoints / CHECKPOINT
+    path = run.avatar_checkpoint
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"last\.safetensors"):
         optimize(small_settings(steps=2).training, body, ColorPrior(), color_prompts(), run)
@@ -176,11 +176,11 @@ class BrokenEncoder(ColorPrior):
 
     def __init__(self, broken):
         super().__init__()
-        self.broken, self.pictures = broken, 0
+        self.broken, self.images = broken, 0
 
     def encode_images(self, images):
-        self.pictures += 1
-        return super().encode_images(images) * (float("nan") if self.pictures in self.broken else 1.0)
+        self.images += 1
+        return super().encode_images(images) * (float("nan") if self.images in self.broken else 1.0)
 
 
 def test_steps_without_finite_gradients_are_skipped_and_counted(body):
@@ -240,8 +240,8 @@ def test_previews_and_scalars_are_written(body, tmp_path):
     optimize(settings.training, body, ColorPrior(), color_prompts(), RunFolder(tmp_path))
     sheets = sorted(path.name for path in (tmp_path / "previews").iterdir())
     assert sheets == ["step_000002.png", "step_000004.png"]
-    picture = Image.open(tmp_path / "previews" / sheets[0])
-    assert picture.size == (4 * 32 + 8 + 2 * 32, 4 * 32)
+    image = Image.open(tmp_path / "previews" / sheets[0])
+    assert image.size == (4 * 32 + 8 + 2 * 32, 4 * 32)
     assert list((tmp_path / "tensorboard").iterdir())
 
 

@@ -8,10 +8,10 @@ from jaxtyping import Float
 
 from avatar_gs.body.model import load_body
 from avatar_gs.body.pose import a_pose
-from avatar_gs.core import runs
 from avatar_gs.core.console import progress
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.images import RGBImage
+from avatar_gs.core.runs import RunFolder
 from avatar_gs.identity.photos import load_photos
 from avatar_gs.lab.metrics.avatar import render_views, to_bytes
 from avatar_gs.lab.metrics.clip import PACKAGED, load_clip
@@ -37,7 +37,7 @@ SHEET_PHOTOS = 8
 class LikenessSuite(Suite):
     """The run ``settings.name`` compared with ``settings.photos``."""
 
-    title = "An avatar beside photos"
+    title = "An avatar compared with photos"
 
     def evaluate(self) -> tuple[Figures, RGBImage]:
         """The figures, and a sheet of both.
@@ -49,9 +49,9 @@ class LikenessSuite(Suite):
         if not settings.name or not settings.photos:
             raise UserError(
                 "suite=likeness compares a finished run with photos: give name=<its folder below outputs/> and "
-                "photos=<folder, glob or picture>"
+                "photos=<folder, glob or image>"
             )
-        if not runs.holds_an_avatar(settings.folder):
+        if not RunFolder(settings.folder).holds_avatar():
             raise UserError(
                 f"suite=likeness: {settings.folder} holds no avatar: make one first, or give another name=…"
             )
