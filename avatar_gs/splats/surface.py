@@ -42,6 +42,21 @@ def vertex_normals(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"]) ->
     return torch.nn.functional.normalize(total, dim=-1)
 
 
+def random_points(
+    weights: Float[Tensor, " F"], count: int, generator: torch.Generator
+) -> tuple[Int[Tensor, " N"], Float[Tensor, "N 3"]]:
+    """Random points of a mesh: triangles by weight, and uniformly distributed barycentric coordinates."""
+    faces = torch.multinomial(weights.double(), count, replacement=True, generator=generator)
+    return faces, random_barycentric(count, generator)
+
+
+def interpolated(
+    values: Float[Tensor, "V C"], corners: Int[Tensor, "N 3"], barycentric: Float[Tensor, "N 3"]
+) -> Float[Tensor, "N C"]:
+    """Per-vertex values at points, from the vertices of each point's triangle and its barycentric coordinates."""
+    return (barycentric[..., None] * values[corners]).sum(1)
+
+
 def random_barycentric(count: int, generator: torch.Generator) -> Float[Tensor, "N 3"]:
     """Barycentric coordinates of points uniformly distributed in a triangle."""
     u, v = torch.rand(2, count, generator=generator)
@@ -80,13 +95,11 @@ class RestSurface:
     """The body's surface at rest as dense points, to measure how far splats are from it."""
 
     def __init__(self, rest: PosedBody, count: int = 50_000) -> None:
-        corners = rest.vertices.cpu()[rest.faces.cpu()]
-        areas, normals = areas_and_normals(corners)
-        areas = areas * exposed_faces(corners)
-        generator = torch.Generator().manual_seed(0)
-        faces = torch.multinomial(areas.double(), count, replacement=True, generator=generator)
-        points = (random_barycentric(count, generator)[..., None] * corners[faces]).sum(1)
-        self.points = Points(points.to(rest.vertices.device))
+        vertices, triangles = rest.vertices.cpu(), rest.faces.cpu()
+        areas, normals = areas_and_normals(vertices[triangles])
+        areas = areas * exposed_faces(vertices[triangles])
+        faces, barycentric = random_points(areas, count, torch.Generator().manual_seed(0))
+        self.points = Points(interpolated(vertices, triangles[faces], barycentric).to(rest.vertices.device))
         self.normals = normals[faces].to(rest.vertices.device)
 
     def distances(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
@@ -124,17 +137,16 @@ def sample_surface(
     candidate. Normals are part of the distance, so that the two sides of a finger stay separate.
     """
     density = torch.ones(len(body.faces)) if face_density is None else face_density
-    corners = body.vertices.cpu()[body.faces.cpu()]
-    areas, _ = areas_and_normals(corners)
-    areas = areas * exposed_faces(corners)
-    faces = torch.multinomial((areas * density).double(), count * CANDIDATES, replacement=True, generator=generator)
-    barycentric = random_barycentric(len(faces), generator)
-    points = (barycentric[..., None] * corners[faces]).sum(1)
-    normals = vertex_normals(body.vertices.cpu(), body.faces.cpu())[body.faces.cpu()][faces]
-    normals = torch.nn.functional.normalize((barycentric[..., None] * normals).sum(1), dim=-1)
+    vertices, triangles = body.vertices.cpu(), body.faces.cpu()
+    areas, _ = areas_and_normals(vertices[triangles])
+    areas = areas * exposed_faces(vertices[triangles])
+    faces, barycentric = random_points(areas * density, count * CANDIDATES, generator)
+    points = interpolated(vertices, triangles[faces], barycentric)
+    normals = interpolated(vertex_normals(vertices, triangles), triangles[faces], barycentric)
+    normals = torch.nn.functional.normalize(normals, dim=-1)
     expected = (areas * density).sum().div(count).sqrt() / density.sqrt()
     keep = _even(points, normals, float(expected[faces].mean()), count)
-    skinning = (barycentric[keep, :, None] * weights.cpu()[body.faces.cpu()][faces[keep]]).sum(1)
+    skinning = interpolated(weights.cpu(), triangles[faces[keep]], barycentric[keep])
     spacing = neighbour_distance(points[keep]).clamp(0.3 * expected[faces[keep]], 1.5 * expected[faces[keep]])
     return SurfaceSamples(points[keep], normals[keep], skinning / skinning.sum(-1, keepdim=True), spacing)
 
