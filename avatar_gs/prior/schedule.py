@@ -64,7 +64,7 @@ def noise_schedule(config: Mapping[str, Any], place: str = "scheduler", **change
         reason = first_line(error)
         raise UserError(f"prior: {place}: its noise schedule is not understood ({reason}): {expected}") from error
     if not same:
-        raise UserError(f"prior: {place}: its {name} changes its betas in a way that is not understood: {expected}")
+        raise UserError(f"prior: {place}: its {name} changes its betas by a rule that is not known: {expected}")
     return schedule
 
 
@@ -95,7 +95,7 @@ def _same_noise(own_class: Any, config: Mapping[str, Any], schedule: Any) -> boo
     return torch.allclose(torch.as_tensor(found).float(), schedule.alphas_cumprod, rtol=0, atol=TOLERANCE)
 
 
-PREDICTION_TYPES = ("epsilon", "v_prediction", "flow_prediction")
+PREDICTION_TYPES = ("epsilon", "v_prediction")
 
 
 def to_eps(
@@ -108,12 +108,9 @@ def to_eps(
     """The noise prediction of a network's output, for z_t = alpha z + sigma eps.
 
     v_prediction: v = alpha eps - sigma z, alpha^2 + sigma^2 = 1, so eps = alpha v + sigma z_t (Salimans and Ho 2022).
-    flow_prediction: v = eps - z, alpha + sigma = 1, so eps = z_t + alpha v (Lipman et al. 2022, Liu et al. 2022).
     """
     if prediction_type == "epsilon":
         return output
     if prediction_type == "v_prediction":
         return alpha * output + sigma * z_t
-    if prediction_type == "flow_prediction":
-        return z_t + alpha * output
     raise ValueError(f"prediction_type={prediction_type}: expected one of {', '.join(PREDICTION_TYPES)}")

@@ -4,7 +4,7 @@ A condition has two embeddings: the mean m of a Gaussian with variance tau^2 per
 splits it into two modes, m - a and m + a (0: one mode). With v = alpha^2 tau^2 + sigma^2 the noise prediction for z_t
 is sigma (z_t - alpha m) / v, less sigma alpha a tanh(alpha a (z_t - alpha m) / v) / v for the modes.
 
-The prior's network may predict the noise, v, or a flow's velocity (with that flow's own levels, alpha + sigma = 1).
+The prior's network may predict the noise or v.
 """
 
 import torch
@@ -43,10 +43,10 @@ class AnalyticPrior:
         self.alphas_cumprod = (1 - betas).cumprod(0)
 
     def alpha(self, t):
-        return 1 - t / T if self.predicts == "flow_prediction" else self.alphas_cumprod[t].sqrt()
+        return self.alphas_cumprod[t].sqrt()
 
     def sigma(self, t):
-        return t / T if self.predicts == "flow_prediction" else (1 - self.alphas_cumprod[t]).sqrt()
+        return (1 - self.alphas_cumprod[t]).sqrt()
 
     def eps(self, z_t, t, cond, control):
         self.calls += len(z_t)
@@ -54,7 +54,7 @@ class AnalyticPrior:
         alpha, sigma = (value[:, None, None, None] for value in (self.alpha(t), self.sigma(t)))
         eps = exact_eps(z_t, alpha, sigma, cond, self.tau)
         z0 = (z_t - sigma * eps) / alpha
-        output = {"epsilon": eps, "v_prediction": alpha * eps - sigma * z0, "flow_prediction": eps - z0}[self.predicts]
+        output = {"epsilon": eps, "v_prediction": alpha * eps - sigma * z0}[self.predicts]
         return to_eps(self.predicts, output, z_t, alpha, sigma)
 
     def adapter(self, rank):
