@@ -54,13 +54,12 @@ class CameraLora:
             unet.time_embedding = CameraTime(unet.time_embedding, unet.time_embedding.linear_2.out_features)
         self.parameters: dict[str, Tensor] = {}
         for name, parameter in unet.named_parameters():
-            if parameter.requires_grad:  # in float32 whatever the UNet computes in
+            if parameter.requires_grad:  # in float32 in any precision of the UNet
                 parameter.data = parameter.data.to(denoiser.device, torch.float32)
                 self.parameters[name] = parameter
         self.time = unet.time_embedding
         self.twin = copy.copy(denoiser)
         self.twin.unet = unet
-        self.twin.predict_chunk = 0  # memory estimates assume that it learns from all images at once
         self.twin.accelerated = None  # it holds the prior's UNet
 
     def eps(
@@ -73,6 +72,7 @@ class CameraLora:
     ) -> Float[Tensor, "B c h w"]:
         """The adapter's noise prediction; see ``Denoiser.eps``."""
         self.denoiser.calls += len(z_t)
+        self.twin.predict_chunk = self.denoiser.predict_chunk  # it may have been halved since
         return self.twin.eps(z_t, t, cond, control, camera)
 
 

@@ -89,7 +89,7 @@ class Load:
     through_text: bool = False
     """… and through the text encoder."""
     through_adapter: bool = False
-    """Whether the adapter of VSD learns from all images at once."""
+    """Whether the adapter of VSD learns."""
     warms_up: bool = False
     """Whether the run begins with steps in which only guidance learns."""
     refits: bool = False
@@ -130,8 +130,9 @@ def expected_phases(architecture: Architecture, load: Load) -> dict[str, dict[st
     kept = batch * (ENCODER_CHECKPOINTS if twice else ENCODER_GRAPH)[load.encoder_keeps] * of_encoder
     within = chunk * (ENCODER_AGAIN if twice else ENCODER_WITHIN)[load.encoder_keeps] * of_encoder
     graph = kept if load.through_encoder else 0
-    learned = min(load.predict_chunk or batch, batch) * (NETWORKS_GRAPH + NETWORKS_WITHIN) * of_networks
-    adapted = batch * (ADAPTER_GRAPH + NETWORKS_WITHIN) * of_networks
+    at_once = min(load.predict_chunk or batch, batch)
+    learned = at_once * (NETWORKS_GRAPH + NETWORKS_WITHIN) * of_networks
+    adapted = at_once * (ADAPTER_GRAPH + NETWORKS_WITHIN) * of_networks
     predicted = load.predicted * batch
     forward = min(load.predict_chunk or predicted, predicted) * NETWORKS_FORWARD * of_networks
     views = load.previewed * architecture.image_size**2 * RENDER_PIXEL

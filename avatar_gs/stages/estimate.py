@@ -52,7 +52,7 @@ def memory_load(settings: Settings, device: str, task: Task | SingleImage) -> Lo
         network_bytes=2 if short and not (device == "cpu" and prior.precision is Precision.float16) else 4,
         encode_chunk=prior.encode_chunk,
         checkpoint_encoder=prior.checkpoint_encoder,
-        predict_chunk=0 if any(method.through_adapter for method in methods) else prior.predict_chunk,
+        predict_chunk=prior.predict_chunk,
         offload_text=prior.offload_text and device == "cuda",
     )
     load = replace(load, **encoder_of(prior, device))
