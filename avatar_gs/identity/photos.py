@@ -60,7 +60,7 @@ def load_photos(source: str, size: int, *, remove_background: bool = False, min_
     Raises:
         UserError: if there is nothing at ``source``, no photo is usable, or background removal is not installed.
     """
-    paths = _files(source)
+    paths = find_photos(source)
     remover = lru_cache(maxsize=1)(load_remover) if remove_background else None
     detector = None if remove_background else load_detector()
     images: list[Tensor] = []
@@ -119,10 +119,14 @@ def _read(path: Path) -> bytes:
 # ---- finding the files
 
 
-def _files(source: str) -> list[Path]:
-    """The files of ``source``, sorted by name; raises UserError if there is nothing."""
+def find_photos(source: str) -> list[Path]:
+    """The files of ``source`` (a folder, a glob or one file), sorted by name; they may not be photos.
+
+    Raises:
+        UserError: if there is nothing, or it cannot be read.
+    """
     if not source.strip():
-        raise UserError("photos is empty: expected a folder, a glob or one picture")
+        raise UserError("photos is empty: expected a folder, a glob or one image")
     path = _expanded(source)
     try:
         if path.is_dir():
@@ -176,7 +180,7 @@ def _nearest(path: Path) -> str:
     close = difflib.get_close_matches(missing, existing, n=1, cutoff=0.5)
     if close:
         return f"did you mean {_printable(str(parent / close[0]))}?"
-    return f"{parent} holds no '{missing}': expected a folder, a glob or one picture"
+    return f"{parent} holds no '{missing}': expected a folder, a glob or one image"
 
 
 def _empty_glob(path: Path, matches: list[Path]) -> str:

@@ -98,8 +98,8 @@ def _reason(data: bytes) -> str:
     if data.startswith(_BEGINNINGS) or (data[4:].startswith(_AVIF) and features.check("avif")):
         return "damaged or cut short"
     if data[4:].startswith(_HEIC):
-        return "damaged or cut short" if _load_heic() else "a HEIC picture: pip install 'avatar-gs[heic]' reads it"
-    return f"not a {EXPECTED} picture"
+        return "damaged or cut short" if _load_heic() else "a HEIC image: pip install 'avatar-gs[heic]' reads it"
+    return f"not a {EXPECTED} image"
 
 
 def _load_heic() -> bool:
@@ -127,7 +127,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # the pixels are valid whatever the metadata
+    except Exception:  # the pixels are valid even if the metadata are damaged
         return image
 
 

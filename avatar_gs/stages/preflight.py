@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from avatar_gs.body.files import FREE_BODY, find_body
-from avatar_gs.core import gsplat_kernels
+from avatar_gs.core import gsplat_kernels, runs
 from avatar_gs.core.device import choose_device, physical_cores
 from avatar_gs.core.errors import UserError
 from avatar_gs.identity.embedding import read_identity
+from avatar_gs.identity.photos import find_photos
 from avatar_gs.prior.loading import lora
 from avatar_gs.prior.loading.hub import format_bytes
 from avatar_gs.prior.loading.sources import Source, locate
@@ -51,12 +52,7 @@ def preflight(settings: Settings, *tasks: Task | SingleImage) -> Mapping[str, So
         UserError: for the first part that is missing, or if the run cannot fit into the free memory, with the
             overrides that would make it fit.
     """
-    tasks = tasks or (Task.optimize,)
-    sources = None
-    if settings.prior.path:
-        lines, sources = _check(settings, tasks)
-    else:
-        lines = _renderer(choose_device(settings.device), draws=Task.optimize in tasks)
+    lines, sources = table(settings, *tasks)
     for line in lines:
         LOGGER.info("%-12s %s%s", line.part, line.found, f"  <- {line.wrong}" if line.wrong else "")
     wrong = [line for line in lines if line.wrong]
@@ -65,25 +61,24 @@ def preflight(settings: Settings, *tasks: Task | SingleImage) -> Mapping[str, So
     return sources
 
 
-def check(settings: Settings, *tasks: Task | SingleImage) -> list[Line]:
-    """The table of the tasks (default: ``Task.optimize``). Loads and downloads nothing; the device must exist."""
-    return _check(settings, tasks or (Task.optimize,))[0]
-
-
-def _check(settings: Settings, tasks: Sequence[Task | SingleImage]) -> tuple[list[Line], Mapping[str, Source] | None]:
-    device = choose_device(settings.device)
-    lines = [_body(settings), *_renderer(device, draws=Task.optimize in tasks), *map(_lora, settings.prior.lora)]
-    prior, sources = settings.prior, None
+def table(settings: Settings, *tasks: Task | SingleImage) -> tuple[list[Line], Mapping[str, Source] | None]:
+    """Lines and sources as ``preflight`` logs and returns them. Loads and downloads nothing; the device must exist."""
+    tasks = tasks or (Task.optimize,)
+    device, prior, sources = choose_device(settings.device), settings.prior, None
+    renderer, identity = _renderer(device, draws=Task.optimize in tasks), _identity(settings, tasks)
+    if not prior.path:
+        return [*renderer, *identity], None
+    lines = [_body(settings), *renderer, *map(_lora, prior.lora)]
     try:
         sources = locate(prior)
     except UserError as error:
         architecture = packaged_architecture(prior.name) if prior.name in PUBLISHED else None
-        lines += [Line("prior", "not found", str(error)), _embedding(settings)]
+        lines += [Line("prior", "not found", str(error))]
     else:
         architecture, absent = architecture_of(sources, prior.name)
         lines += [_prior("prior", sources["unet"], [part for part in absent if part != "controlnet"])]
         lines += [_prior("ControlNet", sources["controlnet"], [part for part in absent if part == "controlnet"])]
-        lines += [_embedding(settings)]
+    lines += identity
     for task in tasks:
         lines += _costs(settings, architecture, device, task)
     return lines, sources
@@ -151,16 +146,19 @@ def _lora(entry: str) -> Line:
     return Line("LoRA", f"{found.file}, scale {found.scale:g}, {len(found.layers)} layers")
 
 
-def _embedding(settings: Settings) -> Line:
-    if settings.identity:
-        try:
-            rows = read_identity(Path(settings.identity)).vectors
-        except UserError as error:
-            return Line("embedding", "not readable", str(error))
-        return Line("embedding", f"{settings.identity}, {rows.shape[0]} rows of width {rows.shape[1]}")
-    return Line(
-        "embedding", f"to be learned from {settings.photos}" if settings.photos else "none: nobody in particular"
-    )
+def _identity(settings: Settings, tasks: Sequence[Task | SingleImage]) -> list[Line]:
+    """The identity's file, or the photos that will be read."""
+    learned = settings.folder / runs.IDENTITY_FILE
+    try:
+        if settings.identity:
+            vectors = read_identity(Path(settings.identity)).vectors
+            return [Line("identity", f"{settings.identity}, {vectors.shape[0]} embeddings of width {vectors.shape[1]}")]
+        if settings.photos and (Task.embed in tasks or not learned.exists()):  # else they are not read
+            files = len(find_photos(settings.photos))
+            return [Line("identity", f"to be learned from {settings.photos}, {files} file{'s' * (files != 1)}")]
+        return []
+    except UserError as error:
+        return [Line("identity", "not readable", str(error))]
 
 
 def _memory(architecture: Architecture, load: Load, device: str, task: Task | SingleImage) -> Line:

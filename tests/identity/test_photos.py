@@ -40,7 +40,7 @@ def album(tmp_path: Path) -> Path:
 
 def damaged_heic() -> str:
     installed = importlib.util.find_spec("pi_heif") is not None
-    return "damaged or cut short" if installed else "a HEIC picture: pip install 'avatar-gs[heic]' reads it"
+    return "damaged or cut short" if installed else "a HEIC image: pip install 'avatar-gs[heic]' reads it"
 
 
 def test_what_does_not_serve_is_named_with_its_reason(album: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -53,7 +53,7 @@ def test_what_does_not_serve_is_named_with_its_reason(album: Path, caplog: pytes
         "cut.jpg": "damaged or cut short",
         "head.png": "damaged or cut short",
         "empty.jpg": "the file is empty",
-        "notes.txt": "not a JPEG, PNG, WebP, TIFF, GIF, AVIF or HEIC picture",
+        "notes.txt": "not a JPEG, PNG, WebP, TIFF, GIF, AVIF or HEIC image",
         "phone.heic": damaged_heic(),
         "link.png": "a broken link",
         "pipe.png": "not a regular file",
@@ -132,7 +132,7 @@ def test_the_error_of_a_missing_path_names_a_similar_one(tmp_path: Path) -> None
     (tmp_path / "anna").mkdir()
     refuses(str(tmp_path / "ana"), "no such file or folder", f"did you mean {tmp_path / 'anna'}?")
     refuses(str(tmp_path / "ana" / "head.png"), f"did you mean {tmp_path / 'anna'}?")
-    refuses(str(tmp_path / "xyz"), "holds no 'xyz'", "expected a folder, a glob or one picture")
+    refuses(str(tmp_path / "xyz"), "holds no 'xyz'", "expected a folder, a glob or one image")
     refuses("~nobody-of-that-name/photos", "no such file or folder")
 
 

@@ -33,18 +33,18 @@ GB = 10**9
 
 
 def lines(settings, *tasks):
-    return {line.part: line for line in preflight.check(settings, *tasks)}
+    return {line.part: line for line in preflight.table(settings, *tasks)[0]}
 
 
 def test_the_table(settings, prior, tmp_path):
     found = lines(settings)
-    assert list(found) == ["body", "device", "renderer", "prior", "ControlNet", "embedding", "memory", "time"]
+    assert list(found) == ["body", "device", "renderer", "prior", "ControlNet", "memory", "time"]
     assert not any(line.wrong for line in found.values())
     assert str(prior) in found["prior"].found and "folder" in found["prior"].found
     assert found["ControlNet"].found.startswith(f"{prior}/controlnet")
-    assert "nobody" in found["embedding"].found and "weights" in found["memory"].found
+    assert "weights" in found["memory"].found
     write_identity(tmp_path / "anna.safetensors", IdentityEmbedding(torch.ones(2, 16), {}))
-    assert "2 rows of width 16" in lines(replace(settings, identity="anna.safetensors"))["embedding"].found
+    assert "2 embeddings of width 16" in lines(replace(settings, identity="anna.safetensors"))["identity"].found
     assert "at least" in found["time"].found and "3 steps" in found["time"].found
     for task in (Task.preview, Task.embed, IMAGE):
         assert not {"renderer", "time"} & set(lines(settings, task))
@@ -77,6 +77,21 @@ def test_the_packaged_prior_says_which_device_it_takes(monkeypatch, caplog):
     ]
 
 
+def test_photos_are_found_before_anything_loads_unless_the_run_has_learned_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = Settings(device="cpu", name="anna", photos="photos")
+    with pytest.raises(UserError, match="photos=photos: no such file or folder"):
+        preflight.preflight(settings)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").touch()
+    assert lines(settings)["identity"].found == "to be learned from photos, 1 file"
+    (tmp_path / "photos" / "a.png").unlink()
+    (tmp_path / "photos").rmdir()
+    write_identity(settings.folder / "identity.safetensors", IdentityEmbedding(torch.ones(2, 16), {}))
+    assert "identity" not in lines(settings)
+    assert lines(settings, Task.embed)["identity"].wrong
+
+
 def test_what_is_missing_is_refused_before_anything_loads(settings, monkeypatch):
     def never(*arguments):
         raise AssertionError("loaded before the table")
@@ -89,6 +104,8 @@ def test_what_is_missing_is_refused_before_anything_loads(settings, monkeypatch)
             stage.run(replace(settings, prior=PriorConfig(name="custom", path="/nowhere")))
         with pytest.raises(UserError, match=r"nobody\.safetensors"):
             stage.run(replace(settings, identity="nobody.safetensors"))
+        with pytest.raises(UserError, match="photos=nowhere: no such file or folder"):
+            stage.run(replace(settings, photos="nowhere"))
         monkeypatch.setattr(estimate, "free_memory", lambda device: GB // 2)
         with pytest.raises(UserError, match="no chunks, batch, resolution or precision make it fit"):
             stage.run(settings)
@@ -117,7 +134,7 @@ def test_without_a_network_a_preset_is_counted_as_packaged(family, settings, mon
     monkeypatch.setattr(estimate, "resident_memory", lambda: GB)
     settings = replace(settings, prior=PriorConfig(name=family, path="someone/base", controlnet="someone/pose"))
     found = lines(settings)
-    assert list(found) == ["body", "device", "renderer", "prior", "embedding", "memory", "time"]
+    assert list(found) == ["body", "device", "renderer", "prior", "memory", "time"]
     assert "cannot be reached" in found["prior"].wrong
     peak = expected_peak(
         Architecture(memory_estimate.PUBLISHED[family]), estimate.memory_load(settings, "cpu", Task.optimize)
