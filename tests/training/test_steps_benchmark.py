@@ -191,7 +191,7 @@ def test_the_floor_runs_the_networks_in_whole_batches(config):
 
 def test_editing_methods_are_refused(settings, body):
     settings.guidance = plain_guidance(method="pds")
-    with pytest.raises(UserError, match="guidance=pds edits an avatar"):
+    with pytest.raises(UserError, match="guidance=pds edits an existing avatar"):
         time_steps(settings, body, random_prior(settings.prior), 1)
 
 

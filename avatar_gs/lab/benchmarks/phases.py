@@ -2,24 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from avatar_gs.body.model import Body
-from avatar_gs.core.device import peak_resident_memory, release_cached_memory
-from avatar_gs.prior.prompts import bucket_prompts
+from avatar_gs.core.device import release_cached_memory
+from avatar_gs.lab.benchmarks.steps import REFINE_EVERY, all_peak_memory_mib, refining
 from avatar_gs.protocols import Prior
 from avatar_gs.settings import Settings
-from avatar_gs.training.prompts import with_extra
 from avatar_gs.training.reports import preview_sheet
 from avatar_gs.training.scene import Scenes
 from avatar_gs.training.step import Trainer
-
-PROMPT = "a person"
-REFINE_EVERY = 3
-"""Steps from one densification to the next."""
 
 
 class PeakMeter:
@@ -46,24 +40,18 @@ class PeakMeter:
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak becomes what is held now
 
     def _peak(self) -> dict[str, float]:
-        if self.device.type != "cuda":
-            return {"host": round(peak_resident_memory() / 2**20, 1)}
-        torch.cuda.synchronize(self.device)
-        sizes = {
-            "gpu": torch.cuda.max_memory_allocated(self.device),
-            "gpu reserved": torch.cuda.max_memory_reserved(self.device),
-        }
-        return {name: round(size / 2**20, 1) for name, size in sizes.items()}
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        host = all_peak_memory_mib(self.device)
+        return {name: size for name, size in host.items() if name != "host"} or host
 
 
 def measure_phases(settings: Settings, body: Body, prior: Prior) -> dict[str, dict[str, float]]:
     """Peaks in MiB (``PeakMeter``) of a run's phases: ``prompts``, ``scenes`` (the body's depth, pose maps),
     ``warm-up`` (where guidance has one), ``step``, ``densify`` (the step that refines) and ``preview``. Methods that
     edit have nothing to edit here."""
-    density = replace(settings.density, start=0.0, stop=1.0, prune_stop=1.0, every=REFINE_EVERY)
-    config = replace(settings.training, density=density)
+    config, prompts = refining(settings)
     meter = PeakMeter(prior.device)
-    prompts = with_extra(bucket_prompts(PROMPT, "", config.prompts), config)
     with meter("prompts"):
         trainer = Trainer.build(config, body, prior, prompts)
     state = trainer.first_state(body)

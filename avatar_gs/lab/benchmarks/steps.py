@@ -6,23 +6,24 @@ other load affects both alike.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
 from avatar_gs.body.model import Body
 from avatar_gs.core.errors import UserError
-from avatar_gs.prior.prompts import bucket_prompts
+from avatar_gs.prior.prompts import BucketPrompt, bucket_prompts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
 from avatar_gs.render.rasterize import rasterize
 from avatar_gs.settings import Settings
 from avatar_gs.splats.density import Refinement
+from avatar_gs.training.config import TrainingConfig
 from avatar_gs.training.prompts import with_extra
 from avatar_gs.training.rendering import encoder_at
 from avatar_gs.training.reports import peak_memory_mib
@@ -30,13 +31,13 @@ from avatar_gs.training.scene import Scene, Scenes
 from avatar_gs.training.state import TrainingState
 from avatar_gs.training.step import Trainer
 from avatar_gs.training.stopwatch import Stopwatch
-from avatar_gs.types import Gaussians
+from avatar_gs.types import Bucket, Gaussians
 
 PROMPT = "a person"
 WARM_UP = 2
 """Steps before the measured ones, in which kernels are compiled or selected."""
 REFINE_EVERY = 3
-"""Measured steps between densifications."""
+"""Steps between densifications."""
 LONGEST_CYCLE = 16
 """Maximum number of steps until one in which guidance learns."""
 
@@ -96,22 +97,32 @@ class StepTimes:
         return self.step / self.floor if self.floor else None
 
 
-@contextmanager
-def recorded(prior: StableDiffusionPrior) -> Iterator[list[Call]]:
-    """Records the calls of ``prior.eps`` within the context, without those of an adapter."""
-    calls: list[Call] = []
-    original = prior.eps
+class RecordedPrior(StableDiffusionPrior):
+    """Another prior with the same parts. Keeps the arguments of its calls of ``eps`` (without an adapter's) while
+    ``recorded`` is a list."""
 
-    def eps(z_t: Tensor, t: Tensor, cond: Tensor, control: Tensor | None) -> Tensor:
-        backward = torch.is_grad_enabled() and (cond.requires_grad or z_t.requires_grad)
-        calls.append(Call(z_t.detach(), t, cond.detach(), control, backward))
-        return original(z_t, t, cond, control)
+    def __init__(self, prior: StableDiffusionPrior) -> None:
+        self.__dict__.update(vars(prior))
+        self.recorded: list[Call] | None = None
 
-    prior.eps = eps  # pyright: ignore[reportAttributeAccessIssue] (a method of this one object)
-    try:
-        yield calls
-    finally:
-        del prior.eps
+    def eps(
+        self,
+        z_t: Float[Tensor, "B c h w"],
+        t: Int[Tensor, " B"],
+        cond: Float[Tensor, "B L d"],
+        control: Float[Tensor, "B H W 3"] | None,
+    ) -> Float[Tensor, "B c h w"]:
+        if self.recorded is not None:
+            backward = torch.is_grad_enabled() and (cond.requires_grad or z_t.requires_grad)
+            self.recorded.append(Call(z_t.detach(), t, cond.detach(), control, backward))
+        return super().eps(z_t, t, cond, control)
+
+
+def refining(settings: Settings) -> tuple[TrainingConfig, dict[Bucket, BucketPrompt]]:
+    """The settings of a run that refines its splats every ``REFINE_EVERY`` steps, and its prompts."""
+    density = replace(settings.density, start=0.0, stop=1.0, prune_stop=1.0, every=REFINE_EVERY)
+    config = replace(settings.training, density=density)
+    return config, with_extra(bucket_prompts(PROMPT, "", config.prompts), config)
 
 
 def time_steps(
@@ -126,46 +137,75 @@ def time_steps(
         UserError: for a method that edits an existing avatar.
     """
     if settings.guidance.edits:
-        raise UserError(f"guidance={settings.guidance.method} edits an avatar that is there: benchmark another method")
-    density = replace(settings.density, start=0.0, stop=1.0, prune_stop=1.0, every=REFINE_EVERY)
-    config = replace(settings.training, density=density)
-    prompts = with_extra(bucket_prompts(PROMPT, "", config.prompts), config)
-    trainer = Trainer.build(config, body, prior, prompts)
+        raise UserError(f"guidance={settings.guidance.method} edits an existing avatar: benchmark another method")
+    config, prompts = refining(settings)
+    recorder = RecordedPrior(prior)
+    trainer = Trainer.build(config, body, recorder, prompts)
     state = trainer.first_state(body)
     state.step = round(state.guidance.method.warmup * config.optimize.steps) + 1
+    every = settings.guidance.de_sds.update_every if settings.guidance.method == "de_sds" else 1
+    cycle = min(every, LONGEST_CYCLE)
     with Scenes(body, config, prior.image_size) as scenes:
-
-        def step() -> tuple[_Step, Scene]:
-            before, began = dict(state.seconds), time.perf_counter()
-            with Stopwatch(state.seconds, prior.device)("scene"):
-                scene = scenes.at(state.step)
-            report = trainer.step(state, scene)
-            state.seconds.settle()
-            parts = {name: seconds - before.get(name, 0.0) for name, seconds in state.seconds.items()}
-            took, refined = time.perf_counter() - began, report.refinement != Refinement()
-            return _Step(took, parts, refined, bool(report.distilled.auxiliary)), scene
-
+        timed = _TimedSteps(trainer, state, scenes, recorder)
         for _ in range(WARM_UP):
-            step()
-        every = settings.guidance.de_sds.update_every if settings.guidance.method == "de_sds" else 1
-        calls: dict[bool, list[Call]] = {}
-        for _ in range(min(every, LONGEST_CYCLE)):
-            with recorded(prior) as some:
-                one, scene = step()
-            calls[one.learns] = some
-            if len(calls) == 2:
-                break
+            timed.step()
+        calls = timed.record(cycle)
         if prior.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(prior.device)
         steps, memory, alone = [], {}, {}
-        for _ in range(max(repeats, min(every, LONGEST_CYCLE))):
-            steps.append(step()[0])
-            if not memory:
-                memory = _peak_memory_mib(prior.device)  # before the floor is measured
+        for _ in range(max(repeats, cycle)):
+            one, scene = timed.step()
+            steps.append(one)
+            memory = memory or all_peak_memory_mib(prior.device)  # before the floor is measured
             scenes.wait()  # so that preparing the next scene does not interfere
             if floor:
                 for name, seconds in _alone(calls, every, scene, scenes, state, prior).items():
                     alone.setdefault(name, []).append(seconds)
+    return _medians(steps, alone, calls, every, memory, len(state.model))
+
+
+@dataclass(frozen=True)
+class _TimedSteps:
+    """A run, step by step."""
+
+    trainer: Trainer
+    state: TrainingState
+    scenes: Scenes
+    prior: RecordedPrior
+
+    def step(self) -> tuple[_Step, Scene]:
+        state, before, began = self.state, dict(self.state.seconds), time.perf_counter()
+        with Stopwatch(state.seconds, self.prior.device)("scene"):
+            scene = self.scenes.at(state.step)
+        report = self.trainer.step(state, scene)
+        state.seconds.settle()
+        parts = {name: seconds - before.get(name, 0.0) for name, seconds in state.seconds.items()}
+        took, refined = time.perf_counter() - began, report.refinement != Refinement()
+        return _Step(took, parts, refined, bool(report.distilled.auxiliary)), scene
+
+    def record(self, cycle: int) -> dict[bool, list[Call]]:
+        """The calls of a step in which guidance learns, and of one in which it does not, as far as ``cycle`` steps have
+        them."""
+        calls: dict[bool, list[Call]] = {}
+        for _ in range(cycle):
+            self.prior.recorded = some = []
+            one, _ = self.step()
+            calls[one.learns] = some
+            if len(calls) == 2:
+                break
+        self.prior.recorded = None
+        return calls
+
+
+def _medians(
+    steps: list[_Step],
+    alone: dict[str, list[float]],
+    calls: dict[bool, list[Call]],
+    every: int,
+    memory: dict[str, float],
+    splats: int,
+) -> StepTimes:
+    """The times of all steps in one."""
     middle = {name: median(seconds) for name, seconds in alone.items()}
     groups = {learns: [one for one in steps if one.learns is learns] for learns in {one.learns for one in steps}}
     learning = calls.get(True, calls.get(False, []))
@@ -177,11 +217,11 @@ def time_steps(
         calls=tuple((len(call.z_t), call.backward) for call in learning),
         resting_calls=tuple((len(call.z_t), call.backward) for call in calls[False]) if len(calls) == 2 else (),
         peak_memory_mib=memory,
-        splats=len(state.model),
+        splats=splats,
     )
 
 
-def _peak_memory_mib(device: torch.device) -> dict[str, float]:
+def all_peak_memory_mib(device: torch.device) -> dict[str, float]:
     """Peak memory, on a GPU with that reserved by torch's allocator: more than the tensors, less than all of CUDA's."""
     peak = peak_memory_mib(device)
     if device.type == "cuda":
