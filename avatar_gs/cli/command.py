@@ -255,7 +255,7 @@ def _guarded(function: Callable[[], int], *, debug: bool, catch_interrupt: bool 
     except KeyboardInterrupt as stop:
         if not catch_interrupt:
             raise
-        print(f"interrupted; {stop.args[0] if stop.args else 'the same command goes on with the run'}", file=sys.stderr)
+        print(f"interrupted; {stop.args[0] if stop.args else 'the same command resumes the run'}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output, such as head, has left
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 (or Python complains at exit)

@@ -209,4 +209,4 @@ def _none_left(source: str, skipped: list[tuple[str, str]]) -> str:
         return f"photos={source}: holds no file ({_contents(_expanded(source))}); {expected}"
     listed = ", ".join(f"{name} ({reason})" for name, reason in skipped[:_NAMED])
     more = f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
-    return f"photos={source}: none of {len(skipped)} files serves: {listed}{more}; {expected}"
+    return f"photos={source}: none of {len(skipped)} files can be used: {listed}{more}; {expected}"

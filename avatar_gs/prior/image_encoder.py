@@ -61,7 +61,7 @@ class ImageEncoder:
         return latents
 
     def _in_float32(self, pixels: Tensor) -> Tensor:
-        LOGGER.warning("%s: its latents overflow float16: it goes on in float32 (prior.vae_precision)", self.name)
+        LOGGER.warning("%s: its latents overflow float16: it continues in float32 (prior.vae_precision)", self.name)
         self._cast(torch.float32)
         return self.encode(pixels)
 

@@ -61,7 +61,7 @@ class MemoryGuard:
             if not overrides:
                 raise UserError(
                     f"out of memory with one image per call of the networks ({reason}): {self.advice}; the last "
-                    "checkpoint is kept, and the same command goes on from it"
+                    "checkpoint is kept, and the same command resumes from it"
                 )
             LOGGER.warning(
                 "out of memory (%s): going on with %s, which changes no result and takes longer; these overrides set "

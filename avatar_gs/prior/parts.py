@@ -107,7 +107,7 @@ def _check_vae(vae: Any, unet: Any) -> None:
     if unet.in_channels != vae.latent_channels:
         raise UserError(
             f"prior: the UNet reads {unet.in_channels} channels, the VAE makes {vae.latent_channels}: "
-            "inpainting models and foreign VAEs do not serve; expected a text-to-image model"
+            "inpainting models and foreign VAEs are not supported; expected a text-to-image model"
         )
 
 

@@ -50,7 +50,7 @@ def noise_schedule(config: Mapping[str, Any], place: str = "scheduler", **change
     if flow or missing:
         found = "is made for flow matching" if flow or "Flow" in name else f"has no {', '.join(missing)}"
         raise UserError(
-            f"prior: {place}: its {name} {found}: {expected}; Stable Diffusion 3, Flux and the like do not serve"
+            f"prior: {place}: its {name} {found}: {expected}; Stable Diffusion 3, Flux and the like are not supported"
         )
     noise: dict[str, Any] = {field: given[field] for field in (*NOISE, *OPTIONAL_NOISE)}
     spacing = (

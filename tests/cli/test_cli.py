@@ -203,7 +203,7 @@ def test_ctrl_c_is_130_alone_and_in_a_sweep(jobs, capsys):
     assert cli.main([PROMPT]) == 130
     assert cli.main([PROMPT, "-m", "seed=0,1"]) == 130
     assert len(jobs) == 2
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes the run" in capsys.readouterr().err
     jobs.outcome = raises(KeyboardInterrupt("start again"))
     assert cli.main([PROMPT]) == 130
     assert capsys.readouterr().err.strip().endswith("interrupted; start again")

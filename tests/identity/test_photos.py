@@ -152,7 +152,12 @@ def test_the_error_without_usable_photos_names_the_skipped_files(tmp_path: Path)
     for i in range(7):
         (tmp_path / f"{i}.txt").write_text(str(i))
     refuses(
-        str(tmp_path), "none of 7 files serves", "0.txt (not a JPEG", "4.txt", "and 2 more", "JPEG, PNG, WebP, TIFF"
+        str(tmp_path),
+        "none of 7 files can be used",
+        "0.txt (not a JPEG",
+        "4.txt",
+        "and 2 more",
+        "JPEG, PNG, WebP, TIFF",
     )
     refuses("", "photos is empty")
     refuses("  ", "photos is empty")

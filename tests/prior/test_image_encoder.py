@@ -112,7 +112,7 @@ def test_encoders_whose_latents_overflow_float16_continue_in_float32(caplog, tmp
     assert prior.codec.vae_encoder.dtype is torch.float16
     found = [answer(prior.encode_images, images()) for _ in range(2)]
     said = [record.message for record in caplog.records if record.name.startswith("avatar_gs")]
-    assert said == ["the VAE's encoder: its latents overflow float16: it goes on in float32 (prior.vae_precision)"]
+    assert said == ["the VAE's encoder: its latents overflow float16: it continues in float32 (prior.vae_precision)"]
     assert prior.codec.vae_encoder.dtype is torch.float32
     for latents, gradient in found:  # its weights were rounded to 11 bits
         assert float((latents - expected).norm() / expected.norm()) < 1e-2 and gradient.isfinite().all()

@@ -319,7 +319,7 @@ class JobSuite(Suite, Generic[J, M, R]):
         records = {key: record for key in keys if (record := self.store.load(key)) is not None}
         missing = [key for key in keys if key not in records]
         if records:
-            LOGGER.info("%d of %d %ss are there from before", len(records), len(keys), self.item)
+            LOGGER.info("%d of %d %ss are already stored", len(records), len(keys), self.item)
         began = time.monotonic()
         costs = [self.cost(keys[key]) for key in missing]
         for done, key in enumerate(missing):

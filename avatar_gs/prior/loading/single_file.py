@@ -73,7 +73,8 @@ def base_layout(file: Path, has_vae: bool, given: Path) -> str:
     channels = shapes.get(PREFIXES["unet"] + FIRST_CONVOLUTION, [0, 0])[1]
     if channels != 4:
         raise UserError(
-            f"prior.path={given}: its UNet reads {channels} channels (inpainting and the like do not serve): {expected}"
+            f"prior.path={given}: its UNet reads {channels} channels (inpainting and the like are not supported): "
+            f"{expected}"
         )
     of_unet = {key: shape for key, shape in shapes.items() if key.startswith(PREFIXES["unet"])}
     return _layout(given, of_unet, "prior.path")
@@ -194,7 +195,7 @@ def _layout(file: Path, shapes: dict[str, list[int]], override: str) -> str:
     if len(layouts) != 1 or None in layouts:
         raise UserError(
             f"{override}={file}: it reads text of width {', '.join(map(str, sorted(widths))) or 'none'}: expected "
-            "Stable Diffusion 1.x (768) or 2.x (1024); SDXL and later ones do not serve"
+            "Stable Diffusion 1.x (768) or 2.x (1024); SDXL and later ones are not supported"
         )
     return str(layouts.pop())
 
