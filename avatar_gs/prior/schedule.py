@@ -64,7 +64,7 @@ def noise_schedule(config: Mapping[str, Any], place: str = "scheduler", **change
         reason = first_line(error)
         raise UserError(f"prior: {place}: its noise schedule is not understood ({reason}): {expected}") from error
     if not same:
-        raise UserError(f"prior: {place}: its {name} changes its betas by a rule that is not known: {expected}")
+        raise UserError(f"prior: {place}: its {name} changes its betas, which is not understood: {expected}")
     return schedule
 
 
