@@ -6,20 +6,17 @@ arrays below, only these are copied to a cached file, which is loaded instead.
 """
 
 import hashlib
-import io
-import lzma
 import math
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from avatar_gs.core.errors import UserError
+from avatar_gs.core.errors import UserError, first_line
 from avatar_gs.core.io import atomic_write
+from avatar_gs.core.npz import DAMAGED, Header, read_header
 from avatar_gs.core.paths import BODY_MODELS, user_cache
 from avatar_gs.types import NUM_JOINTS
 
@@ -47,13 +44,6 @@ LAYOUT: dict[str, tuple[int | str, ...]] = {
 components."""
 MAX_BYTES = 2**30
 """Largest size of all arrays together; SMPL-X's with 400 shape and expression directions are a quarter of it."""
-MAX_HEADER = 2**16
-Header = tuple[tuple[int, ...], np.dtype]
-_DAMAGED = (
-    *(OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),
-    *(SyntaxError, TypeError, struct.error, lzma.LZMAError, MemoryError, IndexError, KeyError),
-)
-"""What zipfile, its decompressors and NumPy's readers raise for broken bytes."""
 
 
 def find_body(path: str | None) -> Path:
@@ -95,14 +85,11 @@ def _read_headers(path: Path) -> dict[str, Header]:
         with zipfile.ZipFile(path) as archive:
             for member in archive.namelist():
                 with archive.open(member) as content:
-                    stream = io.BytesIO(content.read(MAX_HEADER))  # a header may claim to have gigabytes
-                    old = np.lib.format.read_magic(stream) == (1, 0)
-                    read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
-                    shape, _, dtype = read(stream)
-                    headers[member.removesuffix(".npy")] = shape, dtype
-    except _DAMAGED as error:
+                    headers[member.removesuffix(".npy")] = read_header(content)
+    except DAMAGED as error:
         raise UserError(
-            f"{path}: not a whole .npz body file ({error}); it is damaged or truncated: copy or download it again"
+            f"{path}: not a whole .npz body file ({first_line(error)}); it is damaged or truncated: copy or download "
+            "it again"
         ) from error
     return headers
 
@@ -159,7 +146,8 @@ def reading_arrays(path: Path) -> Iterator[None]:
     """Raise UserError for a damaged archive ``path`` that is read in the block."""
     try:
         yield
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise UserError(
-            f"{path}: its arrays cannot be read ({error}); it is damaged or truncated: copy or download it again"
+            f"{path}: its arrays cannot be read ({first_line(error)}); it is damaged or truncated: copy or download it "
+            "again"
         ) from error

@@ -2,16 +2,15 @@
 
 import math
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from avatar_gs.body.pose import JOINTS
 from avatar_gs.core.errors import UserError, first_line
+from avatar_gs.core.npz import DAMAGED, read_header
 from avatar_gs.motion.clip import Motion, checked, require_few_frames
 from avatar_gs.motion.config import UpAxis
 from avatar_gs.motion.frame import upright
@@ -111,7 +110,7 @@ def _read_arrays(path: Path, wanted: set[str]) -> dict[str, np.ndarray]:
                 if name not in wanted:
                     continue
                 with archive.open(member) as stream:
-                    shape, dtype = _header(stream)
+                    shape, dtype = read_header(stream)
                     if dtype.kind not in "fiu":
                         raise UserError(f"{path}: '{name}' is {dtype}, expected numbers (objects are never unpickled)")
                     require_few_frames(shape[0] if shape else 0, path)
@@ -122,13 +121,6 @@ def _read_arrays(path: Path, wanted: set[str]) -> dict[str, np.ndarray]:
                 with archive.open(member) as stream:
                     array = np.lib.format.read_array(stream, allow_pickle=False)
                 arrays[name] = array.astype(np.float64)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+    except DAMAGED as error:
         raise UserError(f"{path}: not a whole .npz file ({first_line(error)}); copy or download it again") from error
     return arrays
-
-
-def _header(stream: Any) -> tuple[tuple[int, ...], np.dtype]:
-    old = np.lib.format.read_magic(stream) == (1, 0)
-    read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(stream)
-    return shape, dtype

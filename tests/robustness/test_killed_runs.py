@@ -15,6 +15,7 @@ def kill(*arguments: str) -> None:
     assert "nothing is lost" in done.stdout
 
 
+@pytest.mark.timeout(1800)
 def test_a_few_seeded_moments():
     kill("--moments", "4", "--seed", "1")
 

@@ -249,17 +249,28 @@ def _flat(path: str) -> str:
 def _factors(file: Path, layer: tuple[str, str], parts: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Factors:
     if not {"down", "up"} <= set(parts):
         raise UserError(f"prior.lora={file}: {layer[1]} has {', '.join(parts)} only: the file is incomplete")
-    down, up, rank = parts["down"], parts["up"], len(parts["down"])
-    fits = up.ndim >= 2 and down.ndim >= 2 and (parts.get("mid", up).shape[1] if "mid" not in parts else rank) == rank
-    if not fits:
+    down, up = parts["down"], parts["up"]
+    if not _fit_together(down, up, parts.get("mid")):
         raise UserError(
             f"prior.lora={file}: {layer[1]}: down {list(down.shape)} and up {list(up.shape)} do not fit together"
         )
-    prefix = {UNET: "unet.", TEXT: "text_encoder."}[layer[0]]
+    prefix, rank = {UNET: "unet.", TEXT: "text_encoder."}[layer[0]], len(down)
     chosen = {name.removeprefix(prefix): value for name, value in settings.items()}
-    patterns = {_flat(name): value for name, value in (chosen.get("alpha_pattern") or {}).items()}
-    alpha = float(parts["alpha"]) if "alpha" in parts else patterns.get(layer[1], chosen.get("lora_alpha") or rank)
+    try:
+        patterns = {_flat(name): value for name, value in (chosen.get("alpha_pattern") or {}).items()}
+        alpha = float(parts.get("alpha", patterns.get(layer[1], chosen.get("lora_alpha") or rank)))
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise UserError(f"prior.lora={file}: {layer[1]}: its alpha is no number: get another") from error
     return Factors(down, up, parts.get("mid"), alpha / (rank**0.5 if chosen.get("use_rslora") else rank))
+
+
+def _fit_together(down: Tensor, up: Tensor, mid: Tensor | None) -> bool:
+    """Whether the factors of a layer have shapes that can be multiplied (``Factors.product``)."""
+    if up.ndim < 2 or down.ndim < 2 or 0 in (*up.shape, *down.shape):
+        return False
+    if mid is None:
+        return up.flatten(1).shape[1] == len(down)
+    return mid.ndim == 4 and tuple(mid.shape[:2]) == (up.flatten(1).shape[1], len(down))
 
 
 # ---- fitting
