@@ -150,12 +150,13 @@ def train_identity(
             loss = guard(lambda: train_step(state, prior, data, config, seed))
             bar.update(state.step, loss=loss)
             last = state.step == config.steps
+            if on_preview is not None and not last and _due(state.step, config.preview_every):
+                on_preview(state)
+            # After the preview, which a training that resumes from here would not draw again.
             if checkpoint is not None and (last or interrupt.requested or _due(state.step, config.checkpoint_every)):
                 state.save(checkpoint, key)
             if interrupt.requested:
                 raise KeyboardInterrupt
-            if on_preview is not None and not last and _due(state.step, config.preview_every):
-                on_preview(state)
         if on_preview is not None:
             on_preview(state)
     return IdentityEmbedding(state.embeddings.detach().cpu(), metadata(prior, photos, config, seed, data))

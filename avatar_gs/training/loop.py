@@ -87,11 +87,12 @@ def optimize(
             if writes is not None:
                 if optimization.tensorboard:  # reading the scalars synchronises with the device
                     write_scalars(state.step, report.scalars() | {"splats": len(state.model)})
-                if is_due(state.step, optimization.checkpoint_every) or state.step == optimization.steps:
-                    state.save(writes.avatar_checkpoint, config)
                 if is_due(state.step, optimization.preview_every):
                     sheet = guard(partial(preview_sheet, state.model, scenes.preview(), scene, report, prior))
                     write_png(writes.previews / f"step_{state.step:06d}.png", sheet)
+                # After the preview, which a run that resumes from here would not draw again.
+                if is_due(state.step, optimization.checkpoint_every) or state.step == optimization.steps:
+                    state.save(writes.avatar_checkpoint, config)
             if on_step is not None:
                 on_step(state, report)
             bar.update(
