@@ -14,7 +14,7 @@ Header = tuple[tuple[int, ...], np.dtype]
 
 DAMAGED = (
     *(OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),
-    *(SyntaxError, tokenize.TokenError, TypeError, struct.error, lzma.LZMAError, MemoryError, IndexError, KeyError),
+    *(SyntaxError, tokenize.TokenError, TypeError, struct.error, lzma.LZMAError, IndexError, KeyError),
 )
 """What zipfile, its decompressors and NumPy's readers raise for broken bytes."""
 MAX_HEADER = 2**16
@@ -32,5 +32,8 @@ def read_header(content: Any) -> Header:
     stream = io.BytesIO(content.read(MAX_HEADER))  # a header may claim to have gigabytes
     old = np.lib.format.read_magic(stream) == (1, 0)
     read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(stream)
+    try:
+        shape, _, dtype = read(stream)
+    except MemoryError as error:  # of Python's parser
+        raise ValueError("a header that nests too deeply") from error
     return shape, dtype

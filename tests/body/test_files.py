@@ -43,7 +43,7 @@ def smplx_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     posedirs[:5] = 0.01
     np.savez(
         tmp_path / "SMPLX_FEMALE.npz",
-        v_template=random.normal(size=(V, 3)),
+        v_template=random.uniform(-0.5, 0.5, (V, 3)) * (1.8, 1.7, 0.4),
         f=random.integers(0, V, (20908, 3)).astype(np.uint32),
         shapedirs=np.zeros((V, 3, 400), dtype=np.float32),
         posedirs=posedirs.astype(np.float32),
