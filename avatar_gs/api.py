@@ -22,18 +22,17 @@ from avatar_gs.core.runs import RunFolder
 from avatar_gs.export.config import ExportConfig
 from avatar_gs.export.ply import write_ply
 from avatar_gs.export.video import encode_video
-from avatar_gs.export.writer import clean_splats
+from avatar_gs.export.writer import clean_splats, write_page
 from avatar_gs.render.cameras import fixed_views
 from avatar_gs.render.rasterize import rasterize
 from avatar_gs.settings import Settings
 from avatar_gs.splats.model import GaussianModel
-from avatar_gs.stages.export import TURNTABLE_BACKGROUND, TURNTABLE_SPAN, standing, turntable
+from avatar_gs.stages.export import TURNTABLE_BACKGROUND, TURNTABLE_SPAN, avatar_rig, standing, standing_pose, turntable
 from avatar_gs.stages.init_run import run_folder
 from avatar_gs.stages.make import make_avatar
 from avatar_gs.training.loop import OnStep
 from avatar_gs.training.state import load_model
 from avatar_gs.types import Cameras, Framing
-from avatar_gs.viewer.html import write_html
 
 FORMATS = (".ply", ".html", ".mp4")
 
@@ -205,7 +204,8 @@ class Avatar:
         if path.suffix == ".mp4":
             encode_video(path, turntable(gaussians, posed, self.export), self.export.video_fps)
         elif path.suffix == ".html":
-            write_html(path, clean_splats(gaussians, self.export), self.title)
+            rig = avatar_rig(self.model, self.body, posed, standing_pose(self.body, self.current_pose))
+            write_page(path, gaussians, self.title, self.export, rig)
         else:
             write_ply(path, clean_splats(gaussians, self.export), self.export.frame)
         return path

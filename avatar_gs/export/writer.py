@@ -2,13 +2,15 @@
 
 import errno
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
+from torch import Tensor
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.export.config import ExportConfig
@@ -16,6 +18,7 @@ from avatar_gs.export.ply import write_ply
 from avatar_gs.export.video import encode_video
 from avatar_gs.types import Gaussians
 from avatar_gs.viewer.html import write_html
+from avatar_gs.viewer.rig import Rig
 
 LOGGER = logging.getLogger(__name__)
 
@@ -26,6 +29,9 @@ def export_avatar(
     title: str,
     config: ExportConfig,
     frames: UInt8[np.ndarray, "T H W 3"] | None = None,
+    *,
+    rig: Rig | None = None,
+    about: Sequence[str] = (),
 ) -> list[Path]:
     """Write the files of an avatar.
 
@@ -35,6 +41,8 @@ def export_avatar(
         title: of the page, usually the prompt; any text.
         config: which files, and the frame of the PLY file.
         frames: RGB frames of one turn around the avatar; None: no video.
+        rig: lets the avatar move in the page; of all the splats.
+        about: lines about the avatar, shown in the page.
 
     Returns:
         The files that were written.
@@ -43,17 +51,47 @@ def export_avatar(
         UserError: if no splat is visible, or a file cannot be written.
     """
     folder = Path(folder)
-    gaussians = clean_splats(gaussians, config)
     written = []
     with _writing(folder / "avatar.ply", written) as path:
-        write_ply(path, gaussians, config.frame)
+        write_ply(path, clean_splats(gaussians, config), config.frame)
     if config.html:
         with _writing(folder / "avatar.html", written) as path:
-            write_html(path, gaussians, title)
+            write_page(path, gaussians, title, config, rig, about)
     if config.video and frames is not None:
         with _writing(folder / "turntable.mp4", written) as path:
             encode_video(path, frames, config.video_fps)
     return written
+
+
+def write_page(
+    path: Path,
+    gaussians: Gaussians,
+    title: str,
+    config: ExportConfig,
+    rig: Rig | None = None,
+    about: Sequence[str] = (),
+) -> None:
+    """Write the page of the splats that ``clean_splats`` keeps; arguments as of ``export_avatar``.
+
+    Raises:
+        UserError: if no splat is visible.
+        OSError: if the file cannot be written.
+    """
+    if rig is not None:
+        rig = replace(rig, weights=rig.weights[drawable(gaussians, config)])
+    write_html(path, clean_splats(gaussians, config), title, rig, about)
+
+
+def _finite(gaussians: Gaussians) -> Bool[Tensor, " N"]:
+    parts = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities[:, None], gaussians.colors)
+    finite = torch.stack([torch.isfinite(part).all(-1) for part in parts]).all(0)
+    return finite & (gaussians.quats.norm(dim=-1) > 0)
+
+
+def drawable(gaussians: Gaussians, config: ExportConfig) -> Bool[Tensor, " N"]:
+    """Which splats ``clean_splats`` keeps: those that are finite and visible."""
+    # An opacity of exactly 0 has no logit.
+    return _finite(gaussians) & (gaussians.opacities >= config.min_opacity) & (gaussians.opacities > 0)
 
 
 def clean_splats(gaussians: Gaussians, config: ExportConfig) -> Gaussians:
@@ -66,11 +104,8 @@ def clean_splats(gaussians: Gaussians, config: ExportConfig) -> Gaussians:
         UserError: if no splat remains.
     """
     gaussians = gaussians.detach()
-    parts = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities[:, None], gaussians.colors)
-    finite = torch.stack([torch.isfinite(part).all(-1) for part in parts]).all(0)
-    finite &= gaussians.quats.norm(dim=-1) > 0
-    # An opacity of exactly 0 has no logit.
-    keep = finite & (gaussians.opacities >= config.min_opacity) & (gaussians.opacities > 0)
+    finite = _finite(gaussians)
+    keep = drawable(gaussians, config)
     if not finite.all():
         LOGGER.warning("%d of %d splats are not finite and are left out", int((~finite).sum()), len(gaussians))
     if not keep.any():

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import shlex
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import UInt8
 
 from avatar_gs.body.model import Body, load_body
-from avatar_gs.body.pose import Pose, a_pose
+from avatar_gs.body.pose import JOINTS, Pose, a_pose
 from avatar_gs.core.console import progress
 from avatar_gs.core.device import choose_device
 from avatar_gs.core.errors import UserError
@@ -17,15 +18,21 @@ from avatar_gs.core.images import to_uint8
 from avatar_gs.core.runs import RunFolder
 from avatar_gs.export.config import ExportConfig
 from avatar_gs.export.writer import export_avatar
+from avatar_gs.geometry import axis_angle_to_matrix, matrix_to_quat
+from avatar_gs.motion.clip import Motion
 from avatar_gs.motion.load import load_pose
+from avatar_gs.motion.packaged import PACKAGED
 from avatar_gs.render.cameras import fixed_views
 from avatar_gs.render.rasterize import rasterize, require_renderer
 from avatar_gs.settings import Settings
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.training.state import load_model
 from avatar_gs.types import Framing, Gaussians, PosedBody
+from avatar_gs.viewer.rig import Clip, Rig
 
 LOGGER = logging.getLogger(__name__)
+CLIP_FPS = 15
+"""Frames a second of slow motions in the page, which interpolates."""
 TURNTABLE_BACKGROUND = 0.93
 """Light grey, in which both white and black clothes stand out."""
 TURNTABLE_SPAN = 1.25
@@ -62,7 +69,8 @@ def write_files(settings: Settings, model: GaussianModel, body: Body, folder: Ru
     gaussians, posed = standing(model, body, pose)
     frames = turntable(gaussians, posed, settings.export) if settings.export.video else None
     title = settings.prompt or folder.path.name
-    files = export_avatar(folder.path, gaussians, title, settings.export, frames)
+    rig = avatar_rig(model, body, posed, standing_pose(body, pose)) if settings.export.html else None
+    files = export_avatar(folder.path, gaussians, title, settings.export, frames, rig=rig, about=about(settings))
     with files[0].open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     folder.record(
@@ -78,10 +86,50 @@ def write_files(settings: Settings, model: GaussianModel, body: Body, folder: Ru
 @torch.no_grad()
 def standing(model: GaussianModel, body: Body, pose: Pose | None = None) -> tuple[Gaussians, PosedBody]:
     """The avatar and its body in a pose (default: the A-pose), moved so that the lowest point is at height 0."""
-    pose = pose or a_pose()
-    lowest = float(body.pose(pose).vertices[:, 1].min())
-    posed = body.pose(replace(pose, translation=pose.translation - torch.tensor([0.0, lowest, 0.0])))
+    posed = body.pose(standing_pose(body, pose))
     return model.pose(posed), posed
+
+
+@torch.no_grad()
+def standing_pose(body: Body, pose: Pose | None = None) -> Pose:
+    """A pose (default: the A-pose), moved so that the body's lowest point is at height 0."""
+    pose = (pose or a_pose()).to(body.template.device)
+    lowest = float(body.pose(pose).vertices[:, 1].min())
+    return replace(pose, translation=pose.translation - pose.translation.new_tensor([0.0, lowest, 0.0]))
+
+
+@torch.no_grad()
+def avatar_rig(model: GaussianModel, body: Body, posed: PosedBody, pose: Pose) -> Rig:
+    """What the page needs to move splats that are in ``pose``, with the packaged motions."""
+    _, joints = body.shaped()
+    return Rig(
+        names=JOINTS,
+        parents=body.parents_list,
+        joints=joints.double().cpu().numpy(),
+        weights=model.params["skinning"].detach(),
+        T_posed_rest=posed.T_posed_rest,
+        quats=matrix_to_quat(axis_angle_to_matrix(pose.axis_angles.double().cpu())).numpy(),
+        translation=pose.translation.double().cpu().numpy(),
+        clips=[_clip(make(body)) for make in PACKAGED.values()],
+    )
+
+
+def _clip(motion: Motion) -> Clip:
+    if motion.seconds > 2:
+        motion = motion.resampled(CLIP_FPS)
+    quats = matrix_to_quat(axis_angle_to_matrix(torch.from_numpy(motion.axis_angles).double()))
+    return Clip(motion.name, motion.fps, quats.numpy(), motion.translation.astype(np.float64), motion.loops)
+
+
+def about(settings: Settings) -> list[str]:
+    """Lines about the avatar, and the command that makes it again."""
+    command = f"avatar-gs prompt={shlex.quote(settings.prompt)} seed={settings.seed} prior={settings.prior.name}"
+    return [
+        f"Prompt: {settings.prompt}",
+        f"Seed {settings.seed}, {settings.optimize.steps} steps, prior {settings.prior.name}",
+        f"Settings: {settings.folder}/config.yaml",
+        command,
+    ]
 
 
 @torch.no_grad()

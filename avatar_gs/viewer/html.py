@@ -1,13 +1,14 @@
 """``avatar.html``: one file that shows the avatar in any browser, from disk and without a network.
 
 The page is assembled from the sources in ``web/`` and contains the splats as one base64 block, a versioned container to
-which sections (skinning weights, motions) can be added:
+which sections can be added:
 
 - 4 bytes ``AGS1``, then the length of the header as a little-endian uint32;
 - the header: JSON, padded with spaces to a multiple of 4 bytes. ``count`` is the number of splats, ``bounds`` the box
   (metres) that the camera frames, ``sections`` a list of ``name, type, components, offset`` (bytes from the end of the
-  header, each a multiple of 4), and for quantised ones ``low, high`` per component: value = low + (high - low) *
-  stored / largest;
+  header, each a multiple of 4), optionally ``count`` (of rows, if not the splats'), and for quantised ones ``low,
+  high`` per component: value = low + (high - low) * stored / largest. With ``rig`` (``viewer.rig``) splats are at rest;
+  ``about`` is a list of lines about the avatar;
 - the sections.
 """
 
@@ -16,6 +17,7 @@ import hashlib
 import html
 import json
 import re
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -26,20 +28,28 @@ from jaxtyping import Float
 
 from avatar_gs.core.io import atomic_write
 from avatar_gs.types import Gaussians
+from avatar_gs.viewer.rig import Rig, at_rest, describe
 
 MAGIC = b"AGS1"
-_SCRIPTS = ("splats.js", "sorter.js", "shaders.js", "renderer.js", "camera.js", "viewer.js")
+_SCRIPTS = (
+    "splats.js", "sorter.js", "shaders.js", "renderer.js", "camera.js", "motion.js", "panels.js", "files.js",
+    "viewer.js",
+)  # fmt: skip
 _FRAMED = (0.002, 0.998)
 """Quantiles of the splats on each axis that the first view frames, so that floaters do not shrink the avatar."""
 
 
-def write_html(path: str | Path, gaussians: Gaussians, title: str) -> None:
+def write_html(
+    path: str | Path, gaussians: Gaussians, title: str, rig: Rig | None = None, about: Sequence[str] = ()
+) -> None:
     """Write the page.
 
     Args:
         path: the file.
         gaussians: finite splats (see ``export.writer.clean_splats``) in the world frame (+y up, facing +z).
         title: any text.
+        rig: lets the avatar move; None: it stands still.
+        about: lines about the avatar (prompt, seed, command), shown on request.
 
     Raises:
         OSError: if the file cannot be written.
@@ -57,19 +67,27 @@ def write_html(path: str | Path, gaussians: Gaussians, title: str) -> None:
             "style_hash": _csp_hash(sources["viewer.css"]),
             "script": script,
             "script_hash": _csp_hash(script),
-            "splats": base64.b64encode(pack(gaussians)).decode("ascii"),
+            "splats": base64.b64encode(pack(gaussians, rig, about)).decode("ascii"),
         },
     )
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8", newline="\n")
 
 
-def pack(gaussians: Gaussians) -> bytes:
-    """Pack splats into the container described in the module's docstring, 24 bytes per splat.
+def pack(gaussians: Gaussians, rig: Rig | None = None, about: Sequence[str] = ()) -> bytes:
+    """Pack splats into the container described in the module's docstring, 24 bytes per splat (32 with a rig).
 
     The resolution is 1/65535 of the avatar's size for positions (0.03 mm), 1/65535 of the logarithmic range for scales,
     and 1/255 for colours and opacities.
     """
+    bounds = np.quantile(gaussians.means.detach().cpu().double().numpy(), _FRAMED, axis=0).round(4).tolist()
+    header: dict[str, Any] = {"count": len(gaussians), "bounds": bounds}
+    if about:
+        header["about"] = list(about)
+    moving: list[tuple[dict[str, Any], bytes]] = []
+    if rig is not None:
+        header["rig"], moving = describe(rig)
+        gaussians = at_rest(gaussians, rig)
     means, scales = (values.detach().cpu().double().numpy() for values in (gaussians.means, gaussians.scales))
     quats = torch.nn.functional.normalize(gaussians.quats.detach(), dim=-1).cpu().double().numpy()
     colors = torch.cat([gaussians.colors, gaussians.opacities[:, None]], -1).detach().clamp(0, 1).cpu().double().numpy()
@@ -81,13 +99,12 @@ def pack(gaussians: Gaussians) -> bytes:
         _quantise("colors", colors, 0 * ones, ones, np.uint8),
     ]
     sections, body = [], b""
-    for section, data in quantised:
+    for section, data in [*quantised, *moving]:
         sections.append(section | {"offset": len(body)})
         body += data + bytes(-len(data) % 4)
-    bounds = np.quantile(means, _FRAMED, axis=0).round(4).tolist()
-    header = json.dumps({"count": len(means), "bounds": bounds, "sections": sections}).encode("ascii")
-    header += b" " * (-len(header) % 4)
-    return MAGIC + len(header).to_bytes(4, "little") + header + body
+    encoded = json.dumps(header | {"sections": sections}, separators=(",", ":")).encode("ascii")
+    encoded += b" " * (-len(encoded) % 4)
+    return MAGIC + len(encoded).to_bytes(4, "little") + encoded + body
 
 
 def _quantise(

@@ -196,7 +196,7 @@ def test_title_and_buttons_leave_the_avatar_free_and_can_be_reached(chromium: An
             "[...document.querySelectorAll('#tools button')].map((b) => { const r = b.getBoundingClientRect();"
             " return [r.left, r.top, r.right, r.bottom, b.textContent.trim().length]; })"
         )
-        assert len(boxes) == 4
+        assert len(boxes) == 5
         for left, top, right, bottom, name in boxes:
             assert left >= 0
             assert right <= size[0]

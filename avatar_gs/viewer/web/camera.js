@@ -1,4 +1,5 @@
 
+const NEAREST = 0.14;  // heights of the avatar from the target: outside a body
 const RADIANS = Math.PI / 180;
 
 /**
@@ -40,8 +41,19 @@ class OrbitCamera {
     this.limit();
   }
 
-  zoom(factor) {
+  /** Come nearer by a factor below 1; what is shown right and down of the middle (fractions of the height) stays there. */
+  zoom(factor, right = 0, down = 0) {
+    const before = this.goal.distance;
     this.goal.distance *= factor;
+    this.limit();
+    const kept = before / this.goal.distance - 1;
+    if (right || down) this.pan(-right * kept, -down * kept);
+  }
+
+  /** Look at a place, with so many metres of height in the image. */
+  focus(target, metres, aspect) {
+    this.goal.target = [...target];
+    this.goal.distance = metres / Math.min(1, aspect) / 2 / Math.tan((this.goal.fov / 2) * RADIANS);
     this.limit();
   }
 
@@ -57,7 +69,7 @@ class OrbitCamera {
     const { goal, size } = this;
     const [low, high] = this.bounds;
     goal.elevation = Math.min(89, Math.max(-89, goal.elevation));
-    goal.distance = Math.min(20 * size, Math.max(0.05 * size, goal.distance));
+    goal.distance = Math.min(20 * size, Math.max(NEAREST * size, goal.distance));
     goal.target = goal.target.map((value, i) => Math.min(high[i] + size, Math.max(low[i] - size, value)));
   }
 

@@ -5,6 +5,7 @@
  *   spin=0            no rotation
  *   background=dark   or light, or a hexadecimal colour such as 7f7f7f
  *   controls=0        only the avatar, without title and buttons
+ *   motion=walk       a packaged motion, or "none"; time=0.5 shows that second of it and pauses
  * For tests, <html> has data-state ("loading", "ready" or "error"), data-view (azimuth, elevation and distance of the
  * last frame) and data-frame ("done" if that frame is final, else "due").
  */
@@ -49,19 +50,33 @@ function readOptions(camera) {
 /** Renders only when something has changed. */
 class Viewer {
   constructor(splats) {
+    this.splats = splats;
     this.renderer = new SplatRenderer(canvas, splats);
+    this.skeleton = new Skeleton(splats.rig);
+    this.player = new Player(this.skeleton, splats.rig.clips);
+    this.onPose = () => {};
     this.camera = new OrbitCamera(splats.bounds);
     this.still = matchMedia("(prefers-reduced-motion: reduce)").matches;
     this.pending = false;
     this.time = 0;
     readOptions(this.camera);
-    this.sorter = new Sorter(splats.means, (order) => {
+    this.readMotion();
+    this.sorter = new Sorter(splats, (order) => {
       this.order = order;
       this.renderer.setOrder(order);
       this.redraw();
     }, () => fail("This browser does not allow the page to start a worker, which sorts the splats."));
     this.setSpin(options.has("spin") ? options.get("spin") !== "0" : !this.still);
     this.resize();
+  }
+
+  /** The first motion: as the address asks, else standing and breathing, unless motion is to be reduced. */
+  readMotion() {
+    const { player } = this;
+    const time = parseFloat(options.get("time"));
+    player.choose(options.get("motion") ?? (this.still ? "none" : "stand"), false);
+    player.playing = player.clip !== null && !Number.isFinite(time) && !this.still;
+    if (player.clip && Number.isFinite(time)) player.time = Math.min(player.duration, Math.max(0, time));
   }
 
   setSpin(spinning) {
@@ -90,6 +105,12 @@ class Viewer {
     const height = Math.max(1, canvas.clientHeight);
     this.free = Math.max(0.4, (bottom - top) / height);
     this.lift = (0.5 - (top + bottom) / 2 / height) * canvas.height;
+  }
+
+  /** Where a place of the page is, right and down of the optical axis, in fractions of the image's height. */
+  fromMiddle(x, y) {
+    const { clientWidth, clientHeight } = canvas;
+    return [(x - clientWidth / 2) / clientHeight, (y - clientHeight / 2) / clientHeight + this.lift / canvas.height];
   }
 
   resize() {
@@ -125,6 +146,17 @@ class Viewer {
     requestAnimationFrame((time) => this.frame(time));
   }
 
+  /** Save the next frame as an image, on a transparent background. */
+  saveImage() {
+    this.wanted = true;
+    this.redraw();
+  }
+
+  takeImage() {
+    this.wanted = false;
+    canvas.toBlob((blob) => save(blob, "avatar.png"));
+  }
+
   frame(time) {
     this.pending = false;
     const seconds = Math.min(0.1, (time - this.time) / 1000);
@@ -132,15 +164,21 @@ class Viewer {
     if (this.renderer.gl.isContextLost()) return;
     if (this.spinning) this.camera.goal.azimuth += SPIN * seconds;
     if (this.still || this.spinning) this.camera.jump();
-    const moving = this.camera.follow(seconds) || this.spinning;
+    this.player.advance(seconds);
+    this.player.apply();
+    this.onPose();
+    const moving = this.camera.follow(seconds) || this.spinning || this.player.moves;
     const view = this.camera.view(canvas.height);
-    this.sorter.request(view.direction);
+    const depths = this.skeleton.depths(view.direction);
+    this.sorter.request(depths);
     if (this.order) {
+      this.renderer.setBones(this.skeleton.bones);
       this.renderer.draw(view, this.lift);
+      if (this.wanted) this.takeImage();
       root.dataset.state = "ready";
       const { azimuth, elevation, distance } = this.camera.now;
       root.dataset.view = [azimuth, elevation, distance].map((value) => value.toFixed(3)).join(" ");
-      if (this.sorter.isCurrent(view.direction)) root.dataset.frame = "done";
+      if (!this.player.moves && this.sorter.isCurrent(depths)) root.dataset.frame = "done";
     }
     if (moving) this.redraw();
   }
@@ -171,7 +209,7 @@ function listenToPointers(viewer) {
     const [right, down] = [after.x - before.x, after.y - before.y].map((move) => move / canvas.clientHeight);
     if (pointers.size > 1 || event.shiftKey || event.buttons & 6) camera.pan(right, down);
     else camera.turn(-220 * right, 220 * down);
-    if (gap && apart()) camera.zoom(gap / apart());
+    if (gap && apart()) camera.zoom(gap / apart(), ...viewer.fromMiddle(after.x, after.y));
     viewer.redraw();
   });
   const lift = (event) => pointers.delete(event.pointerId);
@@ -181,7 +219,8 @@ function listenToPointers(viewer) {
   canvas.addEventListener("wheel", (event) => {
     event.preventDefault();
     const pixels = event.deltaY * (event.deltaMode === WheelEvent.DOM_DELTA_LINE ? 33 : 1);
-    camera.zoom(Math.exp(Math.max(-200, Math.min(200, pixels)) * (event.ctrlKey ? 0.01 : 0.0015)));
+    const factor = Math.exp(Math.max(-200, Math.min(200, pixels)) * (event.ctrlKey ? 0.01 : 0.0015));
+    camera.zoom(factor, ...viewer.fromMiddle(event.clientX, event.clientY));
     viewer.touch();
   }, { passive: false });
 }
@@ -191,10 +230,14 @@ function listenToKeys(viewer) {
   const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
   const others = {
     "+": () => camera.zoom(1 / 1.15), "=": () => camera.zoom(1 / 1.15), "-": () => camera.zoom(1.15),
+    p: () => element("play").click(), m: () => element("more").click(), s: () => viewer.saveImage(),
+    f: () => element("fullscreen").click(), 1: () => element("view-whole").click(), 2: () => element("view-upper").click(),
+    3: () => element("view-head").click(), 4: () => element("view-hands").click(),
     r: () => viewer.reset(), b: () => element("background").click(), "?": () => element("help").click(),
   };
   addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || element("keys").open) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || element("keys").open || element("facts").open) return;
+    if (["INPUT", "SELECT"].includes(event.target.tagName)) return;
     const arrow = arrows[event.key];
     if (arrow && event.shiftKey) camera.pan(0.04 * arrow[0], 0.04 * arrow[1]);
     else if (arrow) camera.turn(-10 * arrow[0], 10 * arrow[1]);
@@ -227,8 +270,10 @@ function listenToContext(viewer) {
 }
 
 try {
-  const viewer = new Viewer(readSplats(element("splats").textContent));
-  for (const listen of [listenToPointers, listenToKeys, listenToButtons, listenToContext]) listen(viewer);
+  const splats = readSplats(element("splats").textContent);
+  if (splats.rig.clips.length) root.dataset.moves = "";
+  const viewer = new Viewer(splats);
+  for (const listen of [listenToPointers, listenToKeys, listenToButtons, listenToContext, listenToPlayer, listenToMore, listenToSliders, listenToFiles]) listen(viewer);
   new ResizeObserver(() => viewer.resize()).observe(canvas);
   addEventListener("resize", () => viewer.resize());
 } catch (error) {
