@@ -62,7 +62,9 @@ def _json_frames(text: str, path: Path) -> tuple[float, list[Mapping[str, Any]]]
     if not isinstance(frames, list) or not isinstance(fps, int | float):
         raise UserError(f"{path}: expected a list of frames and a number of frames a second")
     for index, frame in enumerate(frames):
-        for name, values in frame.items() if isinstance(frame, dict) else (("", None),):
+        if not isinstance(frame, dict):
+            raise UserError(f"{path}: frame {index} is {str(frame)[:40]}, expected joints with three numbers each")
+        for name, values in frame.items():
             if name not in JOINT and name != TRANSLATION:
                 raise UserError(
                     f"{path}: frame {index} has no joint {name!r}; expected {', '.join(JOINTS)}, translation"

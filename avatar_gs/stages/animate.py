@@ -147,10 +147,12 @@ def following_cameras(motion: Motion, body: Body, config: AnimateConfig) -> list
     reach = torch.maximum(high[:, [0, 2]] - picked, picked - low[:, [0, 2]]).norm(dim=1).max()
     bottom, top = float(low[:, 1].min()), float(high[:, 1].max())
     span = MARGIN * max(top - bottom, 2 * float(reach))
-    angles = [torch.deg2rad(torch.tensor([value])) for value in (config.azimuth, config.elevation, FOV)]
+    azimuth, elevation, fov = torch.deg2rad(torch.tensor([[config.azimuth], [config.elevation], [FOV]]))
     device = body.template.device
-    centres = [torch.tensor([[x, (bottom + top) / 2, z]], dtype=torch.float32) for x, z in ground.tolist()]
-    return [orbit(centre, torch.tensor([span]), *angles, config.size).to(device) for centre in centres]
+    centres = torch.from_numpy(np.insert(ground, 1, (bottom + top) / 2, axis=1)).float()
+    return [
+        orbit(centre[None], torch.tensor([span]), azimuth, elevation, fov, config.size).to(device) for centre in centres
+    ]
 
 
 def _picked(count: int) -> Int[np.ndarray, " P"]:

@@ -62,8 +62,8 @@ def avatar(tmp_path_factory: pytest.TempPathFactory) -> Avatar:
 
 def expected(gaussians: Gaussians, azimuth: float) -> np.ndarray:
     span = 2 * DISTANCE * math.tan(math.radians(FOV / 2))
-    angles = torch.deg2rad(torch.tensor([[azimuth], [0.0], [FOV]]))
-    camera = orbit(torch.tensor([TARGET]), torch.tensor([span]), *angles, SIZE)
+    around, above, fov = torch.deg2rad(torch.tensor([[azimuth], [0.0], [FOV]]))
+    camera = orbit(torch.tensor([TARGET]), torch.tensor([span]), around, above, fov, SIZE)
     return (rasterize(gaussians, camera, GREY).rgb[0].detach().numpy() * 255).clip(0, 255)
 
 
