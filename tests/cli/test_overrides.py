@@ -218,3 +218,7 @@ def test_overrides_of_hydra_pass_as_they_are():
 def test_text_that_is_not_utf8_is_refused():
     with pytest.raises(UserError, match="UTF-8"):
         overrides.rewrite(["prompt=\udcff"])
+
+
+def test_former_names_of_settings_are_read():
+    assert overrides.rewrite(["playground.picture=a.png"]) == overrides.rewrite(["playground.image=a.png"])

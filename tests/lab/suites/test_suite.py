@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -90,6 +90,19 @@ class SumSuite(JobSuite[Job[Colour, int], int, Sum]):
 
 def stored(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in (folder / "sums").glob("*.json")}
+
+
+@dataclass(frozen=True)
+class Renamed(Record):
+    former: ClassVar[Mapping[str, str]] = {"old": "value"}
+
+    value: int
+
+
+def test_records_are_read_by_former_names_of_their_fields():
+    assert restored(Renamed, {"old": 3}) == restored(Renamed, {"value": 3}) == Renamed(3)
+    with pytest.raises(ValueError, match="unknown fields"):
+        restored(Renamed, {"older": 3})
 
 
 def test_records_survive_json():
