@@ -116,7 +116,7 @@ def test_one_of_two_takes_over_a_dead_lock(tmp_path):
             try:
                 with locked(tmp_path):
                     taken.append(1)
-                    done.wait(5)
+                    done.wait(60)
             except UserError:
                 pass
 
