@@ -33,7 +33,7 @@ from avatar_gs.core.errors import UserError
 from avatar_gs.core.presets import preset_groups
 from avatar_gs.settings import MAX_SEED, RANDOM_SEED, Settings
 
-LATER_STAGES = ("animate", "view")
+LATER_STAGES = ("view",)
 LISTS_OF_FILES = ("prior.lora", "embeddings")
 """Settings that hold several paths: ``[a,b]``, or one path as it is."""
 _FORM = re.compile(r"(?P<sign>\+{0,2})(?P<key>[A-Za-z_][\w./@-]*)=(?P<value>.*)", re.DOTALL)

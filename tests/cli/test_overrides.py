@@ -184,7 +184,6 @@ def test_a_file_of_prompts_needs_multirun(settings_of, tmp_path, capsys):
         ("guidance=", "de_sds"),
         ("stage=exprot", "export"),
         ("stage=view", "not part of this version"),
-        ("stage=animate", "not part of this version"),
         ("device=gpu", "cuda"),
         ("export.frame=y-up", "yup"),
         ("experiment=fast", "quick"),
