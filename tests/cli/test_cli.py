@@ -103,7 +103,6 @@ def test_help_names_the_stages_and_presets(capsys):
     text = capsys.readouterr().out
     for word in [*STAGES, "optimize.steps", "sd21", "de_sds", "experiment", "-m"]:
         assert word in text
-    assert "animate" not in text
     assert text.index("  export  ") < text.index("Laboratory") < text.index("  evaluate  ")
 
 
