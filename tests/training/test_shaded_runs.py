@@ -185,7 +185,7 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bytes(body, tmp_path):
 def test_a_run_without_a_learned_background_does_not_resume_with_one(body, tmp_path):
     run = RunFolder(tmp_path)
     optimize(small_settings(steps=2).training, body, ColorPrior(), color_prompts(), run)
-    with pytest.raises(UserError, match="learned background"):
+    with pytest.raises(UserError, match=r"optimize\.background=random, this one learned"):
         optimize(
             small_settings(steps=2, background=Background.learned).training, body, ColorPrior(), color_prompts(), run
         )

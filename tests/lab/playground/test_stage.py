@@ -164,7 +164,7 @@ def test_ctrl_c_writes_the_results_so_far(play, monkeypatch):
     ("words", "message"),
     [
         (["playground.init=image", "playground.image=nobody.png"], "nobody.png: no such file"),
-        (["playground.init=image", "playground.image=words.png"], "not a JPEG, PNG or WebP image"),
+        (["playground.init=image", "playground.image=words.png"], "not a JPEG, PNG, WebP, TIFF"),
         (["playground.methods=[sds,foo]"], "playground.methods=foo is none of"),
         (["playground.steps=0"], "playground.steps=0"),
         (["guidance=pds"], "pds edits an image: add"),

@@ -71,7 +71,7 @@ def image(group: Group, **found) -> JudgedImage:
 
 
 def features(*values: float) -> list[float]:
-    return [*values, *([0.0] * (128 - len(values)))]
+    return [*(float(value) for value in values), *([0.0] * (128 - len(values)))]
 
 
 def test_figures_in_closed_form():

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,10 @@ def test_the_grey_avatar_of_step_0_is_the_one_that_optimisation_starts_from(prio
     record, _ = colours_suite.measure(job, colours_suite.make(job))
     names = {name for views in record.start.parts.values() for view in views for name in view.names}
     assert names <= {"grey", "nothing"} and record.start.parts["shirt"][0].fraction("grey") > 0.9
-    assert record.end.parts == record.start.parts, "without guidance and regularisers at rest nothing moves"
+    for part, views in record.start.parts.items():  # medians differ in the last bit on some processors
+        for before, after in zip(views, record.end.parts[part], strict=True):
+            assert replace(after, median=before.median) == before, "without guidance, at rest nothing moves"
+            assert after.median == pytest.approx(before.median, abs=1e-6)
 
 
 def test_keys_depend_on_what_results_depend_on(prior, tmp_path):
