@@ -40,7 +40,7 @@ class GuidanceConfig(Section):
     7.5; the packaged prior needs less."""
     cfg_interval: list[float] = field(default_factory=lambda: [0.0, 1.0])
     """Timesteps at which classifier-free guidance is on, as fractions from 0 (no noise) to 1; elsewhere the scale is 1
-    and the unconditional prediction is saved. Guidance at high noise makes seeds alike."""
+    and the unconditional prediction is saved."""
     cfg_rescale: float = bounded(0.0, 0, 1)
     """phi of CFG-rescale (Lin et al. 2023), 0 (off) to 1: how far the guided prediction's standard deviation is moved
     to that of the text's prediction."""

@@ -16,8 +16,8 @@ class NoiseKind(Enum):
 
 @dataclass
 class NoiseConfig(Section):
-    """Noise of a run's steps. With noise that is independent in every step, all seeds end alike; noise that stays (FSD,
-    arXiv:2405.10988), on the surface so that views agree (CFD, arXiv:2501.05445), keeps the prior's diversity."""
+    """Noise of a run's steps: independent, or noise that stays (FSD, arXiv:2405.10988), on the surface so that views
+    agree (CFD, arXiv:2501.05445). In a toy (docs: why seeds look alike) the latter keeps the prior's diversity."""
 
     section = "guidance.noise"
     kind: NoiseKind = NoiseKind.independent

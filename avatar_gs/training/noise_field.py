@@ -2,8 +2,8 @@
 
 Points on the skin carry noise. A latent cell's noise is the sum over the visible points in it divided by the root of
 their number, which is white with unit variance, and two views share it as far as their cells show the same skin (CFD,
-arXiv:2501.05445). Cells beside the skin take points that hover above it, so that hair and skirts have noise that stays,
-too; cells without any take noise that is fixed on the image.
+arXiv:2501.05445). Cells next to the skin take points that hover above it, so that hair and skirts have noise that
+stays, too; cells without any take noise that is fixed on the image.
 """
 
 import math
@@ -22,7 +22,7 @@ from avatar_gs.training.config import TrainingConfig
 from avatar_gs.types import Cameras, PosedBody
 
 HOVERING = 0.05
-"""Height above the skin (metres) of the points for cells beside it."""
+"""Height above the skin (metres) of the points for cells next to it."""
 HOVERING_EVERY = 4
 """One in so many points on the skin has a point above it."""
 OCCLUDED = 0.02
@@ -101,7 +101,7 @@ class NoiseField:
             cells = image.view(self.channels, -1)
             covered = torch.zeros(cells.shape[1], dtype=torch.bool, device=self._device)
             for points, values in ((skin, noise.skin), (hovering, noise.hovering)):
-                total, count = self.sums(points, values, cameras[view], depth[view], beside=points is hovering)
+                total, count = self.sums(points, values, cameras[view], depth[view], on_background=points is hovering)
                 found = (count > 0) & ~covered
                 cells[:, found] = (total[found] / count[found].sqrt()[:, None]).T
                 covered |= found
@@ -114,14 +114,14 @@ class NoiseField:
         camera: Cameras,
         depth: Float[Tensor, "D D"],
         *,
-        beside: bool = False,
+        on_background: bool = False,
     ) -> tuple[Float[Tensor, "cells c"], Float[Tensor, " cells"]]:
         """Sums of the values of the points that are visible in each latent cell, and their number.
 
         Args:
             camera: of one view.
             depth: of the body in this view.
-            beside: points before an empty background are visible, too.
+            on_background: points before an empty background are visible, too.
         """
         projection = _projection(camera).to(points)
         number = self.size * self.size
@@ -129,15 +129,19 @@ class NoiseField:
             total = torch.zeros(self.size, self.size, values.shape[1])
             count = torch.zeros(self.size, self.size, dtype=torch.int32)
             arrays = (value.contiguous().numpy() for value in (points, values, projection, depth))
-            scatter_visible(*arrays, OCCLUDED, beside, total.numpy(), count.numpy())
+            scatter_visible(*arrays, OCCLUDED, on_background, total.numpy(), count.numpy())
             return total.view(number, -1), count.view(number).float()
-        index = self.cells(points, projection, depth, beside=beside)
+        index = self.cells(points, projection, depth, on_background=on_background)
         inside = index >= 0
         total = values.new_zeros(number, values.shape[1]).index_add_(0, index[inside], values[inside])
         return total, torch.bincount(index[inside], minlength=number).float()
 
     def cells(
-        self, points: Float[Tensor, "P 3"], projection: Float[Tensor, "3 4"], depth: Float[Tensor, "D D"], beside: bool
+        self,
+        points: Float[Tensor, "P 3"],
+        projection: Float[Tensor, "3 4"],
+        depth: Float[Tensor, "D D"],
+        on_background: bool,
     ) -> Int[Tensor, " P"]:
         """The latent cell (row * size + column) in which each point is visible; -1 for none (see ``sums``)."""
         x, y, z = (points @ projection[:, :3].T + projection[:, 3]).unbind(1)
@@ -147,7 +151,7 @@ class NoiseField:
         rows, columns = depth.shape
         surface = depth[(v * rows).long(), (u * columns).long()]
         in_front = (surface > 0) & (z <= surface + OCCLUDED)
-        visible &= (in_front | (surface == 0)) if beside else in_front
+        visible &= (in_front | (surface == 0)) if on_background else in_front
         return torch.where(visible, (v * self.size).long() * self.size + (u * self.size).long(), -1)
 
     def points(self, posed: PosedBody) -> tuple[Float[Tensor, "P 3"], Float[Tensor, "H 3"]]:

@@ -37,7 +37,7 @@ def skin_cells(body, scene, view):
     """The points on the skin, and the cell in which each is visible."""
     drawn = field(body)
     skin, _ = drawn.points(scene.posed)
-    return skin, drawn.cells(skin, _projection(scene.views.cameras[view]), scene.depth[view], beside=False)
+    return skin, drawn.cells(skin, _projection(scene.views.cameras[view]), scene.depth[view], on_background=False)
 
 
 @pytest.fixture(scope="module")
@@ -145,14 +145,14 @@ def test_a_run_with_surface_noise_resumes_exactly(body, tmp_path):
     assert not torch.equal(whole.model.params["sh0"], other.model.params["sh0"])
 
 
-@pytest.mark.parametrize("beside", [False, True])
-def test_the_kernel_sums_as_torch_does(body, scene, beside):
+@pytest.mark.parametrize("on_background", [False, True])
+def test_the_kernel_sums_as_torch_does(body, scene, on_background):
     drawn = field(body)
     skin, _ = drawn.points(scene.posed)
     camera, depth = scene.views.cameras[1], scene.depth[1]
     values = torch.randn(len(skin), CHANNELS, generator=torch.Generator().manual_seed(0))
-    total, count = drawn.sums(skin, values, camera, depth, beside=beside)
-    cells = drawn.cells(skin, _projection(camera), depth, beside=beside)
+    total, count = drawn.sums(skin, values, camera, depth, on_background=on_background)
+    cells = drawn.cells(skin, _projection(camera), depth, on_background=on_background)
     inside = cells >= 0
     assert inside.sum() > 500
     expected = torch.zeros(SIZE * SIZE, CHANNELS).index_add_(0, cells[inside], values[inside])

@@ -356,8 +356,15 @@ def independent(
     prior: Prior, z: Float[Tensor, "B c h w"], t: Int[Tensor, " B"], generators: Sequence["torch.Generator"]
 ) -> Noised:
     """z_t = alpha z + sigma eps with new noise for every image, which is the reference."""
+    return with_noise(prior, z, t, _independent_noise(z, generators))
+
+
+def _independent_noise(
+    z: Float[Tensor, "B c h w"], generators: Sequence["torch.Generator"]
+) -> Float[Tensor, "B c h w"]:
+    """New noise for every image."""
     noise = torch.stack([torch.randn(z.shape[1:], generator=generator) for generator in generators])
-    return with_noise(prior, z, t, to_device(noise.to(z.dtype), z.device))
+    return to_device(noise.to(z.dtype), z.device)
 
 
 def sampled(prior: Prior, z: Float[Tensor, "B c h w"], t: Int[Tensor, " B"], context: Context) -> Noised:
@@ -366,8 +373,7 @@ def sampled(prior: Prior, z: Float[Tensor, "B c h w"], t: Int[Tensor, " B"], con
         return independent(prior, z, t, context.generators)
     noise = context.noise.to(z)
     if context.beta < 1:
-        fresh = torch.stack([torch.randn(z.shape[1:], generator=generator) for generator in context.generators])
-        noise = context.beta * noise + (1 - context.beta**2) ** 0.5 * to_device(fresh.to(z.dtype), z.device)
+        noise = context.beta * noise + (1 - context.beta**2) ** 0.5 * _independent_noise(z, context.generators)
     return with_noise(prior, z, t, noise)
 
 

@@ -1,18 +1,17 @@
 """Samples of a prior for people that its training never saw, and the colours of their clothes."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor
 
 from avatar_gs.lab.people.person import Person, held_out, random_person
 from avatar_gs.lab.people.rendering import SUPERSAMPLE, Part
 from avatar_gs.lab.people.samples import Sample, samples_of
 from avatar_gs.lab.people.vocabulary import CLOTHES, HAIR_COLOURS, SUITS
 from avatar_gs.lab.people.wardrobe import Wardrobe
+from avatar_gs.lab.world.measure import Sampler
 from avatar_gs.lab.world.vocabulary import NEGATIVE_WORDS, to_lab
 
 LEAST_PIXELS = 60
@@ -27,23 +26,6 @@ SHOWN_ON = {
 }
 """Framings that show a part well."""
 BATCH = 8
-
-
-@runtime_checkable
-class Sampler(Protocol):
-    """What is needed of a prior."""
-
-    def sample(
-        self,
-        prompts: list[str],
-        negatives: list[str],
-        control: Float[Tensor, "B H W 3"],
-        *,
-        steps: int,
-        cfg_scale: float,
-        generator: torch.Generator,
-        pose_scale: float,
-    ) -> Float[Tensor, "B H W 3"]: ...
 
 
 def held_out_trials(wardrobe: Wardrobe, count: int, size: int, seed: int) -> list[Sample]:

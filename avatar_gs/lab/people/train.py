@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
-from avatar_gs.core.errors import UserError
+from avatar_gs.core.errors import UserError, first_line
 from avatar_gs.core.paths import MINI_PRIOR
 from avatar_gs.lab.people.autoencoder import train_autoencoder
 from avatar_gs.lab.people.config import TrainPeopleConfig
@@ -147,5 +147,9 @@ def _networks(
         return networks, 0
     load_networks(networks, start)
     file = start / "training.json"
-    seen = int(json.loads(file.read_text(encoding="utf-8")).get(FIRST_BATCH, 0)) if file.is_file() else 0
-    return networks, seen
+    if not file.is_file():
+        return networks, 0
+    try:
+        return networks, int(json.loads(file.read_text(encoding="utf-8"))[FIRST_BATCH])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: expected a JSON object with a number {FIRST_BATCH}; {first_line(error)}") from error

@@ -15,6 +15,7 @@ import torch
 from diffusers import ControlNetModel, DDPMScheduler, ModelMixin, UNet2DConditionModel
 from diffusers.models.resnet import ResnetBlock2D
 from jaxtyping import Float, Int, UInt8
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -307,5 +308,5 @@ def load_networks(networks: Networks, folder: Path) -> None:
         path = folder / part / WEIGHT_FILES.get(part, "diffusion_pytorch_model.safetensors")
         try:
             module.load_state_dict({name: value.float() for name, value in load_file(path).items()})
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
             raise UserError(f"{path}: expected weights of this prior's {part}; {first_line(error)}") from error

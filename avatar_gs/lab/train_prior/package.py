@@ -1,6 +1,7 @@
 """Writes a trained prior as a folder in Stable Diffusion's format."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import cast
 
@@ -35,9 +36,9 @@ def package(
     for part, module in networks.modules().items():
         module.half().save_pretrained(str(folder / part), safe_serialization=True)
         module.float()
-    vae.register_to_config(_name_or_path="")  # do not publish the path that it was loaded from
-    vae.half().save_pretrained(str(folder / "vae"), safe_serialization=True)
-    vae.float()
+    packaged = deepcopy(vae).half()  # the training goes on with the unrounded one
+    packaged.register_to_config(_name_or_path="")  # do not publish the path that it was loaded from
+    packaged.save_pretrained(str(folder / "vae"), safe_serialization=True)
     tokenizer.save_pretrained(str(folder / "tokenizer"))
     scheduler = DDIMScheduler.from_config(noise_schedule().config, set_alpha_to_one=False, steps_offset=1)
     cast(DDIMScheduler, scheduler).save_pretrained(str(folder / "scheduler"))

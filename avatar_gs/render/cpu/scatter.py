@@ -13,7 +13,7 @@ def scatter_visible(
     projection: NDArray[np.float32],
     depth: NDArray[np.float32],
     behind: float,
-    beside: bool,
+    on_background: bool,
     total: NDArray[np.float32],
     count: NDArray[np.int32],
 ) -> None:
@@ -25,7 +25,7 @@ def scatter_visible(
         projection: [3, 4], from world points to (u z, v z, z), where u and v are fractions of the image.
         depth: [D, D], metres, 0 where it is empty.
         behind: metres that a point may lie behind the surface.
-        beside: whether points before an empty background are visible.
+        on_background: whether points before an empty background are visible.
         total: [size, size, c].
         count: [size, size].
     """
@@ -40,9 +40,9 @@ def scatter_visible(
         if u < 0 or u >= 1 or v < 0 or v >= 1:
             continue
         surface = depth[min(int(v * rows), rows - 1), min(int(u * columns), columns - 1)]
-        if w > surface + behind and not (beside and surface == 0):
+        if w > surface + behind and not (on_background and surface == 0):
             continue
-        if surface == 0 and not beside:
+        if surface == 0 and not on_background:
             continue
         row, column = min(int(v * size), size - 1), min(int(u * size), size - 1)
         count[row, column] += 1
