@@ -20,21 +20,33 @@ from avatar_gs.core.errors import UserError, require
 from avatar_gs.core.images import to_uint8
 from avatar_gs.core.runs import RunFolder
 from avatar_gs.export.config import ExportConfig
+from avatar_gs.export.glb import write_splats_glb
+from avatar_gs.export.mesh import write_mesh
 from avatar_gs.export.ply import write_ply
+from avatar_gs.export.spz import write_spz
 from avatar_gs.export.video import encode_video
-from avatar_gs.export.writer import clean_splats, write_page
+from avatar_gs.export.writer import clean_splats, drawn_rig, write_page
 from avatar_gs.render.cameras import fixed_views
 from avatar_gs.render.rasterize import rasterize
 from avatar_gs.settings import Settings
 from avatar_gs.splats.model import GaussianModel
-from avatar_gs.stages.export import TURNTABLE_BACKGROUND, TURNTABLE_SPAN, avatar_rig, standing, standing_pose, turntable
+from avatar_gs.stages.export import (
+    TURNTABLE_BACKGROUND,
+    TURNTABLE_SPAN,
+    avatar_rig,
+    avatar_skin,
+    standing,
+    standing_pose,
+    turntable,
+)
 from avatar_gs.stages.init_run import run_folder
 from avatar_gs.stages.make import make_avatar
 from avatar_gs.training.loop import OnStep
 from avatar_gs.training.state import load_model
-from avatar_gs.types import Cameras, Framing
+from avatar_gs.types import Cameras, Framing, PosedBody
+from avatar_gs.viewer.rig import Rig
 
-FORMATS = (".ply", ".html", ".mp4")
+FORMATS = (".ply", ".html", ".mp4", ".spz", ".glb")
 
 
 def make(
@@ -187,13 +199,15 @@ class Avatar:
         """Write the avatar in its current pose.
 
         Args:
-            path: ``.ply`` (splats for any viewer), ``.html`` (a page that shows the avatar) or ``.mp4`` (a turntable).
+            path: ``.ply`` (splats for any viewer), ``.html`` (a page that shows the avatar), ``.mp4`` (a turntable),
+                ``.spz`` (splats in few bytes) or ``.glb`` (splats as glTF; a rigged mesh if the name ends in
+                ``mesh.glb``).
 
         Returns:
             The path.
 
         Raises:
-            UserError: for another suffix, or if no splat is visible.
+            UserError: for another suffix, a package that is missing, or if no splat is visible.
             OSError: if the file cannot be written.
         """
         path = Path(path)
@@ -204,11 +218,22 @@ class Avatar:
         if path.suffix == ".mp4":
             encode_video(path, turntable(gaussians, posed, self.export), self.export.video_fps)
         elif path.suffix == ".html":
-            rig = avatar_rig(self.model, self.body, posed, standing_pose(self.body, self.current_pose))
-            write_page(path, gaussians, self.title, self.export, rig)
+            write_page(path, gaussians, self.title, self.export, self._rig(posed))
+        elif path.suffix == ".spz":
+            write_spz(path, clean_splats(gaussians, self.export))
+        elif path.name.endswith("mesh.glb"):
+            skin = avatar_skin(self.model, self.body, posed)
+            cleaned = replace(skin, splats=clean_splats(skin.splats, self.export))
+            write_mesh(path, cleaned, self._rig(posed), self.export.texture_size)
+        elif path.suffix == ".glb":
+            rig = drawn_rig(self._rig(posed), gaussians, self.export)
+            write_splats_glb(path, clean_splats(gaussians, self.export), rig)
         else:
             write_ply(path, clean_splats(gaussians, self.export), self.export.frame)
         return path
+
+    def _rig(self, posed: PosedBody) -> Rig:
+        return avatar_rig(self.model, self.body, posed, standing_pose(self.body, self.current_pose))
 
     def _repr_png_(self) -> bytes:
         """The front view, which notebooks show."""

@@ -72,6 +72,9 @@ def rewrite(overrides: Sequence[str], *, multirun: bool = False) -> list[str]:
     if experiment_has_prior:
         # in front, since later overrides win
         rewritten[:0] = [part for override in overrides for part in _without_preset_controlnet(override)]
+    if any(part.startswith("export.formats=") for part in rewritten):
+        # a saved run's switches must not take away what is asked for now; again in front
+        rewritten[:0] = ["export.html=true", "export.video=true"]
     experiments = [stage.experiment for name, stage in STAGES.items() if f"stage={name}" in rewritten]
     if any(experiments) and not any(part.startswith("experiment=") for part in rewritten):
         rewritten += [f"experiment={experiments[0]}"]
@@ -138,6 +141,8 @@ def _rewrite_one(override: str, names: Names, multirun: bool, experiment_has_pri
         raise UserError(f"unknown override {match['key']}{nearest or '; avatar-gs --cfg job prints every setting'}")
     if key in LISTS_OF_FILES:
         return [f"{key}={_files(key, value, multirun)}"]
+    if key == "export.formats" and not multirun and not value.startswith("["):
+        return [f"{key}=[{value}]"]
     if key in names.texts:
         return [f"{key}={_text(key, value, multirun)}"]
     if key == "seed":

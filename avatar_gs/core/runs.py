@@ -22,7 +22,10 @@ from avatar_gs.core.run_lock import locked
 METRICS_SCHEMA = 1
 CONFIG_FILE, METRICS_FILE, CHECKPOINTS = "config.yaml", "metrics.json", "checkpoints"
 IDENTITY_FILE, IDENTITY_CHECKPOINT = "identity.safetensors", "embed.safetensors"
-FILES = (CONFIG_FILE, "log.txt", METRICS_FILE, IDENTITY_FILE, "avatar.ply", "avatar.html", "turntable.mp4")
+FILES = (
+    CONFIG_FILE, "log.txt", METRICS_FILE, IDENTITY_FILE,
+    "avatar.ply", "avatar.html", "turntable.mp4", "avatar.spz", "avatar.glb", "mesh.glb",
+)  # fmt: skip
 MOTIONS = "motions"
 FOLDERS = (CHECKPOINTS, "previews", "tensorboard", MOTIONS)
 """``FILES`` and ``FOLDERS`` are removed when a run starts from scratch; anything else in the folder is the user's."""

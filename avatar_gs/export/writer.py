@@ -1,4 +1,4 @@
-"""Exports a finished avatar: cleaned splats, written as ``avatar.ply``, ``avatar.html`` and ``turntable.mp4``."""
+"""Exports a finished avatar: cleaned splats, written in the formats that are asked for (``config.Format``)."""
 
 import errno
 import logging
@@ -13,14 +13,25 @@ from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.export.config import ExportConfig
+from avatar_gs.export.config import ExportConfig, Format
+from avatar_gs.export.glb import write_splats_glb
+from avatar_gs.export.mesh import Skin, require_mesh, write_mesh
 from avatar_gs.export.ply import write_ply
+from avatar_gs.export.spz import require_spz, write_spz
 from avatar_gs.export.video import encode_video
 from avatar_gs.types import Gaussians
 from avatar_gs.viewer.html import write_html
 from avatar_gs.viewer.rig import Rig
 
 LOGGER = logging.getLogger(__name__)
+
+
+def require_packages(config: ExportConfig) -> None:
+    """Raise UserError for a format whose package is not installed."""
+    if Format.spz in config.wanted:
+        require_spz()
+    if Format.mesh in config.wanted:
+        require_mesh()
 
 
 def export_avatar(
@@ -31,6 +42,7 @@ def export_avatar(
     frames: UInt8[np.ndarray, "T H W 3"] | None = None,
     *,
     rig: Rig | None = None,
+    skin: Skin | None = None,
     about: Sequence[str] = (),
 ) -> list[Path]:
     """Write the files of an avatar.
@@ -41,26 +53,46 @@ def export_avatar(
         title: of the page, usually the prompt; any text.
         config: which files, and the frame of the PLY file.
         frames: RGB frames of one turn around the avatar; None: no video.
-        rig: lets the avatar move in the page; of all the splats.
+        rig: lets the avatar move in the page and in glTF files; of all the splats.
+        skin: the body's surface; None (or no rig): no mesh.
         about: lines about the avatar, shown in the page.
 
     Returns:
         The files that were written.
 
     Raises:
-        UserError: if no splat is visible, or a file cannot be written.
+        UserError: if no splat is visible, a package is missing, or a file cannot be written.
     """
-    folder = Path(folder)
+    require_packages(config)
     written = []
-    with _writing(folder / "avatar.ply", written) as path:
-        write_ply(path, clean_splats(gaussians, config), config.frame)
-    if config.html:
-        with _writing(folder / "avatar.html", written) as path:
+
+    def write(entry: Format, path: Path) -> None:
+        if entry is Format.ply:
+            write_ply(path, clean_splats(gaussians, config), config.frame)
+        elif entry is Format.html:
             write_page(path, gaussians, title, config, rig, about)
-    if config.video and frames is not None:
-        with _writing(folder / "turntable.mp4", written) as path:
+        elif entry is Format.mp4 and frames is not None:
             encode_video(path, frames, config.video_fps)
+        elif entry is Format.spz:
+            write_spz(path, clean_splats(gaussians, config))
+        elif entry is Format.glb:
+            write_splats_glb(path, clean_splats(gaussians, config), drawn_rig(rig, gaussians, config))
+        elif entry is Format.mesh and skin is not None and rig is not None:
+            write_mesh(path, replace(skin, splats=clean_splats(skin.splats, config)), rig, config.texture_size)
+        else:
+            return
+        written.append(path)
+
+    for entry in config.wanted:
+        path = Path(folder) / entry.value
+        with _writing(path):
+            write(entry, path)
     return written
+
+
+def drawn_rig(rig: Rig | None, gaussians: Gaussians, config: ExportConfig) -> Rig | None:
+    """The rig of the splats that ``clean_splats`` keeps."""
+    return None if rig is None else replace(rig, weights=rig.weights[drawable(gaussians, config)])
 
 
 def write_page(
@@ -77,9 +109,7 @@ def write_page(
         UserError: if no splat is visible.
         OSError: if the file cannot be written.
     """
-    if rig is not None:
-        rig = replace(rig, weights=rig.weights[drawable(gaussians, config)])
-    write_html(path, clean_splats(gaussians, config), title, rig, about)
+    write_html(path, clean_splats(gaussians, config), title, drawn_rig(rig, gaussians, config), about)
 
 
 def _finite(gaussians: Gaussians) -> Bool[Tensor, " N"]:
@@ -123,9 +153,9 @@ def clean_splats(gaussians: Gaussians, config: ExportConfig) -> Gaussians:
 
 
 @contextmanager
-def _writing(path: Path, written: list[Path]) -> Iterator[Path]:
+def _writing(path: Path) -> Iterator[None]:
     try:
-        yield path
+        yield
     except OSError as error:
         advice = (
             "free some space" if error.errno == errno.ENOSPC else "run avatar-gs from a folder that you may write to"
@@ -133,4 +163,3 @@ def _writing(path: Path, written: list[Path]) -> Iterator[Path]:
         raise UserError(
             f"{path} cannot be written ({error.strerror or error}): {advice}, then give stage=export"
         ) from error
-    written.append(path)

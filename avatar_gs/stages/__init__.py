@@ -46,7 +46,7 @@ STAGES = {
     "optimize": Stage("avatar_gs.stages.optimize", "optimise the avatar's splats, or resume", RunUse.make),
     "export": Stage(
         "avatar_gs.stages.export",
-        "write avatar.ply, avatar.html and turntable.mp4 of an existing run",
+        "write the files of an existing run: export.formats=[ply,html,mp4,spz,glb,mesh]",
         RunUse.export,
     ),
     "animate": Stage(

@@ -11,6 +11,9 @@ LOGGER = logging.getLogger(__name__)
 HOW_TO_OPEN = {
     "avatar.html": "double-click it: the avatar in your browser, also without a network",
     "avatar.ply": "the splats: drop the file on https://superspl.at/editor or open it in any splat viewer",
+    "avatar.spz": "the splats in few bytes: Spark, three.js",
+    "avatar.glb": "the splats as glTF: three.js, PlayCanvas, Babylon.js, Cesium",
+    "mesh.glb": "a rigged mesh with a texture: Blender, game engines",
     "turntable.mp4": "a video of one turn",
 }
 

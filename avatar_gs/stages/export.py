@@ -16,8 +16,9 @@ from avatar_gs.core.device import choose_device
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.images import to_uint8
 from avatar_gs.core.runs import RunFolder
-from avatar_gs.export.config import ExportConfig
-from avatar_gs.export.writer import export_avatar
+from avatar_gs.export.config import ExportConfig, Format
+from avatar_gs.export.mesh import Skin
+from avatar_gs.export.writer import export_avatar, require_packages
 from avatar_gs.geometry import axis_angle_to_matrix, matrix_to_quat
 from avatar_gs.motion.clip import Motion
 from avatar_gs.motion.load import load_pose
@@ -49,9 +50,10 @@ def run(settings: Settings) -> None:
         raise UserError(
             f"{settings.folder} holds no avatar to export: make one first (stage=optimize), or give its name=…"
         )
+    require_packages(settings.export)
     with RunFolder.open(settings.folder, settings.plain()) as folder:
         device = choose_device(settings.device)
-        if settings.export.video:
+        if Format.mp4 in settings.export.wanted:
             require_renderer(device)
         if not folder.has_optimized(settings.optimize.steps):
             LOGGER.warning("the run is not finished: exporting the avatar of its last checkpoint")
@@ -67,18 +69,32 @@ def write_files(settings: Settings, model: GaussianModel, body: Body, folder: Ru
     """
     pose = load_pose(settings.pose, body).to(model.device) if settings.pose else None
     gaussians, posed = standing(model, body, pose)
-    frames = turntable(gaussians, posed, settings.export) if settings.export.video else None
+    wanted = settings.export.wanted
+    frames = turntable(gaussians, posed, settings.export) if Format.mp4 in wanted else None
     title = settings.prompt or folder.path.name
-    rig = avatar_rig(model, body, posed, standing_pose(body, pose)) if settings.export.html else None
-    files = export_avatar(folder.path, gaussians, title, settings.export, frames, rig=rig, about=about(settings))
-    with files[0].open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    moves = {Format.html, Format.glb, Format.mesh} & set(wanted)
+    rig = avatar_rig(model, body, posed, standing_pose(body, pose)) if moves else None
+    files = export_avatar(
+        folder.path,
+        gaussians,
+        title,
+        settings.export,
+        frames,
+        rig=rig,
+        skin=avatar_skin(model, body, posed) if Format.mesh in wanted else None,
+        about=about(settings),
+    )
+    digests = folder.metrics().get("export", {}).get("sha256", {})  # of a file that is not written this time, too
+    for path in files:
+        if path.name == Format.ply.value:
+            with path.open("rb") as content:
+                digests[path.name] = hashlib.file_digest(content, "sha256").hexdigest()
     folder.record(
         "export",
         settings=settings.plain()["export"],
         pose=settings.pose,
         files=[path.name for path in files],
-        sha256={files[0].name: digest},
+        sha256=digests,
     )
     LOGGER.info("wrote %s", ", ".join(str(path) for path in files))
 
@@ -112,6 +128,11 @@ def avatar_rig(model: GaussianModel, body: Body, posed: PosedBody, pose: Pose) -
         translation=pose.translation.double().cpu().numpy(),
         clips=[_clip(make(body)) for make in PACKAGED.values()],
     )
+
+
+def avatar_skin(model: GaussianModel, body: Body, posed: PosedBody) -> Skin:
+    """What the mesh of a posed avatar is made of."""
+    return Skin(body.rest().vertices, posed.vertices, body.faces, body.weights, model.rest().detach())
 
 
 def _clip(motion: Motion) -> Clip:

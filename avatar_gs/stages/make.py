@@ -5,6 +5,7 @@ import logging
 from avatar_gs.body.model import Body, load_body
 from avatar_gs.core.device import choose_device
 from avatar_gs.core.runs import RunFolder
+from avatar_gs.export.writer import require_packages
 from avatar_gs.render.rasterize import require_renderer
 from avatar_gs.settings import Settings
 from avatar_gs.splats.model import GaussianModel
@@ -38,6 +39,7 @@ def make_avatar(settings: Settings, *, on_step: OnStep | None = None) -> tuple[G
     """
     device = choose_device(settings.device)
     require_renderer(device)
+    require_packages(settings.export)
     with RunFolder.open(settings.folder, settings.plain(), overwrite=settings.overwrite) as folder:
         finished = folder.has_optimized(settings.optimize.steps)
         if finished:

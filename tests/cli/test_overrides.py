@@ -186,6 +186,7 @@ def test_a_file_of_prompts_needs_multirun(settings_of, tmp_path, capsys):
         ("stage=view", "not part of this version"),
         ("device=gpu", "cuda"),
         ("export.frame=y-up", "yup"),
+        ("export.format=[glb]", "export.formats"),
         ("experiment=fast", "quick"),
         ("prior=", "mini"),
         ("~prompt", "cannot be deleted"),
@@ -221,3 +222,17 @@ def test_text_that_is_not_utf8_is_refused():
 
 def test_former_names_of_settings_are_read():
     assert overrides.rewrite(["playground.picture=a.png"]) == overrides.rewrite(["playground.image=a.png"])
+
+
+@pytest.mark.parametrize("words", ["ply,spz", "[ply,spz]", "[ply, spz]"])
+def test_formats_with_and_without_brackets(settings_of, words):
+    code, [settings] = settings_of("prompt=a man", f"export.formats={words}")
+    assert code == 0 and [entry.name for entry in settings.export.wanted] == ["ply", "spz"]
+
+
+def test_the_former_switches_of_formats_are_read(settings_of):
+    wanted = lambda *more: [entry.name for entry in settings_of("prompt=a man", *more)[1][0].export.wanted]
+    assert wanted() == ["ply", "html", "mp4"]
+    assert wanted("export.html=false") == ["ply", "mp4"]
+    assert wanted("export.video=false", "export.html=true") == ["ply", "html"]
+    assert wanted("export.video=false", "export.formats=[ply,mp4]") == ["ply"]

@@ -13,7 +13,7 @@ from plyfile import PlyData
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.export import writer
-from avatar_gs.export.config import ExportConfig, Frame
+from avatar_gs.export.config import ExportConfig, Format, Frame
 from avatar_gs.export.ply import read_ply
 from avatar_gs.export.writer import export_avatar
 from avatar_gs.types import Gaussians
@@ -45,6 +45,16 @@ def test_switches_and_frame_are_obeyed(tmp_path: Path, figure: Gaussians) -> Non
     assert float(PlyData.read(str(tmp_path / "avatar.ply"))["vertex"]["y"].min()) < -1.6
     torch.testing.assert_close(read_ply(tmp_path / "avatar.ply", Frame.rdf).means, figure.means)
     assert [path.name for path in export_avatar(tmp_path, figure, "", ExportConfig())] == ["avatar.ply", "avatar.html"]
+
+
+def test_the_list_of_formats_and_the_former_switches_say_what_is_written(tmp_path: Path, figure: Gaussians) -> None:
+    names = lambda **values: [path.name for path in export_avatar(tmp_path, figure, "", ExportConfig(**values), FRAMES)]
+    assert names(formats=[Format.glb, Format.ply]) == ["avatar.ply", "avatar.glb"]
+    assert names(formats=[Format.mp4]) == ["turntable.mp4"]
+    assert names(html=False) == ["avatar.ply", "turntable.mp4"]
+    assert names(formats=[Format.ply, Format.html], video=False) == ["avatar.ply", "avatar.html"]
+    with pytest.raises(UserError, match=r"export\.formats: nothing to write"):
+        ExportConfig(formats=[Format.html], html=False)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, figure: Gaussians) -> None:

@@ -11,7 +11,7 @@ from avatar_gs.body.config import BodyConfig
 from avatar_gs.body.model import load_body
 from avatar_gs.cli.overrides import settings_of
 from avatar_gs.core.runs import RunFolder
-from avatar_gs.export.config import ExportConfig, Frame
+from avatar_gs.export.config import ExportConfig, Format, Frame
 from avatar_gs.export.ply import read_ply
 from avatar_gs.splats.config import SplatsConfig
 from avatar_gs.splats.surface import surface_splats
@@ -75,6 +75,21 @@ def test_more_steps_go_on_from_the_checkpoint(prior, tmp_path, monkeypatch, caps
     assert "is finished" in capsys.readouterr().err
     assert cli.main(command) == 1
     assert "optimize.steps (saved 3, given 2)" in capsys.readouterr().err
+
+
+def test_a_run_is_exported_again_in_other_formats(prior, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([PROMPT, "name=red", f"prior={prior}", *SMALL, "export.video=false", "export.html=false"]) == 0
+    run = tmp_path / "outputs" / "red"
+    written = lambda: {path.name for path in run.iterdir()} & {entry.value for entry in Format}
+    first = (run / "avatar.ply").read_bytes()
+    assert written() == {"avatar.ply"}
+    assert cli.main(["stage=export", "name=red", "export.formats=[spz,glb,mp4]"]) == 0
+    assert written() == {"avatar.ply", "avatar.spz", "avatar.glb", "turntable.mp4"}, "what is asked for now counts"
+    assert settings_of(["prompt=a man in blue", f"init={run}/avatar.ply"]).init == "outputs/red", "still its own file"
+    assert cli.main(["stage=export", "name=red"]) == 0, "as saved: without page and video"
+    assert (run / "avatar.ply").read_bytes() == first
+    assert json.loads((run / "metrics.json").read_text())["stages"]["export"]["files"] == ["avatar.ply"]
 
 
 def test_a_ply_of_this_program_is_the_run_that_wrote_it(prior, tmp_path, monkeypatch, capsys):
