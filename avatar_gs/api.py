@@ -35,6 +35,7 @@ from avatar_gs.stages.export import (
     TURNTABLE_SPAN,
     avatar_rig,
     avatar_skin,
+    shown_avatar,
     standing,
     standing_pose,
     turntable,
@@ -42,7 +43,6 @@ from avatar_gs.stages.export import (
 from avatar_gs.stages.init_run import run_folder
 from avatar_gs.stages.make import make_avatar
 from avatar_gs.training.loop import OnStep
-from avatar_gs.training.state import load_model
 from avatar_gs.types import Cameras, Framing, PosedBody
 from avatar_gs.viewer.rig import Rig
 
@@ -108,9 +108,8 @@ def load(run: str | Path, *, device: str = "auto") -> "Avatar":
     if not folder.holds_avatar():
         raise UserError(f"{run} holds no avatar: expected the folder of a run, such as outputs/anna, or its name")
     settings = saved_settings(folder.path)
-    where = choose_device(device)
-    model = load_model(folder.avatar_checkpoint, settings.splats).to(where)
-    return Avatar(model, load_body(settings.body, where), settings.prompt or folder.path.name, settings.export)
+    body = load_body(settings.body, choose_device(device))
+    return Avatar(shown_avatar(settings, folder, body), body, settings.prompt or folder.path.name, settings.export)
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,7 @@ from avatar_gs.render.cameras import orbit
 from avatar_gs.render.rasterize import rasterize, require_renderer
 from avatar_gs.settings import Settings, slug
 from avatar_gs.splats.model import GaussianModel
-from avatar_gs.stages.export import TURNTABLE_BACKGROUND
-from avatar_gs.training.state import load_model
+from avatar_gs.stages.export import TURNTABLE_BACKGROUND, shown_avatar
 from avatar_gs.types import Cameras, Gaussians
 
 LOGGER = logging.getLogger(__name__)
@@ -61,7 +60,7 @@ def run(settings: Settings) -> None:
     body = load_body(settings.body, device)
     motion = load_motion(settings.motion, body, settings.animate.up)
     with RunFolder.open(settings.folder, settings.plain()) as folder:
-        model = load_model(folder.avatar_checkpoint, settings.splats).to(device)
+        model = shown_avatar(settings, folder, body)
         files = write_motion(folder.path / MOTIONS, model, body, motion, settings)
     LOGGER.info("wrote %s", ", ".join(map(str, files)))
 

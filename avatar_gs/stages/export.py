@@ -16,6 +16,7 @@ from avatar_gs.core.device import choose_device
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.images import to_uint8
 from avatar_gs.core.runs import RunFolder
+from avatar_gs.export.antialias import widened
 from avatar_gs.export.config import ExportConfig, Format
 from avatar_gs.export.mesh import Skin
 from avatar_gs.export.writer import export_avatar, require_packages
@@ -27,7 +28,7 @@ from avatar_gs.render.cameras import fixed_views
 from avatar_gs.render.rasterize import rasterize, require_renderer
 from avatar_gs.settings import Settings
 from avatar_gs.splats.model import GaussianModel
-from avatar_gs.training.state import load_model
+from avatar_gs.training.state import load_avatar
 from avatar_gs.types import Framing, Gaussians, PosedBody
 from avatar_gs.viewer.rig import Clip, Rig
 
@@ -57,8 +58,19 @@ def run(settings: Settings) -> None:
             require_renderer(device)
         if not folder.has_optimized(settings.optimize.steps):
             LOGGER.warning("the run is not finished: exporting the avatar of its last checkpoint")
-        model = load_model(folder.avatar_checkpoint, settings.splats).to(device)
-        write_files(settings, model, load_body(settings.body, device), folder)
+        body = load_body(settings.body, device)
+        write_files(settings, shown_avatar(settings, folder, body), body, folder)
+
+
+def shown_avatar(settings: Settings, folder: RunFolder, body: Body) -> GaussianModel:
+    """The avatar of the run's last checkpoint as files and images show it, on the body's device.
+
+    Raises:
+        UserError: if the checkpoint is damaged.
+    """
+    model, size = load_avatar(folder.avatar_checkpoint, settings.splats)
+    model = model.to(body.template.device)
+    return widened(model, body, settings.cameras, size) if settings.export.widen and size else model
 
 
 def write_files(settings: Settings, model: GaussianModel, body: Body, folder: RunFolder) -> None:

@@ -12,11 +12,10 @@ from avatar_gs.splats.model import GaussianModel
 from avatar_gs.stages.all import is_exported
 from avatar_gs.stages.embed import learn_person
 from avatar_gs.stages.estimate import Task
-from avatar_gs.stages.export import write_files
+from avatar_gs.stages.export import shown_avatar, write_files
 from avatar_gs.stages.optimize import load_parts, optimize_avatar
 from avatar_gs.stages.preflight import preflight
 from avatar_gs.training.loop import OnStep
-from avatar_gs.training.state import load_model
 
 LOGGER = logging.getLogger(__name__)
 
@@ -44,14 +43,14 @@ def make_avatar(settings: Settings, *, on_step: OnStep | None = None) -> tuple[G
         finished = folder.has_optimized(settings.optimize.steps)
         if finished:
             body = load_body(settings.body, device)
-            model = load_model(folder.avatar_checkpoint, settings.splats).to(device)
         else:
             learns = settings.has_identity and not folder.finished("embed")
             sources = preflight(settings, *([Task.embed] if learns else []), Task.optimize)
             body, prior = load_parts(settings, device, sources)
             if learns:
                 learn_person(settings, prior, folder)
-            model = optimize_avatar(settings, body, prior, folder, on_step)
+            optimize_avatar(settings, body, prior, folder, on_step)
+        model = shown_avatar(settings, folder, body)
         if not finished or not is_exported(folder, settings):
             write_files(settings, model, body, folder)
     return model, body

@@ -50,6 +50,8 @@ class TrainingState:
     """Digest of the avatar that the run started from; empty: the body's surface."""
     damping: float = 0.0
     """Of the optimisers (``splats.optim.step_all``)."""
+    image_size: int = 0
+    """Side of the renders in pixels, which the splats' detail is made for; 0: not known."""
     step: int = 0
     bad_steps: int = 0
     """Steps that were skipped because a gradient was not finite."""
@@ -106,6 +108,7 @@ class TrainingState:
             "settings": _fixed_settings(config),
             "init": self.init,
             "threads": torch.get_num_threads(),
+            "image_size": self.image_size,
             "bad_steps": self.bad_steps,
             "bad_in_a_row": self.bad_in_a_row,
             "prior_calls": self.prior_calls,
@@ -145,14 +148,15 @@ def group(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
 
 
-def load_model(path: Path, splats: SplatsConfig | None = None) -> GaussianModel:
-    """The avatar of a checkpoint.
+def load_avatar(path: Path, splats: SplatsConfig) -> tuple[GaussianModel, int]:
+    """The avatar of a checkpoint, and the size of the renders that it was optimised on (0: not known).
 
     Raises:
         UserError: if there is no such file, or it is damaged.
     """
-    tensors, _ = load_state(path)
-    return GaussianModel.from_config(splats or SplatsConfig(), group(tensors, "splats"))
+    tensors, facts = load_state(path)
+    size = facts.get("image_size") if isinstance(facts, dict) else None
+    return GaussianModel.from_config(splats, group(tensors, "splats")), size if isinstance(size, int) else 0
 
 
 def _check_facts(path: Path, facts: dict, config: TrainingConfig) -> None:

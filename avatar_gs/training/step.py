@@ -123,6 +123,7 @@ class Trainer:
             smoother=ColorSmoother(smoothing, model),
             guidance=guidance,
             background=background,
+            image_size=self.prior.image_size * config.optimize.supersample,
         )
         if init is not None:
             state.init = init.digest

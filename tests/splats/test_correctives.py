@@ -10,7 +10,7 @@ from avatar_gs.body.files import FREE_BODY
 from avatar_gs.body.model import load_body
 from avatar_gs.body.pose import a_pose, random_pose, zero_pose
 from avatar_gs.core.runs import RunFolder
-from avatar_gs.splats.config import DensityConfig, LearningRates
+from avatar_gs.splats.config import DensityConfig, LearningRates, SplatsConfig
 from avatar_gs.splats.density import DistillationStrategy
 from avatar_gs.splats.model import BOUND, TRAINABLE, GaussianModel
 from avatar_gs.splats.optim import build_optimizers
@@ -19,7 +19,7 @@ from avatar_gs.splats.surface import RestSurface, random_barycentric, surface_sp
 from avatar_gs.stages.export import standing
 from avatar_gs.training.config import PoseMode
 from avatar_gs.training.loop import optimize
-from avatar_gs.training.state import load_model
+from avatar_gs.training.state import load_avatar
 from tests.splats.test_density import screen_info
 from tests.training.conftest import ColorPrior, color_prompts, small_settings
 
@@ -167,7 +167,7 @@ def test_a_resumed_run_on_a_body_with_correctives_ends_with_the_same_bytes(body,
     assert len(without.model) != len(whole.model) or not torch.equal(
         without.model.params["means"], whole.model.params["means"]
     )
-    loaded = load_model(RunFolder(tmp_path / "whole").avatar_checkpoint)
+    loaded = load_avatar(RunFolder(tmp_path / "whole").avatar_checkpoint, SplatsConfig())[0]
     assert set(loaded.params) == set(TRAINABLE | BOUND), "the checkpoint's layout stays"
     posed = body.pose(a_pose())
     assert torch.equal(loaded.pose(posed).means, whole.model.pose(posed).means)

@@ -16,10 +16,10 @@ from avatar_gs.prior.prompts import bucket_prompts
 from avatar_gs.prior.stable_diffusion import load_prior
 from avatar_gs.render.cameras import fixed_views
 from avatar_gs.render.rasterize import rasterize
-from avatar_gs.splats.config import LearningRates
+from avatar_gs.splats.config import LearningRates, SplatsConfig
 from avatar_gs.training.config import PoseMode
 from avatar_gs.training.loop import optimize
-from avatar_gs.training.state import load_model
+from avatar_gs.training.state import load_avatar
 from avatar_gs.types import Framing
 from tests.plain import plain_guidance
 from tests.tiny import save_prior
@@ -84,7 +84,7 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bytes(body, tmp_path, metho
     assert len(whole.model) != settings.splats.count, "density control should have been at work"
     assert same_bytes(whole.model, resumed.model)
     assert resumed.metrics["prior_calls"] == whole.metrics["prior_calls"]
-    saved = load_model(RunFolder(tmp_path / "halves").avatar_checkpoint)
+    saved = load_avatar(RunFolder(tmp_path / "halves").avatar_checkpoint, SplatsConfig())[0]
     assert same_bytes(saved, whole.model)
 
 
