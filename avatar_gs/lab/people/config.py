@@ -23,6 +23,8 @@ class PeopleDatasetConfig(Section):
     people_per_shard: int = bounded(40, low=1, high=MOST)
     degraded_fraction: float = bounded(0.05, low=0, high=1, below=True)
     """Fraction of images that are degraded and captioned with negative words."""
+    faces: float = bounded(0.0, low=0, high=1)
+    """Fraction of the people of whom only close-ups of the face are rendered, for training on with more faces."""
     size: int = 256
     """Pixels of a side; a multiple of 64."""
     workers: Optional[int] = None

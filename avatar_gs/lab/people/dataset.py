@@ -137,7 +137,7 @@ def _write_shard(job: _Job, index: int, path: Path) -> None:
     for person in range(config.people_per_shard):
         drawn = random_samples(
             wardrobe, rng, views=config.views, size=config.size, captions=config.captions,
-            degraded_fraction=config.degraded_fraction,
+            degraded_fraction=config.degraded_fraction, faces=config.faces,
         )  # fmt: skip
         samples += drawn
         people += [index * config.people_per_shard + person] * len(drawn)

@@ -31,6 +31,13 @@ CAMERAS = CamerasConfig(
     lower=FramingConfig(0.12, 1.05, 1.25),
 )
 """The avatar's camera sampler with fewer heads."""
+FACE_AZIMUTH = 65.0
+"""Degrees from the front from which the camera of a face looks at most."""
+_NEVER = FramingConfig(0.0)
+FACES = CamerasConfig(
+    body=_NEVER, head=CAMERAS.head, upper=_NEVER, lower=_NEVER, azimuth_min=-FACE_AZIMUTH, azimuth_max=FACE_AZIMUTH
+)
+"""Close-ups of faces alone."""
 HANDS = 0.06
 """Fraction of the views that are close-ups of a hand."""
 KEY_FRACTION = (0.03, 0.22)
@@ -116,9 +123,18 @@ def random_background(rng: np.random.Generator) -> Float[np.ndarray, "3"]:
     return kernels.SRGB_TO_LINEAR[dataset.random_background(rng).astype(int)]
 
 
-def random_views(posed: PosedBody, count: int, rng: np.random.Generator, size: int) -> tuple[Views, list[str]]:
-    """Cameras and framings of the avatar's sampler, with some close-ups of hands."""
+def random_views(
+    posed: PosedBody, count: int, rng: np.random.Generator, size: int, faces: float = 0.0
+) -> tuple[Views, list[str]]:
+    """Cameras and framings of the avatar's sampler, with some close-ups of hands.
+
+    Args:
+        faces: probability that the views are heads within ``FACE_AZIMUTH`` of the front.
+    """
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    if faces and rng.random() < faces:
+        views = sample_views(FACES, count, generator, posed, size)
+        return views, [framing.value for framing in views.framings]
     views = sample_views(CAMERAS, count, generator, posed, size)
     framings = [framing.value for framing in views.framings]
     cameras = [views.cameras[index] for index in range(count)]
@@ -182,7 +198,14 @@ def draw_person(
 
 
 def random_samples(
-    wardrobe: Wardrobe, rng: np.random.Generator, *, views: int, size: int, captions: int, degraded_fraction: float
+    wardrobe: Wardrobe,
+    rng: np.random.Generator,
+    *,
+    views: int,
+    size: int,
+    captions: int,
+    degraded_fraction: float,
+    faces: float = 0.0,
 ) -> list[Sample]:
     """Images of one random person, new or a named individual, each in another light.
 
@@ -191,11 +214,12 @@ def random_samples(
         size: pixels of a side.
         captions: captions per image.
         degraded_fraction: probability that an image is degraded and captioned with negative words.
+        faces: probability that all images are close-ups of the face.
     """
     person, own_outfit = _somebody(wardrobe, rng)
     return samples_of(
         wardrobe, person, rng, views=views, size=size, captions=captions, degraded_fraction=degraded_fraction,
-        own_outfit=own_outfit,
+        own_outfit=own_outfit, faces=faces,
     )  # fmt: skip
 
 
@@ -209,6 +233,7 @@ def samples_of(
     captions: int,
     degraded_fraction: float = 0.0,
     own_outfit: bool = False,
+    faces: float = 0.0,
 ) -> list[Sample]:
     """Images of one person in one random pose, each in another light (arguments as of ``random_samples``).
 
@@ -218,7 +243,7 @@ def samples_of(
     spread = 0.1 if rng.random() < 0.4 else float(rng.uniform(0.2, 0.9))
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
     dressed = dress(wardrobe, person, random_pose(generator, spread))
-    seen, framings = random_views(dressed.posed.body, views, rng, size)
+    seen, framings = random_views(dressed.posed.body, views, rng, size, faces)
     samples = []
     for index in range(views):
         drawn = render(dressed.layers, seen.cameras, index, random_light(wardrobe, rng), random_background(rng))

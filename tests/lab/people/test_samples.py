@@ -85,6 +85,14 @@ def test_samples_depend_on_their_seed_only_and_match_their_captions(wardrobe):
         assert all(text.endswith(f"{first.view} view") for text in first.captions)
 
 
+def test_faces_are_close_ups_from_the_front(wardrobe):
+    posed = dress(wardrobe, somebody(wardrobe), a_pose()).posed.body
+    views, framings = samples.random_views(posed, 40, np.random.default_rng(0), 64, faces=1.0)
+    assert set(framings) == {"head"} and set(views.framings) == {Framing.HEAD}
+    degrees = np.degrees(views.azimuth.numpy())
+    assert abs(degrees).max() <= samples.FACE_AZIMUTH and degrees.min() < -40 and degrees.max() > 40
+
+
 def test_light_is_mostly_ambient(wardrobe):
     """The mean of light over all directions is about 1, and the key light is its smaller part."""
     rng = np.random.default_rng(0)
