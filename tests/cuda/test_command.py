@@ -19,7 +19,14 @@ PRIOR = [
     "prior.prompts.identity_views=[front,side,back]",
 ]
 PERSON = ["embed.steps=2", "embed.batch=2", "embed.min_size=8", "embed.preview_every=1", "embed.tokens=1"]
-AVATAR = ["optimize.steps=3", "optimize.batch=2", "optimize.preview_every=2", "splats.count=300"]
+AVATAR = [
+    "optimize.steps=3",
+    "optimize.batch=2",
+    "optimize.preview_every=2",
+    "splats.count=300",
+    "guidance.noise.kind=surface",
+    "guidance.noise.points=2000",
+]
 FILES = ["export.video_size=64", "export.video_fps=4", "export.video_seconds=0.5"]
 
 
@@ -54,6 +61,9 @@ def test_photos_become_an_identity_an_avatar_and_its_files(here: Path, tiny_fold
         assert np.asarray(sheet).std() > 1
     splats = PlyData.read(str(run / "avatar.ply"))["vertex"]
     assert len(splats) > 100 and all(np.isfinite(splats[name]).all() for name in ("x", "y", "z", "opacity", "f_dc_0"))
+    moved = ["stage=animate", "motion=wave", "animate.seconds=0.5", "animate.size=64"]
+    assert cli.main([*moved, "name=anna", f"device={DEVICE}"]) == 0
+    assert (run / "motions" / "wave.mp4").stat().st_size > 0
 
 
 @on_request
