@@ -89,7 +89,8 @@ def optimize_avatar(
     shared = prior if parallel.count() == 1 else parallel.SharedPrior(prior)
     result = optimize(config, body, shared, run_prompts(config, prior), folder, init=init, on_step=on_step)
     if parallel.is_first():
-        folder.record("optimize", seed=settings.seed, prompt=settings.prompt, **began_with, **result.metrics)
+        facts = {"seed": settings.seed, "prompt": settings.prompt, **began_with, **result.metrics}
+        folder.record("optimize", **facts, curves=result.curves)
         seconds = result.metrics["seconds_per_step"]["total"]
         LOGGER.info("%d splats after %d steps of %.2f s", len(result.model), settings.optimize.steps, seconds)
     return result.model

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from avatar_gs.protocols import Prior
 from avatar_gs.splats.model import GaussianModel
 from avatar_gs.training import parallel
 from avatar_gs.training.config import OptimizeConfig, TrainingConfig
+from avatar_gs.training.curves import steps_between
 from avatar_gs.training.init import InitAvatar
 from avatar_gs.training.noise_field import noise_field
 from avatar_gs.training.reports import metrics, preview_sheet, scalar_writer
@@ -34,10 +35,11 @@ OnStep = Callable[[TrainingState, Report], None]
 
 @dataclass(frozen=True)
 class Result:
-    """The avatar, and the metrics of its run."""
+    """The avatar, the metrics of its run, and the curves of its steps (``Curves.plain``)."""
 
     model: GaussianModel
     metrics: dict[str, Any]
+    curves: dict[str, Any] = field(default_factory=dict)
 
 
 def optimize(
@@ -71,6 +73,7 @@ def optimize(
     parallel.require_same(prior.device, steps=state.step, splats=len(state.model))
     writes = run if parallel.is_first() else None
     optimization, guard, watch = config.optimize, trainer.guard(), Watch()
+    curve_every = steps_between(optimization.steps)
     with (
         Scenes(body, config, prior.image_size, noise_field(config, body, prior)) as scenes,
         scalar_writer(writes, optimization.tensorboard, state.step) as write_scalars,
@@ -84,6 +87,8 @@ def optimize(
             stop_if_diverged(state, optimization, report.distilled)
             if is_due(state.step, WATCH_EVERY):
                 watch.look(state, report.render)
+            if is_due(state.step, curve_every):
+                state.curves.add(state.step, {**report.values(), "splats": len(state.model)})
             if writes is not None:
                 if optimization.tensorboard:  # reading the scalars synchronises with the device
                     write_scalars(state.step, report.scalars() | {"splats": len(state.model)})
@@ -105,7 +110,7 @@ def optimize(
                     state.save(writes.avatar_checkpoint, config)
                 raise KeyboardInterrupt
             del report, scene  # or their images would be in memory during the next step
-    return Result(state.model, metrics(state, prior))
+    return Result(state.model, metrics(state, prior), state.curves.plain())
 
 
 def resume(state: TrainingState, config: TrainingConfig, run: RunFolder) -> None:

@@ -26,6 +26,7 @@ from avatar_gs.splats.optim import (
 from avatar_gs.splats.smoothing import ColorSmoother
 from avatar_gs.training.background import LearnedBackground
 from avatar_gs.training.config import TrainingConfig
+from avatar_gs.training.curves import Curves
 from avatar_gs.training.stopwatch import Seconds
 
 SCHEMA = 2
@@ -60,6 +61,7 @@ class TrainingState:
     prior_calls: int = 0
     seconds: Seconds = field(default_factory=Seconds)
     """Time spent so far by part, including that of interrupted processes; results do not depend on it."""
+    curves: Curves = field(default_factory=Curves)
 
     def drop_gradients(self) -> None:
         """Discard the result of a backward pass."""
@@ -113,6 +115,7 @@ class TrainingState:
             "bad_in_a_row": self.bad_in_a_row,
             "prior_calls": self.prior_calls,
             "seconds": self.seconds,
+            "curves": self.curves.plain(),
         }
         save_state(path, tensors, facts)
 
@@ -138,6 +141,7 @@ class TrainingState:
         if self.background is not None:
             self.background.load_state_dict(group(tensors, "background"))
         self.step, self.seconds = facts["step"], Seconds(facts["seconds"])
+        self.curves = Curves.from_plain(facts.get("curves", {}))
         self.bad_steps, self.bad_in_a_row = facts["bad_steps"], facts["bad_in_a_row"]
         self.prior_calls = facts["prior_calls"]
         return facts

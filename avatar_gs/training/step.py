@@ -54,11 +54,15 @@ class Report:
     refinement: Refinement
     finite: bool
 
-    def scalars(self) -> dict[str, float]:
-        """Everything worth plotting, by name; synchronises with the device once."""
+    def values(self) -> dict[str, Float[Tensor, ""]]:
+        """Everything worth plotting, by name, on the device."""
         values = {f"guidance/{name}": value for name, value in self.distilled.logs.items()}
         values |= {f"guidance/loss_{name}": value for name, value in self.distilled.auxiliary.items()}
-        values |= {f"loss/{name}": value for name, value in self.losses.items()}
+        return values | {f"loss/{name}": value for name, value in self.losses.items()}
+
+    def scalars(self) -> dict[str, float]:
+        """``values`` as numbers; synchronises with the device once."""
+        values = self.values()
         if not values:
             return {}
         return dict(zip(values, torch.stack([value.double() for value in values.values()]).tolist(), strict=True))
