@@ -22,9 +22,10 @@ from avatar_gs.core.run_lock import locked
 METRICS_SCHEMA = 1
 CONFIG_FILE, METRICS_FILE, CHECKPOINTS = "config.yaml", "metrics.json", "checkpoints"
 IDENTITY_FILE, IDENTITY_CHECKPOINT = "identity.safetensors", "embed.safetensors"
+PAGE, POSTER, TURNTABLE = "index.html", "poster.webp", "turntable.webp"
 FILES = (
     CONFIG_FILE, "log.txt", METRICS_FILE, IDENTITY_FILE,
-    "avatar.ply", "avatar.html", "turntable.mp4", "avatar.spz", "avatar.glb", "mesh.glb",
+    "avatar.ply", "avatar.html", "turntable.mp4", "avatar.spz", "avatar.glb", "mesh.glb", PAGE, POSTER, TURNTABLE,
 )  # fmt: skip
 MOTIONS = "motions"
 FOLDERS = (CHECKPOINTS, "previews", "tensorboard", MOTIONS)

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from avatar_gs.core.runs import RunFolder
+from avatar_gs.core.runs import PAGE, RunFolder
 from avatar_gs.settings import Settings
 
 LOGGER = logging.getLogger(__name__)
@@ -47,10 +47,12 @@ def is_exported(folder: RunFolder, settings: Settings) -> bool:
 
 
 def where_to_look(path: Path) -> str:
-    """The message at the end of a run: each file, and how to open it."""
+    """The message at the end of a run: each file and how to open it, and the address of its page, for one click."""
     lines = [f"\nThe avatar is in {path.resolve()}"]
     lines += [f"  {name:<15}{advice}" for name, advice in HOW_TO_OPEN.items() if (path / name).exists()]
     sheets = sorted((path / "previews").glob("*.png"))
     if sheets:
         lines.append(f"  {sheets[-1].relative_to(path)!s:<15}  training progress")
+    if (path / PAGE).exists():
+        lines.append(f"\nAll of it in one page: {(path / PAGE).resolve().as_uri()}")
     return "\n".join(lines)

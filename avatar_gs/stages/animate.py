@@ -26,6 +26,7 @@ from avatar_gs.motion.config import AnimateConfig, VideoFormat
 from avatar_gs.motion.load import load_motion
 from avatar_gs.motion.packaged import PACKAGED
 from avatar_gs.motion.write_bvh import write_bvh
+from avatar_gs.pages.write import write_pages
 from avatar_gs.render.cameras import orbit
 from avatar_gs.render.rasterize import rasterize, require_renderer
 from avatar_gs.settings import Settings, slug
@@ -62,6 +63,7 @@ def run(settings: Settings) -> None:
     with RunFolder.open(settings.folder, settings.plain()) as folder:
         model = shown_avatar(settings, folder, body)
         files = write_motion(folder.path / MOTIONS, model, body, motion, settings)
+        write_pages(folder.path, settings.runs)
     LOGGER.info("wrote %s", ", ".join(map(str, files)))
 
 

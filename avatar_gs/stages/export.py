@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import shlex
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +23,8 @@ from avatar_gs.geometry import axis_angle_to_matrix, matrix_to_quat
 from avatar_gs.motion.clip import Motion
 from avatar_gs.motion.load import load_pose
 from avatar_gs.motion.packaged import PACKAGED
+from avatar_gs.pages.command import command_line
+from avatar_gs.pages.write import write_pages
 from avatar_gs.render.cameras import fixed_views
 from avatar_gs.render.rasterize import rasterize, require_renderer
 from avatar_gs.settings import Settings
@@ -109,6 +110,9 @@ def write_files(settings: Settings, model: GaussianModel, body: Body, folder: Ru
         sha256=digests,
     )
     LOGGER.info("wrote %s", ", ".join(str(path) for path in files))
+    if frames is None:
+        frames = turntable(gaussians, posed, replace(settings.export, video_fps=1, video_seconds=1.0))
+    write_pages(folder.path, settings.runs, frames, settings.export.video_seconds)
 
 
 @torch.no_grad()
@@ -156,12 +160,11 @@ def _clip(motion: Motion) -> Clip:
 
 def about(settings: Settings) -> list[str]:
     """Lines about the avatar, and the command that makes it again."""
-    command = f"avatar-gs prompt={shlex.quote(settings.prompt)} seed={settings.seed} prior={settings.prior.name}"
     return [
         f"Prompt: {settings.prompt}",
         f"Seed {settings.seed}, {settings.optimize.steps} steps, prior {settings.prior.name}",
         f"Settings: {settings.folder}/config.yaml",
-        command,
+        command_line(settings.plain()),
     ]
 
 

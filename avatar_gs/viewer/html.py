@@ -64,9 +64,9 @@ def write_html(
         {
             "title": html.escape(text or "Avatar"),
             "style": sources["viewer.css"],
-            "style_hash": _csp_hash(sources["viewer.css"]),
+            "style_hash": csp_hash(sources["viewer.css"]),
             "script": script,
-            "script_hash": _csp_hash(script),
+            "script_hash": csp_hash(script),
             "splats": base64.b64encode(pack(gaussians, rig, about)).decode("ascii"),
         },
     )
@@ -121,7 +121,7 @@ def _quantise(
     return section | {"low": low.tolist(), "high": (low + span).tolist()}, stored.tobytes()
 
 
-def _csp_hash(source: str) -> str:
+def csp_hash(source: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(source.encode("utf-8")).digest()).decode("ascii")
 
 

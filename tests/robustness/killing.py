@@ -192,7 +192,8 @@ def files(folder: Path) -> dict[str, bytes]:
     found = {}
     for path in sorted((folder / RUN).rglob("*")):
         name = path.relative_to(folder / RUN).as_posix()
-        if path.is_file() and name not in ("log.txt", "metrics.json") and path.parent.name != "checkpoints":
+        timed = name in ("log.txt", "metrics.json", "index.html")
+        if path.is_file() and not timed and path.parent.name != "checkpoints":
             found[name] = path.read_bytes()
     return found
 
@@ -209,6 +210,8 @@ def check_visible(folder: Path, reference: Mapping[str, bytes]) -> None:
             assert path.read_bytes() == reference[name], f"{name} differs"
         elif name == "metrics.json":
             json.loads(path.read_text())
+        elif name == "index.html":
+            assert path.read_text().rstrip().endswith("</html>")
         elif name == "config.yaml":
             assert isinstance(yaml.safe_load(path.read_text()), dict)
         elif path.parent.name == "checkpoints":

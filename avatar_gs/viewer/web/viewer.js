@@ -4,7 +4,7 @@
  *   azimuth=90  elevation=10  distance=4  fov=30  target=0,0.9,0   the first view in degrees and metres, see OrbitCamera
  *   spin=0            no rotation
  *   background=dark   or light, or a hexadecimal colour such as 7f7f7f
- *   controls=0        only the avatar, without title and buttons
+ *   controls=0        only the avatar, without title and buttons; title=0: without the title
  *   motion=walk       a packaged motion, or "none"; time=0.5 shows that second of it and pauses
  * For tests, <html> has data-state ("loading", "ready" or "error"), data-view (azimuth, elevation and distance of the
  * last frame) and data-frame ("done" if that frame is final, else "due").
@@ -42,6 +42,7 @@ function readOptions(camera) {
   const target = (options.get("target") ?? "").split(",").map(parseFloat);
   if (target.length === 3 && target.every(Number.isFinite)) camera.first.target = target;
   if (options.get("controls") === "0") root.dataset.controls = "off";
+  if (options.get("title") === "0") element("title").hidden = true;
   const dark = matchMedia("(prefers-color-scheme: dark)").matches;
   const requested = options.get("background") ?? "";
   setBackground(/^([0-9a-f]{6}|dark|light)$/i.test(requested) ? requested : dark ? "dark" : "light");
