@@ -18,6 +18,7 @@ from avatar_gs.prior.config import PLACEHOLDER, PriorConfig
 from avatar_gs.render.config import CamerasConfig
 from avatar_gs.splats.config import DensityConfig, SplatsConfig
 from avatar_gs.training.config import OptimizeConfig, TrainingConfig
+from avatar_gs.viewer.config import ViewConfig
 
 OUTPUTS = Path("outputs")
 MAX_SEED = 2**31 - 1
@@ -75,6 +76,7 @@ class Settings:
     optimize: OptimizeConfig = field(default_factory=OptimizeConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     animate: AnimateConfig = field(default_factory=AnimateConfig)
+    view: ViewConfig = field(default_factory=ViewConfig)
 
     def __post_init__(self) -> None:
         if not RANDOM_SEED <= self.seed <= MAX_SEED:

@@ -42,6 +42,7 @@ avatar-gs: a sentence in, a posable Gaussian-splat avatar out.
   avatar-gs stage=preview prompt="..."                             check prompts before a long run
   avatar-gs stage=export name=anna export.frame=yup                one stage of an existing run
   avatar-gs stage=animate name=anna motion=walk                    a video of it; motion=<file>: your own
+  avatar-gs stage=view name=anna                                   its page at an address of this machine
   avatar-gs -m seed=0,1,2 prompt="..."                             several runs, one after another
   avatar-gs -m prompt=@prompts.txt                                 one run for each line of a file
 

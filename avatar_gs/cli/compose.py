@@ -35,7 +35,7 @@ _NOT_SAVED = ("stage", "name", "outputs", "overwrite", "debug", "lab", *LAB_SECT
 _SAVES_MEMORY = tuple(
     f"prior.{name}" for name in ("encode_chunk", "checkpoint_encoder", "encoder_keeps", "predict_chunk", "offload_text")
 )
-_NO_CONFLICT = (*_NOT_SAVED, "device", "export", "motion", "pose", "animate", *_SAVES_MEMORY)
+_NO_CONFLICT = (*_NOT_SAVED, "device", "export", "motion", "pose", "animate", "view", *_SAVES_MEMORY)
 # The settings that an identity depends on: the only ones that are fixed in a run without an avatar.
 _IDENTITY = ("photos", "identity", "embed", "prior", "seed", "threads")
 

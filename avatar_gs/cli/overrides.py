@@ -33,7 +33,6 @@ from avatar_gs.core.errors import UserError
 from avatar_gs.core.presets import preset_groups
 from avatar_gs.settings import MAX_SEED, RANDOM_SEED, Settings
 
-LATER_STAGES = ("view",)
 LISTS_OF_FILES = ("prior.lora", "embeddings")
 """Settings that hold several paths: ``[a,b]``, or one path as it is."""
 _FORM = re.compile(r"(?P<sign>\+{0,2})(?P<key>[A-Za-z_][\w./@-]*)=(?P<value>.*)", re.DOTALL)
@@ -269,8 +268,6 @@ def _check_words(key: str, value: str, choices: Iterable[str], multirun: bool) -
     for word in value.split(",") if multirun else [value]:
         if word in choices or (word == "null" and key not in Settings.__dataclass_fields__):
             continue
-        if key == "stage" and word in LATER_STAGES:
-            raise UserError(f"stage={word} is not part of this version yet; stages: {', '.join(choices)}")
         if key == "stage" and not HAS_LAB:
             raise UserError(
                 f"stage={word} is none of {', '.join(choices)}; the laboratory (avatar_gs/lab), which has more stages, "

@@ -14,7 +14,7 @@ from avatar_gs.settings import Settings
 FIRST = {"prior": "mini", "guidance": "anchored_de_sds"}
 """The presets of a command that names none, as in ``conf/config.yaml``."""
 PROGRAM = "avatar-gs"
-_NOT_OF_A_RUN = ("stage", "overwrite", "debug", "motion", "animate")
+_NOT_OF_A_RUN = ("stage", "overwrite", "debug", "motion", "animate", "view")
 _IN_FRONT = ("prompt", "photos", "identity", "init", "source_prompt", "name", "outputs", "seed")
 _ALWAYS = ("prompt", "seed")
 _PLAIN = re.compile(r"[\w./-]+")

@@ -52,6 +52,11 @@ STAGES = {
     "animate": Stage(
         "avatar_gs.stages.animate", "a video of an existing run's avatar in motion=<name or file>", RunUse.export
     ),
+    "view": Stage(
+        "avatar_gs.stages.view",
+        "the page of an existing run at an address of this machine, until Ctrl-C",
+        RunUse.export,
+    ),
     "fetch": Stage("avatar_gs.stages.fetch", "download a prior (prior=sd15, sd21 or a hub name), or resume"),
     "body": Stage("avatar_gs.stages.body", "rebuild or check the body model"),
 }

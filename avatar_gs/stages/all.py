@@ -35,14 +35,14 @@ def run(settings: Settings) -> None:
 
 
 def is_exported(folder: RunFolder, settings: Settings) -> bool:
-    """Whether the run's files exist, written with the same export settings."""
+    """Whether the run's files and its page exist, written with the same export settings."""
     record = folder.metrics().get("export", {})
     files = record.get("files", [])
     return (
         bool(files)
         and record.get("settings") == settings.plain()["export"]
         and record.get("pose", "") == settings.pose
-        and all((folder / name).exists() for name in files)
+        and all((folder / name).exists() for name in [*files, PAGE])
     )
 
 

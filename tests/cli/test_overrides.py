@@ -183,7 +183,6 @@ def test_a_file_of_prompts_needs_multirun(settings_of, tmp_path, capsys):
         ("guidance=desds", "de_sds"),
         ("guidance=", "de_sds"),
         ("stage=exprot", "export"),
-        ("stage=view", "not part of this version"),
         ("device=gpu", "cuda"),
         ("export.frame=y-up", "yup"),
         ("export.format=[glb]", "export.formats"),

@@ -38,6 +38,8 @@ def test_the_main_job(prior, tmp_path, monkeypatch, capsys):
     for word in (str(run), "avatar.html", "double-click", "avatar.ply", "superspl.at", "turntable.mp4"):
         assert word in output.out
     assert "optimize" in output.err
+    assert output.out.splitlines()[-1] == f"All of it in one page: {(run / 'index.html').as_uri()}"
+    assert "red/index.html" in (tmp_path / "outputs" / "index.html").read_text()
     assert [path for path in tmp_path.rglob("*") if "partial" in path.name or path.name == ".hydra"] == []
 
     first = (run / "avatar.ply").read_bytes()
