@@ -28,7 +28,9 @@ from avatar_gs.pages.write import write_pages
 from avatar_gs.render.cameras import fixed_views
 from avatar_gs.render.rasterize import rasterize, require_renderer
 from avatar_gs.settings import Settings
+from avatar_gs.splats.binding import BoundModel
 from avatar_gs.splats.model import GaussianModel
+from avatar_gs.training.config import PoseMode
 from avatar_gs.training.state import load_avatar
 from avatar_gs.types import Framing, Gaussians, PosedBody
 from avatar_gs.viewer.rig import Clip, Rig
@@ -63,6 +65,7 @@ def run(settings: Settings) -> None:
         write_files(settings, shown_avatar(settings, folder, body), body, folder)
 
 
+@torch.no_grad()
 def shown_avatar(settings: Settings, folder: RunFolder, body: Body) -> GaussianModel:
     """The avatar of the run's last checkpoint as files and images show it, on the body's device.
 
@@ -71,7 +74,10 @@ def shown_avatar(settings: Settings, folder: RunFolder, body: Body) -> GaussianM
     """
     model, size = load_avatar(folder.avatar_checkpoint, settings.splats)
     model = model.to(body.template.device)
-    return widened(model, body, settings.cameras, size) if settings.export.widen and size else model
+    model = widened(model, body, settings.cameras, size) if settings.export.widen and size else model
+    if settings.optimize.poses is not PoseMode.fixed:
+        return model  # its weights have been tried in all poses
+    return BoundModel(model, body.rest(), body.pose(a_pose()), body.weights)
 
 
 def write_files(settings: Settings, model: GaussianModel, body: Body, folder: RunFolder) -> None:
