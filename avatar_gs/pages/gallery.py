@@ -94,7 +94,9 @@ def _order(value: str) -> tuple[float, str]:
 
 
 def _cell(run: Run | None, folder: Path) -> str:
-    return '<td><div class="none">none</div></td>' if run is None else f"<td>{_inner(run, folder, words=False)}</td>"
+    if run is None:
+        return '<td><div class="none">none</div></td>'
+    return f'<td data-words="{_words(run)}">{_inner(run, folder, words=False)}</td>'
 
 
 def _card(run: Run, folder: Path) -> str:
