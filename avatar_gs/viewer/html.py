@@ -32,8 +32,8 @@ from avatar_gs.viewer.rig import Rig, at_rest, describe
 
 MAGIC = b"AGS1"
 _SCRIPTS = (
-    "splats.js", "sorter.js", "shaders.js", "renderer.js", "camera.js", "motion.js", "panels.js", "files.js",
-    "viewer.js",
+    "splats.js", "sorter.js", "shaders.js", "renderer.js", "camera.js", "surface.js", "motion.js", "panels.js",
+    "files.js", "viewer.js",
 )  # fmt: skip
 _FRAMED = (0.002, 0.998)
 """Quantiles of the splats on each axis that the first view frames, so that floaters do not shrink the avatar."""

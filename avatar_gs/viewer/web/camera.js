@@ -1,5 +1,6 @@
 
 const NEAREST = 0.14;  // heights of the avatar from the target: outside a body
+const CLEARANCE = 0.075;  // heights of the avatar from the eye to its surface: more than a trunk's half thickness
 const RADIANS = Math.PI / 180;
 
 /**
@@ -11,6 +12,7 @@ class OrbitCamera {
     const [low, high] = bounds;
     this.size = Math.max(...high.map((value, i) => value - low[i]), 0.01);
     this.bounds = bounds;
+    this.points = new Float32Array(0);  // of the surface, which the eye stays clear of
     this.first = {};
     this.goal = { azimuth: 0, elevation: 5, distance: this.size, fov: 30, target: low.map((v, i) => (v + high[i]) / 2) };
     this.now = structuredClone(this.goal);
@@ -46,6 +48,7 @@ class OrbitCamera {
     const before = this.goal.distance;
     this.goal.distance *= factor;
     this.limit();
+    if (factor < 1) this.goal.distance = Math.min(before, this.clear(this.goal));
     const kept = before / this.goal.distance - 1;
     if (right || down) this.pan(-right * kept, -down * kept);
   }
@@ -71,6 +74,26 @@ class OrbitCamera {
     goal.elevation = Math.min(89, Math.max(-89, goal.elevation));
     goal.distance = Math.min(20 * size, Math.max(NEAREST * size, goal.distance));
     goal.target = goal.target.map((value, i) => Math.min(high[i] + size, Math.max(low[i] - size, value)));
+  }
+
+  /** The distance from the target at which the eye is clear of the body: the view's, or the next larger one. */
+  clear(view) {
+    const { target: [a, b, c], distance } = view, { points } = this;
+    const [x, y, z] = this.axes(view)[2], square = (CLEARANCE * this.size) ** 2;
+    const spans = [];  // of distances at which the eye is too near to a point
+    for (let i = 0; i < points.length; i += 3) {
+      const [u, v, w] = [a - points[i], b - points[i + 1], c - points[i + 2]];
+      const along = u * x + v * y + w * z;
+      const half = along * along - (u * u + v * v + w * w) + square;
+      if (half > 0 && along + Math.sqrt(half) > distance) spans.push([along - Math.sqrt(half), along + Math.sqrt(half)]);
+    }
+    spans.sort((one, other) => one[0] - other[0]);
+    let free = distance;
+    for (const [from, to] of spans) {
+      if (from > free) break;
+      free = Math.max(free, to);
+    }
+    return free;
   }
 
   jump() {
@@ -107,7 +130,7 @@ class OrbitCamera {
 
   /** The renderer's input for an image of this height in pixels. */
   view(height) {
-    const { target, distance, fov } = this.now;
+    const { target, fov } = this.now, distance = this.clear(this.now);
     const [x, y, z] = this.axes(this.now);
     const eye = target.map((value, i) => value - distance * z[i]);
     const away = (axis) => -axis.reduce((sum, value, i) => sum + value * eye[i], 0);
@@ -116,6 +139,7 @@ class OrbitCamera {
       cameraFromWorld: new Float32Array([...columns, away(x), away(y), away(z), 1]),
       focal: height / 2 / Math.tan((fov / 2) * RADIANS),
       direction: z,
+      distance,
     };
   }
 }

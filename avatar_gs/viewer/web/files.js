@@ -283,12 +283,6 @@ function smallestTurn(a, b) {
 
 /** Files that are dropped on the page: a .bvh or .npz plays, anything else is answered with a line. */
 function listenToFiles(viewer) {
-  const say = (text) => {
-    element("note").textContent = text;
-    element("note").hidden = false;
-    clearTimeout(say.timer);
-    say.timer = setTimeout(() => { element("note").hidden = true; }, 8000);
-  };
   const read = async (file) => {
     if (!viewer.skeleton.names.length) throw new Error("this avatar has no skeleton");
     const suffix = file.name.slice(-4).toLowerCase();
@@ -305,6 +299,6 @@ function listenToFiles(viewer) {
   addEventListener("dragover", (event) => event.preventDefault());
   addEventListener("drop", (event) => {
     event.preventDefault();
-    for (const file of event.dataTransfer.files) read(file).catch((error) => say(`${file.name} cannot be played: ${error.message}`));
+    for (const file of event.dataTransfer.files) read(file).catch((error) => viewer.say(`${file.name} cannot be played: ${error.message}`));
   });
 }

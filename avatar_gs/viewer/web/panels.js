@@ -108,8 +108,12 @@ function listenToMore(viewer) {
     const { azimuth, elevation, distance, target } = camera.goal;
     const numbers = { azimuth, elevation, distance };
     const parts = Object.entries(numbers).map(([name, value]) => `${name}=${value.toFixed(2)}`);
-    history.replaceState(null, "", `#${parts.join("&")}&target=${target.map((value) => value.toFixed(3)).join(",")}&spin=0`);
-    navigator.clipboard?.writeText(location.href);
+    const { clip, time, playing } = viewer.player;
+    const motion = rigged ? `&motion=${encodeURIComponent(clip?.name ?? "none")}${clip && !playing ? `&time=${time.toFixed(2)}` : ""}` : "";
+    history.replaceState(null, "", `#${parts.join("&")}&target=${target.map((value) => value.toFixed(3)).join(",")}&spin=0${motion}`);
+    const said = "The address of this page shows this view now";
+    const copied = navigator.clipboard ? navigator.clipboard.writeText(location.href) : Promise.reject();
+    copied.then(() => viewer.say(`${said}, and is copied.`), () => viewer.say(`${said}.`));
   };
   element("about").hidden = !splats.about.length;
   element("about").onclick = () => element("facts").showModal();

@@ -5,9 +5,11 @@
  *   spin=0            no rotation
  *   background=dark   or light, or a hexadecimal colour such as 7f7f7f
  *   controls=0        only the avatar, without title and buttons; title=0: without the title
+ *   detail=1          the fraction of the resolution while it moves, 0.3 to 1; otherwise as fast frames need it
  *   motion=walk       a packaged motion, or "none"; time=0.5 shows that second of it and pauses
  * For tests, <html> has data-state ("loading", "ready" or "error"), data-view (azimuth, elevation and distance of the
- * last frame) and data-frame ("done" if that frame is final, else "due").
+ * last frame), data-detail (the fraction of its resolution), data-sort (milliseconds of the last sort) and data-frame
+ * ("done" if that frame is final, else "due").
  */
 const root = document.documentElement;
 const element = (id) => document.getElementById(id);
@@ -15,6 +17,8 @@ const canvas = element("canvas");
 const options = new URLSearchParams(location.hash.slice(1));
 const MAX_PIXELS = 4e6;
 const SPIN = 24;  // degrees per second
+const SLOW = 40, FAST = 21;  // milliseconds between frames from which the resolution is lowered, and raised again
+const LEAST_DETAIL = 0.4;
 
 function fail(text) {
   root.dataset.state = "error";
@@ -57,6 +61,11 @@ class Viewer {
     this.player = new Player(this.skeleton, splats.rig.clips);
     this.onPose = () => {};
     this.camera = new OrbitCamera(splats.bounds);
+    this.surface = new Surface(splats, this.skeleton);
+    this.camera.points = this.surface.points;
+    this.detail = 1;  // fraction of the resolution
+    this.pace = { frames: 0, sum: 0 };  // of frames that follow each other
+    this.asked = Math.min(1, Math.max(0.3, parseFloat(options.get("detail")))) || 0;
     this.still = matchMedia("(prefers-reduced-motion: reduce)").matches;
     this.pending = false;
     this.time = 0;
@@ -116,11 +125,13 @@ class Viewer {
 
   resize() {
     const { clientWidth, clientHeight } = canvas;
-    const ratio = Math.min(devicePixelRatio, Math.sqrt(MAX_PIXELS / Math.max(1, clientWidth * clientHeight)));
+    const ratio = this.detail * Math.min(devicePixelRatio, Math.sqrt(MAX_PIXELS / Math.max(1, clientWidth * clientHeight)));
     const width = Math.max(1, Math.round(clientWidth * ratio));
     const height = Math.max(1, Math.round(clientHeight * ratio));
     if (canvas.width === width && canvas.height === height) return;
-    const untouched = !("touched" in root.dataset);
+    const shape = `${clientWidth} ${clientHeight}`;
+    const untouched = shape !== this.shape && !("touched" in root.dataset);
+    this.shape = shape;
     canvas.width = width;
     canvas.height = height;
     this.makeRoom();
@@ -131,6 +142,47 @@ class Viewer {
       this.camera.jump();
     }
     this.redraw();
+  }
+
+  /** Lower the resolution while frames are slow, and return to the full one when nothing moves. */
+  adapt(milliseconds, moving) {
+    const { pace } = this;
+    let { detail } = this;
+    if (!moving || this.wanted) {
+      detail = 1;
+      pace.frames = pace.sum = 0;
+    } else if (this.asked) detail = this.asked;
+    else if (milliseconds < 500) {  // longer ones are those of a page that was hidden
+      pace.frames += 1;
+      pace.sum += milliseconds;
+      const mean = pace.sum / pace.frames;
+      if (pace.frames >= 5 && mean > SLOW) detail = Math.max(LEAST_DETAIL, 0.8 * detail);
+      else if (pace.frames >= 40 && mean < FAST) detail = Math.min(1, 1.15 * detail);
+      if (detail !== this.detail || pace.frames >= 40) pace.frames = pace.sum = 0;
+    }
+    if (detail === this.detail) return;
+    this.detail = detail;
+    this.resize();
+  }
+
+  /** Look at the point below a place of the page from nearer, or at the whole avatar where there is none. */
+  focusAt(x, y) {
+    const [right, down] = this.fromMiddle(x, y).map((value) => value * canvas.height);
+    const point = this.surface.hit(this.camera.view(canvas.height), right, down);
+    if (!point) this.reset();
+    else {
+      this.camera.goal.target = point;
+      this.camera.zoom(0.5);
+    }
+    this.touch();
+  }
+
+  /** Show a line for some seconds. */
+  say(text) {
+    element("note").textContent = text;
+    element("note").hidden = false;
+    clearTimeout(this.silence);
+    this.silence = setTimeout(() => { element("note").hidden = true; }, 8000);
   }
 
   /** Restore a lost context. */
@@ -160,7 +212,7 @@ class Viewer {
 
   frame(time) {
     this.pending = false;
-    const seconds = Math.min(0.1, (time - this.time) / 1000);
+    const elapsed = time - this.time, seconds = Math.min(0.1, elapsed / 1000);
     this.time = time;
     if (this.renderer.gl.isContextLost()) return;
     if (this.spinning) this.camera.goal.azimuth += SPIN * seconds;
@@ -168,7 +220,9 @@ class Viewer {
     this.player.advance(seconds);
     this.player.apply();
     this.onPose();
+    this.surface.update();
     const moving = this.camera.follow(seconds) || this.spinning || this.player.moves;
+    this.adapt(elapsed, moving);
     const view = this.camera.view(canvas.height);
     const depths = this.skeleton.depths(view.direction);
     this.sorter.request(depths);
@@ -177,8 +231,10 @@ class Viewer {
       this.renderer.draw(view, this.lift);
       if (this.wanted) this.takeImage();
       root.dataset.state = "ready";
-      const { azimuth, elevation, distance } = this.camera.now;
-      root.dataset.view = [azimuth, elevation, distance].map((value) => value.toFixed(3)).join(" ");
+      const { azimuth, elevation } = this.camera.now;
+      root.dataset.detail = this.detail.toFixed(2);
+      root.dataset.sort = this.sorter.took.toFixed(2);
+      root.dataset.view = [azimuth, elevation, view.distance].map((value) => value.toFixed(3)).join(" ");
       if (!this.player.moves && this.sorter.isCurrent(depths)) root.dataset.frame = "done";
     }
     if (moving) this.redraw();
@@ -214,6 +270,16 @@ function listenToPointers(viewer) {
     viewer.redraw();
   });
   const lift = (event) => pointers.delete(event.pointerId);
+  let down = null, tapped = null;  // where a finger or button went down, and the last tap
+  canvas.addEventListener("pointerdown", ({ clientX, clientY, button }) => {
+    down = pointers.size === 1 && button === 0 ? { x: clientX, y: clientY } : null;
+  });
+  canvas.addEventListener("pointerup", ({ clientX: x, clientY: y, timeStamp: time }) => {
+    const isTap = down !== null && Math.hypot(x - down.x, y - down.y) < 8;
+    const again = isTap && tapped !== null && time - tapped.time < 400 && Math.hypot(x - tapped.x, y - tapped.y) < 30;
+    if (again) viewer.focusAt(x, y);
+    tapped = isTap && !again ? { x, y, time } : null;
+  });
   canvas.addEventListener("pointerup", lift);
   canvas.addEventListener("pointercancel", lift);
   canvas.addEventListener("contextmenu", (event) => event.preventDefault());
