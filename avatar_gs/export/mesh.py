@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from avatar_gs.core.errors import UserError
@@ -30,11 +31,9 @@ NEIGHBOURS = 24
 BEHIND, IN_FRONT = -0.03, 0.10
 """Metres along the surface's normal within which splats count."""
 PADDING = 4
-"""Texels around each chart that have the colour of its rim, so that filtering finds no seam."""
+"""Texels around each chart that are coloured as its rim is."""
 CHUNK = 16_384
 """Texels coloured at a time, to bound the memory."""
-EMPTY = 0.5
-"""Grey of texels that no triangle uses."""
 
 
 @dataclass(frozen=True)
@@ -121,13 +120,17 @@ def bake(skin: Skin, open_mesh: Unwrapped, texture_size: int) -> UInt8[np.ndarra
     place = Triangles(flat, faces).attach(torch.nn.functional.pad(texels, (0, 1)))
     used = (place.interpolate(flat)[:, :2] - texels).abs().amax(1) * texture_size <= PADDING
     normals = vertex_normals(rest, skin.faces.cpu())
-    texture = torch.full((texture_size**2, 3), EMPTY)
+    texture = torch.zeros(texture_size**2, 3)
     texture[used] = shown_colors(
         place.interpolate(rest[origins])[used],
         torch.nn.functional.normalize(place.interpolate(normals[origins])[used], dim=-1),
         skin.splats,
     )
-    return to_uint8(texture.reshape(texture_size, texture_size, 3))
+    # All else has the nearest texel's colour, so that smaller levels of the texture show no seam.
+    nearest = distance_transform_edt(
+        ~used.reshape(texture_size, texture_size).numpy(), return_distances=False, return_indices=True
+    )
+    return to_uint8(texture.reshape(texture_size, texture_size, 3))[tuple(np.asarray(nearest))]
 
 
 @torch.no_grad()
