@@ -1,4 +1,4 @@
-"""A tiny Stable Diffusion: diffusers' classes with the structure of SD 1.5 and SD 2.1 and random weights."""
+"""A tiny Stable Diffusion: diffusers' classes with the structure of SD 1.5, SD 2.1 and SDXL and random weights."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 # (diffusers' annotations are narrower than its behaviour)
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 WORDS = (
     *("a", "man", "woman", "in", "red", "blue", "green", "shirt", "trousers", "tall", "very", "full", "body", "front"),
@@ -18,6 +18,8 @@ WORDS = (
 TOKEN_LENGTH = 16
 LATENT_SIZE = 8
 IMAGE_SIZE = 16
+SECOND_WIDTH, POOLED, SIZE_WIDTH = 12, 10, 4
+"""Of SDXL: widths of the second text encoder, of its pooled output, and of the embedding of one size."""
 
 
 def save_tokenizer(folder: Path) -> CLIPTokenizer:
@@ -48,27 +50,49 @@ def save_tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder)
 
 
+def text_config(tokenizer: CLIPTokenizer, width: int, activation: str, **more: int) -> CLIPTextConfig:
+    """The configuration of a text encoder of two layers."""
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=TOKEN_LENGTH,
+        hidden_act=activation,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **more,
+    )
+
+
+def second_text(folder: Path) -> dict[str, Any]:
+    """The further parts of SDXL: a tokenizer that fills up with another token, and a text encoder with projection."""
+    tokenizer = save_tokenizer(folder / "tokenizer_2")
+    tokenizer.pad_token = "!"
+    config = text_config(tokenizer, SECOND_WIDTH, "gelu", projection_dim=POOLED)
+    return {"tokenizer_2": tokenizer, "text_encoder_2": CLIPTextModelWithProjection(config)}
+
+
 def parts(folder: Path, family: str = "sd15", prediction_type: str | None = None) -> dict[str, Any]:
-    """Random networks with the differences between SD 1.5 (constant number of heads, ε) and SD 2.1 (constant head
-    width, linear projections, gelu, v). The ControlNet's zero convolutions are random, so that it has an effect."""
+    """Random networks with the differences between SD 1.5 (constant number of heads, ε), SD 2.1 (constant head width,
+    linear projections, gelu, v) and SDXL (two text encoders, pooled text and sizes as conditions, ε). The ControlNet's
+    zero convolutions are random, so that it has an effect."""
     torch.manual_seed(0)
-    sd21 = family == "sd21"
+    sd21, sdxl = family == "sd21", family == "sdxl"
     width = 24 if sd21 else 16
     tokenizer = save_tokenizer(folder / "tokenizer")
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=width,
-            intermediate_size=2 * width,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=TOKEN_LENGTH,
-            hidden_act="gelu" if sd21 else "quick_gelu",
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    text_encoder = CLIPTextModel(text_config(tokenizer, width, "gelu" if sd21 else "quick_gelu"))
+    second = second_text(folder) if sdxl else {}
+    width += SECOND_WIDTH if sdxl else 0
+    added: dict[str, Any] = {}
+    if sdxl:
+        added = {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": SIZE_WIDTH,
+            "projection_class_embeddings_input_dim": POOLED + 6 * SIZE_WIDTH,
+        }
     vae = AutoencoderKL(
         block_out_channels=(8, 8),
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -85,8 +109,9 @@ def parts(folder: Path, family: str = "sd15", prediction_type: str | None = None
         layers_per_block=1,
         norm_num_groups=4,
         cross_attention_dim=width,
-        attention_head_dim=(2, 4) if sd21 else 2,
-        use_linear_projection=sd21,
+        attention_head_dim=2 if family == "sd15" else (2, 4),
+        use_linear_projection=sd21 or sdxl,
+        **added,
     )
     controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 8))
     with torch.no_grad():
@@ -109,6 +134,7 @@ def parts(folder: Path, family: str = "sd15", prediction_type: str | None = None
         "unet": unet,
         "controlnet": controlnet,
         "scheduler": scheduler,
+        **second,
     }
 
 

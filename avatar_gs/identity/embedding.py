@@ -39,6 +39,7 @@ MODELS = {
     768: "Stable Diffusion 1.5's",
     1024: "Stable Diffusion 2.1's",
     1280: "Stable Diffusion XL's second one",
+    2048: "Stable Diffusion XL's",
 }
 _SPLIT_KEY = re.compile(r"(?P<name>.*)_v(?P<index>\d+)", re.DOTALL)
 _BITS = 64

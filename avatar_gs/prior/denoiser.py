@@ -13,6 +13,12 @@ from avatar_gs.prior.accelerate import Accelerated, Make
 from avatar_gs.prior.compute import Compute
 from avatar_gs.prior.low_memory_layers import prepared
 from avatar_gs.prior.schedule import to_eps
+from avatar_gs.prior.two_text_encoders import split_pooled
+
+POOLED = "text_time"
+"""``addition_embed_type`` of Stable Diffusion XL's networks: they read a pooled text and sizes."""
+SIZES = 6
+"""Numbers of these sizes."""
 
 
 class Denoiser:
@@ -23,9 +29,13 @@ class Denoiser:
         controlnet: diffusers' ``ControlNetModel`` for the UNet.
         scheduler: holds the noise schedule and what the UNet predicts.
         compute: device, number format, ``control_scale`` and ``predict_chunk``.
+        image_size: side of the images in pixels, which Stable Diffusion XL's networks read as a condition.
     """
 
-    def __init__(self, unet: Any, controlnet: Any, scheduler: DDIMScheduler, compute: Compute) -> None:
+    def __init__(
+        self, unet: Any, controlnet: Any, scheduler: DDIMScheduler, compute: Compute, image_size: int = 0
+    ) -> None:
+        self.image_size, self.pooled_width = image_size, pooled_width(unet.config)
         self.device, self.dtype = compute.device, compute.dtype
         self.control_scale, self.predict_chunk = compute.control_scale, compute.predict_chunk
         self.unet = prepared(unet, self.device, self.dtype)
@@ -120,9 +130,27 @@ class Denoiser:
         self, z_t: Tensor, t: Tensor, cond: Tensor, pose_map: Tensor | None, camera: Tensor | None = None
     ) -> Tensor:
         extra: dict[str, Any] = {} if camera is None else {"timestep_cond": camera}
+        added: dict[str, Any] = {}
+        if self.pooled_width:
+            cond, pooled = split_pooled(cond, self.pooled_width)
+            added = {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": self._sizes(z_t)}}
+            extra |= added
         if pose_map is not None:
             down, middle = self.controlnet(
-                z_t, t, cond, pose_map, conditioning_scale=self.control_scale, return_dict=False
+                z_t, t, cond, pose_map, conditioning_scale=self.control_scale, return_dict=False, **added
             )
             extra |= {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
         return self.unet(z_t, t, encoder_hidden_states=cond, return_dict=False, **extra)[0].float()
+
+    def _sizes(self, z_t: Tensor) -> Float[Tensor, "B 6"]:
+        """Stable Diffusion XL's conditions on sizes: original size, crop's corner, target size (height and width)."""
+        size = torch.full((len(z_t), 6), float(self.image_size), device=z_t.device, dtype=z_t.dtype)
+        size[:, 2:4] = 0
+        return size
+
+
+def pooled_width(config: Any) -> int:
+    """Numbers of the pooled text that a UNet of Stable Diffusion XL reads; 0: another UNet."""
+    if getattr(config, "addition_embed_type", None) != POOLED:
+        return 0
+    return int(config.projection_class_embeddings_input_dim) - SIZES * int(config.addition_time_embed_dim)

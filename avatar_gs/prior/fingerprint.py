@@ -7,16 +7,20 @@ import torch
 from torch import nn
 
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior
+from avatar_gs.prior.two_text_encoders import TwoTextEncoders
 
 
 def networks(prior: StableDiffusionPrior) -> dict[str, nn.Module]:
     """The prior's networks by name."""
-    return {
+    found = {
         "text_encoder": prior.text_encoder,
         "vae": prior.vae,
         "unet": prior.unet,
         "controlnet": prior.controlnet,
     }
+    if isinstance(prior.prompt_encoder, TwoTextEncoders):
+        found["text_encoder_2"] = prior.prompt_encoder.second.text_encoder
+    return found
 
 
 def prior_fingerprint(prior: StableDiffusionPrior) -> str:

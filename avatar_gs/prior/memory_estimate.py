@@ -18,14 +18,16 @@ from typing import Any
 from safetensors import safe_open
 
 from avatar_gs.prior.compute import DECODE_BATCH
+from avatar_gs.prior.denoiser import POOLED
 from avatar_gs.prior.loading import single_file
 from avatar_gs.prior.loading.sources import WITH_WEIGHTS, Source, cached_file, config_file
 
 PUBLISHED = {
     "sd15": {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480, "controlnet": 361_279_120},
     "sd21": {"unet": 865_910_724, "vae": 83_653_863, "text_encoder": 340_387_840, "controlnet": 364_228_240},
+    "sdxl": {"unet": 2_567_463_684, "vae": 83_653_863, "text_encoder": 817_720_320, "controlnet": 1_251_014_160},
 }
-"""Parameter counts of the presets, for before their files are here."""
+"""Parameter counts of the presets, for before their files are here; both text encoders together."""
 ENCODER_GRAPH = {"all": 3.18e9, "convolutions": 1.98e9, "least": 1.01e9, "tiny": 0.50e9}
 ENCODER_WITHIN = {"all": 0.01e9, "convolutions": 0.02e9, "least": 0.20e9, "tiny": 0.01e9}
 """Bytes for one image of 512² in float32 that an encoder keeps for its backward pass, and that the pass needs in
@@ -33,11 +35,8 @@ addition; by ``EncoderKeeps``, and for TAESD's encoder (``tiny``)."""
 ENCODER_CHECKPOINTS = {"all": 0.23e9, "convolutions": 0.22e9, "least": 0.21e9, "tiny": 0.50e9}
 ENCODER_AGAIN = {"all": 1.82e9, "convolutions": 1.29e9, "least": 1.00e9, "tiny": 0.01e9}
 """The same for an encoder that is computed again in its backward pass."""
-NETWORKS_GRAPH, NETWORKS_WITHIN, ADAPTER_GRAPH = 0.84e9, 0.03e9, 0.94e9
-"""Bytes that UNet and ControlNet keep for the backward pass in 16 bits, that the pass needs in addition, and that they
-keep with the adapter of VSD."""
-NETWORKS_FORWARD, ENCODER_FORWARD, DECODER_FORWARD = 0.09e9, 0.67e9, 0.81e9
-"""Bytes in use within a forward pass without a graph: 16-bit networks, VAE in float32."""
+ENCODER_FORWARD, DECODER_FORWARD = 0.67e9, 0.81e9
+"""Bytes in use within a forward pass of the VAE without a graph, in float32."""
 TEXT_GRAPH, TEXT_GRAPH_PARAMETER = 0.022e9, 0.152
 """Bytes that the text encoder keeps for the backward pass of one prompt: a constant, and per parameter."""
 RENDER_PIXEL, SHOWN_PIXEL, SPLAT, SPLAT_VIEW = 100, 20, 600, 250
@@ -48,9 +47,31 @@ OVERHEAD = 0.8e9
 RESERVED = 1.34
 """Bytes of an H100 that torch's allocator reserved per byte of tensors (20,838 for 15,599 MiB with SD 2.1, before
 expandable segments were the default; not measured with them)."""
-ENCODER_FLOPS, NETWORKS_FLOPS = 1.12e12, 1.09e12
-"""Floating-point operations of one forward pass for one image of 512²; a backward pass takes as many."""
+ENCODER_FLOPS = 1.12e12
+"""Floating-point operations of the encoder's forward pass for one image of 512²; a backward pass takes as many."""
 REFERENCE_PIXELS, REFERENCE_CHANNELS, REFERENCE_VAE_CHANNELS = 512**2, 320, 128
+
+
+@dataclass(frozen=True)
+class NetworksCost:
+    """What UNet and ControlNet take in 16 bits for one image of 512², or for as many pixels of a larger one."""
+
+    graph: float
+    """Bytes kept for the backward pass."""
+    within: float
+    """Bytes that the backward pass needs in addition."""
+    adapter: float
+    """Bytes kept with the adapter of VSD."""
+    forward: float
+    """Bytes in use within a forward pass without a graph."""
+    flops: float
+    """Floating-point operations of a forward pass; a backward pass takes as many."""
+
+
+SD = NetworksCost(graph=0.84e9, within=0.03e9, adapter=0.94e9, forward=0.09e9, flops=1.09e12)
+"""Stable Diffusion 1.x and 2.x."""
+SDXL = NetworksCost(graph=1.76e9, within=0.037e9, adapter=1.97e9, forward=0.057e9, flops=2.16e12)
+"""Stable Diffusion XL, whose transformers are deeper and work on smaller maps; ``adapter`` in proportion to SD's."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +82,7 @@ class Architecture:
     channels: int = REFERENCE_CHANNELS
     vae_channels: int = REFERENCE_VAE_CHANNELS
     image_size: int = 512
+    networks: NetworksCost = SD
     assumed: tuple[str, ...] = ()
     """Components that are not here and are assumed to be the preset's."""
 
@@ -131,10 +153,11 @@ def expected_phases(architecture: Architecture, load: Load) -> dict[str, dict[st
     within = chunk * (ENCODER_AGAIN if twice else ENCODER_WITHIN)[load.encoder_keeps] * of_encoder
     graph = kept if load.through_encoder else 0
     at_once = min(load.predict_chunk or batch, batch)
-    learned = at_once * (NETWORKS_GRAPH + NETWORKS_WITHIN) * of_networks
-    adapted = at_once * (ADAPTER_GRAPH + NETWORKS_WITHIN) * of_networks
+    cost = architecture.networks
+    learned = at_once * (cost.graph + cost.within) * of_networks
+    adapted = at_once * (cost.adapter + cost.within) * of_networks
     predicted = load.predicted * batch
-    forward = min(load.predict_chunk or predicted, predicted) * NETWORKS_FORWARD * of_networks
+    forward = min(load.predict_chunk or predicted, predicted) * cost.forward * of_networks
     views = load.previewed * architecture.image_size**2 * RENDER_PIXEL
     if load.through_text:
         learned += batch * (TEXT_GRAPH + TEXT_GRAPH_PARAMETER * count["text_encoder"])
@@ -208,7 +231,7 @@ def expected_flops(
     of_networks = (architecture.channels / REFERENCE_CHANNELS) ** 2
     return {
         "VAE": images * ENCODER_FLOPS * passes * of_vae,
-        "networks": images * NETWORKS_FLOPS * (forward + (2 + twice) * backward) * of_networks,
+        "networks": images * architecture.networks.flops * (forward + (2 + twice) * backward) * of_networks,
     }
 
 
@@ -223,7 +246,7 @@ def architecture_of(sources: Mapping[str, Source], name: str) -> tuple[Architect
         ``(architecture, absent)``: None if it is not known yet; ``absent`` are the components whose weights are not on
         this machine.
     """
-    found = {component: sources[component].weight_files(component) for component in WITH_WEIGHTS}
+    found = {name: sources[name].weight_files(name) for name in WITH_WEIGHTS if name in sources}
     absent = [component for component, files in found.items() if not files]
     if absent and name not in PUBLISHED:
         return None, absent
@@ -231,6 +254,7 @@ def architecture_of(sources: Mapping[str, Source], name: str) -> tuple[Architect
         component: _parameters(component, sources[component], files) if files else PUBLISHED[name][component]
         for component, files in found.items()
     }
+    counts["text_encoder"] += counts.pop("text_encoder_2", 0)
     configs = {
         component: component_config(component, sources[component])
         or (packaged_config(component, name) if name in PUBLISHED else {})
@@ -242,7 +266,7 @@ def architecture_of(sources: Mapping[str, Source], name: str) -> tuple[Architect
 def packaged_architecture(name: str) -> Architecture:
     """A preset's architecture (sd15 or sd21), without its files."""
     configs = {component: packaged_config(component, name) for component in ("unet", "vae")}
-    return _architecture(PUBLISHED[name], configs, WITH_WEIGHTS)
+    return _architecture(PUBLISHED[name], configs, tuple(part for part in WITH_WEIGHTS if part in PUBLISHED[name]))
 
 
 def _architecture(
@@ -254,6 +278,7 @@ def _architecture(
         channels=configs["unet"].get("block_out_channels", [REFERENCE_CHANNELS])[0],
         vae_channels=blocks[0],
         image_size=(configs["unet"].get("sample_size") or 64) * 2 ** (len(blocks) - 1),
+        networks=SDXL if configs["unet"].get("addition_embed_type") == POOLED else SD,
         assumed=assumed,
     )
 

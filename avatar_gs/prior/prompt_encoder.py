@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.prior.compute import Compute
@@ -32,7 +32,9 @@ class PromptEncoder:
         compute: device and ``offload_text``.
     """
 
-    def __init__(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, compute: Compute) -> None:
+    def __init__(
+        self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel | CLIPTextModelWithProjection, compute: Compute
+    ) -> None:
         self.device, self.offload = compute.device, compute.offload_text
         self.tokenizer = tokenizer
         self.text_encoder: Any = text_encoder.requires_grad_(False).eval()
@@ -43,11 +45,16 @@ class PromptEncoder:
         """Token embeddings of further words, such as ``<ink>``."""
 
     def encode(self, prompts: Sequence[str], identity: Float[Tensor, "n d"] | None) -> Float[Tensor, "B L d"]:
-        """The text encoder's last hidden states; longer prompts are cut.
+        """The text encoder's last hidden states; arguments and errors as of ``outputs``."""
+        return self.outputs(prompts, identity).last_hidden_state
+
+    def outputs(self, prompts: Sequence[str], identity: Float[Tensor, "n d"] | None, *, layers: bool = False) -> Any:
+        """The text encoder's outputs; longer prompts are cut.
 
         Args:
             prompts: the texts.
             identity: embeddings of ``<id>``; the result is differentiable in them.
+            layers: include the hidden states of every layer.
 
         Raises:
             UserError: for a prompt with ``<id>`` without an identity.
@@ -67,12 +74,12 @@ class PromptEncoder:
                 device = self.text_encoder.device
                 ids, places = (torch.stack(values).to(device) for values in zip(*pairs, strict=True))
                 with _replaced_embeddings(self.text_encoder, places, torch.cat([part.to(device) for part in rows])):
-                    return self.text_encoder(ids)[0]
+                    return self.text_encoder(ids, output_hidden_states=layers)
         tokens = self.tokenizer(
             list(prompts), padding="max_length", max_length=self.token_length, truncation=True, return_tensors="pt"
         )
         with self._on_device():
-            return self.text_encoder(tokens.input_ids.to(self.device))[0]
+            return self.text_encoder(tokens.input_ids.to(self.device), output_hidden_states=layers)
 
     def token_embeddings(self, text: str) -> Float[Tensor, "n d"]:
         """Input embeddings of the tokens of ``text``, without those that mark its start and end."""

@@ -14,7 +14,7 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from avatar_gs.core.device import all_finite, allow_tf32
 from avatar_gs.core.errors import UserError
@@ -29,6 +29,7 @@ from avatar_gs.prior.loading.hub import fetch
 from avatar_gs.prior.loading.sources import Source, locate, must_be_fetched
 from avatar_gs.prior.parts import Parts, check_vae_scale
 from avatar_gs.prior.prompt_encoder import PromptEncoder
+from avatar_gs.prior.two_text_encoders import TwoTextEncoders
 from avatar_gs.prior.vocabulary import Words
 from avatar_gs.protocols import Adapter
 
@@ -66,9 +67,14 @@ class StableDiffusionPrior:
         vae_config: Any = parts.vae.config
         self.latent_size, self.latent_channels = int(config.sample_size or LATENT_SIZE), int(config.in_channels)
         self.image_size = self.latent_size * 2 ** (len(vae_config.block_out_channels) - 1)
-        self.prompt_encoder = PromptEncoder(parts.tokenizer, parts.text_encoder, compute)
+        self.prompt_encoder: PromptEncoder | TwoTextEncoders = PromptEncoder(
+            parts.tokenizer, parts.text_encoder, compute
+        )
+        if parts.text_encoder_2 is not None and parts.tokenizer_2 is not None:
+            tokenizers = parts.tokenizer, parts.tokenizer_2
+            self.prompt_encoder = TwoTextEncoders(tokenizers, (parts.text_encoder, parts.text_encoder_2), compute)
         self.codec = ImageCodec(parts.vae, parts.tiny, self.image_size, compute)
-        self.denoiser = Denoiser(parts.unet, parts.controlnet, parts.scheduler, compute)
+        self.denoiser = Denoiser(parts.unet, parts.controlnet, parts.scheduler, compute, self.image_size)
         self.token_length, self.text_width = self.prompt_encoder.token_length, self.prompt_encoder.text_width
         self.num_timesteps, self.prediction_type = len(self.denoiser.alphas), self.denoiser.prediction_type
 
@@ -139,8 +145,11 @@ class StableDiffusionPrior:
     def with_text_encoder(self, text_encoder: Any) -> "StableDiffusionPrior":
         """This prior with another text encoder of the same width; the other networks are shared."""
         other = copy.copy(self)
-        other.prompt_encoder = copy.copy(self.prompt_encoder)
-        other.prompt_encoder.text_encoder = text_encoder
+        encoder = copy.copy(self.prompt_encoder)
+        if not isinstance(encoder, PromptEncoder):
+            raise ValueError("a prior of one text encoder is needed")
+        encoder.text_encoder = text_encoder
+        other.prompt_encoder = encoder
         return other
 
     # ---- text
@@ -149,6 +158,8 @@ class StableDiffusionPrior:
         self, prompts: Sequence[str], identity: Float[Tensor, "n d"] | None = None
     ) -> Float[Tensor, "B L d"]:
         """The text encoder's last hidden states, ``L = token_length``; longer prompts are cut (see ``truncate``).
+
+        Stable Diffusion XL's have another row (``two_text_encoders``).
 
         Args:
             prompts: the texts; ``<id>`` in them takes n tokens.
@@ -346,7 +357,8 @@ class StableDiffusionPrior:
         """Measured seconds of a prediction for each of ``batch`` images."""
         random = torch.Generator().manual_seed(0)
         z_t = torch.randn(batch, self.latent_channels, self.latent_size, self.latent_size, generator=random)
-        cond = torch.randn(batch, self.token_length, self.text_width, generator=random)
+        rows = self.token_length + bool(self.denoiser.pooled_width)
+        cond = torch.randn(batch, rows, self.unet.config.cross_attention_dim, generator=random)
         control = torch.zeros(batch, self.image_size, self.image_size, 3)
         return self.denoiser.seconds(z_t, torch.full((batch,), self.num_timesteps // 2), cond, control)
 
@@ -379,11 +391,20 @@ def load_prior(
         "unet": (UNet2DConditionModel, compute.dtype),
         "controlnet": (ControlNetModel, compute.dtype),
     }
+    if "text_encoder_2" in sources:
+        classes |= {
+            "tokenizer_2": (CLIPTokenizer, None),
+            "text_encoder_2": (CLIPTextModelWithProjection, torch.float32),
+        }
     with quiet():
         tiny = load_tiny_encoder(config.tiny_encoder) if config.encoder is Encoder.tiny else None  # errors first
         parts = {name: load_component(cls, sources[name], name, dtype) for name, (cls, dtype) in classes.items()}
         if config.vae:
             check_vae_scale(parts["vae"], Path(config.path).expanduser() / "vae" / "config.json")
+        if loras and "text_encoder_2" in parts:
+            raise UserError(
+                f"prior.lora: files for Stable Diffusion XL are not supported; leave it out with prior={config.name}"
+            )
         lora.fuse(loras, parts["unet"], parts["text_encoder"])
         set_prediction(parts, config.prediction, sources["unet"], device)
         is_folder = sources["unet"].is_local and not sources["unet"].layout

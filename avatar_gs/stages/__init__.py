@@ -57,6 +57,6 @@ STAGES = {
         "the page of an existing run at an address of this machine, until Ctrl-C",
         RunUse.export,
     ),
-    "fetch": Stage("avatar_gs.stages.fetch", "download a prior (prior=sd15, sd21 or a hub name), or resume"),
+    "fetch": Stage("avatar_gs.stages.fetch", "download a prior (prior=sd15, sd21, sdxl or a hub name), or resume"),
     "body": Stage("avatar_gs.stages.body", "rebuild or check the body model"),
 }

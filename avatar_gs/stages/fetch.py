@@ -17,6 +17,6 @@ def run(settings: Settings) -> None:
     """
     prior = settings.prior
     if not prior.path:
-        raise UserError("prior=mini is packaged: nothing to fetch; give prior=sd15, prior=sd21 or prior=<hub name>")
+        raise UserError("prior=mini is packaged: nothing to fetch; give prior=sd15, sd21, sdxl or prior=<hub name>")
     count = fetch(prior)
     LOGGER.info("%s: %s", prior.name, f"{count} files fetched" if count else "everything is here already")

@@ -42,13 +42,13 @@ def test_cluster_presets_set_only_hydras_launcher():
 
 
 def test_experiments_choose_their_prior(composed):
-    for name in ("sd15", "sd21"):
+    for name in ("sd15", "sd21", "sdxl"):
         settings = config.parse(composed(f"experiment={name}"))
         assert settings.prior.name == name
         assert settings.optimize.steps > 1000
 
 
-@pytest.mark.parametrize("experiment", ["sd15", "sd21"])
+@pytest.mark.parametrize("experiment", ["sd15", "sd21", "sdxl"])
 def test_an_experiment_chooses_a_method_and_a_named_method_keeps_its_own_numbers(composed, experiment):
     alone = config.parse(composed(f"experiment={experiment}"))
     assert alone.guidance == config.parse(composed("guidance=rescaled_de_sds")).guidance

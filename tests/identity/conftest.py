@@ -1,10 +1,10 @@
-"""Stable Diffusion's real classes in miniature: epsilon (sd15) and v (sd21)."""
+"""Stable Diffusion's real classes in miniature: epsilon (sd15), v (sd21) and two text encoders (sdxl)."""
 
 import pytest
 
 from avatar_gs.protocols import Describable
 
-FAMILIES = ("sd15", "sd21")
+FAMILIES = ("sd15", "sd21", "sdxl")
 NAMES = ("red man", "a tall", "blue shirt xylophone", "body")
 WORDS = Describable(
     person=("a man", "a woman"),

@@ -48,7 +48,7 @@ def with_new_tokens(prior, rows):
     return encode
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["sd15", "sd21"])
 def test_initial_embeddings_are_the_outputs_for_the_mean_name(priors, family):
     prior = priors[family]
     weight = prior.text_encoder.get_input_embeddings().weight

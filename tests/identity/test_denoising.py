@@ -16,7 +16,7 @@ def test_the_error_is_in_the_priors_prediction_type(priors, family):
     z, noise = torch.randn(3, 4, 8, 8, generator=draws), torch.randn(3, 4, 8, 8, generator=draws)
     t, cond = torch.tensor([40, 500, 990]), prior.encode_prompts(["a man", "red", ""])
     alpha, sigma = prior.alpha(t)[:, None, None, None], prior.sigma(t)[:, None, None, None]
-    target = noise if family == "sd15" else alpha * noise - sigma * z
+    target = noise if prior.prediction_type == "epsilon" else alpha * noise - sigma * z
     raw = prior.denoiser.predict(alpha * z + sigma * noise, t, cond, None)
     expected = (raw - target).square().mean((1, 2, 3))
     found = denoising.prediction_error(prior, z, t, noise, cond)

@@ -10,7 +10,7 @@ from avatar_gs.protocols import AdaptablePrior, Adapter
 from tests import tiny
 
 
-@pytest.fixture(scope="module", params=["sd15", "sd21"])
+@pytest.fixture(scope="module", params=["sd15", "sd21", "sdxl"])
 def prior(request, tmp_path_factory):
     return StableDiffusionPrior(Parts(**tiny.parts(tmp_path_factory.mktemp("prior"), request.param)))
 

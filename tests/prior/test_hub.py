@@ -18,13 +18,14 @@ from huggingface_hub import constants
 from safetensors.torch import load_file
 
 from avatar_gs.core.errors import UserError
-from avatar_gs.prior.config import Encoder, PriorConfig
+from avatar_gs.prior.config import Encoder, Prediction, PriorConfig
 from avatar_gs.prior.loading import hub as module
 from avatar_gs.prior.loading import hub_client
 from avatar_gs.prior.loading.components import load_component
 from avatar_gs.prior.loading.hub import fetch
 from avatar_gs.prior.loading.sources import Source, _hub_answers
 from avatar_gs.prior.stable_diffusion import load_prior
+from avatar_gs.prior.two_text_encoders import TwoTextEncoders
 from tests import tiny
 from tests.prior.loading import error_of
 
@@ -159,6 +160,18 @@ def test_only_what_is_loaded_is_fetched_and_then_needs_no_network(hub, original,
     prior = load_prior(config())
     expected = tiny.parts(tmp_path / "again")["unet"].state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in prior.unet.state_dict().items())
+
+
+def test_the_second_text_encoder_of_sdxl_is_fetched(hub, tmp_path, monkeypatch):
+    shutil.rmtree(hub.root / BASE)
+    shutil.rmtree(hub.root / POSE)
+    base = tiny.save_prior(hub.root / BASE, "sdxl")
+    shutil.move(base / "controlnet", hub.root / POSE)
+    monkeypatch.setenv("HF_HUB_CACHE", constants.HF_HUB_CACHE)
+    prior = load_prior(config(prediction=Prediction.epsilon))
+    files = cached(tmp_path, BASE)
+    assert {"text_encoder_2/model.safetensors", "text_encoder_2/config.json", "tokenizer_2/vocab.json"} <= files
+    assert isinstance(prior.prompt_encoder, TwoTextEncoders)
 
 
 def test_the_tiny_encoder_is_fetched_where_it_is_set(hub, tmp_path, monkeypatch):

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DConditionModel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from avatar_gs.prior import memory_estimate
 from avatar_gs.prior.low_memory_layers import use_low_memory_convolutions, use_low_memory_norms
@@ -65,17 +66,56 @@ def test_bytes_are_as_many_as_the_estimate_says(family, monkeypatch):
     unet.half()
     controlnet.half()
     assert measured(lambda: predict(unet, controlnet, 512, torch.half))[0] == pytest.approx(
-        memory_estimate.NETWORKS_GRAPH, rel=0.05
+        memory_estimate.SD.graph, rel=0.05
     )
     with torch.no_grad():
         assert measured(lambda: predict(unet, controlnet, 512, torch.half))[1] == pytest.approx(
-            memory_estimate.NETWORKS_FORWARD, rel=0.05
+            memory_estimate.SD.forward, rel=0.05
         )
         for expected, function in (
             (memory_estimate.ENCODER_FORWARD, lambda: encode(vae, 512)),
             (memory_estimate.DECODER_FORWARD, lambda: vae.decode(torch.empty(1, 4, 64, 64, device="meta")).sample),
         ):
             assert measured(function)[1] == pytest.approx(expected, rel=0.05)
+
+
+def test_bytes_and_arithmetic_of_sdxl(monkeypatch):
+    """Of the true networks for one image of 1024², which is four times 512²."""
+    without_matrices(monkeypatch)
+    with torch.device("meta"):
+        unet: Any = UNet2DConditionModel.from_config(full.layout("sdxl", "unet"))
+        controlnet = ControlNetModel.from_unet(unet)
+        # the first encoder is Stable Diffusion 1.5's
+        config = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
+        second = CLIPTextModelWithProjection(CLIPTextConfig(**config, projection_dim=1280))
+    counts = {
+        name: sum(p.numel() for p in part.parameters())
+        for name, part in (("unet", unet), ("controlnet", controlnet), ("text", second))
+    }
+    published = memory_estimate.PUBLISHED["sdxl"]
+    assert (counts["unet"], counts["controlnet"]) == (published["unet"], published["controlnet"])
+    assert counts["text"] + memory_estimate.PUBLISHED["sd15"]["text_encoder"] == published["text_encoder"]
+    for network in (unet, controlnet):
+        network.requires_grad_(False).eval().half()
+        use_low_memory_convolutions(network)
+
+    def call():
+        with torch.device("meta"):
+            z, t = torch.empty(1, 4, 128, 128, dtype=torch.half), torch.empty(1, dtype=torch.long)
+            text = torch.empty(1, 77, 2048, dtype=torch.half).requires_grad_()
+            added = {"text_embeds": torch.empty(1, 1280).half(), "time_ids": torch.empty(1, 6).half()}
+            shared = {"added_cond_kwargs": added, "return_dict": False}
+            pose_map = torch.empty(1, 3, 1024, 1024, dtype=torch.half)
+            down, middle = controlnet(z, t, text, pose_map, **shared)
+            extra = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+            return unet(z, t, encoder_hidden_states=text, **extra, **shared)[0]
+
+    cost = memory_estimate.SDXL
+    kept, peak = measured(call)[:2]
+    assert kept == pytest.approx(4 * cost.graph, rel=0.05) and peak - kept == pytest.approx(4 * cost.within, rel=0.1)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        assert measured(call)[1] == pytest.approx(4 * cost.forward, rel=0.05)
+        assert counter.get_total_flops() == pytest.approx(4 * cost.flops, rel=0.05)
 
 
 @pytest.mark.parametrize("keeps", ["all", "convolutions", "least", "tiny"])
@@ -136,7 +176,7 @@ def test_arithmetic_is_as_much_as_the_estimate_says(family):
     vae, unet, controlnet = networks_on_meta(family)
     for expected, function in (
         (memory_estimate.ENCODER_FLOPS, lambda: encode(vae, 512)),
-        (memory_estimate.NETWORKS_FLOPS, lambda: predict(unet, controlnet, 512, torch.float32)),
+        (memory_estimate.SD.flops, lambda: predict(unet, controlnet, 512, torch.float32)),
     ):
         counts = []
         for backward in (False, True):

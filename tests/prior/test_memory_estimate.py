@@ -29,7 +29,7 @@ def test_the_estimate_of_the_presets():
     peak = expected_peak(architecture, FULL)
     assert peak["weights"] == 2 * (859_520_964 + 361_279_120) + 4 * (83_653_863 + 123_060_480)
     assert peak["VAE"] == 4 * memory_estimate.ENCODER_GRAPH["least"]
-    assert peak["networks"] == 4 * (memory_estimate.NETWORKS_GRAPH + memory_estimate.NETWORKS_WITHIN)
+    assert peak["networks"] == 4 * (memory_estimate.SD.graph + memory_estimate.SD.within)
     double = expected_peak(architecture, replace(FULL, network_bytes=4))
     assert double["networks"] == 2 * peak["networks"] and double["VAE"] == peak["VAE"]
 
@@ -54,11 +54,11 @@ def test_the_estimate_of_the_presets():
 
 def test_the_arithmetic_of_a_step():
     flops = expected_flops(Architecture(memory_estimate.PUBLISHED["sd15"]), FULL, 2, 1)
-    assert flops == {"VAE": 4 * 2 * memory_estimate.ENCODER_FLOPS, "networks": 4 * 4 * memory_estimate.NETWORKS_FLOPS}
+    assert flops == {"VAE": 4 * 2 * memory_estimate.ENCODER_FLOPS, "networks": 4 * 4 * memory_estimate.SD.flops}
     more = expected_flops(
         Architecture(memory_estimate.PUBLISHED["sd15"]), replace(FULL, checkpoint_encoder=True, predict_chunk=2), 2, 1
     )
-    assert more == {"VAE": 4 * 3 * memory_estimate.ENCODER_FLOPS, "networks": 4 * 5 * memory_estimate.NETWORKS_FLOPS}
+    assert more == {"VAE": 4 * 3 * memory_estimate.ENCODER_FLOPS, "networks": 4 * 5 * memory_estimate.SD.flops}
 
 
 def test_parameters_are_counted_from_the_headers(tmp_path, monkeypatch):

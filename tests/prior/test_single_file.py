@@ -206,7 +206,7 @@ def test_other_checkpoints_are_refused(files, tmp_path):
 
     refused("9 channels", **{"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(8, 9, 3, 3)})
     width = {key: torch.zeros(8, 2048) for key in tensors if key.endswith("attn2.to_k.weight")}
-    refused("width 2048", "SDXL", **width)
+    refused("width 2048", "Stable Diffusion XL", "folders and hub names", **width)
     save_file({key: value for key, value in tensors.items() if not key.startswith("first_stage")}, file)
     refuses(file, "no weights of vae", "prior.vae=", controlnet=controlnet)
     save_file(parts["unet"].state_dict(), file)

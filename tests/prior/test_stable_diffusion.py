@@ -5,15 +5,16 @@ import copy
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionControlNetPipeline
+from diffusers import DDIMScheduler, StableDiffusionControlNetPipeline, StableDiffusionXLControlNetPipeline
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.prior.config import Precision, PriorConfig
 from avatar_gs.prior.parts import Parts
 from avatar_gs.prior.stable_diffusion import StableDiffusionPrior, load_prior
+from avatar_gs.prior.two_text_encoders import TwoTextEncoders
 from tests import tiny
 
-FAMILIES = ("sd15", "sd21")
+FAMILIES = ("sd15", "sd21", "sdxl")
 
 
 @pytest.fixture(scope="module")
@@ -124,17 +125,21 @@ def test_encoding_averages_larger_images_down(priors):
 
 def diffusers_samples(prior, prompts, negatives, control, **settings):
     """Samples of diffusers' pipeline with a prior's parts, from the noise of seed 7 in 6 steps."""
-    pipeline = StableDiffusionControlNetPipeline(
-        vae=prior.vae,
-        text_encoder=prior.text_encoder,
-        tokenizer=prior.tokenizer,
-        unet=prior.unet,
-        controlnet=prior.controlnet,
-        scheduler=DDIMScheduler.from_config(prior.scheduler.config),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    parts = {
+        "vae": prior.vae,
+        "text_encoder": prior.text_encoder,
+        "tokenizer": prior.tokenizer,
+        "unet": prior.unet,
+        "controlnet": prior.controlnet,
+        "scheduler": DDIMScheduler.from_config(prior.scheduler.config),
+        "feature_extractor": None,
+    }
+    if isinstance(prior.prompt_encoder, TwoTextEncoders):
+        second = prior.prompt_encoder.second
+        parts |= {"text_encoder_2": second.text_encoder, "tokenizer_2": second.tokenizer}
+        pipeline = StableDiffusionXLControlNetPipeline(**parts, add_watermarker=False)
+    else:
+        pipeline = StableDiffusionControlNetPipeline(**parts, safety_checker=None, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
     shape = (len(prompts), 4, tiny.LATENT_SIZE, tiny.LATENT_SIZE)
     images = pipeline(

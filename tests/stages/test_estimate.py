@@ -32,7 +32,13 @@ GB = 10**9
 
 @pytest.mark.parametrize(
     ("experiment", "most", "documented"),
-    [("sd15", 16, "11.4"), ("sd21", 16, "12.2"), ("sd_8gb", 8, "6.0"), ("sd_8gb prior=sd15", 8, None)],
+    [
+        ("sd15", 16, "11.4"),
+        ("sd21", 16, "12.2"),
+        ("sdxl", 80, "53.4"),
+        ("sd_8gb", 8, "6.0"),
+        ("sd_8gb prior=sd15", 8, None),
+    ],
 )
 def test_recipes_fit_into_their_gpus(experiment, most, documented):
     """GiB that torch's allocator takes at ``most``, in 16 bits, with four views, and the peak that README gives."""

@@ -46,7 +46,7 @@ def load_component(cls: Any, source: Source, name: str, dtype: torch.dtype | Non
     Args:
         cls: its class in diffusers or transformers.
         source: its place.
-        name: for messages; "scheduler" and "text_encoder" are loaded in their own ways.
+        name: for messages; schedulers and text encoders are loaded in their own ways.
         dtype: number format of networks; None for components without weights.
 
     Raises:
@@ -100,7 +100,7 @@ def _load_network(cls: Any, source: Source, name: str, place: str, dtype: torch.
     Raises:
         UserError: if it is of another class, or weights are missing, additional or of another shape.
     """
-    is_text = name == "text_encoder"
+    is_text = name.startswith("text_encoder")
     if is_text:
         config, _ = cls.config_class.get_config_dict(source.name, **source.arguments())
         _check_class(config.get("model_type", TEXT_MODEL_TYPES[0]), TEXT_MODEL_TYPES, name, place)

@@ -32,6 +32,7 @@ from avatar_gs.prior.loading.sources import (
     COMPONENTS,
     HUB_NAME,
     PICKLED,
+    SECOND_TEXT,
     WITH_WEIGHTS,
     Source,
     check_endpoint,
@@ -67,6 +68,8 @@ def fetch(config: PriorConfig) -> int:
     plans = {}
     for override, name, components in repositories:
         files = _listing(override, name)
+        if override == "prior.path" and f"{SECOND_TEXT[1]}/{config_file(SECOND_TEXT[1])}" in files:
+            components = (*components, *SECOND_TEXT)
         plans[override, name] = {
             file: files[file] for component in components for file in _chosen(override, name, component, files)
         }
@@ -110,7 +113,7 @@ def _repositories(config: PriorConfig) -> list[tuple[str, str, tuple[str, ...]]]
         check_endpoint()
     else:
         raise UserError(
-            f"prior={config.name}: nothing to fetch, all of it is here; prior=sd15, prior=sd21 or prior=<hub name> are "
+            f"prior={config.name}: nothing to fetch, all of it is here; prior=sd15, sd21, sdxl or prior=<hub name> are "
             "downloaded"
         )
     return chosen

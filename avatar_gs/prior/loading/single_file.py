@@ -17,6 +17,7 @@ from torch import Tensor
 
 from avatar_gs.core.errors import UserError
 from avatar_gs.core.paths import LAYOUTS
+from avatar_gs.prior.denoiser import SIZES, pooled_width
 from avatar_gs.prior.loading import lora
 from avatar_gs.prior.loading.weight_files import as_safetensors, check_safetensors, is_pickle
 
@@ -184,7 +185,12 @@ def probe_prediction(unet: Any, last_step: int = 999) -> str:
     config = unet.config
     noise = torch.randn(1, config.in_channels, PROBE_SIZE, PROBE_SIZE, generator=torch.Generator().manual_seed(0))
     text = torch.zeros(1, 1, config.cross_attention_dim, device=unet.device, dtype=unet.dtype)
-    output = unet(noise.to(unet.device, unet.dtype), last_step, encoder_hidden_states=text, return_dict=False)[0]
+    more: dict[str, Any] = {}
+    if pooled := pooled_width(config):
+        more = {"added_cond_kwargs": {"text_embeds": text.new_zeros(1, pooled), "time_ids": text.new_zeros(1, SIZES)}}
+    output = unet(noise.to(unet.device, unet.dtype), last_step, encoder_hidden_states=text, return_dict=False, **more)[
+        0
+    ]
     similarity = torch.cosine_similarity(output.float().cpu().flatten(), noise.flatten(), dim=0)
     return "epsilon" if float(similarity) > 0.5 else "v_prediction"
 
@@ -195,7 +201,7 @@ def _layout(file: Path, shapes: dict[str, list[int]], override: str) -> str:
     if len(layouts) != 1 or None in layouts:
         raise UserError(
             f"{override}={file}: it reads text of width {', '.join(map(str, sorted(widths))) or 'none'}: expected "
-            "Stable Diffusion 1.x (768) or 2.x (1024); SDXL and later ones are not supported"
+            "Stable Diffusion 1.x (768) or 2.x (1024); Stable Diffusion XL is read from folders and hub names only"
         )
     return str(layouts.pop())
 

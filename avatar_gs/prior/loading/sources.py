@@ -24,10 +24,16 @@ from avatar_gs.prior.loading.weight_files import as_safetensors, check_no_pointe
 PACKAGED = {"mini": MINI_PRIOR, "people": PEOPLE_PRIOR}
 """Folders of the packaged priors, by ``prior.name``."""
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-CONFIG_FILES = {"tokenizer": "tokenizer_config.json", "scheduler": "scheduler_config.json"}
+CONFIG_FILES = {
+    "tokenizer": "tokenizer_config.json",
+    "tokenizer_2": "tokenizer_config.json",
+    "scheduler": "scheduler_config.json",
+}
 COMPONENTS = ("tokenizer", "text_encoder", "vae", "unet", "scheduler")
 """Subfolders of every prior's folder; a ControlNet may be in another."""
-WITH_WEIGHTS = ("text_encoder", "vae", "unet", "controlnet")
+SECOND_TEXT = ("tokenizer_2", "text_encoder_2")
+"""Further subfolders of a Stable Diffusion XL."""
+WITH_WEIGHTS = ("text_encoder", "vae", "unet", "controlnet", "text_encoder_2")
 HUB_TIMEOUT = 8
 """Seconds."""
 PICKLED = ".bin"
@@ -90,6 +96,8 @@ def locate(config: PriorConfig) -> dict[str, Source]:
         sources = _of_single_file(Path(base).expanduser(), config)
     else:
         sources = {name: _source(base, name, "prior.path") for name in COMPONENTS}
+        if _has_second_text(base, sources["unet"]):
+            sources |= {name: _source(base, name, "prior.path") for name in SECOND_TEXT}
         if config.tokenizer:
             folder = single_file.find_tokenizer(Path(base), config.tokenizer)
             sources["tokenizer"] = Source(str(folder), "", is_local=True)
@@ -147,6 +155,13 @@ def _of_single_file(file: Path, config: PriorConfig) -> dict[str, Source]:
     }
 
 
+def _has_second_text(base: str, unet: Source) -> bool:
+    """Whether a folder, or what the cache holds of a hub name, is a Stable Diffusion XL."""
+    if unet.is_local:
+        return (Path(unet.name) / SECOND_TEXT[1]).is_dir()
+    return cached_file(base, SECOND_TEXT[1], config_file(SECOND_TEXT[1])) is not None
+
+
 def _replacement(name: str, component: str) -> Source:
     """The source of a component that is given separately: a file, folder or hub name."""
     if not single_file.is_single_file(name):
@@ -187,7 +202,7 @@ def _source(name: str, subfolder: str, override: str) -> Source:
         return Source(name, subfolder, is_local=False, offline=_must_stay_offline(name, subfolder, override))
     raise UserError(
         f"{override}={name}: no such folder or file; expected a folder in Stable Diffusion's format, a .safetensors "
-        "file, a hub name (owner/name), or a preset (prior=mini, people, sd15, sd21)"
+        "file, a hub name (owner/name), or a preset (prior=mini, people, sd15, sd21, sdxl)"
     )
 
 
@@ -292,12 +307,12 @@ def _check_config(folder: Path, component: str) -> None:
 
 def weights_stem(component: str) -> str:
     """Name of a component's weights, before ``.safetensors``."""
-    return "model" if component == "text_encoder" else "diffusion_pytorch_model"
+    return "model" if component.startswith("text_encoder") else "diffusion_pytorch_model"
 
 
 def pickled_stem(component: str) -> str:
     """Name of a component's pickled weights, before ``.bin``."""
-    return "pytorch_model" if component == "text_encoder" else "diffusion_pytorch_model"
+    return "pytorch_model" if component.startswith("text_encoder") else "diffusion_pytorch_model"
 
 
 def choose_weights(names: Iterable[str], stem: str, suffix: str) -> tuple[str | None, list[str]]:
