@@ -45,14 +45,15 @@ class BoundModel(GaussianModel):
         """
         trained = model.pose(standing)
         means = model.params["means"].detach()
-        attachment = Triangles(rest.vertices, rest.faces).attach(means)
+        surface = Triangles(rest.vertices, rest.faces)
+        attachment = surface.attach(means)
         anchors = attachment.interpolate(rest.vertices)
         skinning = diffused(attachment.interpolate(weights), means, (means - anchors).norm(dim=1))
         blended = blend_transforms(skinning, standing.T_posed_rest).double()
         linear = blended[:, :3, :3]
         means = torch.linalg.solve(linear, trained.means.double() - blended[:, :3, 3]).to(means)
         if standing.correctives is not None:
-            means = means - attachment.interpolate(standing.correctives.offsets)
+            means = means - surface.attach(anchors).interpolate(standing.correctives.offsets)  # as pose() adds them
         back = matrix_to_quat(nearest_rotation(linear).transpose(1, 2)).to(means)
         bound = {
             "means": means,

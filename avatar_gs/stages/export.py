@@ -57,8 +57,7 @@ def run(settings: Settings) -> None:
     require_packages(settings.export)
     with RunFolder.open(settings.folder, settings.plain()) as folder:
         device = choose_device(settings.device)
-        if Format.mp4 in settings.export.wanted:
-            require_renderer(device)
+        require_renderer(device)  # the run's page shows an image of the avatar
         if not folder.has_optimized(settings.optimize.steps):
             LOGGER.warning("the run is not finished: exporting the avatar of its last checkpoint")
         body = load_body(settings.body, device)

@@ -10,6 +10,7 @@ from avatar_gs.body.files import FREE_BODY
 from avatar_gs.body.model import load_body
 from avatar_gs.body.pose import a_pose, random_pose, zero_pose
 from avatar_gs.core.runs import RunFolder
+from avatar_gs.splats.binding import BoundModel
 from avatar_gs.splats.config import DensityConfig, LearningRates, SplatsConfig
 from avatar_gs.splats.density import DistillationStrategy
 from avatar_gs.splats.model import BOUND, TRAINABLE, GaussianModel
@@ -107,6 +108,18 @@ def test_an_exported_avatar_stands_on_the_corrected_surface(body, found):
     rest = body.rest().vertices
     gaussians, posed = standing(splats_at(rest, rest, body.weights), body)
     torch.testing.assert_close(gaussians.means[found], posed.vertices[found], atol=1e-5, rtol=0)
+
+
+def test_a_finished_avatar_stands_as_before_with_correctives(body):
+    rest, nearly = body.rest().vertices, a_pose()
+    nearly.axis_angles[16, 1] = 1e-6
+    model = splats_at(rest + 0.01, rest, body.weights)
+    bound = BoundModel(model, body.rest(), body.pose(a_pose()), body.weights)
+    before = model.pose(body.pose(a_pose()))
+    assert torch.equal(bound.pose(body.pose(a_pose())).means, before.means)
+    near = bound.pose(body.pose(nearly))
+    torch.testing.assert_close(near.means, before.means, atol=2e-5, rtol=0)
+    assert ((near.quats * before.quats).sum(1).abs() > 1 - 1e-5).all()
 
 
 def test_nothing_changes_without_correctives_or_in_the_rest_pose(free, body):

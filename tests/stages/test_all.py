@@ -13,9 +13,11 @@ from avatar_gs.cli.overrides import settings_of
 from avatar_gs.core.runs import RunFolder
 from avatar_gs.export.config import ExportConfig, Format, Frame
 from avatar_gs.export.ply import read_ply
+from avatar_gs.splats.binding import BoundModel
 from avatar_gs.splats.config import SplatsConfig
 from avatar_gs.splats.surface import surface_splats
 from avatar_gs.stages import export
+from avatar_gs.training.config import PoseMode
 
 PROMPT = "prompt=a man in red (tall)"
 SMALL = ["optimize.steps=2", "splats.count=300", "export.video_size=64", "export.video_seconds=0.5", "device=cpu"]
@@ -86,6 +88,10 @@ def test_a_run_is_exported_again_in_other_formats(prior, tmp_path, monkeypatch):
     written = lambda: {path.name for path in run.iterdir()} & {entry.value for entry in Format}
     first = (run / "avatar.ply").read_bytes()
     assert written() == {"avatar.ply"}
+    settings, body = settings_of(["name=red"]), load_body(BodyConfig())
+    assert isinstance(export.shown_avatar(settings, RunFolder(run), body), BoundModel)
+    settings.optimize.poses = PoseMode.random
+    assert not isinstance(export.shown_avatar(settings, RunFolder(run), body), BoundModel), "tried in all poses"
     assert cli.main(["stage=export", "name=red", "export.formats=[spz,glb,mp4]"]) == 0
     assert written() == {"avatar.ply", "avatar.spz", "avatar.glb", "turntable.mp4"}, "what is asked for now counts"
     assert settings_of(["prompt=a man in blue", f"init={run}/avatar.ply"]).init == "outputs/red", "still its own file"
