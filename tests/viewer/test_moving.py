@@ -1,6 +1,7 @@
 """A page whose avatar moves, in a real browser: its pixels are those of the program's renderer in the same pose."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,15 @@ from scipy.spatial.transform import Rotation
 from avatar_gs.body.config import BodyConfig
 from avatar_gs.body.files import FREE_BODY
 from avatar_gs.body.model import Body, load_body
+from avatar_gs.body.pose import JOINTS, PARENTS
 from avatar_gs.export.config import ExportConfig
 from avatar_gs.export.ply import read_ply
 from avatar_gs.export.writer import export_avatar
+from avatar_gs.motion.clip import Motion
 from avatar_gs.motion.frame import rotated
+from avatar_gs.motion.load import load_motion
 from avatar_gs.motion.packaged import PACKAGED
-from avatar_gs.motion.write_bvh import write_bvh
+from avatar_gs.motion.write_bvh import bvh_name, write_bvh
 from avatar_gs.render.cameras import orbit
 from avatar_gs.render.rasterize import rasterize
 from avatar_gs.splats.config import SplatsConfig
@@ -27,6 +31,7 @@ from avatar_gs.splats.model import GaussianModel
 from avatar_gs.splats.surface import surface_splats
 from avatar_gs.stages.export import CLIP_FPS, avatar_rig, standing, standing_pose
 from avatar_gs.types import Gaussians
+from avatar_gs.viewer.html import csp_hash
 
 SIZE, FOV, DISTANCE, TARGET = 300, 40.0, 3.2, (0.0, 0.85, 0.0)
 BARE = f"spin=0&controls=0&background=7f7f7f&fov={FOV}&distance={DISTANCE}&target={','.join(map(str, TARGET))}"
@@ -242,6 +247,72 @@ def test_a_dropped_motion_plays_as_the_packaged_one(chromium: Any, avatar: Avata
     difference = np.abs(chromium.screenshot().astype(int) - dropped)[60:380]
     assert difference.mean() < 0.6, "the same pose at the same place"
     assert chromium.errors == []
+
+
+def lying_bvh(motion: Motion, rest: np.ndarray) -> str:
+    """A motion in a file as Rokoko's: its zero pose has all bones along x and only defines their lengths."""
+    frames, count = len(motion), len(JOINTS)
+    first_child = [next((k for k in range(count) if PARENTS[k] == joint), None) for joint in range(count)]
+    straight = [Rotation.identity() for _ in range(count)]
+    for joint, child in enumerate(first_child):
+        if joint and child is not None:
+            straight[joint] = Rotation.align_vectors([rest[child] - rest[joint]], [[1.0, 0.0, 0.0]])[0]
+    world, lines, turns = [], ["HIERARCHY"], {}
+    for joint in range(count):
+        own = Rotation.from_rotvec(motion.axis_angles[:, joint].astype(float))
+        world.append(own if joint == 0 else world[PARENTS[joint]] * own)
+
+    def add(joint: int) -> None:
+        parent = PARENTS[joint]
+        offset = straight[parent].inv().apply(rest[joint] - rest[parent]) if joint else rest[0]
+        turned = world[joint] * straight[joint]
+        turns[joint] = turned if joint == 0 else (world[parent] * straight[parent]).inv() * turned
+        channels = "Yrotation Xrotation Zrotation"
+        channels = f"3 {channels}" if joint else f"6 Xposition Yposition Zposition {channels}"
+        lines.extend([f"{'JOINT' if joint else 'ROOT'} {bvh_name(JOINTS[joint])}", "{"])
+        lines.extend([f"OFFSET {' '.join(f'{value:.6f}' for value in offset)}", f"CHANNELS {channels}"])
+        children = [k for k in range(count) if PARENTS[k] == joint]
+        for child in children:
+            add(child)
+        lines.extend([] if children else ["End Site", "{", "OFFSET 0.02 0 0", "}"])
+        lines.append("}")
+
+    add(0)
+    angles = [turn.as_euler("YXZ", degrees=True) for turn in turns.values()]
+    table = np.concatenate([rest[0] + motion.translation, *angles], 1)
+    lines += ["MOTION", f"Frames: {frames}", f"Frame Time: {1 / motion.fps}"]
+    return "\n".join([*lines, *(" ".join(f"{value:.5f}" for value in row) for row in table)]) + "\n"
+
+
+def test_a_file_whose_zero_pose_does_not_stand_plays_as_the_program_reads_it(
+    chromium: Any, avatar: Avatar, tmp_path: Path
+) -> None:
+    path = tmp_path / "lying.bvh"
+    path.write_text(lying_bvh(PACKAGED["wave"](avatar.body), avatar.body.shaped()[1].double().numpy()))
+    motion = load_motion(str(path), avatar.body)
+    chromium.open(with_open_viewer(avatar.path, tmp_path / "open.html"), "spin=0&motion=none", (SIZE, SIZE))
+    drop(chromium, path)
+    chromium.wait("clips.value === 'lying' || !note.hidden")
+    assert chromium.evaluate("note.hidden"), chromium.evaluate("note.textContent")
+    quats = np.array(chromium.evaluate("[...viewer.player.clip.quats]")).reshape(-1, 4)
+    program = Rotation.from_rotvec(motion.axis_angles.reshape(-1, 3))
+    apart = np.degrees((program.inv() * Rotation.from_quat(quats[:, [1, 2, 3, 0]])).magnitude())
+    moved = np.array(chromium.evaluate("viewer.player.clip.translation"))
+    print(f"at most {apart.max():.3f} degrees, {100 * np.abs(moved - motion.translation).max():.1f} cm")
+    assert apart.max() < 0.1
+    assert np.abs(moved - motion.translation).max() < 0.06, "the ground is that of joints, not of the skin"
+    assert chromium.errors == []
+
+
+def with_open_viewer(page: Path, copy: Path) -> Path:
+    """A copy of a page that shows its viewer to the test."""
+    text, start = page.read_text(encoding="utf-8"), "const viewer = new Viewer(splats);"
+    assert text.count(start) == 1
+    text = text.replace(start, f"{start} window.viewer = viewer;")
+    script = text.split('<script type="module">')[1].split("</script>")[0]
+    policy = re.sub("script-src '[^']*'", f"script-src '{csp_hash(script)}'", text.split("</head>")[0])
+    copy.write_text(policy + text[text.index("</head>") :], encoding="utf-8")
+    return copy
 
 
 def test_what_cannot_be_played_is_answered_with_a_line(chromium: Any, avatar: Avatar, tmp_path: Path) -> None:

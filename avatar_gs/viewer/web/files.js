@@ -1,6 +1,7 @@
 
 const MAX_MOTION_BYTES = 64 * 2 ** 20;
 const MAX_MOTION_FRAMES = 20000;
+const STANDING = 0.85;  // cosine from which the zero pose's trunk and legs make one line: a rest pose in which a person stands
 const BVH_NAMES = {  // joints of CMU's, Mixamo's and Rokoko's skeletons; of a limb without its side
   pelvis: ["hips", "hip", "pelvis"], neck: ["neck", "neck1", "lowerneck"], head: ["head"],
   hip: ["upleg", "thigh", "upperleg", "hip"], knee: ["leg", "shin", "knee", "lowerleg", "calf"], ankle: ["foot", "ankle"],
@@ -9,51 +10,58 @@ const BVH_NAMES = {  // joints of CMU's, Mixamo's and Rokoko's skeletons; of a l
 };
 const SPINES = ["spine", "spine1", "spine2", "spine3", "spine4", "lowerback", "chest", "chest2", "chest3", "chest4", "abdomen"];
 
-/** A BVH file on the skeleton, as the program's retarget.py does it for files whose zero pose stands. */
+/** A BVH file on the skeleton, as the program's retarget.py does it. */
 function readBvh(text, skeleton, name) {
   const { bones, frames, fps } = parseBvh(text);
   const found = matchBones(bones.map((bone) => bone.name));
   const rest = bones.map(() => [0, 0, 0]);
   bones.forEach((bone, i) => { if (bone.parent >= 0) rest[i] = bone.offset.map((v, c) => v + rest[bone.parent][c]); });
   const to = (a, b) => rest[found.get(b)].map((v, c) => v - rest[found.get(a)][c]);
-  const legs = ["left_knee", "right_knee"].map((knee) => to("pelvis", knee));
-  const up = nearestAxis([0, 1, 2].map((c) => -(legs[0][c] + legs[1][c])));
+  const legs = ["left_knee", "right_knee"].map((knee) => to("pelvis", knee)), below = legs[0].map((v, c) => v + legs[1][c]);
+  const top = ["head", "neck", "spine3"].find((joint) => found.has(joint));
+  const trunk = top ? to("pelvis", top) : below.map((v) => -v);
+  const stands = -dotted(trunk, below) > STANDING * Math.hypot(...trunk) * Math.hypot(...below);
+  // Where the zero pose only defines the bones' lengths, only the pelvis with what hangs on it has a meaning.
+  const spine = ["spine1", "spine2", "spine3", "neck"].filter((joint) => found.has(joint)).map((joint) => to("pelvis", joint)).find((v) => v.some(Boolean));
+  const up = nearestAxis(stands || !spine ? below.map((v) => -v) : spine);
   let left = to("right_hip", "left_hip");
   left = normalized(left.map((v, c) => v - dotted(left, up) * up[c]));
   if (!left.every(Number.isFinite)) throw new Error("its hips are at one place, so left and right cannot be told");
-  const ahead = crossed(left, up);
-  const world = rotationQuat([left, up, ahead]);  // from the file's axes to ours
-  const top = found.get("head") ?? found.get("neck");
-  if (top !== undefined && dotted(rest[top].map((v, c) => v - rest[found.get("pelvis")][c]), up) <= 0) {
-    throw new Error("its zero pose does not stand; use stage=animate of the program");
-  }
-  const align = alignBones(skeleton, found, (a, b) => turned(world, to(a, b)));
+  const world = rotationQuat([left, up, crossed(left, up)]), back = conjugate(world);  // from the file's axes to ours
+  const recording = { bones, frames, found, stands, rest: rest.map((place) => turned(world, place)) };
+  const inWorld = (turn) => multiplyQuats(multiplyQuats(world, turn), back);
+  const align = alignBones(skeleton, recording, inWorld);
   const scale = legLength(skeleton.rest, (joint) => skeleton.names.indexOf(joint)) / legLength(rest, (joint) => found.get(joint));
   const count = skeleton.parents.length, quats = new Float32Array(4 * count * frames.length), translation = [];
-  const back = conjugate(world);
   frames.forEach((row, f) => {
-    const turns = [], places = [];
-    let column = 0;
-    bones.forEach((bone, i) => {
-      let local = [1, 0, 0, 0];
-      const moved = [...bone.offset];
-      for (const channel of bone.channels) {
-        const value = row[column++];
-        if (channel.endsWith("rotation")) local = multiplyQuats(local, axisQuat(channel[0].toLowerCase(), value));
-        else moved["XYZ".indexOf(channel[0])] = value;
-      }
-      turns[i] = bone.parent < 0 ? local : multiplyQuats(turns[bone.parent], local);
-      places[i] = bone.parent < 0 ? moved : turned(turns[bone.parent], moved).map((v, c) => v + places[bone.parent][c]);
-    });
+    const { turns, places } = poseBones(bones, row);
     const ours = [];
     skeleton.names.forEach((joint, j) => {
       const p = skeleton.parents[j], bone = found.get(joint);
-      ours[j] = bone !== undefined ? multiplyQuats(multiplyQuats(multiplyQuats(world, turns[bone]), back), align[j]) : p < 0 ? [1, 0, 0, 0] : ours[p];
+      ours[j] = bone !== undefined ? multiplyQuats(inWorld(turns[bone]), align[j]) : p < 0 ? [1, 0, 0, 0] : ours[p];
       quats.set(p < 0 ? ours[j] : multiplyQuats(conjugate(ours[p]), ours[j]), 4 * (f * count + j));
     });
     translation.push(turned(world, places[found.get("pelvis")]).map((v, c) => v * scale - skeleton.rest[0][c]));
   });
   return grounded({ name, fps, frames: frames.length, loops: false, quats, translation }, skeleton);
+}
+
+/** Rotations and places of a file's bones in one frame, in its axes. */
+function poseBones(bones, row) {
+  const turns = [], places = [];
+  let column = 0;
+  bones.forEach((bone, i) => {
+    let local = [1, 0, 0, 0];
+    const moved = [...bone.offset];
+    for (const channel of bone.channels) {
+      const value = row[column++];
+      if (channel.endsWith("rotation")) local = multiplyQuats(local, axisQuat(channel[0].toLowerCase(), value));
+      else moved["XYZ".indexOf(channel[0])] = value;
+    }
+    turns[i] = bone.parent < 0 ? local : multiplyQuats(turns[bone.parent], local);
+    places[i] = bone.parent < 0 ? moved : turned(turns[bone.parent], moved).map((v, c) => v + places[bone.parent][c]);
+  });
+  return { turns, places };
 }
 
 /** SMPL-X's poses as AMASS stores them. */
@@ -192,7 +200,7 @@ function matchBones(names) {
       add(`${side}_${joint}`, BVH_NAMES[joint].flatMap((name) => [side + name, side[0] + name, name + side]), taken);
     }
     for (const finger of ["thumb", "index", "middle", "ring", "pinky"]) {
-      for (const k of [1, 2, 3]) add(`${side}_${finger}${k}`, [`${side}hand${finger}${k}`, `${side}${finger}${k}`]);
+      for (const k of [1, 2, 3]) add(`${side}_${finger}${k}`, [`${side}hand${finger}${k}`, `${side}${finger}${k}`, `${side}finger${finger}${k}`]);
     }
   }
   const spines = SPINES.filter((name) => index.has(name)).map((name) => index.get(name)).sort((a, b) => a - b);
@@ -205,23 +213,53 @@ function matchBones(names) {
 }
 
 /** The rotation of each bone from our rest pose to the file's. */
-function alignBones({ names, parents, rest }, found, to) {
-  const next = { hip: "knee", knee: "ankle", ankle: "foot", shoulder: "elbow", elbow: "wrist", wrist: "middle1" };
+function alignBones({ names, parents, rest }, { bones, frames, found, stands, rest: theirs }, inWorld) {
+  const trunk = ["spine1", "spine2", "spine3", "neck", "head"];
+  const limbs = { hip: "knee", knee: "ankle", ankle: "foot", collar: "shoulder", shoulder: "elbow", elbow: "wrist", wrist: "middle1" };
   const align = [];
   names.forEach((joint, j) => {
-    align[j] = parents[j] < 0 ? [1, 0, 0, 0] : align[parents[j]];
-    const [side, part = ""] = joint.split("_");
-    if (!part || part === "collar" || !found.has(joint)) return;
-    const child = `${side}_${next[part] ?? part.replace(/[12]$/, (k) => Number(k) + 1)}`;
-    if (child === joint || !found.has(child)) return;
-    let ours = rest[names.indexOf(child)].map((v, c) => v - rest[j][c]), theirs = to(joint, child);
-    if (part === "ankle") {
-      [ours, theirs] = [[ours[0], 0, ours[2]], [theirs[0], 0, theirs[2]]];
+    let before = parents[j] < 0 ? [1, 0, 0, 0] : align[parents[j]];
+    align[j] = before;
+    if (!found.has(joint) || joint === "pelvis") return;
+    const [side, part = ""] = joint.split("_"), at = found.get(joint);
+    const central = trunk.includes(joint) || part === "collar";
+    if (stands && central) {  // the curve of a spine is each skeleton's own
       align[j] = [1, 0, 0, 0];
+      return;
     }
-    if (Math.hypot(...ours) > 1e-6 && Math.hypot(...theirs) > 1e-6) align[j] = multiplyQuats(smallestTurn(turned(align[j], ours), theirs), align[j]);
+    const next = trunk.includes(joint) ? trunk.slice(trunk.indexOf(joint) + 1).find((name) => found.has(name))
+      : [`${side}_${limbs[part] ?? part.replace(/[12]$/, (k) => Number(k) + 1)}`].find((name) => name !== joint && found.has(name));
+    const end = next ? found.get(next) : joint === "head" || /\d$/.test(part) ? bones.findIndex((bone) => bone.parent === at) : -1;
+    if (end < 0 || (joint === "head" && !stands)) {
+      const parent = found.get(names[parents[j]]);
+      if (!stands && parent !== undefined) {  // a head has no direction: over the frames it is turned as its parent is
+        align[j] = multiplyQuats(meanQuat(frames.map((row) => {
+          const { turns } = poseBones(bones, row);
+          return multiplyQuats(conjugate(inWorld(turns[at])), inWorld(turns[parent]));
+        })), before);
+      }
+      return;
+    }
+    let ours = next ? rest[names.indexOf(next)].map((v, c) => v - rest[j][c]) : rest[j].map((v, c) => v - rest[parents[j]][c]);
+    let direction = theirs[end].map((v, c) => v - theirs[at][c]);
+    if (central) ours = part === "collar" ? [Math.sign(ours[0]), 0, 0] : [0, 1, 0];
+    else if (part === "ankle" && stands) {  // feet stand flat in both rest poses; only their headings differ
+      [ours, direction] = [[ours[0], 0, ours[2]], [direction[0], 0, direction[2]]];
+      before = [1, 0, 0, 0];
+    }
+    if (Math.hypot(...ours) > 1e-6 && Math.hypot(...direction) > 1e-6) align[j] = multiplyQuats(smallestTurn(turned(before, ours), direction), before);
   });
   return align;
+}
+
+/** The mean of rotations that are not far apart. */
+function meanQuat(quats) {
+  const sum = [0, 0, 0, 0];
+  for (const q of quats) {
+    const sign = q.reduce((dot, v, c) => dot + v * quats[0][c], 0) < 0 ? -1 : 1;
+    q.forEach((v, c) => { sum[c] += sign * v; });
+  }
+  return normalized(sum);
 }
 
 function legLength(places, index) {
