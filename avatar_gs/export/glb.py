@@ -24,6 +24,7 @@ _COMPONENTS = {"u1": 5121, "u2": 5123, "u4": 5125, "f4": 5126}
 _SHAPES = {(): "SCALAR", (2,): "VEC2", (3,): "VEC3", (4,): "VEC4", (4, 4): "MAT4"}
 _POINTS, _LINEAR, _CLAMP = 0, 9729, 33071
 _LINEAR_MIPMAPS = 9987
+_VERTICES, _INDICES = 34962, 34963
 
 
 def write_splats_glb(path: str | Path, gaussians: Gaussians, rig: Rig | None = None) -> None:
@@ -139,6 +140,10 @@ class _Scene:
             self.json["skins"] = [
                 {"joints": numbers, "skeleton": roots[1], "inverseBindMatrices": self.add(_inverse_binds(rig))}
             ]
+        buffers = dict.fromkeys(primitive["attributes"].values(), _VERTICES)
+        buffers |= {primitive["indices"]: _INDICES} if "indices" in primitive else {}
+        for accessor, target in buffers.items():
+            self.json["bufferViews"][self.json["accessors"][accessor]["bufferView"]]["target"] = target
         self.json |= {
             "extensionsUsed": list(extensions),
             "scenes": [{"nodes": roots}],
