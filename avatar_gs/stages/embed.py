@@ -11,6 +11,7 @@ import time
 from dataclasses import asdict, replace
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -72,11 +73,15 @@ def learn_person(settings: Settings, prior: StableDiffusionPrior, folder: RunFol
             other photos.
     """
     if settings.identity:
-        embedding = given(settings, prior)
-        folder.record("embed", source=source_of(settings), metadata=embedding.metadata)
+        keep(folder, given(settings, prior), source=source_of(settings))
     else:
-        embedding = learned(settings, prior, read_photos(settings, prior), folder)
+        learn(settings, prior, read_photos(settings, prior), folder)
+
+
+def keep(folder: RunFolder, embedding: IdentityEmbedding, **values: Any) -> None:
+    """Write the run's identity and then, since a record says that nothing is left to do, the record of it."""
     write_identity(folder / runs.IDENTITY_FILE, embedding)
+    folder.record("embed", **values, metadata=embedding.metadata)
     LOGGER.info(
         "wrote %s: %d token embeddings for %s", folder / runs.IDENTITY_FILE, len(embedding.vectors), PLACEHOLDER
     )
@@ -159,8 +164,8 @@ def read_photos(settings: Settings, prior: StableDiffusionPrior) -> PhotoSet:
     )
 
 
-def learned(settings: Settings, prior: StableDiffusionPrior, photos: PhotoSet, folder: RunFolder) -> IdentityEmbedding:
-    """The identity of these photos, from the cache or by training."""
+def learn(settings: Settings, prior: StableDiffusionPrior, photos: PhotoSet, folder: RunFolder) -> None:
+    """Write the identity of these photos, from the cache or by training."""
     key = key_of(settings, prior, photos)
     before = folder.metrics().get("embed", {}).get("key", key)
     if before != key and folder.holds_avatar():
@@ -172,8 +177,8 @@ def learned(settings: Settings, prior: StableDiffusionPrior, photos: PhotoSet, f
     if path.exists():
         LOGGER.info("these %d photos have been learned before with the same settings: using %s", len(photos), path)
         embedding = read_identity(path)
-        folder.record("embed", source=source_of(settings), key=key, cached=True, metadata=embedding.metadata)
-        return embedding
+        keep(folder, embedding, source=source_of(settings), key=key, cached=True)
+        return
     sheets = Sheets(settings, prior, photos, folder)
     style, began = settings.prior.prompts.style, time.monotonic()
     embedding = train_identity(
@@ -183,8 +188,10 @@ def learned(settings: Settings, prior: StableDiffusionPrior, photos: PhotoSet, f
     write_identity(path, embedding)
     curve = smoothed(sheets.losses, POINTS)
     seconds = round(time.monotonic() - began, 2)
-    folder.record(
-        "embed",
+    LOGGER.info("learned %d photos in %.0f s", len(photos), seconds)
+    keep(
+        folder,
+        embedding,
         source=source_of(settings),
         key=key,
         cached=False,
@@ -194,10 +201,7 @@ def learned(settings: Settings, prior: StableDiffusionPrior, photos: PhotoSet, f
         seconds=seconds,
         peak_memory_mib=peak_memory_mib(prior.device),
         loss_curve=[round(value, 5) for value in curve],
-        metadata=embedding.metadata,
     )
-    LOGGER.info("learned %d photos in %.0f s", len(photos), seconds)
-    return embedding
 
 
 def key_of(settings: Settings, prior: StableDiffusionPrior, photos: PhotoSet) -> str:

@@ -1,5 +1,6 @@
 """A person from the command line, with a tiny random prior: learning, the cache, the avatar, mistakes."""
 
+import errno
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from avatar_gs import cli
 from avatar_gs.core.errors import UserError
+from avatar_gs.core.runs import IDENTITY_FILE, RunFolder
 from avatar_gs.identity.embedding import IdentityEmbedding, read_identity, write_identity
 from avatar_gs.prior.config import PriorConfig
 from avatar_gs.prior.stable_diffusion import load_prior
@@ -211,3 +213,22 @@ def test_the_key_is_all_that_an_identity_depends_on(prior, anna, tmp_path):
     add_photos(anna, [9])
     changed.append(key())
     assert len({same, *changed}) == 8
+
+
+def test_a_run_is_not_said_to_have_an_identity_before_it_is_written(prior, anna, tmp_path, monkeypatch):
+    """A process that is killed in between would never write it."""
+    command = ["stage=embed", f"photos={anna}", "prompt=<id> in red", "name=a", f"prior={prior}", *STEPS]
+    write = embed.write_identity
+
+    def write_but_not_into_the_run(path, embedding):
+        if path.name == IDENTITY_FILE:
+            raise OSError(errno.ENOSPC, "full", str(path))
+        write(path, embedding)
+
+    for _ in ("learned", "cached"):
+        monkeypatch.setattr(embed, "write_identity", write_but_not_into_the_run)
+        assert cli.main(command) == 1
+        assert not RunFolder("outputs/a").finished("embed")
+    monkeypatch.setattr(embed, "write_identity", write)
+    assert cli.main(command) == 0
+    assert RunFolder("outputs/a").finished("embed") and (tmp_path / "outputs/a" / IDENTITY_FILE).exists()
