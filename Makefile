@@ -103,5 +103,5 @@ $(JUDGES)/.installed: avatar_gs/lab/judges/requirements.txt
 	@touch $@
 
 $(INSTALLED_DEV): $(INSTALLED)
-	$(BIN)/python -m pip install --editable ".[test,dev]"
+	$(BIN)/python -m pip install --editable ".[test,dev,cluster]"
 	@touch $@

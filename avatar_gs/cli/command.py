@@ -8,7 +8,6 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from hydra.core.global_hydra import GlobalHydra
@@ -17,19 +16,19 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from avatar_gs import __version__
-from avatar_gs.cli import completion, overrides
+from avatar_gs.cli import clusters, completion, overrides, sweep
 from avatar_gs.cli import compose as config
 from avatar_gs.cli.hydra_internals import Hydra, start_hydra
-from avatar_gs.cli.schema import HAS_LAB, LAB_STAGES, PRODUCT_STAGES, STAGES, Stage, full_key, short_key
+from avatar_gs.cli.schema import HAS_LAB, LAB_STAGES, PRODUCT_STAGES, STAGES, Stage, full_key
 from avatar_gs.core.console import start_logging
 from avatar_gs.core.device import is_out_of_memory, pin_threads, prepare_environment
 from avatar_gs.core.errors import UserError, first_line
 from avatar_gs.core.presets import preset_groups
-from avatar_gs.settings import OUTPUTS, Settings, home_expanded, run_name, short_hash, slug
+from avatar_gs.settings import Settings
 
 INTERRUPTED = 130
 
@@ -155,6 +154,8 @@ def _run_hydra(hydra: Hydra, options: argparse.Namespace) -> int:
     for override in parsed:
         if override.is_sweep_override():
             raise UserError(f"{override.input_line} gives several values: add -m to run once for each of them")
+        if override.key_or_group == "cluster" and override.value() is not None:
+            raise UserError(f"{override.input_line} is for sweeps: add -m, also for a single run")
     job = hydra.run(config.CONFIG_NAME, _job, [*given, "hydra.mode=RUN"])
     return int(job.return_value)
 
@@ -172,50 +173,22 @@ def _parse_overrides(hydra: Hydra, given: list[str]) -> list[Override]:
 
 def _sweep(hydra: Hydra, given: list[str], parsed: list[Override]) -> int:
     """Run every combination; a job that fails does not stop the others."""
-    swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
-    fixed = sorted({override.get_key_element() for override in parsed} - swept)
-    values = {override.get_key_element(): override.value() for override in parsed}
-    folder = Settings(outputs=str(values.get("outputs", OUTPUTS))).runs / _sweep_name(parsed)
-    settings = [
-        "hydra.mode=MULTIRUN",
-        f"hydra.sweep.dir={overrides.quote(str(folder))}",
-        f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]",
-    ]
+    for override in parsed:
+        if override.key_or_group == "cluster":
+            clusters.require_engine(str(override.value()))
+    folder, settings = sweep.plan(parsed)
     folder.mkdir(parents=True, exist_ok=True)
-    batches = hydra.multirun(config.CONFIG_NAME, _job, [*given, *settings])
+    try:
+        batches = hydra.multirun(config.CONFIG_NAME, _job, [*given, *settings])
+    except Exception as error:
+        lost = clusters.lost_job(error)
+        if lost is None:
+            raise
+        raise lost from error
     codes = [int(job.return_value) for batch in batches for job in batch]
     if any(codes):
         print(f"{sum(map(bool, codes))} of {len(codes)} jobs failed", file=sys.stderr)
     return max(codes, default=0)
-
-
-def _sweep_name(parsed: Sequence[Override]) -> str:
-    """The common folder of a sweep's runs: ``name``, or one derived from the prompt or from all overrides."""
-    texts = OmegaConf.create(
-        {override.get_key_element(): override.value() for override in parsed if _is_text(override)}
-    )
-    if texts.get("name"):
-        return run_name(Settings(name=texts.name))
-    if texts.get("prompt"):
-        return f"{slug(texts.prompt)}-{short_hash(texts.prompt)}".lstrip("-")
-    return f"sweep-{short_hash(*sorted(short_key(str(override.input_line)) for override in parsed))}"
-
-
-def _is_text(override: Override) -> bool:
-    return override.get_key_element() in ("name", "prompt") and isinstance(override.value(), str)
-
-
-def _changed_keys(job_overrides: Sequence[str], fixed: Sequence[str]) -> str:
-    """The overrides in which a sweep's job differs from the others, as a folder name."""
-    parts = []
-    for override in job_overrides:
-        key, _, value = override.partition("=")
-        if key not in fixed:
-            text = overrides.strip_quotes(value)
-            plain = text if text.replace(".", "").replace("_", "").replace("-", "").isalnum() and text.isascii() else ""
-            parts.append(f"{short_key(key)}={plain[:60] or f'{slug(text)}-{short_hash(text)}'.lstrip('-')}")
-    name = ",".join(parts)
-    return name if len(name) <= 150 else f"{name[:140]}-{short_hash(name)}"
 
 
 def _job(cfg: DictConfig) -> int:
@@ -223,13 +196,13 @@ def _job(cfg: DictConfig) -> int:
     start_logging()  # a launcher may have started this process
     hydra = HydraConfig.get()
     job_overrides = list(hydra.overrides.task)
-    name = None
-    if hydra.mode == RunMode.MULTIRUN:
-        fixed = list(hydra.job.config.override_dirname.exclude_keys)
-        sweep_name = Path(hydra.sweep.dir).relative_to(home_expanded(cfg.outputs)).as_posix()
-        name = "/".join(filter(None, (sweep_name, _changed_keys(job_overrides, fixed))))
 
     def run() -> int:
+        name = None
+        if hydra.mode == RunMode.MULTIRUN:
+            clusters.enter(hydra.runtime.cwd)
+            fixed = list(hydra.job.config.override_dirname.exclude_keys)
+            name = sweep.job_name(hydra.sweep.dir, cfg.outputs, job_overrides, fixed)
         settings = config.resolve(cfg, job_overrides, name)
         _dispatch(settings)
         return 0

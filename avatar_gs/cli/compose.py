@@ -77,6 +77,8 @@ def explicit_keys(overrides: Iterable[str]) -> set[str]:
     keys: set[str] = set()
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
+        if key == "cluster":  # where a run is made contradicts no saved run
+            continue
         if key in groups and key not in Settings.__dataclass_fields__:
             if value in groups[key]:
                 preset = read_preset(key, value)

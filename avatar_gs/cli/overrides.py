@@ -5,7 +5,7 @@ matching pair of outer quotes is stripped; the rest is the text.
 """
 
 import difflib
-import importlib.util
+import logging
 import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import MISSING
 from omegaconf.errors import OmegaConfBaseException
 
+from avatar_gs.cli.clusters import LAUNCHERS, require_launcher
 from avatar_gs.cli.compose import (
     chooses_prior,
     composed,
@@ -33,6 +34,7 @@ from avatar_gs.core.errors import UserError
 from avatar_gs.core.presets import preset_groups
 from avatar_gs.settings import MAX_SEED, RANDOM_SEED, Settings
 
+LOGGER = logging.getLogger(__name__)
 LISTS_OF_FILES = ("prior.lora", "embeddings")
 """Settings that hold several paths: ``[a,b]``, or one path as it is."""
 _FORM = re.compile(r"(?P<sign>\+{0,2})(?P<key>[A-Za-z_][\w./@-]*)=(?P<value>.*)", re.DOTALL)
@@ -130,8 +132,10 @@ def _rewrite_one(override: str, names: Names, multirun: bool, experiment_has_pri
         return _prior(value, names, multirun, experiment_has_prior)
     if key in names.presets:
         _check_words(key, value, names.presets[key], multirun)
-        if key == "cluster" and value == "slurm" and importlib.util.find_spec("submitit") is None:
-            raise UserError("cluster=slurm needs hydra-submitit-launcher: pip install 'avatar-gs[cluster]'")
+        if key == "cluster":
+            if "," in value:
+                raise UserError(f"cluster={value}: a sweep runs in one place; expected {', '.join(LAUNCHERS)}")
+            require_launcher(value)
         return [f"{key}={value}"]
     if key not in names.keys:
         if not HAS_LAB and key.startswith("lab."):
@@ -232,7 +236,10 @@ def _prompt_lines(path: Path) -> list[str]:
     prompts = [line for line in lines if line and not line.startswith("#")]
     if not prompts:
         raise UserError(f"prompt=@{path}: the file has no prompts; expected one a line (# begins a comment)")
-    return prompts
+    different = list(dict.fromkeys(prompts))
+    if len(different) < len(prompts):
+        LOGGER.info("prompt=@%s: %d lines are repeated, and made once", path, len(prompts) - len(different))
+    return different
 
 
 def _prior(value: str, names: Names, multirun: bool, experiment_has_prior: bool) -> list[str]:

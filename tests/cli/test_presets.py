@@ -34,10 +34,10 @@ def test_preset_composes_and_parses(composed, group, name):
         assert name.endswith(settings.guidance.method)  # annealed_nfsd is nfsd with its options set
 
 
-def test_cluster_presets_set_only_hydras_launcher():
+def test_cluster_presets_set_only_hydras_launcher_and_threads():
     for name in preset_groups()["cluster"]:
         content = yaml.safe_load((config.CONF / "cluster" / f"{name}.yaml").read_text())
-        assert set(content) == {"defaults", "hydra"}
+        assert set(content) <= {"defaults", "hydra", "threads"}
         assert set(content["hydra"]) == {"launcher"}
 
 
