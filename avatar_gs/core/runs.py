@@ -6,6 +6,7 @@ A run's folder holds ``config.yaml``, ``log.txt``, ``metrics.json``, ``checkpoin
 import errno
 import json
 import logging
+import logging.handlers
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -22,9 +23,11 @@ from avatar_gs.core.run_lock import locked
 METRICS_SCHEMA = 1
 CONFIG_FILE, METRICS_FILE, CHECKPOINTS = "config.yaml", "metrics.json", "checkpoints"
 IDENTITY_FILE, IDENTITY_CHECKPOINT = "identity.safetensors", "embed.safetensors"
+LOG_FILE, EARLIER_LOG, LOG_BYTES = "log.txt", "log.txt.1", 2**20
+"""The log starts again at ``LOG_BYTES``; the lines before that stay in ``EARLIER_LOG`` until it does so again."""
 PAGE, POSTER, TURNTABLE = "index.html", "poster.webp", "turntable.webp"
 FILES = (
-    CONFIG_FILE, "log.txt", METRICS_FILE, IDENTITY_FILE,
+    CONFIG_FILE, LOG_FILE, EARLIER_LOG, METRICS_FILE, IDENTITY_FILE,
     "avatar.ply", "avatar.html", "turntable.mp4", "avatar.spz", "avatar.glb", "mesh.glb", PAGE, POSTER, TURNTABLE,
 )  # fmt: skip
 MOTIONS = "motions"
@@ -103,7 +106,9 @@ class RunFolder:
                 run._remove_partial_files()
                 if not has_begun(run.path) or has_only_an_identity(run.path):
                     run._write_config(config)
-                handler = _LogFile(run / "log.txt", encoding="utf-8", errors="backslashreplace")
+                handler = _LogFile(
+                    run / LOG_FILE, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8", errors="backslashreplace"
+                )
             stack.callback(handler.close)
             handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
             logger = logging.getLogger("avatar_gs")
@@ -177,8 +182,8 @@ class RunFolder:
         return bool(record.get("finished")) and record.get("steps", steps) >= steps
 
 
-class _LogFile(logging.FileHandler):
-    """A log whose disk may be full: the work goes on, and what it writes says so."""
+class _LogFile(logging.handlers.RotatingFileHandler):
+    """A log of bounded size whose disk may be full: the work goes on, and what it writes says so."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Print no traceback for a line that could not be written."""

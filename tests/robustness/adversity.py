@@ -1,4 +1,4 @@
-"""What else happens to runs: full disks, places that cannot be written, moved and copied folders, two processes.
+"""What else happens to runs: full disks, places that cannot be written, moved folders, clocks, two processes.
 
 Every scenario takes the folder of inputs, a folder to work in and the files of an unbroken run, and returns what is
 wrong, "" if nothing is.
@@ -7,7 +7,10 @@ wrong, "" if nothing is.
 import os
 import resource
 import shutil
-from collections.abc import Callable, Mapping
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from avatar_gs.core.run_lock import LOCK_FILE
@@ -15,6 +18,8 @@ from tests.robustness import killing
 
 HALFWAY = 40
 """A file operation in the middle of a run."""
+YEAR = 365 * 86400.0
+"""Seconds."""
 Scenario = Callable[[Path, Path, Mapping[str, bytes]], str]
 
 
@@ -31,6 +36,59 @@ def full_disk(prepared: Path, folder: Path, reference: Mapping[str, bytes]) -> s
 
 def _limit_files(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+def small_disk(prepared: Path, folder: Path, reference: Mapping[str, bytes]) -> str:
+    """A file system that is full at some write, again after it has grown, and at last large enough."""
+    killing.work_folder(prepared, folder)
+    (folder / "outputs").mkdir()
+    with _mounted(folder / "outputs", "size=4k") as remount:
+        for size in ("4k", "24k", "160k", "300k", "520k"):
+            remount(f"size={size}")
+            ended = killing.run(folder)
+            if ended.code != 1 or "Traceback" in ended.output or "the disk is full" not in ended.last_line:
+                return f"on a disk of {size}: {ended.code}, {ended.output[-2000:]}"
+            killing.check_visible(folder, reference)
+        remount("size=20m")
+        return _completed(folder, reference)
+
+
+def read_only_outputs(prepared: Path, folder: Path, reference: Mapping[str, bytes]) -> str:
+    """A killed run whose file system can only be read for a while."""
+    killing.work_folder(prepared, folder)
+    (folder / "outputs").mkdir()
+    with _mounted(folder / "outputs", "size=20m") as remount:
+        killing.run(folder, at_operation=HALFWAY)
+        before = killing.files(folder)
+        remount("ro")
+        ended = killing.run(folder)
+        if ended.code != 1 or "Traceback" in ended.output or "cannot write the run there" not in ended.last_line:
+            return f"{ended.code}, {ended.output[-2000:]}"
+        remount("rw")
+        return _completed(folder, reference) if killing.files(folder) == before else "files have changed"
+
+
+@contextmanager
+def _mounted(place: Path, options: str) -> Iterator[Callable[[str], object]]:
+    """A file system in memory at ``place``; yields a function that mounts it again with other options."""
+
+    def mount(options: str) -> None:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], check=True)
+
+    mount(options)
+    try:
+        yield lambda changed: mount(f"remount,{changed}")
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def clock_set_back(prepared: Path, folder: Path, reference: Mapping[str, bytes]) -> str:
+    """A killed run goes on when the clock shows an earlier time than all of its files."""
+    killing.work_folder(prepared, folder)
+    killing.run(folder, at_operation=HALFWAY)
+    for path in (folder / "outputs").rglob("*"):
+        os.utime(path, (time.time() + YEAR,) * 2)
+    return _completed(folder, reference)
 
 
 def unwritable_place(prepared: Path, folder: Path, reference: Mapping[str, bytes]) -> str:
@@ -93,5 +151,8 @@ def _difference(folder: Path, reference: Mapping[str, bytes], but: str = "") -> 
 
 SCENARIOS: dict[str, Scenario] = {
     scenario.__name__: scenario
-    for scenario in (full_disk, unwritable_place, moved_and_copied, other_working_folder, two_processes)
+    for scenario in (
+        *(full_disk, unwritable_place, moved_and_copied, other_working_folder, clock_set_back, two_processes),
+        *((small_disk, read_only_outputs) if os.geteuid() == 0 else ()),  # only root mounts file systems
+    )
 }

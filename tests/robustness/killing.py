@@ -264,6 +264,7 @@ def main() -> int:
     parser.add_argument("--moments", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--adversity", action="store_true", help="also full disks, moved folders and the like")
+    parser.add_argument("--only", action="append", default=[], help="only this", choices=adversity.SCENARIOS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     embed.SAMPLE_STEPS = 2
@@ -286,7 +287,9 @@ def main() -> int:
             wrong = kill_and_resume(prepared, Path(temporary) / str(index), reference, moment)
             lost += bool(wrong)
             print(f"{index + 1}: killed at {place}: {wrong or 'the same files'}", flush=True)
-        for name, scenario in adversity.SCENARIOS.items() if options.adversity else ():
+        for name, scenario in adversity.SCENARIOS.items():
+            if name not in options.only and not options.adversity:
+                continue
             wrong = scenario(prepared, Path(temporary) / name, reference)
             lost += bool(wrong)
             print(f"{name}: {wrong or 'as it should be'}", flush=True)
