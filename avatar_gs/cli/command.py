@@ -44,6 +44,7 @@ avatar-gs: a sentence in, a posable Gaussian-splat avatar out.
   avatar-gs stage=view name=anna                                   its page at an address of this machine
   avatar-gs -m seed=0,1,2 prompt="..."                             several runs, one after another
   avatar-gs -m prompt=@prompts.txt                                 one run for each line of a file
+  avatar-gs doctor                                                 what a report of a fault needs
 
 Stages (stage=...):
 {stages}

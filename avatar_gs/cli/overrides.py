@@ -122,6 +122,8 @@ def strip_quotes(text: str) -> str:
 
 
 def _rewrite_one(override: str, names: Names, multirun: bool, experiment_has_prior: bool) -> list[str]:
+    if override == "doctor":
+        return ["stage=doctor"]
     match = _FORM.fullmatch(override)
     if match is None:
         raise UserError(_not_an_override(override, names))

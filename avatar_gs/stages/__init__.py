@@ -59,4 +59,5 @@ STAGES = {
     ),
     "fetch": Stage("avatar_gs.stages.fetch", "download a prior (prior=sd15, sd21, sdxl or a hub name), or resume"),
     "body": Stage("avatar_gs.stages.body", "rebuild or check the body model"),
+    "doctor": Stage("avatar_gs.stages.doctor", "what a report of a fault needs: versions, machine, a tiny avatar"),
 }

@@ -53,7 +53,8 @@ def is_of(process: psutil.Process, folder: str) -> bool:
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_four_avatars_while_a_worker_is_killed(cluster, tmp_path):
-    settings = ["cluster=ray", f"hydra.launcher.ray.init.address={cluster}", "prompt='a man','a woman'", "seed=0,1"]
+    (tmp_path / "prompts.txt").write_text("a man\na woman\n")
+    settings = ["cluster=ray", f"hydra.launcher.ray.init.address={cluster}", "prompt=@prompts.txt", "seed=0,1"]
     sweep = tiny_sweep.start(tmp_path, *settings)
     run, owner = tiny_sweep.wait_for_a_run_in_progress(tmp_path, sweep)
     os.kill(owner["pid"], signal.SIGKILL)
