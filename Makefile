@@ -58,6 +58,7 @@ check: $(INSTALLED_DEV)
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+	$(BIN)/python tests/audit.py
 
 format: $(INSTALLED_DEV)
 	$(BIN)/ruff format .
