@@ -128,12 +128,12 @@ def main() -> int:
         (folder / "sweep").mkdir()
         (folder / "slurm").mkdir()
         with slurm(folder / "slurm"):
-            sweep = tiny_sweep.start(folder / "sweep", *LAUNCHER, "prompt=a man", "seed=0,1")
-            run, owner = tiny_sweep.wait_for_a_run_in_progress(folder / "sweep", sweep)
-            job = job_of(owner["pid"])
-            subprocess.run(["scontrol", "requeue", job], check=True)
-            print(f"requeued job {job}, which was making {run.name}", flush=True)
-            code = sweep.wait()
+            with tiny_sweep.started(folder / "sweep", *LAUNCHER, "prompt=a man", "seed=0,1") as sweep:
+                run, owner = tiny_sweep.wait_for_a_run_in_progress(folder / "sweep", sweep)
+                job = job_of(owner["pid"])
+                subprocess.run(["scontrol", "requeue", job], check=True)
+                print(f"requeued job {job}, which was making {run.name}", flush=True)
+                code = sweep.wait()
             faults = tiny_sweep.faults(folder / "sweep", 2, interrupted=run)
             if restarts(job) != 1:
                 faults.append(f"job {job} was restarted {restarts(job)} times")

@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from avatar_gs.core.run_lock import LOCK_FILE
+from avatar_gs.core.runs import RunFolder
 from avatar_gs.export.ply import read_ply
 from tests import tiny
 
@@ -31,13 +33,14 @@ FINISHED = " splats after "
 RESUMED = "resuming at step "
 
 
-def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
-    """Start the sweep in ``folder``, which gets the tiny prior; its output goes to ``output.txt`` there."""
+@contextmanager
+def started(folder: Path, *overrides: str) -> Iterator[subprocess.Popen[str]]:
+    """The sweep in ``folder``, which gets the tiny prior; its output goes to ``output.txt`` there."""
     if not (folder / "prior").exists():
         tiny.save_prior(folder / "prior")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
     with (folder / "output.txt").open("a") as output:
-        return subprocess.Popen(
+        sweep = subprocess.Popen(
             [sys.executable, "-m", "avatar_gs", "-m", *SETTINGS, *overrides],
             cwd=folder,
             env=environment,
@@ -45,6 +48,12 @@ def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
             stderr=subprocess.STDOUT,
             text=True,
         )
+    try:
+        yield sweep
+    finally:
+        if sweep.poll() is None:
+            sweep.kill()
+            sweep.wait()
 
 
 def runs(folder: Path) -> dict[str, Path]:
@@ -55,7 +64,7 @@ def runs(folder: Path) -> dict[str, Path]:
 def owner(run: Path) -> dict[str, Any] | None:
     """The process that works on a run after its first checkpoint, as its lock names it; None if there is none."""
     try:
-        return json.loads((run / LOCK_FILE).read_text()) if (run / "checkpoints").exists() else None
+        return json.loads((run / LOCK_FILE).read_text()) if RunFolder(run).holds_avatar() else None
     except (FileNotFoundError, ValueError):
         return None
 

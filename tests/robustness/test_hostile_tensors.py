@@ -7,6 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 from hypothesis import strategies as st
+from torch import nn
 
 from avatar_gs.core.io import load_state, save_state
 from avatar_gs.identity.embedding import IdentityEmbedding, read_identity, write_identity
@@ -69,3 +70,47 @@ def test_pickles_of_tensors(tmp_path, examples):
         for content in ({"*": torch.ones(2, 8)}, torch.ones(1).expand(10**7, 10**5), {"a": [1, {2}, "b"]})
     ]
     try_cases(examples, st.tuples(damaged(*originals) | TENSORS, st.booleans()), read)
+
+
+class Network(nn.Module):
+    """The two sorts of layers that a LoRA changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Conv2d(4, 5, 3)
+
+
+SIDES = st.sampled_from([1, 2, 3, 4, 5, 6])
+FACTORS = st.dictionaries(
+    st.builds(
+        "{}_{}.{}".format,
+        st.sampled_from(["lora_unet", "lora_te", "lora_te1"]),
+        st.sampled_from(["a", "b", "c"]),
+        st.sampled_from(["lora_down.weight", "lora_up.weight", "lora_mid.weight", "alpha", "dora_scale"]),
+    ),
+    st.builds(tensor, st.lists(SIDES, max_size=4), TYPES, st.sampled_from([0.0, 1.0, -1e30, math.inf])),
+    max_size=6,
+)
+
+
+@st.composite
+def matching(draw):
+    """Factors whose shapes fit a layer, if ranks agree."""
+    rank, other = draw(SIDES), draw(SIDES)
+    value = draw(st.sampled_from([0.5, 1e30, -3e38]))
+    shapes = {"a": ([rank, 4], [6, other]), "b": ([rank, 4, 3, 3], [5, other, 1, 1])}
+    layer = draw(st.sampled_from(["a", "b"]))
+    down, up = (torch.full(shape, value) for shape in shapes[layer])
+    return {f"lora_unet_{layer}.lora_down.weight": down, f"lora_unet_{layer}.lora_up.weight": up}
+
+
+@examples
+def test_loras_are_fused_or_refused(tmp_path, examples):
+    def read(case):
+        tensors, scale = case
+        (tmp_path / "a.safetensors").write_bytes(safetensors.torch.save(tensors))
+        networks = Network(), Network()
+        lora.fuse([lora.read(f"{tmp_path / 'a.safetensors'}:{scale}")], *networks)
+        assert all(value.isfinite().all() for network in networks for value in network.parameters())
+
+    try_cases(examples, st.tuples(FACTORS | matching(), st.sampled_from([0, 0.5, 1, -2, 1e6])), read)
