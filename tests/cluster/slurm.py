@@ -79,6 +79,8 @@ def slurm(folder: Path) -> Iterator[None]:
                     wait_until(socket.exists, daemons)
         wait_until(lambda: "idle" in output("sinfo", "--noheader", "--format=%T"), daemons)
         yield
+        # the last steps of jobs outlive what started them, and would outlive the daemons
+        wait_until(lambda: not output("squeue", "--noheader").strip(), daemons)
     finally:
         for daemon in reversed(daemons):
             daemon.terminate()

@@ -17,7 +17,8 @@ from avatar_gs.core.errors import UserError
 from avatar_gs.types import Gaussians
 
 FEW, MANY = 20, 2000
-examples = pytest.mark.parametrize("examples", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
+SLOW = [pytest.mark.slow, pytest.mark.timeout(3000)]
+examples = pytest.mark.parametrize("examples", [FEW, pytest.param(MANY, marks=SLOW)])
 MEMORY = 2**30
 """Bytes that a case may reserve."""
 
