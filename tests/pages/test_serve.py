@@ -112,9 +112,18 @@ def test_it_listens_to_this_machine_only(tmp_path: Path) -> None:
             folder_server(tmp_path, server.server_port)
 
 
+HEEDING_CTRL_C = """
+import signal, sys
+from avatar_gs import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+"""The command, also where tests run in the background of a shell, whose processes ignore Ctrl-C."""
+
+
 def test_the_stage_prints_its_address_and_ends_with_ctrl_c(make_run: MakeRun, outputs: Path) -> None:
     make_run("anna")
-    command = [sys.executable, "-m", "avatar_gs", "stage=view", "name=anna"]
+    command = [sys.executable, "-c", HEEDING_CTRL_C, "stage=view", "name=anna"]
     environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2])}
     with subprocess.Popen(
         command, cwd=outputs.parent, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
