@@ -29,8 +29,8 @@ from tests.training.conftest import ColorPrior, color_prompts
 STEPS = 300
 RATIO = 8
 """Image pixels on the side of one latent pixel, in Stable Diffusion and in the packaged prior."""
-IMAGE_SIZE = {"mini": 128, "sd15": 512, "sd21": 512}
-CHANNELS = {"mini": 8, "sd15": 4, "sd21": 4}
+IMAGE_SIZE = {"mini": 128, "sd15": 512, "sd21": 512, "sdxl": 1024}
+CHANNELS = {"mini": 8, "sd15": 4, "sd21": 4, "sdxl": 4}
 SIZE = 64
 """Pixels on the side of the stand-in's images."""
 GAIN = 4.0
