@@ -49,7 +49,7 @@ def test_the_page_of_a_run_fits_and_shows_the_avatar(
         inside = browser.screenshot()[top : min(bottom, size[1]), left:right].astype(float)
         return bool((np.abs(inside - (255, 230, 51)).max(-1) < 30).sum() > 20)  # the figure's yellow face
 
-    for _ in range(600):
+    for _ in range(3000):
         if seen():
             break
         browser.evaluate("0")
