@@ -71,7 +71,7 @@ def test_completion_loads_nothing_heavy():
     ("line", "expected"),
     [
         ("avatar-gs stage=e", {"stage=embed", "stage=export", "stage=evaluate"}),
-        ("avatar-gs -m prior=sd", {"prior=sd15", "prior=sd21"}),
+        ("avatar-gs -m prior=sd", {"prior=sd15", "prior=sd21", "prior=sdxl"}),
         ("avatar-gs export.frame=", {"export.frame=supersplat", "export.frame=rdf", "export.frame=yup"}),
         ("avatar-gs splats.cou", {"splats.count="}),
         ("avatar-gs suite=l", {"suite=likeness"}),
