@@ -1,6 +1,6 @@
 """Times a frame of ``avatar.html`` in a headless Chromium, which renders in software: still, turning and moving.
 
-    python -m tests.benchmarks.viewer_frames --splats 7000 --size 640 480
+    python tests/benchmarks/viewer_frames.py --splats 7000 --size 640 480
 
 Compares the page of an avatar that cannot move with that of one that can, at a fixed resolution. A frame's time is that
 of the page's script and of drawing, until the pixels are there; a sort's is that of the worker. The adaptive resolution
@@ -16,6 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
+if __name__ == "__main__":  # a checkout that is not installed
+    sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from avatar_gs.body.config import BodyConfig
 from avatar_gs.body.files import FREE_BODY
