@@ -1,4 +1,4 @@
-"""Widens splats to the resolution at which they were trained, so that closer views show no holes.
+"""Widens splats to the resolution at which they were trained, so that closer views show fewer holes.
 
 The rasteriser blurs every splat by ``BLUR`` squared pixels. An avatar is trained with that blur at the prior's
 resolution; a viewer that shows it larger blurs less, and gaps open between the splats. The blur is therefore added to

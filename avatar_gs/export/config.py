@@ -49,7 +49,7 @@ class ExportConfig(Section):
     max_scale: float = 0.25
     """Larger scales are reduced to this value."""
     widen: bool = True
-    """Widen splats by the blur of the pixels that they were optimised on: closer views show no holes (Mip-Splatting).
+    """Widen splats by the blur of the pixels that they were optimised on: fewer holes in close views (Mip-Splatting).
     Off: the splats as they were optimised."""
     min_opacity: float = bounded(0.005, 0, 1, below=True, expected="0 <= min_opacity < 1")
     """Splats of lower opacity are left out; renderers skip contributions below 1/255."""

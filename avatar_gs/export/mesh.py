@@ -114,7 +114,7 @@ def bake(skin: Skin, open_mesh: Unwrapped, texture_size: int) -> UInt8[np.ndarra
     origins, faces = torch.from_numpy(open_mesh.origins), torch.from_numpy(open_mesh.faces)
     rest = skin.rest.cpu().float()
     flat = torch.nn.functional.pad(torch.from_numpy(open_mesh.uv).float(), (0, 1))
-    # Beside a chart, the nearest point of its rim.
+    # Outside of all charts, the nearest point of a rim.
     centres = (torch.arange(texture_size) + 0.5) / texture_size
     texels = torch.cartesian_prod(centres, centres).flip(1)
     place = Triangles(flat, faces).attach(torch.nn.functional.pad(texels, (0, 1)))

@@ -35,7 +35,7 @@ class BoundModel(GaussianModel):
     def __init__(
         self, model: GaussianModel, rest: PosedBody, standing: PosedBody, weights: Float[Tensor, "V 55"]
     ) -> None:
-        """Bind an avatar anew.
+        """Bind an avatar to the skin below its splats.
 
         Args:
             model: on the body's device.

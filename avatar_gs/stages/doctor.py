@@ -56,7 +56,7 @@ def run(settings: Settings) -> None:
 
 
 def facts(settings: Settings) -> dict[str, Callable[[], str]]:
-    """What is told about the machine, by name; each may fail by itself."""
+    """What is reported about the machine, by name; each may fail by itself."""
     return {
         "avatar-gs": lambda: f"{__version__}, Python {platform.python_version()}, {platform.platform()}",
         "packages": lambda: _versions(PACKAGES, absent="missing"),
